@@ -1,0 +1,87 @@
+"""Where something is (Span in text, Moment in a run), and what was found there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpaudit.fix import Fix
+    from mpaudit.rule import Severity
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in a text: row and column, both counted from 1; the column counts characters."""
+
+    row: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """A stretch of one file's text; `end` is exclusive.
+
+    `cell` is the 1-based cell of a notebook (rows then count within the cell), None in a script.
+    """
+
+    filename: str
+    start: Position
+    end: Position
+    cell: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.filename}:{self.start.row}:{self.start.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point of a run: attempt to step (from 0), layer path, operation, rank of the process."""
+
+    step: int
+    layer: str | None = None
+    op: str | None = None
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """A place that explains a finding, with what happened there ("scaled here")."""
+
+    span: Span
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a protocol or a check yields: a rule's name and where it was broken, nothing more.
+
+    `consequence` says in words and numbers what the mistake does to the training. `subjects` name the
+    objects involved as the user spells them ({"scaler": "policy", "optimizer": "optimizer"}); fixes
+    use them.
+    """
+
+    rule: str
+    span: Span
+    message: str
+    consequence: str = ""
+    related: tuple[Related, ...] = ()
+    subjects: tuple[tuple[str, str], ...] = ()
+    moment: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One occurrence of a rule's mistake, ready to be shown; the same type for source and run."""
+
+    code: str
+    name: str
+    severity: Severity
+    message: str
+    span: Span
+    consequence: str = ""
+    fix: Fix | None = None
+    related: tuple[Related, ...] = ()
+    moment: Moment | None = None
+    confirmed: bool = False
+    subjects: tuple[tuple[str, str], ...] = field(default=(), compare=False)

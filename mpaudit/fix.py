@@ -1,0 +1,69 @@
+"""Repairs as text edits, how safe they are, and how they are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Safety(Enum):
+    """How far a repair may be trusted; the values are ruff's words.
+
+    SAFE keeps what correct code computes, UNSAFE may change it and says how (`## Fix safety` of the
+    rule's page), SUGGESTION is shown and never applied.
+    """
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    SUGGESTION = "display-only"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Edit:
+    """Replace the characters `start` to `end` (exclusive, 0-based) of a file's decoded text."""
+
+    start: int
+    end: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """Edits that belong together: all of them or none. `message` says what they do, in a phrase."""
+
+    message: str
+    edits: tuple[Edit, ...]
+    safety: Safety
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "edits", tuple(sorted(set(self.edits))))
+
+
+def apply(text: str, fixes: Iterable[Fix]) -> tuple[str, tuple[Fix, ...]]:
+    """Apply every fix that touches no stretch an earlier one has touched.
+
+    Returns the new text and the fixes that were applied, in order; what overlaps waits for the next
+    round. Equal fixes (one coupled repair offered by several findings) count once.
+    """
+    taken: list[Edit] = []
+    applied: list[Fix] = []
+    for fix in dict.fromkeys(fixes):
+        if any(_overlap(new, old) for new in fix.edits for old in taken):
+            continue
+        taken.extend(fix.edits)
+        applied.append(fix)
+    pieces: list[str] = []
+    end = len(text)
+    for edit in sorted(taken, reverse=True):
+        pieces.append(text[edit.end : end])
+        pieces.append(edit.content)
+        end = edit.start
+    pieces.append(text[:end])
+    return "".join(reversed(pieces)), tuple(applied)
+
+
+def _overlap(one: Edit, other: Edit) -> bool:
+    if one.start == one.end and other.start == other.end:
+        return one.start == other.start
+    return one.start < other.end and other.start < one.end

@@ -1,0 +1,73 @@
+"""What every protocol is: a machine that is fed events and answers with verdicts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from mpaudit.event import Event
+from mpaudit.finding import Problem, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The protocol was broken on this path.
+
+    `grounded` says that the breach does not rest on a guess about conditions: an operation came twice
+    because another one, under a changing condition, did not come between. A breach that is not
+    grounded is dropped where any other path through the same place keeps the protocol.
+    """
+
+    problem: Problem
+    grounded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The same place on this path keeps the rule; `occasional` if only under a changing condition."""
+
+    rule: str
+    span: Span
+    occasional: bool = False
+
+
+Verdict = Broken | Kept
+
+
+class Protocol(ABC):
+    """A state machine over events.
+
+    All state lives in `state`, a flat mapping of hashable keys to immutable values: so a path of the
+    abstract execution copies a machine by copying a dict, and paths in the same state are merged.
+    """
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: dict[Hashable, Hashable] | None = None) -> None:
+        self.state: dict[Hashable, Hashable] = {} if state is None else state
+
+    @abstractmethod
+    def feed(self, event: Event) -> Iterator[Verdict]:
+        """Advance by one event and yield what it broke or kept."""
+
+    def copy(self) -> Protocol:
+        """A machine that starts from here and goes its own way."""
+        return type(self)(self.state.copy())
+
+
+def settle(verdicts: list[Verdict]) -> list[Problem]:
+    """The problems that stand once the verdicts of all paths (or of the one real run) are in.
+
+    One problem per rule and place: the first. A breach gives way to a path that keeps the rule at the
+    same place, unless it is grounded and was kept only under a changing condition.
+    """
+    firmly = {(v.rule, v.span) for v in verdicts if isinstance(v, Kept) and not v.occasional}
+    kept = {(v.rule, v.span) for v in verdicts if isinstance(v, Kept)}
+    standing: dict[tuple[str, Span], Problem] = {}
+    for verdict in verdicts:
+        if isinstance(verdict, Broken):
+            key = (verdict.problem.rule, verdict.problem.span)
+            if key not in (firmly if verdict.grounded else kept):
+                standing.setdefault(key, verdict.problem)
+    return list(standing.values())

@@ -1,0 +1,151 @@
+"""The catalogue: one Markdown page per rule under `rules/`, read when it is needed.
+
+A page is data and carries what the tool knows of a rule: an H1 `# rule-name (MPnnn)`, a fenced `toml`
+block, prose, a `## Bad` and a `## Good` example. A run that finds nothing reads no page.
+"""
+
+from __future__ import annotations
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from mpaudit.errors import MpauditError
+
+URL = "https://mpaudit.readthedocs.io/rules/{name}/"
+_TITLE = re.compile(r"\A# (?P<name>[a-z0-9-]+) \((?P<code>MP\d{3})\)\n")
+_FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_SECTION = re.compile(r"^## (?P<title>.+)$", re.MULTILINE)
+_MARK = re.compile(r"[ \t]*# error\b.*$", re.MULTILINE)
+
+
+class Severity(Enum):
+    """ERROR crashes or trains wrongly in silence, WARNING likely harms, ADVICE is off unless selected."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    ADVICE = "advice"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule, as its page states it.
+
+    `seen_by` is a subset of {"source", "run"}; `fix` one of "none", "safe", "unsafe", "suggestion";
+    `messages` are the exact error texts that this rule explains.
+    """
+
+    code: str
+    name: str
+    summary: str
+    severity: Severity
+    seen_by: tuple[str, ...]
+    fix: str
+    frameworks: tuple[str, ...]
+    since: str
+    preview: bool
+    messages: tuple[str, ...]
+    page: str
+
+    @property
+    def url(self) -> str:
+        """The rule's page on the documentation site."""
+        return URL.format(name=self.name)
+
+    @property
+    def default(self) -> bool:
+        """Whether the rule is on when nothing is selected."""
+        return self.severity is not Severity.ADVICE and not self.preview
+
+    @property
+    def prose(self) -> str:
+        """What the page says between its toml block and its first section."""
+        rest = self.page.split("```toml", 1)[1].split("```", 1)[1]
+        return _SECTION.split(rest, maxsplit=1)[0].strip()
+
+    def section(self, title: str) -> str | None:
+        """The text under `## title`, None where the page has no such section."""
+        parts = _SECTION.split(self.page)
+        return dict(zip(parts[1::2], parts[2::2], strict=True)).get(title)
+
+    def example(self, title: str, *, marked: bool = False) -> str | None:
+        """The code of `## Bad` or `## Good`; the `# error` marks are taken off unless `marked`."""
+        text = self.section(title)
+        match = _FENCE.search(text) if text else None
+        if match is None:
+            return None
+        return match["body"] if marked else _MARK.sub("", match["body"])
+
+
+def pages() -> Traversable:
+    """The rule pages: inside the package once installed, beside it in a checkout."""
+    shipped = files("mpaudit") / "rules"
+    return shipped if shipped.is_dir() else Path(__file__).parents[1] / "rules"
+
+
+@cache
+def rule(name: str) -> Rule:
+    """The rule called `name` (kebab-case). Raises MpauditError for a name that has no page."""
+    page = pages() / f"{name}.md"
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise MpauditError(f"there is no rule called {name!r}; see `mpaudit rules`") from problem
+    return parse(text, origin=f"{name}.md")
+
+
+@cache
+def catalogue() -> Mapping[str, Rule]:
+    """Every rule that has a page, by name, in the order of the codes."""
+    names = [page.name.removesuffix(".md") for page in pages().iterdir() if page.name.endswith(".md")]
+    return {found.name: found for found in sorted(map(rule, names), key=lambda each: each.code)}
+
+
+def find(word: str) -> Rule | None:
+    """The rule with this code or name in any case, None if there is none."""
+    lowered = word.strip().lower()
+    return next((r for r in catalogue().values() if lowered in (r.code.lower(), r.name)), None)
+
+
+def parse(text: str, *, origin: str) -> Rule:
+    """Read a rule page. Raises ValueError, naming `origin`, where the page breaks the form."""
+    title = _TITLE.match(text)
+    fence = _FENCE.search(text)
+    if title is None or fence is None or fence["language"] != "toml":
+        raise ValueError(f"{origin}: a page starts with '# rule-name (MPnnn)' and a toml block")
+    data: dict[str, Any] = tomllib.loads(fence["body"])
+    known = {"summary", "severity", "seen-by", "fix", "frameworks", "since", "preview", "messages"}
+    if unknown := sorted(data.keys() - known):
+        raise ValueError(f"{origin}: unknown key {unknown[0]!r} in the toml block")
+    try:
+        return Rule(
+            code=title["code"],
+            name=title["name"],
+            summary=data["summary"],
+            severity=Severity(data["severity"]),
+            seen_by=tuple(data["seen-by"]),
+            fix=data["fix"],
+            frameworks=tuple(data["frameworks"]),
+            since=data["since"],
+            preview=data.get("preview", False),
+            messages=tuple(data.get("messages", ())),
+            page=text,
+        )
+    except KeyError as missing:
+        raise ValueError(f"{origin}: the toml block lacks {missing.args[0]!r}") from missing
