@@ -6,8 +6,6 @@ block, prose, a `## Bad` and a `## Good` example. A run that finds nothing reads
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Mapping
@@ -113,7 +111,9 @@ def rule(name: str) -> Rule:
 @cache
 def catalogue() -> Mapping[str, Rule]:
     """Every rule that has a page, by name, in the order of the codes."""
-    names = [page.name.removesuffix(".md") for page in pages().iterdir() if page.name.endswith(".md")]
+    names = [
+        page.name.removesuffix(".md") for page in pages().iterdir() if page.name.endswith(".md")
+    ]
     return {found.name: found for found in sorted(map(rule, names), key=lambda each: each.code)}
 
 

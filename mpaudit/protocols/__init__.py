@@ -2,3 +2,17 @@
 
 Whoever adds a rule about order adds it here, never to the static or the runtime half.
 """
+
+from __future__ import annotations
+
+from mpaudit.protocols.autocast import AutocastProtocol
+from mpaudit.protocols.grad_scaler import GradScalerProtocol
+from mpaudit.protocols.logits import LogitsProtocol
+from mpaudit.protocols.protocol import Protocol
+
+_ALL: tuple[type[Protocol], ...] = (GradScalerProtocol, AutocastProtocol, LogitsProtocol)
+
+
+def machines() -> list[Protocol]:
+    """One fresh machine of every protocol."""
+    return [protocol() for protocol in _ALL]

@@ -1,0 +1,295 @@
+"""The command line: parses, calls, prints, exits. Everything heavy is imported inside a command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from mpaudit import __version__
+from mpaudit.errors import MpauditError
+
+if TYPE_CHECKING:
+    from mpaudit.config import Selection
+    from mpaudit.report import Report
+
+CLEAN, FINDINGS, FAILED = 0, 1, 2
+INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+
+
+class Program(click.Group):
+    """All commands; here, and nowhere else, an error becomes a line and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run a command and leave the process with its exit code."""
+        try:
+            code = super().main(
+                *args, **{**kwargs, "prog_name": "mpaudit", "standalone_mode": False}
+            )
+        except MpauditError as problem:
+            code = _failed(str(problem), problem.exit_code)
+        except click.ClickException as problem:
+            context = getattr(problem, "ctx", None)
+            help_of = context.command_path if context else "mpaudit"
+            text = " ".join(problem.format_message().split()).rstrip(".")
+            code = _failed(f"{text} (see `{help_of} --help`)", FAILED)
+        except click.exceptions.Abort:
+            code = INTERRUPTED
+        except Exception as problem:
+            if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+                code = FINDINGS
+            else:
+                code = _internal(problem)
+        sys.exit(code if isinstance(code, int) else CLEAN)
+
+
+class RunCommand(click.Command):
+    """`run`: what follows the script, or `-m module`, belongs to the script, options included."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Close mpaudit's own options behind `-m module`; the parser itself stops at a script."""
+        position = 0
+        while position < len(args) and args[position].startswith("-") and args[position] != "--":
+            if args[position].startswith("-m"):
+                end = position + (2 if args[position] == "-m" else 1)
+                args = [*args[:end], "--", *args[end:]]
+                break
+            position += 2 if args[position] in ("-o", "--output", "--device") else 1
+        return super().parse_args(ctx, args)
+
+
+def _failed(message: str, code: int) -> int:
+    click.echo(f"mpaudit: {message}", err=True)
+    return code
+
+
+def _internal(problem: Exception) -> int:
+    if os.environ.get("MPAUDIT_DEBUG"):
+        traceback.print_exc()
+    text = " ".join(f"{type(problem).__name__}: {problem}".split())
+    hint = "please report it with the command and the script (MPAUDIT_DEBUG=1 shows where)"
+    return _failed(f"internal error ({text}); {hint}", FAILED)
+
+
+def _coloured() -> bool:
+    """Whether stdout takes colours (no-color.org; FORCE_COLOR as in ruff)."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _print(text: str) -> None:
+    """Print `text` as it is; what the terminal has no letters for, as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    click.echo(text, nl=False, color=True)  # whether there are colours in it is decided already
+
+
+def _deliver(text: str, output: Path | None) -> None:
+    """Print `text`, or write it to the file that `-o` names."""
+    if output is None:
+        return _print(text)
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise MpauditError(f"{output}: the report cannot be written ({reason})") from problem
+    return None
+
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group(
+    cls=Program,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="mpaudit", message="%(prog)s %(version)s")
+@click.pass_context
+def main(context: click.Context) -> int:
+    """Find mixed-precision (AMP) mistakes in training scripts, repair them, and prove the run."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+    return FAILED
+
+
+@main.command()
+@click.argument("paths", nargs=-1, type=_PATH)
+@click.option("--fix", is_flag=True, help="Apply the safe fixes, and say what is left.")
+@click.option("--unsafe-fixes", is_flag=True, help="Take the unsafe fixes as well.")
+@click.option("--diff", is_flag=True, help="Show what --fix would change and write nothing.")
+@click.option(
+    "--select",
+    multiple=True,
+    metavar="RULES",
+    help="Only these: codes, names, starts of codes (MP1), ALL; separated by commas.",
+)
+@click.option("--ignore", multiple=True, metavar="RULES", help="Not these.")
+@click.option(
+    "--output-format",
+    type=click.Choice(["full", "concise", "json"]),
+    default="full",
+    show_default=True,
+)
+def check(
+    paths: tuple[Path, ...],
+    fix: bool,
+    unsafe_fixes: bool,
+    diff: bool,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    output_format: str,
+) -> int:
+    """Find mistakes in PATHS (files or folders; default: this folder) without running them.
+
+    Exit code 0: clean, or all repaired; 1: findings; 2: it could not be done.
+    """
+    from dataclasses import replace
+
+    from mpaudit import audit
+    from mpaudit.config import Selection, selectors
+
+    selection = Selection(selectors(select), selectors(ignore))
+    paths = paths or (Path(),)
+    if diff:
+        return _diff(paths, selection, unsafe_fixes)
+    if fix:
+        report, _ = audit.fix(paths, selection, unsafe=unsafe_fixes, write=True)
+    else:
+        report = audit.check(paths, selection)
+    report = replace(report, unsafe_fixes=unsafe_fixes, fixing=fix)
+    _warn(report)
+    _print(_rendered(report, output_format))
+    return FINDINGS if report.findings else CLEAN
+
+
+def _rendered(report: Report, output_format: str) -> str:
+    from mpaudit.render import concise, json, text
+
+    if output_format == "json":
+        return json.render(report)
+    render = text.render if output_format == "full" else concise.render
+    return render(report, colour=_coloured())
+
+
+def _warn(report: Report) -> None:
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _diff(paths: Sequence[Path], selection: Selection, unsafe: bool) -> int:
+    from dataclasses import replace
+
+    from mpaudit import audit
+    from mpaudit.config import UNREADABLE
+    from mpaudit.render import concise, diff
+    from mpaudit.report import count
+
+    report, changes = audit.fix(paths, selection, unsafe=unsafe, write=False)
+    _warn(report)
+    _print(diff.render(changes, colour=_coloured()))
+    left = replace(report, unsafe_fixes=unsafe)
+    hidden = count(left.hidden(), "additional fix")
+    more = f" ({hidden} available with `--unsafe-fixes`)" if left.hidden() else ""
+    fixed = sum(report.fixed.values())
+    outcome = f"Would fix {count(fixed, 'error')}" if fixed else "No errors would be fixed"
+    unread = [each for each in report.findings if each.name == UNREADABLE]
+    if unread:
+        click.echo(concise.render(replace(report, findings=unread, fixed={})), err=True, nl=False)
+    click.echo(f"{outcome}{more}.", err=True)
+    return FINDINGS if changes or unread else CLEAN
+
+
+@main.command(
+    cls=RunCommand, context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS]"
+)
+@click.option("--fix", is_flag=True, help="Repair the script in memory, then run that.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="Where the script's cuda calls go; auto: to the CPU if there is no GPU.",
+)
+@click.option("-o", "--output", type=_PATH, metavar="FILE", help="Where the trace is written.")
+@click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
+def run(
+    fix: bool, device: str, output: Path | None, module: str | None, command: tuple[str, ...]
+) -> int:
+    """Run SCRIPT as `python SCRIPT ARGS...` would, and record what mixed precision really does.
+
+    Everything after SCRIPT belongs to the script. The exit code is the script's.
+    """
+    from mpaudit.runtime import launch
+
+    if module is None and not command:
+        raise MpauditError("run: which script? Say `mpaudit run train.py` or `mpaudit run -m pkg`")
+    script = None if module else command[0]
+    arguments = command if module else command[1:]
+    return launch.run(script, module, arguments, fix=fix, device=device, output=output)
+
+
+@main.command()
+@click.argument("trace", type=_PATH)
+@click.option(
+    "--format", "kind", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write to FILE, not to stdout.")
+def report(trace: Path, kind: str, output: Path | None) -> None:
+    """Show what TRACE, written by `mpaudit run`, recorded."""
+    from mpaudit import verdict
+    from mpaudit.render import run_json, run_text
+
+    summary = verdict.read(trace)
+    if kind == "json":
+        return _deliver(run_json.render(summary), output)
+    return _deliver(run_text.render(summary, colour=output is None and _coloured()), output)
+
+
+_FORMATS = click.Choice(["text", "json", "markdown"])
+
+
+@main.command()
+@click.argument("rule", metavar="RULE|ERROR-TEXT")
+@click.option("--output-format", type=_FORMATS, default="text", show_default=True)
+def explain(rule: str, output_format: str) -> None:
+    """Explain a rule, given its code or name, or an error message, given its text."""
+    from mpaudit.explain import look_up
+    from mpaudit.render import page
+
+    found, *others = look_up(rule)
+    if output_format == "json":
+        return _print(page.data(found))
+    if output_format == "markdown":
+        return _print(page.markdown(found))
+    _print(page.text(found, colour=_coloured()))
+    if others:
+        names = ", ".join(f"{each.code} {each.name}" for each in others)
+        click.echo(f"\nThe same error is explained by {names}.")
+    return None
+
+
+@main.command()
+@click.option("--output-format", type=_FORMATS, default="text", show_default=True)
+def rules(output_format: str) -> None:
+    """List the rules."""
+    from mpaudit.render import rules as table
+    from mpaudit.rule import catalogue
+
+    known = list(catalogue().values())
+    if output_format == "json":
+        return _print(table.data(known))
+    if output_format == "markdown":
+        return _print(table.markdown(known))
+    return _print(table.text(known, colour=_coloured()))

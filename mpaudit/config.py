@@ -1,0 +1,91 @@
+"""Which rules are on: what `--select` and `--ignore` mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from mpaudit.errors import MpauditError
+from mpaudit.rule import Rule, catalogue
+
+UNREADABLE = "unparsable-source"
+"""Only its own name or code turns this rule off: a file that nobody could read is not clean."""
+
+_ALL, _EXACT = 1, 9  # a prefix lies between: its length, 2 (MP) to 4 (MP10)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The rules that are on: those `select` names (without it, the default ones) less `ignore`.
+
+    A selector is a code (MP104), a name (missing-scaler-update), the start of codes (MP1, MP10) or
+    ALL, in any case. As in ruff the more specific selector wins, whichever list it stands in, and
+    `ignore` wins between equals. Preview rules answer to their own code or name only.
+    Raises MpauditError for a selector that matches no rule.
+    """
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for option, selectors in (("--select", self.select), ("--ignore", self.ignore)):
+            for selector in selectors:
+                _known(selector, option)
+
+    def includes(self, rule: Rule) -> bool:
+        """Whether findings of `rule` are wanted."""
+        wanted = max((_fit(each, rule) for each in self.select), default=0)
+        unwanted = max((_fit(each, rule) for each in self.ignore), default=0)
+        if rule.name == UNREADABLE:
+            return unwanted < _EXACT
+        if unwanted:
+            return wanted > unwanted
+        return bool(wanted) if self.select else rule.default
+
+
+def selectors(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Split what the command line gave ("MP1,MP204" or one option each) into single selectors."""
+    return tuple(each.strip() for word in words for each in word.split(","))
+
+
+def nearest(word: str, *, beside: tuple[str, ...] = ()) -> list[str]:
+    """Codes, names and whatever stands `beside` them that look like `word`, the likeliest first."""
+    names = [*_words(), *beside]
+    by_key = {each.lower(): each for each in names}
+    return [by_key[key] for key in get_close_matches(word.lower(), by_key, n=3, cutoff=0.7)]
+
+
+def _words() -> Iterator[str]:
+    for rule in catalogue().values():
+        yield rule.code
+        yield rule.name
+
+
+def _fit(selector: str, rule: Rule) -> int:
+    """How specifically `selector` names `rule`; 0 if it does not."""
+    word = selector.upper()
+    if word in (rule.code, rule.name.upper()):
+        return _EXACT
+    if rule.preview:
+        return 0
+    if word == "ALL":
+        return _ALL
+    return len(word) if _is_prefix(word) and rule.code.startswith(word) else 0
+
+
+def _is_prefix(word: str) -> bool:
+    return word.startswith("MP") and len(word) < len("MP104")
+
+
+def _known(selector: str, option: str) -> None:
+    word = selector.upper()
+    codes = [rule.code for rule in catalogue().values()]
+    names = [rule.name.upper() for rule in catalogue().values()]
+    if word == "ALL" or word in codes or word in names:
+        return
+    if _is_prefix(word) and any(code.startswith(word) for code in codes):
+        return
+    found = nearest(selector, beside=("ALL",))
+    hint = f"did you mean {found[0]!r}?" if found else "see `mpaudit rules`"
+    raise MpauditError(f"{option}: there is no rule {selector!r}; {hint}")

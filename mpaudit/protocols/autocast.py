@@ -1,0 +1,52 @@
+"""Autocast regions: what belongs into them, and which device they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mpaudit.event import Backward, Event, Forward
+from mpaudit.finding import Problem, Related
+from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
+
+
+class AutocastProtocol(Protocol):
+    """MP201 and MP204; every event is judged by itself."""
+
+    __slots__ = ()
+
+    def feed(self, event: Event) -> Iterator[Verdict]:
+        """Judge one event."""
+        match event:
+            case Backward(inside=region) if region is not None:
+                yield Broken(
+                    Problem(
+                        "backward-in-autocast",
+                        event.at,
+                        "`backward()` runs inside the autocast region",
+                        "backward ops already run in the dtypes of their forward ops; inside the region, "
+                        "custom functions and hooks are cast once more, and the cast cache lives on",
+                        (Related(region.span, "the region is entered here"),),
+                    )
+                )
+            case Forward(region=region) if region is not None and region.device is not None:
+                if event.model_device == "cpu" and region.device == "cuda":
+                    yield _mismatch(event)
+                else:
+                    yield Kept("autocast-device-mismatch", region.span)
+
+
+def _mismatch(event: Forward) -> Broken:
+    assert event.region is not None
+    related = [Related(event.at, f"`{event.model.text}` runs here")]
+    if event.model_made is not None:
+        related.insert(0, Related(event.model_made, "the model is built here, on the CPU"))
+    return Broken(
+        Problem(
+            "autocast-device-mismatch",
+            event.region.span,
+            f"the region casts for CUDA, but `{event.model.text}` never leaves the CPU",
+            "nothing is cast: the model runs in float32, as if there were no mixed precision",
+            tuple(related),
+            (("model", event.model.text),),
+        )
+    )

@@ -1,0 +1,32 @@
+"""What a repair would change, as unified diffs that `patch` and `git apply -p0` take."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from difflib import unified_diff
+
+from mpaudit.render.colour import Paint, painter
+from mpaudit.report import shown
+
+_STYLES = {"---": "strong", "+++": "strong", "@@ ": "frame"}
+
+
+def render(changes: Mapping[str, tuple[str, str]], *, colour: bool = False) -> str:
+    """One diff per file of `changes`: filename to its text before and after."""
+    paint = painter(colour)
+    return "".join(
+        "".join(_diff(shown(filename), before, after, paint))
+        for filename, (before, after) in sorted(changes.items())
+        if before != after
+    )
+
+
+def _diff(name: str, before: str, after: str, paint: Paint) -> Iterator[str]:
+    old, new = (io.StringIO(text).readlines() for text in (before, after))
+    for number, row in enumerate(unified_diff(old, new, name, name)):
+        style = _STYLES.get(row[:3], "") if number < 2 or row.startswith("@@ ") else ""
+        style = style or {"-": "removed", "+": "added"}.get(row[0], "")
+        body = row.removesuffix("\n")
+        yield paint(body, style) if style else body
+        yield "\n" if row.endswith("\n") else "\n\\ No newline at end of file\n"

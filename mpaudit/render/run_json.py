@@ -1,0 +1,149 @@
+"""A run as one JSON object; keys and their meaning are a contract other programs rely on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mpaudit.render.json import item
+from mpaudit.report import Report
+from mpaudit.runtime.record import Incident
+from mpaudit.runtime.summary import LayerFlow, Numbers, RunReport, Steps
+
+META = (
+    "script",
+    "argv",
+    "framework",
+    "versions",
+    "device",
+    "precision",
+    "started",
+    "exit_code",
+    "exception",
+    "world_size",
+    "emulated",
+    "sampling",
+    "overhead",
+    "complete",
+)
+
+
+def render(report: RunReport) -> str:
+    """The report; steps are attempts counted from 0, rows and columns count from 1."""
+    check = Report(report.findings, report.sources)
+    scaled = report.scaled
+    timeline = scaled.scales if scaled else []
+    rank = report.meta.get("rank") or 0
+    data = {
+        "meta": {**{key: report.meta.get(key) for key in META}, "ranks": [rank]},
+        "optimizers": [_optimizer(each) for each in report.optimizers],
+        "loss_scale": {
+            "timeline": [{"step": step, "scale": scale} for step, scale in timeline],
+            "final": report.meta.get("final_scale", timeline[-1][1] if timeline else None),
+        },
+        "layers": [_layer(each, report) for each in report.layers],
+        "events": [_event(each) for each in report.incidents],
+        "findings": [
+            {**item(each, check), "moment": _moment(each.moment)} for each in check.findings
+        ],
+    }
+    return json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for the numbers that JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _optimizer(steps: Steps) -> dict[str, Any]:
+    return {
+        "index": steps.index,
+        "type": steps.type,
+        "steps": steps.total,
+        "applied": steps.applied,
+        "skipped_steps": steps.skipped,
+    }
+
+
+def _layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
+    layer, dtypes = flow.layer, flow.dtypes
+    steps = max((each.total for each in report.optimizers), default=0) or 1
+    forward = [cast for cast in flow.casts if cast.what != "gradient"]
+    parameters = [cast for cast in forward if cast.what == "parameter"]
+    return {
+        "path": layer.path,
+        "type": layer.type,
+        "calls_per_step": layer.calls_per_step,
+        "param_dtype": one_or_list(dtypes.get("parameter", ())),
+        "input_dtypes": list(dtypes.get("input", ())),
+        "output_dtypes": list(dtypes.get("output", ())),
+        "param_grad_dtype": one_or_list(dtypes.get("parameter_grad", ())),
+        "output_grad_dtype": one_or_list(dtypes.get("output_grad", ())),
+        "casts_per_step": {
+            "forward": sum(cast.count for cast in forward) / steps,
+            "of_parameters": sum(cast.count for cast in parameters) / steps,
+            "bytes": sum(cast.bytes for cast in forward) / steps,
+        },
+        "forward": _numbers(flow.forward),
+        "backward": {
+            **_numbers(flow.backward),
+            "flushed_share": flow.backward.flushed_share,
+            "flushed_share_weight": flow.backward.flushed_share_weight,
+        },
+        "source": _place(layer.filename, layer.row),
+    }
+
+
+def _numbers(numbers: Numbers) -> dict[str, Any]:
+    return {
+        "inf": numbers.inf,
+        "nan": numbers.nan,
+        "first_bad_step": numbers.first_bad_step,
+        "last_bad_step": numbers.last_bad_step,
+        "amax": numbers.amax,
+        "headroom_bits": numbers.headroom_bits,
+    }
+
+
+def _event(incident: Incident) -> dict[str, Any]:
+    return {
+        "rule": incident.rule,
+        "kind": incident.kind,
+        "layer": incident.layer,
+        "first_step": incident.first_step,
+        "last_step": incident.last_step,
+        "call": incident.call,
+        "rank": incident.rank,
+        "nonfinite": list(incident.nonfinite),
+        "class": incident.judgement,
+        "message": incident.message,
+        "source": _place(incident.filename, incident.row),
+    }
+
+
+def _moment(moment: Any) -> Mapping[str, Any] | None:
+    if moment is None:
+        return None
+    return {
+        "step": moment.step,
+        "layer": moment.layer,
+        "op": moment.op,
+        "rank": moment.rank,
+    }
+
+
+def _place(filename: str | None, row: int | None) -> dict[str, Any] | None:
+    return None if filename is None else {"filename": filename, "row": row}
+
+
+def one_or_list(dtypes: Sequence[str]) -> str | list[str] | None:
+    """The plain name of a dtype, None without one, a sorted list of several."""
+    if len(dtypes) <= 1:
+        return dtypes[0] if dtypes else None
+    return sorted(dtypes)

@@ -1,0 +1,175 @@
+"""A run for reading: the dtypes per layer, where numbers went wrong, how the scale moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from mpaudit.render.colour import Paint, painter
+from mpaudit.render.frame import cell_width
+from mpaudit.render.text import block
+from mpaudit.report import Report, count, shown
+from mpaudit.runtime.summary import Numbers, RunReport, Steps
+
+ROWS = 40  # changes of the loss scale that are listed
+STEPS = 20  # skipped steps that are listed
+
+
+def render(report: RunReport, *, colour: bool = False) -> str:
+    """Facts, dtype flow, ranges, loss scale, what went wrong, findings."""
+    paint = painter(colour)
+    parts = [
+        ("", _facts(report, paint)),
+        ("dtype flow per layer", _flow(report)),
+        ("range of values per layer", _ranges(report)),
+        ("loss scale and steps", _scale(report)),
+        ("where numbers went wrong", _incidents(report, paint)),
+        ("findings", _findings(report, paint)),
+    ]
+    blocks = [
+        f"{paint(title, 'strong')}\n{chr(10).join(lines)}" if title else "\n".join(lines)
+        for title, lines in parts
+        if lines
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _facts(report: RunReport, paint: Paint) -> list[str]:
+    meta = report.meta
+    versions = meta.get("versions") or {}
+    emulated = meta.get("emulated")
+    facts = {
+        "script": " ".join([str(meta.get("script")), *map(str, meta.get("argv") or ())]),
+        "ran": _ran(meta),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "device": f"{meta.get('device')}{f' (emulated: {emulated})' if emulated else ''}",
+        "precision": meta.get("precision"),
+        "overhead": _told(meta.get("overhead")),
+        "sampling": _told(meta.get("sampling")),
+        "ended by": meta.get("exception"),
+        "not seen": "; ".join(meta.get("probe_errors") or ()),
+    }
+    lines = [f"{paint('mpaudit', 'strong')} {shown(str(report.path))}"]
+    return lines + [f"  {name:9}  {value}" for name, value in facts.items() if value]
+
+
+def _ran(meta: Any) -> str:
+    started, ended = meta.get("started"), meta.get("ended")
+    when = f"{started} to {ended}" if started and ended else str(started or "")
+    code = meta.get("exit_code")
+    if not meta.get("complete"):
+        died = "died" if code is None else f"died with exit code {code}"
+        return f"{when}, {died}: the trace holds what came before".lstrip(", ")
+    return f"{when}, exit code {code}".lstrip(", ")
+
+
+def _told(value: Any) -> str | None:
+    """A fact that a probe may tell as text, as a number or as several."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    return None if value is None else str(value)
+
+
+def _flow(report: RunReport) -> list[str]:
+    titles = ("layer", "type", "inputs", "outputs", "parameters", "gradients", "output gradients")
+    flows = ("input", "output", "parameter", "parameter_grad", "output_grad")
+    rows = [
+        (
+            each.layer.path or "(model)",
+            each.layer.type,
+            *(", ".join(each.dtypes.get(flow, ())) or "-" for flow in flows),
+        )
+        for each in report.layers
+    ]
+    return table(titles, rows) if rows else ["  no layer was called"]
+
+
+def _ranges(report: RunReport) -> list[str]:
+    titles = ("layer", "pass", "amax", "headroom", "inf", "nan", "first step", "flushed to zero")
+    rows = [
+        (each.layer.path or "(model)", name, *_numbers(numbers))
+        for each in report.layers
+        for name, numbers in (("forward", each.forward), ("backward", each.backward))
+        if numbers != Numbers()
+    ]
+    if not rows:
+        return []
+    return [*table(titles, rows), "  headroom: log2(65504 / amax), the doublings that fp16 allows"]
+
+
+def _numbers(numbers: Numbers) -> tuple[str, ...]:
+    headroom, flushed = numbers.headroom_bits, numbers.flushed_share
+    return (
+        "-" if numbers.amax is None else f"{numbers.amax:.3g}",
+        "-" if headroom is None else f"{headroom:.1f} bits",
+        str(numbers.inf),
+        str(numbers.nan),
+        "-" if numbers.first_bad_step is None else str(numbers.first_bad_step),
+        "-" if flushed is None else f"{flushed:.2%}",
+    )
+
+
+def _scale(report: RunReport) -> list[str]:
+    lines = []
+    for steps in report.optimizers:
+        skipped = steps.skipped
+        outcome = f"{count(steps.total, 'step')}, {steps.applied} applied"
+        if skipped:
+            listed = ", ".join(map(str, skipped[:STEPS])) + (", ..." if skipped[STEPS:] else "")
+            outcome += f", {len(skipped)} skipped: {listed}"
+        lines.append(f"  {steps.type} (optimizer {steps.index}): {outcome}")
+    return lines + _timeline(report.scaled)
+
+
+def _timeline(steps: Steps | None) -> list[str]:
+    """The loss scale over time, one row for each stretch of one scale and one outcome."""
+    if steps is None:
+        return []
+    scaled = [each for each in steps.attempts if each.scale is not None]
+    told = {True: "", False: "skipped", None: "not seen"}
+    rows = [
+        (
+            str(a.first) if a.first == a.last else f"{a.first}-{a.last}",
+            f"{a.scale:g}",
+            told[a.applied],
+        )
+        for a in scaled[:ROWS]
+    ]
+    more = len(scaled) - ROWS
+    left = [f"  ... {count(more, 'more change')}: `--format json` has all"] if more > 0 else []
+    return [*table(("step", "loss scale", ""), rows), *left]
+
+
+def _incidents(report: RunReport, paint: Paint) -> list[str]:
+    lines = []
+    for each in report.incidents:
+        kind = {"defect": "error", "from-data": "warning"}.get(each.judgement, "frame")
+        steps = f"step {each.first_step}"
+        if each.last_step != each.first_step:
+            steps = f"steps {each.first_step} to {each.last_step}"
+        at = "" if each.filename is None else f", {shown(each.filename)}:{each.row}"
+        place = f"{each.layer or '(model)'}, {steps}, call {each.call}{at}"
+        lines.append(f"  {paint(each.judgement, kind)} {each.kind} at {place}: {each.message}")
+    return lines
+
+
+def _findings(report: RunReport, paint: Paint) -> list[str]:
+    check = Report(report.findings, report.sources)
+    blocks = [block(finding, check, paint) for finding in check.findings]
+    closing = "none" if not blocks else f"Found {count(len(blocks), 'error')}"
+    both = sum(each.confirmed for each in check.findings)
+    if blocks:
+        closing += f", {both} confirmed by source and run." if both else "."
+    return ["\n".join([*blocks, closing])]
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest cell, two spaces between, nothing at the line ends."""
+    cells = [titles, *rows]
+    widths = [max(map(cell_width, column)) for column in zip(*cells, strict=True)]
+    return [f"  {'  '.join(_padded(row, widths))}".rstrip() for row in cells]
+
+
+def _padded(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    for text, width in zip(row, widths, strict=True):
+        yield text + " " * (width - cell_width(text))

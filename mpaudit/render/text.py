@@ -1,0 +1,72 @@
+"""The full report: each finding with its source, evidence, consequence and repair."""
+
+from __future__ import annotations
+
+from mpaudit.finding import Finding
+from mpaudit.fix import Safety
+from mpaudit.render.colour import Paint, painter
+from mpaudit.render.concise import headline, place
+from mpaudit.render.frame import Mark, draw
+from mpaudit.report import Report, shown
+
+_HOW = {
+    Safety.SAFE: "`--fix`",
+    Safety.UNSAFE: "`--fix --unsafe-fixes`",
+    Safety.SUGGESTION: "by hand",
+}
+
+
+def render(report: Report, *, colour: bool = False) -> str:
+    """Every finding in full, then the closing lines."""
+    paint = painter(colour)
+    blocks = [block(finding, report, paint) for finding in report.findings]
+    return "\n".join((*blocks, "\n".join(report.summary()))) + "\n"
+
+
+def block(finding: Finding, report: Report, paint: Paint) -> str:
+    """One finding, ending in a line feed."""
+    marks = [Mark(finding.span, "", finding.severity.value)]
+    marks += [Mark(each.span, each.message, "frame") for each in finding.related]
+    gutter = max(len(str(mark.span.end.row)) for mark in marks)
+    lines = [
+        headline(finding, report, paint),
+        f"{'':{gutter}}{paint('-->', 'frame')} {place(finding)}",
+    ]
+    groups: dict[tuple[str, int | None], list[Mark]] = {}
+    for mark in marks:
+        groups.setdefault((mark.span.filename, mark.span.cell), []).append(mark)
+    for number, ((filename, cell), group) in enumerate(groups.items()):
+        source = report.sources.get(filename) if cell is None else None
+        if number and source is not None:
+            at = group[0].span.start
+            arrow = paint(":::", "frame")
+            lines.append(f"{'':{gutter}}{arrow} {shown(filename)}:{at.row}:{at.column}")
+        if source is not None:
+            lines += draw(group, source, gutter, paint)
+        else:
+            lines += [_unseen(mark, gutter, paint) for mark in group if mark.label]
+    lines += [f"{'':{gutter}} {paint('=', 'frame')} {note}" for note in _notes(finding, paint)]
+    return "\n".join(lines) + "\n"
+
+
+def _unseen(mark: Mark, gutter: int, paint: Paint) -> str:
+    """A mark in a text that is not at hand."""
+    at = mark.span.start
+    return f"{'':{gutter}} {paint('=', 'frame')} {shown(mark.span.filename)}:{at.row}: {mark.label}"
+
+
+def _notes(finding: Finding, paint: Paint) -> list[str]:
+    notes: list[str] = []
+    moment = finding.moment
+    if moment is not None:
+        parts = [f"step {moment.step}", moment.layer and f"layer {moment.layer}", moment.op]
+        seen = ", ".join(part for part in parts if part)
+        notes.append(f"{paint('seen in the run:', 'strong')} {seen}")
+    if finding.confirmed:
+        notes.append(f"{paint('confirmed:', 'strong')} the source and the run both show it")
+    if finding.consequence:
+        notes.append(f"{paint('consequence:', 'strong')} {finding.consequence}")
+    if finding.fix is not None:
+        how = _HOW[finding.fix.safety]
+        notes.append(f"{paint('fix:', 'good')} {finding.fix.message} ({how})")
+    return notes

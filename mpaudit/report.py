@@ -1,0 +1,106 @@
+"""The one value that every renderer of a check gets."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from mpaudit.finding import Finding, Position, Span
+from mpaudit.fix import Safety
+
+_NEWLINE = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found, and what it looked at.
+
+    `findings` are kept in order of file, cell, row, column and code. `sources` holds the decoded
+    text of at least every file with findings, by the filename their spans use. `checked` counts the
+    files that were looked at, `fixed` the findings repaired in each file. `warnings` are lines for
+    stderr about things that are no findings. `unsafe_fixes` says whether unsafe repairs were asked
+    for, `fixing` whether repairs were to be applied.
+    """
+
+    findings: Sequence[Finding]
+    sources: Mapping[str, str] = field(default_factory=dict)
+    checked: int = 0
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    unsafe_fixes: bool = False
+    fixing: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "findings", tuple(sorted(self.findings, key=_order)))
+
+    def fixable(self, finding: Finding) -> bool:
+        """Whether `--fix`, with the options of this report, repairs `finding`."""
+        if finding.fix is None or finding.fix.safety is Safety.SUGGESTION:
+            return False
+        return self.unsafe_fixes or finding.fix.safety is Safety.SAFE
+
+    def summary(self) -> tuple[str, ...]:
+        """The closing lines, in ruff's words."""
+        fixed, left = sum(self.fixed.values()), len(self.findings)
+        if not fixed and not left:
+            return ("All checks passed!",)
+        found = f"Found {count(fixed + left, 'error')}"
+        first = f"{found} ({fixed} fixed, {left} remaining)." if fixed else f"{found}."
+        now = sum(map(self.fixable, self.findings))
+        unsafe = f"{count(self.hidden(), 'unsafe fix')} available with `--fix --unsafe-fixes`"
+        if now and not self.fixing:
+            more = f" ({unsafe})" if self.hidden() else ""
+            return (first, f"[*] {now} fixable with `--fix`{more}.")
+        return (first, f"{unsafe}.") if self.hidden() else (first,)
+
+    def hidden(self) -> int:
+        """How many findings only `--unsafe-fixes` would repair."""
+        if self.unsafe_fixes:
+            return 0
+        fixes = (each.fix for each in self.findings)
+        return sum(fix is not None and fix.safety is Safety.UNSAFE for fix in fixes)
+
+
+def count(number: int, thing: str) -> str:
+    """`number` and `thing` in the plural it takes ("1 unsafe fix", "2 unsafe fixes")."""
+    plural = "es" if thing.endswith("x") else "s"
+    return f"{number} {thing}{'' if number == 1 else plural}"
+
+
+def position(text: str, offset: int) -> Position:
+    """The row and column (from 1) of the character at `offset` (from 0) of `text`."""
+    starts = _starts(text)
+    row = bisect_right(starts, offset)
+    return Position(row, offset - starts[row - 1] + 1)
+
+
+def line(text: str, row: int) -> str:
+    """The line in `row` (from 1) of `text` without its ending; empty past the end."""
+    starts = _starts(text)
+    if row > len(starts):
+        return ""
+    end = starts[row] if row < len(starts) else len(text)
+    return text[starts[row - 1] : end].rstrip("\r\n")
+
+
+@lru_cache(maxsize=256)
+def _starts(text: str) -> tuple[int, ...]:
+    """Where each line starts; a line ends as Python's do, with a line feed, a return or both."""
+    return (0, *(match.end() for match in _NEWLINE.finditer(text)))
+
+
+def shown(filename: str) -> str:
+    """`filename` as a person at this folder would write it."""
+    try:
+        return str(Path(filename).relative_to(Path.cwd()))
+    except ValueError:
+        return filename
+
+
+def _order(finding: Finding) -> tuple[str, int, int, int, str]:
+    span: Span = finding.span
+    return (span.filename, span.cell or 0, span.start.row, span.start.column, finding.code)

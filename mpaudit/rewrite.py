@@ -1,0 +1,55 @@
+"""Writing a file so that it is either the old one or the new one, never a part of either."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpaudit.errors import MpauditError
+
+if TYPE_CHECKING:
+    from mpaudit.source.module import Encoding
+
+
+def write_atomically(path: Path, text: str, encoding: Encoding) -> None:
+    """Replace what `path` holds by `text`, newlines as they are in it; the mode bits stay.
+
+    A link is followed: its target is replaced, the link stays. Raises MpauditError, with the file
+    unchanged, where it cannot be written or `text` does not fit `encoding`.
+    """
+    try:
+        data = encoding.encode(text)
+    except UnicodeEncodeError as problem:
+        raise MpauditError(
+            f"cannot write the repaired {path}: its encoding {encoding.name} has no "
+            f"{text[problem.start]!r}; the file is unchanged"
+        ) from problem
+    target = path.resolve()
+    try:
+        if not os.access(target, os.W_OK):  # a rename would replace a read-only file all the same
+            raise PermissionError(13, "it is read-only")
+        _replace(target, data)
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise MpauditError(
+            f"cannot write the repaired {path}: {reason}; the file is unchanged"
+        ) from problem
+
+
+def _replace(target: Path, data: bytes) -> None:
+    mode = target.stat().st_mode
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".mpaudit", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(mode & 0o7777)
+        Path(name).replace(target)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise

@@ -1,0 +1,87 @@
+"""Which line of the user's code is running: the place that events of a run carry."""
+
+from __future__ import annotations
+
+import linecache
+import site
+import sys
+import sysconfig
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from types import CodeType, FrameType
+
+from mpaudit.finding import Position, Span
+
+_OWN = str(Path(__file__).resolve().parents[1])
+
+
+@cache
+def _foreign() -> tuple[str, ...]:
+    """The folders whose code is not the user's: standard library, installed packages, mpaudit."""
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    paths.update(site.getsitepackages(), [site.getusersitepackages(), _OWN])
+    return tuple(str(Path(path)) + "/" for path in paths if path)
+
+
+@cache
+def is_users(filename: str) -> bool:
+    """Whether a code object's filename belongs to the user's project (a script, its own modules)."""
+    if filename.startswith("<"):
+        return filename.startswith("<ipython")
+    return not str(Path(filename).absolute()).startswith(_foreign())
+
+
+def user_frame(frame: FrameType | None = None) -> FrameType | None:
+    """The innermost frame of the user's code, from `frame` (default: the caller's) outwards."""
+    found = frame or sys._getframe(1)
+    while found is not None:
+        if is_users(found.f_code.co_filename):
+            return found
+        found = found.f_back  # type: ignore[assignment]
+    return None
+
+
+def user_span(frame: FrameType | None = None) -> Span:
+    """Where the user's code is now; a span in `<unknown>` where none of it is on the stack.
+
+    Exact to the column from Python 3.11 on, before that the line.
+    """
+    found = user_frame(frame or sys._getframe(1))
+    if found is None:
+        return Span("<unknown>", Position(1, 1), Position(1, 1))
+    return _span(found.f_code, found.f_lasti, found.f_lineno)
+
+
+@cache
+def _span(code: CodeType, instruction: int, row: int) -> Span:
+    filename = str(Path(code.co_filename).absolute())
+    if sys.version_info >= (3, 11):
+        place = next(islice(code.co_positions(), instruction // 2, None), (None,) * 4)
+        first, last, left, right = place
+        if first is not None and last is not None and left is not None and right is not None:
+            start = Position(first, _column(code.co_filename, first, left))
+            return Span(filename, start, Position(last, _column(code.co_filename, last, right)))
+    line = linecache.getline(code.co_filename, row).rstrip("\n")
+    indent = len(line) - len(line.lstrip())
+    return Span(filename, Position(row, indent + 1), Position(row, max(len(line), indent) + 1))
+
+
+def _column(filename: str, row: int, offset: int) -> int:
+    """The 1-based column in characters for an offset in UTF-8 bytes."""
+    line = linecache.getline(filename, row).encode()
+    return len(line[:offset].decode(errors="ignore")) + 1 if line else offset + 1
+
+
+def spelling(value: object, frame: FrameType | None) -> str:
+    """How the user's code spells `value`: a name or `self.name` in `frame`, else its class."""
+    if frame is not None:
+        for scope in (frame.f_locals, frame.f_globals):
+            for name, held in scope.items():
+                if held is value and not name.startswith("__"):
+                    return name
+        holder = frame.f_locals.get("self")
+        for name, held in getattr(holder, "__dict__", {}).items():
+            if held is value:
+                return f"self.{name}"
+    return type(value).__name__

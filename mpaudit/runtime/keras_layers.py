@@ -1,0 +1,305 @@
+"""Every call of a Keras layer: what dtypes flow through it and, by taps, what numbers."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mpaudit.event import Ref
+from mpaudit.finding import Span
+from mpaudit.runtime.keras_patch import Call, Patches
+from mpaudit.runtime.keras_taps import Clock, Tap, measurable
+from mpaudit.runtime.record import Flow, Phase, Statistics
+
+MARK = "_mpaudit_mark"
+_CARRIED = ("_keras_mask", "_keras_logits")
+_UNCHANGED = frozenset({"Dropout", "Flatten", "Identity", "Permute", "RepeatVector", "Reshape"})
+_ACTIVATIONS = frozenset({"softmax", "log_softmax", "sigmoid"})
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What is known of a tensor: the layer it left, and what it is, as `LossComputed.got` says it."""
+
+    layer: Ref
+    got: str | None
+    shown: Span | None
+
+
+@dataclass(slots=True)
+class Watched:
+    """A layer of the run; `known` says that the tracer lists it."""
+
+    owner: weakref.ref[Any]
+    ref: Ref
+    path: str
+    kind: str
+    made: Span | None = None
+    known: bool = False
+    flows: set[tuple[str, str]] = field(default_factory=set)
+    signatures: set[object] = field(default_factory=set)
+    taps: dict[tuple[Phase, str], Tap] = field(default_factory=dict)
+
+
+def recording() -> bool:
+    """Whether a gradient tape records what is computed now, in eager mode or in a graph."""
+    from tensorflow.python.eager import record
+
+    return bool(record.could_possibly_record())
+
+
+class Layers:
+    """The layers that were made and called, by object; `on_call` is told of every real call."""
+
+    def __init__(self, patches: Patches, clock: Clock) -> None:
+        self.on_call: Callable[[Any, Any], None] = lambda layer, outputs: None
+        self._patches = patches
+        self._tracer = patches.tracer
+        self._clock = clock
+        self._watched: dict[int, Watched] = {}
+        self._gone: list[Watched] = []
+        self._paths: dict[str, Watched] = {}
+        self._serial = 0
+
+    def install(self) -> None:
+        """Watch every layer from now on."""
+        self._patches.wrap(keras.layers.Layer, "__call__", self._around_call)
+
+    def watched(self, layer: Any) -> Watched:
+        """What is known of `layer`; its path is what Keras will call it, or already does."""
+        found = self._watched.get(id(layer))
+        if found is None:
+            key = id(layer)
+            self._serial += 1
+            ref = Ref(("layer", self._serial), layer.name)
+            owner = weakref.ref(layer, lambda _: self._forget(key))
+            found = self._watched[key] = Watched(owner, ref, "", type(layer).__name__)
+        return found
+
+    def own_path(self, variable: Any) -> str | None:
+        """The path of the listed layer that owns a Keras variable."""
+        path = str(getattr(variable, "path", "")).rpartition("/")[0]
+        found = self._paths.get(path)
+        return path if found is not None and found.known else None
+
+    def _around_call(self, original: Call) -> Call:
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            watched = None
+            try:
+                watched = self._entered(layer)
+            except Exception as error:
+                self._tracer.failed("layer entered", error)
+            outputs = original(layer, *args, **kwargs)
+            if watched is None:
+                return outputs
+            try:
+                return self._left(layer, watched, (args, kwargs), outputs)
+            except Exception as error:
+                self._tracer.failed("layer left", error)
+                return outputs
+
+        return call
+
+    def _entered(self, layer: Any) -> Watched:
+        watched = self.watched(layer)
+        if not watched.path:
+            scope = keras.src.backend.common.name_scope.current_path()
+            path = layer.path or (f"{scope}/{layer.name}" if scope else layer.name)
+            watched.path = self._unique(path, watched)
+        return watched
+
+    def _unique(self, path: str, watched: Watched) -> str:
+        """`path`, numbered where another layer that is still alive has it."""
+        number, wanted = 1, path
+        while (other := self._paths.get(wanted)) and other.owner() is not None:
+            number += 1
+            wanted = f"{path}#{number}"
+        self._paths[wanted] = watched
+        return wanted
+
+    def _left(self, layer: Any, watched: Watched, inputs: Any, outputs: Any) -> Any:
+        flat = [outputs] if isinstance(outputs, tf.Tensor) else keras.tree.flatten(outputs)
+        if any(isinstance(each, keras.KerasTensor) for each in flat) or _symbolic():
+            return outputs
+        tensors = [each for each in flat if isinstance(each, tf.Tensor)]
+        contains = bool(layer._layers)
+        passed_on = contains and bool(tensors) and all(hasattr(each, MARK) for each in tensors)
+        if not passed_on:
+            self._flowed(layer, watched, inputs, tensors)
+            outputs = self._measure(watched, tensors, outputs)
+            self._mark(layer, watched, inputs, outputs)
+        self.on_call(layer, outputs)
+        return outputs
+
+    def _flowed(self, layer: Any, watched: Watched, inputs: Any, outputs: list[Any]) -> None:
+        """Tell the tracer what is new: the layer itself, the dtypes of what goes in and out."""
+        if not watched.known:
+            watched.known = True
+            place = watched.made
+            filename, row = (place.filename, place.start.row) if place else (None, None)
+            self._tracer.layer(watched.path, watched.kind, filename=filename, row=row)
+        entered = [each for each in keras.tree.flatten(inputs) if isinstance(each, tf.Tensor)]
+        signature = (tuple(t.dtype for t in entered), tuple(t.dtype for t in outputs))
+        if signature in watched.signatures:
+            return
+        watched.signatures.add(signature)
+        for tensor in entered:
+            self.saw(watched, "input", tensor.dtype.name)
+        for tensor in outputs:
+            self.saw(watched, "output", tensor.dtype.name)
+        for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
+            if keras.backend.is_float_dtype(variable.dtype):
+                self.saw(watched, "parameter", str(variable.dtype))
+        policies = self._tracer.fact("policies") or {}
+        policy = {"policy": layer.dtype_policy.name, "compute": layer.compute_dtype}
+        self._tracer.note("policies", {**policies, watched.path: policy})
+
+    def saw(self, watched: Watched, flow: Flow, dtype: str) -> None:
+        """Tell the tracer, once, that `dtype` flowed there."""
+        if (flow, dtype) not in watched.flows:
+            watched.flows.add((flow, dtype))
+            self._tracer.saw(watched.path, flow, dtype)
+
+    def parameter_gradient(self, path: str, dtype: str) -> None:
+        """Tell the tracer, once, in which dtype gradients of a layer's parameters arrived."""
+        self.saw(self._paths[path], "parameter_grad", dtype)
+
+    def _measure(self, watched: Watched, tensors: list[Any], outputs: Any) -> Any:
+        training = recording()
+        eager = tf.executing_eagerly()
+        if _several_replicas() or not (training or eager):
+            return outputs  # graphs without gradients may be exported: no resource belongs in them
+        counts = {"calls": 1} if training else {"others": 1}
+        measured = [tensor for tensor in tensors if measurable(tensor)]
+        if not measured:
+            self._tap(watched, "forward", "float32").count(**counts)
+            return outputs
+        for tensor in measured:
+            self._tap(watched, "forward", tensor.dtype.name).note(tensor, **counts)
+            counts = {}
+        if not training:
+            return outputs
+        if isinstance(outputs, tf.Tensor):
+            return self._followed(watched, outputs)
+        return keras.tree.map_structure(
+            lambda each: self._followed(watched, each) if measurable(each) else each, outputs
+        )
+
+    def _followed(self, watched: Watched, value: Any) -> Any:
+        """`value`, such that the gradient which comes back to it is measured.
+
+        Keras attaches the logits to what a softmax returns, and computes the loss from them: they
+        are followed as well. In a graph it finds a bare softmax by the operation, which therefore
+        has to stay the last one.
+        """
+        logits = getattr(value, "_keras_logits", None)
+        bare = logits is None and not tf.executing_eagerly()
+        if bare and value.op.type in ("Softmax", "Sigmoid"):
+            return value
+        followed = self._identity(watched, value)
+        for name in _CARRIED:
+            if hasattr(value, name):
+                setattr(followed, name, getattr(value, name))
+        if logits is not None and measurable(logits):
+            followed._keras_logits = self._identity(watched, logits)
+        return followed
+
+    def _identity(self, watched: Watched, value: Any) -> Any:
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def follow(tensor: Any) -> tuple[Any, Call]:
+            def back(gradient: Any) -> Any:
+                try:
+                    self._came_back(watched, gradient)
+                except Exception as error:
+                    self._tracer.failed("gradient of a layer", error)
+                return gradient
+
+            return tensor, back
+
+        return follow(value)
+
+    def _came_back(self, watched: Watched, gradient: Any) -> None:
+        values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+        if self._patches.active and measurable(values):
+            self.saw(watched, "output_grad", values.dtype.name)
+            self._tap(watched, "backward", values.dtype.name).note(values)
+
+    def _tap(self, watched: Watched, phase: Phase, dtype: str) -> Tap:
+        tap = watched.taps.get((phase, dtype))
+        if tap is None:
+            tap = watched.taps[phase, dtype] = Tap(self._clock, dtype)
+        return tap
+
+    def _mark(self, layer: Any, watched: Watched, inputs: Any, outputs: Any) -> None:
+        before = next(
+            (getattr(t, MARK) for t in keras.tree.flatten(inputs) if hasattr(t, MARK)), None
+        )
+        mark = Mark(watched.ref, *_nature(layer, watched, before))
+        for tensor in keras.tree.flatten(outputs):
+            if isinstance(tensor, tf.Tensor):
+                setattr(tensor, MARK, mark)
+
+    def drain(self, step: Callable[[int], int], attempts: int) -> None:
+        """Hand what the taps hold to the tracer; `step` is the attempt that belongs to a tick.
+
+        `attempts` is how many ended since the last time.
+        """
+        gone, self._gone = self._gone, []
+        for watched in [*self._watched.values(), *gone]:
+            calls = others = 0
+            for (phase, dtype), tap in watched.taps.items():
+                numbers = tap.read()
+                if numbers is None:
+                    continue
+                calls, others = calls + numbers.calls, others + numbers.others
+                first, last = numbers.first_bad, numbers.last_bad
+                if numbers.tensors:
+                    self._tracer.measured(
+                        Statistics(
+                            watched.path,
+                            phase,
+                            dtype,
+                            calls=numbers.tensors,
+                            elements=numbers.elements,
+                            inf=numbers.inf,
+                            nan=numbers.nan,
+                            first_bad_step=None if first is None else step(first),
+                            last_bad_step=None if last is None else step(last),
+                            amax=numbers.amax,
+                        )
+                    )
+            if calls or others:
+                self._tracer.counted(watched.path, calls, others, attempts)
+
+    def _forget(self, key: int) -> None:
+        watched = self._watched.pop(key, None)
+        if watched is not None and watched.taps:
+            self._gone.append(watched)
+
+
+def _symbolic() -> bool:
+    return bool(keras.src.backend.common.symbolic_scope.in_symbolic_scope())
+
+
+def _several_replicas() -> bool:
+    return bool(tf.distribute.get_strategy().num_replicas_in_sync > 1)
+
+
+def _nature(layer: Any, watched: Watched, before: Mark | None) -> tuple[str | None, Span | None]:
+    """What the layer's output is ("logits", "softmax", ...) and where that was decided."""
+    activation = getattr(getattr(layer, "activation", None), "__name__", None)
+    if watched.kind == "Softmax":
+        return "softmax", watched.made
+    if activation in _ACTIVATIONS:
+        return activation, watched.made
+    if activation == "linear" and hasattr(layer, "kernel"):
+        return "logits", watched.made
+    unchanged = watched.kind in _UNCHANGED or (
+        watched.kind == "Activation" and activation == "linear"
+    )
+    return (before.got, before.shown) if unchanged and before else (None, None)

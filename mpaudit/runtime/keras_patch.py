@@ -1,0 +1,65 @@
+"""Wrapping methods of Keras and TensorFlow so that it can be undone and never hurts the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+from mpaudit.runtime.tracer import Tracer
+
+Call = Callable[..., Any]
+
+
+class Patches:
+    """The wrappers of one probe. After `restore`, or in a forked child, they only pass calls on.
+
+    A wrapper keeps name, module and signature of what it wraps: autograph decides by the module
+    whether it rewrites a function, and leaves those of Keras and TensorFlow alone.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
+        self._active = True
+        self._undo: list[tuple[object, str, object, object, bool]] = []
+
+    @property
+    def active(self) -> bool:
+        """Whether the run is still watched."""
+        return self._active and self.tracer.alive
+
+    def wrap(self, owner: object, name: str, around: Callable[[Call], Call]) -> None:
+        """Replace `owner.name` by what `around` makes of it; `owner` is a class or a module."""
+        own = name in vars(owner)
+        original: Any = getattr(owner, name)
+        watched = around(original)
+
+        @wraps(original)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not self.active:
+                return original(*args, **kwargs)
+            return watched(*args, **kwargs)
+
+        setattr(owner, name, wrapper)
+        self._undo.append((owner, name, original, wrapper, own))
+
+    @contextmanager
+    def guarded(self, where: str) -> Iterator[None]:
+        """What goes wrong inside is a fault of the probe: recorded, not raised."""
+        try:
+            yield
+        except Exception as error:
+            self.tracer.failed(where, error)
+
+    def restore(self) -> None:
+        """Put everything back, except what somebody else has wrapped since."""
+        self._active = False
+        for owner, name, original, wrapper, own in reversed(self._undo):
+            if vars(owner).get(name) is not wrapper:
+                continue
+            if own:
+                setattr(owner, name, original)
+            else:
+                delattr(owner, name)
+        self._undo.clear()

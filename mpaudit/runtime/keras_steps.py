@@ -1,0 +1,155 @@
+"""Every attempt to step: by which optimizer, at which loss scale, applied or skipped.
+
+A ledger on the device gets one row per attempt, also from inside a compiled graph; the host reads it
+when the trace is flushed.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mpaudit.runtime.keras_patch import Call, Patches
+from mpaudit.runtime.keras_taps import Clock, resource
+
+ROOM = 4096
+"""Rows of the ledger: how many attempts can happen between two reads without losing any."""
+
+
+def scales(optimizer: Any) -> bool:
+    """Whether `optimizer` divides gradients by a loss scale."""
+    dynamic = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return dynamic or optimizer.loss_scale_factor is not None
+
+
+class Steps:
+    """The attempts of all optimizers, in order.
+
+    `on_apply` is told of every attempt that Python sees (in a graph: once, when it is traced) before
+    it happens: the optimizer, the gradients, the variables.
+    """
+
+    def __init__(self, patches: Patches, clock: Clock) -> None:
+        self.on_apply: Callable[[Any, Sequence[Any], Sequence[Any]], None] = lambda *_: None
+        self._patches = patches
+        self._tracer = patches.tracer
+        self._clock = clock
+        self._ledger: Any = None
+        self._indices: dict[int, int] = {}
+        self._owners: list[weakref.ref[Any]] = []
+        self._scales: dict[int, Any] = {}
+        self._read = 0  # attempts handed to the tracer so far
+        self._steps: dict[int, int] = {}
+        self._inside = threading.local()
+
+    def install(self) -> None:
+        """Watch every optimizer from now on."""
+        wrapping = keras.optimizers.LossScaleOptimizer
+        self._patches.wrap(keras.optimizers.Optimizer, "apply", self._around_apply)
+        self._patches.wrap(wrapping, "apply", self._around_apply)
+
+    def _around_apply(self, original: Call) -> Call:
+        def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
+            if getattr(self._inside, "apply", False):  # of the inner optimizer, or through super()
+                return original(optimizer, grads, trainable_variables)
+            grads = list(grads)
+            if trainable_variables is not None:
+                trainable_variables = list(trainable_variables)
+            before: Any = None
+            with self._patches.guarded("optimizer"):
+                self.on_apply(optimizer, grads, trainable_variables or ())
+                before = self._before(optimizer) if grads else None
+            self._inside.apply = True
+            try:
+                result = original(optimizer, grads, trainable_variables)
+            finally:
+                self._inside.apply = False
+            if before is not None:
+                with self._patches.guarded("optimizer step"):
+                    self._after(optimizer, *before)
+            return result
+
+        return apply
+
+    def _before(self, optimizer: Any) -> tuple[Any, Any] | None:
+        """Loss scale and iterations before the attempt."""
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return None
+        scale: Any = tf.constant(optimizer.loss_scale_factor or math.nan, tf.float64)
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            scale = tf.cast(self._scale_in_force(optimizer), tf.float64)
+        return scale, tf.identity(tf.convert_to_tensor(optimizer.iterations))
+
+    def _scale_in_force(self, optimizer: Any) -> Any:
+        """The scale of this attempt.
+
+        The optimizer makes the variable in its first attempt; a graph traced then would keep the
+        first scale for ever, so that the value after each attempt is kept beside it.
+        """
+        if optimizer.built:
+            return tf.identity(tf.convert_to_tensor(optimizer.dynamic_scale))
+        index = self._index(optimizer)
+        if index not in self._scales:
+            with tf.init_scope():
+                start = tf.constant(optimizer.initial_scale, tf.float32)
+                self._scales[index] = resource(start)
+        return tf.raw_ops.ReadVariableOp(resource=self._scales[index], dtype=tf.float32)
+
+    def _after(self, optimizer: Any, scale: Any, iterations: Any) -> None:
+        index = self._index(optimizer)
+        after = tf.convert_to_tensor(optimizer.iterations)
+        applied = tf.cast(after != iterations, tf.float64)
+        if index in self._scales:
+            now = tf.cast(tf.convert_to_tensor(optimizer.dynamic_scale), tf.float32)
+            tf.raw_ops.AssignVariableOp(resource=self._scales[index], value=now)
+        if self._ledger is None:
+            with tf.init_scope():
+                self._ledger = resource(tf.zeros([ROOM, 3], tf.float64))
+        row = tf.stack([tf.constant(index, tf.float64), applied, scale])
+        tick = self._clock.now()
+        tf.raw_ops.ResourceScatterUpdate(
+            resource=self._ledger, indices=tick % ROOM, updates=row
+        )
+        self._clock.advance()
+
+    def _index(self, optimizer: Any) -> int:
+        """The tracer's index of `optimizer`; a wrapped one goes by the name of what it wraps."""
+        found = self._indices.get(id(optimizer))
+        if found is None:
+            key = id(optimizer)
+            self._owners.append(weakref.ref(optimizer, lambda _: self._indices.pop(key, None)))
+            found = self._indices[key] = self._tracer.optimizer(type(optimizer).__name__)
+        return found
+
+    def drain(self) -> int:
+        """Tell the tracer of the attempts since the last time; returns how many there were."""
+        if self._ledger is None:
+            return 0
+        with tf.init_scope():
+            now = self._clock.read()
+            rows = tf.raw_ops.ReadVariableOp(resource=self._ledger, dtype=tf.float64).numpy()
+        started, self._read = self._read, now
+        lost = max(now - started - ROOM, 0)
+        self._steps.clear()
+        for tick in range(started, now):
+            index, applied, scale = rows[max(tick, started + lost) % ROOM]
+            known = tick >= started + lost
+            step = self._tracer.attempted(int(index))
+            self._steps[tick] = step
+            self._tracer.settled(
+                int(index),
+                step,
+                bool(applied) if known else None,
+                float(scale) if known and not math.isnan(scale) else None,
+            )
+        return now - started
+
+    def step(self, tick: int) -> int:
+        """The attempt, counted for its own optimizer, that happened at a tick."""
+        return self._steps.get(tick, self._tracer.step())

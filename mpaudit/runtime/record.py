@@ -1,0 +1,191 @@
+"""The rows of a trace: plain values that probes hand over, the file keeps and reports read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from mpaudit.finding import Moment, Position, Problem, Related, Span
+
+Phase = Literal["forward", "backward"]
+Flow = Literal["input", "output", "parameter", "parameter_grad", "output_grad"]
+
+LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": 3.3895313892515355e38,
+    "float32": 3.4028234663852886e38,
+    "float64": 1.7976931348623157e308,
+    "float8_e4m3fn": 448.0,
+    "float8_e5m2": 57344.0,
+}
+"""The largest finite value of each floating dtype, by plain name (IEEE 754; OCP 8-bit floats)."""
+
+LOW_PRECISION = frozenset(LARGEST) - {"float32", "float64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of the model, by its path in the whole model; `position` is the order of first calls.
+
+    `calls` counts every forward call, `calls_per_step` is the commonest number of training calls
+    before one attempt to step (0: never called in training). `filename` and `row` are the place in
+    the user's code from which it was called first.
+    """
+
+    path: str
+    type: str
+    position: int
+    calls: int = 0
+    calls_per_step: int = 0
+    filename: str | None = None
+    row: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """All values of one dtype that left a layer (forward) or came back to it as gradients (backward).
+
+    `amax` is the largest finite magnitude, None if nothing was finite; `inf` and `nan` count elements. `flushed` counts
+    gradient elements that the cast to this dtype made zero, `flushed_weight` the same for gradients of
+    parameters, each next to the number of elements looked at; None where it was not measured.
+    """
+
+    layer: str
+    phase: Phase
+    dtype: str
+    calls: int = 0
+    elements: int = 0
+    inf: int = 0
+    nan: int = 0
+    first_bad_step: int | None = None
+    last_bad_step: int | None = None
+    amax: float | None = None
+    flushed: int | None = None
+    flushed_of: int | None = None
+    flushed_weight: int | None = None
+    flushed_weight_of: int | None = None
+
+    def joined(self, other: Statistics) -> Statistics:
+        """Both together; `other` comes later."""
+        return replace(
+            self,
+            calls=self.calls + other.calls,
+            elements=self.elements + other.elements,
+            inf=self.inf + other.inf,
+            nan=self.nan + other.nan,
+            first_bad_step=_first(min, self.first_bad_step, other.first_bad_step),
+            last_bad_step=_first(max, self.last_bad_step, other.last_bad_step),
+            amax=_first(max, self.amax, other.amax),
+            flushed=_sum(self.flushed, other.flushed),
+            flushed_of=_sum(self.flushed_of, other.flushed_of),
+            flushed_weight=_sum(self.flushed_weight, other.flushed_weight),
+            flushed_weight_of=_sum(self.flushed_weight_of, other.flushed_weight_of),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Flowed:
+    """How many tensors of `dtype` (a plain name, "float16") flowed there."""
+
+    layer: str
+    flow: Flow
+    dtype: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Conversions between floating dtypes inside a layer: how many, and bytes written by them.
+
+    `what` is "activation" or "parameter" in the forward pass, "gradient" in the backward pass.
+    """
+
+    layer: str
+    what: Literal["activation", "parameter", "gradient"]
+    source: str
+    target: str
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """An optimizer; `index` is the order of first use."""
+
+    index: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Consecutive attempts of one optimizer that went alike, `first` to `last` inclusive.
+
+    `applied` is False for a step the scaler skipped, None where it could not be seen. `scale` is the
+    loss scale in force, None without loss scaling.
+    """
+
+    optimizer: int
+    first: int
+    last: int
+    applied: bool | None
+    scale: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Non-finite or vanished numbers at the layer where they began (an `events` entry of a report).
+
+    `kind` is activation-overflow, activation-nan, gradient-overflow, gradient-nan,
+    gradient-underflow or input-nonfinite; `judgement` is defect, benign, masked or from-data.
+    `call` is the call of the layer within the step (from 0) in which it was seen first.
+    """
+
+    rule: str
+    kind: str
+    layer: str
+    first_step: int
+    last_step: int
+    call: int
+    nonfinite: tuple[str, ...]
+    judgement: str
+    message: str
+    filename: str | None = None
+    row: int | None = None
+    rank: int = 0
+    count: int = 1
+
+
+Row = Layer | Flowed | Statistics | Cast | Optimizer | Attempts | Incident
+
+
+def problem_data(problem: Problem) -> dict[str, Any]:
+    """`problem` as JSON values; `read_problem` is the way back."""
+    return asdict(problem)
+
+
+def read_problem(data: Mapping[str, Any]) -> Problem:
+    """The problem that `problem_data` wrote."""
+    moment = data["moment"]
+    return Problem(
+        rule=data["rule"],
+        span=_span(data["span"]),
+        message=data["message"],
+        consequence=data["consequence"],
+        related=tuple(Related(_span(each["span"]), each["message"]) for each in data["related"]),
+        subjects=tuple((role, text) for role, text in data["subjects"]),
+        moment=None if moment is None else Moment(**moment),
+    )
+
+
+def _span(data: Mapping[str, Any]) -> Span:
+    start, end = Position(**data["start"]), Position(**data["end"])
+    return Span(data["filename"], start, end, data["cell"])
+
+
+def _first(choose: Any, *values: Any) -> Any:
+    return choose((value for value in values if value is not None), default=None)
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else one + other

@@ -1,0 +1,199 @@
+"""What a trace says, joined with what the source says: the value every renderer of a run gets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mpaudit.finding import Finding, Problem
+from mpaudit.rule import rule
+from mpaudit.runtime.record import LARGEST, Attempts, Cast, Incident, Layer, Phase, Statistics
+from mpaudit.runtime.trace import Reader
+
+TOP = LARGEST["float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The values of one layer in one direction, all dtypes together.
+
+    `headroom_bits` is how often the largest finite magnitude can double before float16 overflows.
+    The flushed shares (0 to 1) are of gradient elements that float16 made zero: of all, and of
+    those of parameters. None is not known.
+    """
+
+    inf: int = 0
+    nan: int = 0
+    first_bad_step: int | None = None
+    last_bad_step: int | None = None
+    amax: float | None = None
+    flushed_share: float | None = None
+    flushed_share_weight: float | None = None
+
+    @property
+    def headroom_bits(self) -> float | None:
+        """log2 of 65504 / amax; negative for what only a wider dtype holds."""
+        return math.log2(TOP / self.amax) if self.amax else None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFlow:
+    """One layer: the sorted dtypes that flowed there by record.Flow, its casts and its numbers."""
+
+    layer: Layer
+    dtypes: Mapping[str, Sequence[str]]
+    casts: Sequence[Cast]
+    forward: Numbers
+    backward: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The attempts of one optimizer, equal neighbours in one row."""
+
+    index: int
+    type: str
+    attempts: Sequence[Attempts]
+
+    @property
+    def total(self) -> int:
+        """How many attempts there were."""
+        return max((each.last + 1 for each in self.attempts), default=0)
+
+    @property
+    def applied(self) -> int:
+        """How many attempts changed the parameters."""
+        return sum(each.last - each.first + 1 for each in self.attempts if each.applied)
+
+    @property
+    def skipped(self) -> list[int]:
+        """The attempts that the scaler skipped."""
+        return [step for a in self.attempts if a.applied is False for step in _steps(a)]
+
+    @property
+    def scales(self) -> list[tuple[int, float]]:
+        """The loss scale in force at each attempt that had one."""
+        return [(step, a.scale) for a in self.attempts if a.scale is not None for step in _steps(a)]
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """A run: facts, layers, steps, where numbers went wrong, and all findings.
+
+    `findings` hold those of the run, `confirmed` where the source shows them too, and those that
+    only the source shows. `sources` are texts by filename, as the script ran.
+    """
+
+    path: Path
+    meta: Mapping[str, Any]
+    layers: Sequence[LayerFlow]
+    optimizers: Sequence[Steps]
+    incidents: Sequence[Incident]
+    findings: Sequence[Finding]
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def scaled(self) -> Steps | None:
+        """The first optimizer whose loss was scaled."""
+        return next((each for each in self.optimizers if each.scales), None)
+
+
+def summarise(
+    reader: Reader, findings: Sequence[Finding] = (), sources: Mapping[str, str] | None = None
+) -> RunReport:
+    """The report of a trace, with the findings of run and source, joined."""
+    dtypes, statistics, casts = reader.dtypes(), reader.statistics(), reader.casts()
+    layers = [
+        LayerFlow(
+            layer,
+            dtypes.get(layer.path, {}),
+            [cast for cast in casts if cast.layer == layer.path],
+            _numbers(statistics, layer.path, "forward"),
+            _numbers(statistics, layer.path, "backward"),
+        )
+        for layer in reader.layers()
+    ]
+    attempts = reader.attempts()
+    return RunReport(
+        path=reader.path,
+        meta=reader.meta,
+        layers=layers,
+        optimizers=[
+            Steps(each.index, each.type, [a for a in attempts if a.optimizer == each.index])
+            for each in reader.optimizers()
+        ],
+        incidents=reader.incidents(),
+        findings=findings,
+        sources=sources or {},
+    )
+
+
+def stamp(problem: Problem) -> Finding:
+    """The finding that a problem of a run is: its rule's page adds code and severity."""
+    page = rule(problem.rule)
+    return Finding(
+        code=page.code,
+        name=page.name,
+        severity=page.severity,
+        message=problem.message,
+        span=problem.span,
+        consequence=problem.consequence,
+        related=problem.related,
+        moment=problem.moment,
+        subjects=problem.subjects,
+    )
+
+
+def join(seen: Iterable[Finding], static: Iterable[Finding]) -> list[Finding]:
+    """The findings of a run and of its source: one where both show a rule in the same line."""
+    alone = list(static)
+    joined: list[Finding] = []
+    for finding in seen:
+        twin = next((each for each in alone if _same(each, finding)), None)
+        if twin is None:
+            joined.append(finding)
+        else:
+            alone.remove(twin)
+            joined.append(replace(twin, moment=finding.moment, confirmed=True))
+    order = [*joined, *alone]
+    return sorted(order, key=lambda f: (f.span.filename, f.span.start, f.code))
+
+
+def _same(one: Finding, other: Finding) -> bool:
+    a, b = one.span, other.span
+    return (
+        one.code == other.code
+        and a.start.row <= b.end.row
+        and b.start.row <= a.end.row
+        and a.cell == b.cell
+        and Path(a.filename).absolute() == Path(b.filename).absolute()
+    )
+
+
+def _numbers(statistics: Iterable[Statistics], layer: str, phase: Phase) -> Numbers:
+    rows = [each for each in statistics if (each.layer, each.phase) == (layer, phase)]
+    if not rows:
+        return Numbers()
+    total = rows[0]
+    for row in rows[1:]:
+        total = total.joined(row)
+    return Numbers(
+        total.inf,
+        total.nan,
+        total.first_bad_step,
+        total.last_bad_step,
+        total.amax,
+        _share(total.flushed, total.flushed_of),
+        _share(total.flushed_weight, total.flushed_weight_of),
+    )
+
+
+def _share(part: int | None, whole: int | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _steps(attempts: Attempts) -> range:
+    return range(attempts.first, attempts.last + 1)

@@ -1,0 +1,284 @@
+"""Every module call of a run: dtypes in and out, numbers forward, gradients backward."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch.nn.modules import module as modules
+
+from mpaudit.event import Forward
+from mpaudit.finding import Moment
+from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
+from mpaudit.runtime.record import Cast, Phase, Statistics
+from mpaudit.runtime.torch_loop import MADE_IN
+from mpaudit.runtime.torch_measure import measurable
+from mpaudit.runtime.torch_names import Names
+from mpaudit.runtime.torch_regions import dtype_name
+from mpaudit.runtime.torch_watch import Known, Watch
+
+_MANY = 64  # tensors of one nested output that are looked at
+_CHECK_GRADIENTS = 50  # every so many steps the dtypes of parameter gradients are noted
+
+
+@dataclass(slots=True)
+class _Call:
+    """A module call under way."""
+
+    module: Any
+    path: str
+    step: int
+    leaf: bool
+    recomputed: bool
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
+        self.measured = Known()  # tensor -> (its version, Measured), within one outermost call
+        self.gradients = Known()  # output -> its Gradient, within one outermost call
+        self.turn = 0
+
+
+class Layers:
+    """Hooks on every module of the process, before the user has built any."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._names = Names(watch)
+        self._thread = _Thread()
+        self._parameters = Known()  # module -> dtypes noted of its own parameters
+        self._paths: dict[int, str] = {}  # id of a parameter -> layer
+        self._origins = Origins(watch.tracer)
+        watch.before_step = self._check_gradients
+        watch.after_step = self._origins.settled
+        also = watch.patches.also
+        also(modules.register_module_forward_pre_hook(self._enter).remove)
+        also(
+            modules.register_module_forward_hook(
+                self._leave, with_kwargs=True, always_call=True
+            ).remove
+        )
+
+    def casting(self, what: str, source: Any, target: Any, size: int) -> None:
+        """An autocast cast happened in the layer that is being called."""
+        calls = self._thread.calls
+        if calls and what in ("activation", "parameter"):
+            names = dtype_name(source), dtype_name(target)
+            self._watch.tracer.cast(Cast(calls[-1].path, what, *names, 1, size))  # type: ignore[arg-type]
+
+    def _enter(self, module: Any, _: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if isinstance(module, torch.fx.GraphModule):
+            return
+        with self._watch.guard("forward hook"):
+            calls = self._thread.calls
+            if calls:
+                outer = calls[-1]
+                step, recomputed, spelled = outer.step, outer.recomputed, ""
+                path = self._names.path(module, calls[0].module, spelled)
+            else:
+                frame = user_frame()
+                spelled = self._watch.ref(module, frame).text
+                step = self._watch.step(module.parameters())
+                recomputed = torch._C._current_graph_task_id() != -1
+                path = self._names.path(module, module, spelled)
+                self._thread.measured, self._thread.gradients = Known(), Known()
+                self._thread.turn += 1
+                if not recomputed:
+                    self._feed_forward(module, step)
+            calls.append(_Call(module, path, step, not module._modules, recomputed))
+            self._note(module, path)
+
+    def _feed_forward(self, module: Any, step: int) -> None:
+        parameter = next(module.parameters(), None)
+        if parameter is not None:
+            event = Forward(
+                at=user_span(),
+                moment=Moment(step=step),
+                model=self._watch.ref(module),
+                model_made=None,
+                model_device=self._watch.model_device(module, parameter),
+                region=self._watch.region,
+            )
+            self._watch.tracer.feed(event)
+
+    def _note(self, module: Any, path: str) -> None:
+        """Make the layer known, and the dtypes of its own parameters."""
+        tracer = self._watch.tracer
+        own = [each for each in module._parameters.values() if each is not None]
+        dtypes = tuple(each.dtype for each in own)
+        if self._parameters.get(module) == dtypes:
+            return
+        span = user_span()
+        tracer.layer(path, type(module).__name__, filename=span.filename, row=span.start.row)
+        for parameter in own:
+            self._paths[id(parameter)] = path
+            if parameter.is_floating_point():
+                tracer.saw(path, "parameter", dtype_name(parameter.dtype))
+        self._parameters.set(module, dtypes)
+
+    def _leave(self, module: Any, args: Any, *rest: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        calls = self._thread.calls
+        if not any(call.module is module for call in calls):
+            return
+        while calls[-1].module is not module:  # left by an exception
+            calls.pop()
+        call = calls.pop()
+        kwargs = rest[0] if len(rest) == 2 else {}
+        if rest and rest[-1] is not None:
+            with self._watch.guard("forward hook"):
+                self._look(call, list(floats((args, kwargs))), list(floats(rest[-1])), not calls)
+
+    def _look(
+        self, call: _Call, inputs: list[torch.Tensor], outputs: list[torch.Tensor], outer: bool
+    ) -> None:
+        tracer, graph = self._watch.tracer, torch.is_grad_enabled()
+        number = 0
+        if not call.recomputed:
+            training = graph or call.module.training
+            number = tracer.called(call.path, call.step, training=training)
+            for tensor in inputs:
+                tracer.saw(call.path, "input", dtype_name(tensor.dtype))
+        before = [self._thread.gradients.get(tensor) for tensor in inputs]
+        made: list[Gradient] = []
+        for tensor in outputs:
+            place = Place(
+                call.path,
+                call.step,
+                number,
+                self._thread.turn,
+                dtype_name(tensor.dtype),
+                bool(call.module._parameters),
+            )
+            if not call.recomputed:
+                tracer.saw(call.path, "output", place.dtype)
+                self._measure(place, tensor, inputs, outer)
+            if tensor.grad_fn is not None:
+                made.append(self._await_gradient(place, tensor, call.leaf))
+        if call.leaf:
+            for gradient in filter(None, before):
+                gradient.consumers.extend(each for each in made if each is not gradient)
+
+    def _measure(
+        self, place: Place, tensor: torch.Tensor, inputs: list[torch.Tensor], outer: bool
+    ) -> None:
+        if not measurable(tensor):
+            return
+        on_cpu = tensor.device.type == "cpu"
+        sources = [] if on_cpu else [self._numbers(each, True) for each in inputs]
+
+        def receive(values: Values) -> None:
+            self._add(place, "forward", values)
+            if not values.finite:
+                found = [self._numbers(each, True) for each in inputs] if on_cpu else sources
+                known = [each.values for each in found if each is not None and each.values]
+                self._origins.output(place, values, known, outer)
+
+        older = [self._numbers(each, False) for each in inputs if each is tensor]
+        if older:  # changed in place: what it was before is the input
+            inputs = []
+            sources = older
+            on_cpu = False
+        measured = self._numbers(tensor, True)
+        if measured is not None:
+            measured.then(receive)
+
+    def _numbers(self, tensor: torch.Tensor, now: bool) -> Measured | None:
+        """The numbers of a tensor; `now` as it is, else as it was when it was last looked at."""
+        known = self._thread.measured.get(tensor)
+        if known is not None and (not now or known[0] == tensor._version):
+            return known[1]  # type: ignore[no-any-return]
+        if not now or not measurable(tensor):
+            return None
+        measured = Measured()
+        self._thread.measured.set(tensor, (tensor._version, measured))
+        self._watch.numbers.measure(tensor, measured.arrive)
+        return measured
+
+    def _add(self, place: Place, phase: Phase, values: Values) -> None:
+        bad = None if values.finite else place.step
+        self._watch.tracer.measured(
+            Statistics(
+                place.path,
+                phase,
+                place.dtype,
+                calls=1,
+                elements=values.elements,
+                inf=values.inf,
+                nan=values.nan,
+                first_bad_step=bad,
+                last_bad_step=bad,
+                amax=values.amax,
+            )
+        )
+
+    def _await_gradient(self, place: Place, tensor: torch.Tensor, leaf: bool) -> Gradient:
+        if (region := self._watch.region) is not None and tensor.grad_fn is not None:
+            tensor.grad_fn.metadata.setdefault(MADE_IN, region)
+        known: Gradient | None = self._thread.gradients.get(tensor)
+        if known is None or leaf:
+            gradient = Gradient(place)
+            self._thread.gradients.set(tensor, gradient)
+            tensor.register_hook(lambda grad: self._gradient_arrived(gradient, grad))
+            known = gradient
+        self._also(known, place)
+        return known
+
+    def _also(self, gradient: Gradient, place: Place) -> None:
+        """What arrives as `gradient` is the gradient of this layer's output too."""
+
+        def receive(values: Values) -> None:
+            self._watch.tracer.saw(place.path, "output_grad", gradient.dtype or place.dtype)
+            self._add(replace(place, dtype=gradient.dtype or place.dtype), "backward", values)
+
+        gradient.measured.then(receive)
+
+    def _gradient_arrived(self, gradient: Gradient, grad: Any) -> None:
+        with self._watch.guard("gradient hook"):
+            gradient.dtype = dtype_name(grad.dtype)
+            if measurable(grad):
+
+                def receive(values: Values) -> None:
+                    gradient.measured.arrive(values)
+                    if not values.finite:
+                        self._origins.gradient(gradient, values)
+
+                self._watch.numbers.measure(grad, receive)
+
+    def _check_gradients(self, optimizer: Any) -> None:
+        """Note the dtypes of the gradients an optimizer is about to apply."""
+        index = self._watch.index(optimizer)
+        step = self._watch.tracer.step(index)
+        if step > 2 and step % _CHECK_GRADIENTS:
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                path = self._paths.get(id(parameter))
+                if parameter.grad is not None and path is not None:
+                    dtype = dtype_name(parameter.grad.dtype)
+                    self._watch.tracer.saw(path, "parameter_grad", dtype)
+
+
+def floats(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
+    """The floating tensors in a nested value of tuples, lists, mappings and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point():
+            yield value
+    elif depth < 4:
+        parts: Any = ()
+        if isinstance(value, Mapping):
+            parts = list(value.values())
+        elif isinstance(value, (list, tuple)):
+            parts = value
+        elif is_dataclass(value) and not isinstance(value, type):
+            parts = [getattr(value, field.name) for field in fields(value)]
+        for part in parts[:_MANY]:
+            yield from floats(part, depth + 1)

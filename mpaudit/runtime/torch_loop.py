@@ -1,0 +1,247 @@
+"""The training loop as torch runs it: backward, clipping, optimizer and GradScaler calls as events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from mpaudit.event import (
+    Backward,
+    GradientsClipped,
+    GradientsZeroed,
+    LossScaled,
+    OptimizerStep,
+    Ref,
+    Region,
+    ScalerMade,
+    ScalerStep,
+    ScalerUpdate,
+    Unscaled,
+)
+from mpaudit.finding import Moment
+from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.runtime.torch_watch import Watch
+
+SCALED_BY = "mpaudit.scaled_by"
+MADE_IN = "mpaudit.made_in"
+_NEAR = 64  # nodes of the graph behind a loss that are searched for a mark
+
+
+class Loop:
+    """Wraps what a training loop calls and feeds the protocols."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._asked_scale = False  # get_scale() since the last update: a loss may be scaled by hand
+        patches = watch.patches
+        scaler = torch.amp.grad_scaler.GradScaler
+        patches.wrap(scaler, "__init__", self._scaler_made)
+        patches.wrap(scaler, "scale", self._scale)
+        patches.wrap(scaler, "unscale_", self._unscale)
+        patches.wrap(scaler, "step", self._scaler_step)
+        patches.wrap(scaler, "update", self._update)
+        patches.wrap(scaler, "get_scale", self._get_scale)
+        patches.wrap(torch.Tensor, "backward", self._backward)
+        patches.wrap(torch.autograd, "backward", self._autograd_backward)
+        patches.wrap(torch.optim.Optimizer, "zero_grad", self._zero_grad)
+        patches.wrap(torch.nn.Module, "zero_grad", self._zero_grad)
+        for module in (torch.nn.utils, torch.nn.utils.clip_grad):
+            for name in ("clip_grad_norm_", "clip_grad_value_"):
+                patches.wrap(module, name, self._clip)
+        hooks = torch.optim.optimizer
+        patches.also(hooks.register_optimizer_step_pre_hook(self._before_step).remove)
+        patches.also(hooks.register_optimizer_step_post_hook(self._after_step).remove)
+
+    def _feed(self, make: Callable[..., Any], /, **facts: Any) -> None:
+        frame = user_frame()
+        moment = Moment(step=self._watch.tracer.step())
+        self._watch.tracer.feed(make(at=user_span(frame), moment=moment, **facts))
+
+    def _ref(self, thing: object) -> Ref:
+        return self._watch.ref(thing, user_frame())
+
+    def _live(self, scaler: Any) -> bool:
+        return bool(scaler._enabled) and not torch.compiler.is_compiling()
+
+    def _scaler_made(self, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> None:
+        original(scaler, *args, **kwargs)
+        with self._watch.guard("GradScaler"):
+            if self._live(scaler):
+                self._watch.scalers.set(scaler, True)
+                self._watch.tracer.asked_for_amp(user_span(), "GradScaler")
+                self._feed(ScalerMade, scaler=self._ref(scaler))
+
+    def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
+        result = original(scaler, outputs)
+        with self._watch.guard("GradScaler.scale"):
+            if self._live(scaler):
+                ours = self._ref(scaler)
+                for loss, scaled in zip(_tensors(outputs), _tensors(result), strict=False):
+                    if scaled.grad_fn is not None:
+                        scaled.grad_fn.metadata[SCALED_BY] = ours
+                    self._feed(
+                        LossScaled, scaler=ours, loss=self._ref(loss), result=self._ref(scaled)
+                    )
+        return result
+
+    def _unscale(self, original: Any, scaler: Any, optimizer: Any) -> None:
+        with self._watch.guard("GradScaler.unscale_"):
+            if self._live(scaler) and not self._watch.thread.stepping:
+                self._feed(Unscaled, scaler=self._ref(scaler), optimizer=self._ref(optimizer))
+        original(scaler, optimizer)
+
+    def _scaler_step(
+        self, original: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not scaler._enabled:
+            return original(scaler, optimizer, *args, **kwargs)
+        with self._watch.guard("GradScaler.step"):
+            self._feed(ScalerStep, scaler=self._ref(scaler), optimizer=self._ref(optimizer))
+        self._watch.thread.stepping += 1
+        try:
+            result = original(scaler, optimizer, *args, **kwargs)
+        finally:
+            self._watch.thread.stepping -= 1
+        with self._watch.guard("GradScaler.step"):
+            self._settle(scaler, optimizer)
+        return result
+
+    def _settle(self, scaler: Any, optimizer: Any) -> None:
+        """Record how the attempt ended; on a GPU the numbers are read later, without waiting."""
+        tracer = self._watch.tracer
+        index = self._watch.index(optimizer)
+        step = tracer.attempted(index)
+        found = list(scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
+        if scaler._scale.device.type == "cpu":
+            applied = not any(each.item() for each in found)
+            self._watch.settled(index, step, applied, scaler._scale.item())
+            return
+        skipped = torch.stack([each.to(scaler._scale.device) for each in found]).sum()
+        self._watch.numbers.later(
+            torch.stack([skipped, scaler._scale]),
+            lambda row: self._watch.settled(index, step, row[0] == 0, row[1]),
+        )
+        tracer.flush_if_due()
+
+    def _update(self, original: Any, scaler: Any, new_scale: Any = None) -> None:
+        with self._watch.guard("GradScaler.update"):
+            if self._live(scaler):
+                given = new_scale is not None
+                self._feed(ScalerUpdate, scaler=self._ref(scaler), to_given_scale=given)
+                self._asked_scale = False
+        original(scaler, new_scale)
+
+    def _get_scale(self, original: Any, scaler: Any) -> Any:
+        self._asked_scale = True
+        return original(scaler)
+
+    def _backward(self, original: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._run_backward([loss], original, loss, *args, **kwargs)
+
+    def _autograd_backward(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._run_backward(_tensors(tensors), original, tensors, *args, **kwargs)
+
+    def _run_backward(
+        self, losses: Iterable[Any], original: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        thread = self._watch.thread
+        if thread.backward == 0 and not torch.compiler.is_compiling():
+            with self._watch.guard("backward"):
+                thread.optimizer.clear()
+                for loss in losses:
+                    self._about_backward(loss)
+        thread.backward += 1
+        try:
+            return original(*args, **kwargs)
+        finally:
+            thread.backward -= 1
+
+    def _about_backward(self, loss: Any) -> None:
+        scalers: tuple[Ref, ...] | None = None
+        made_in: Region | None = None
+        marks = list(_marks(loss.grad_fn))
+        found = {mark[SCALED_BY] for mark in marks if SCALED_BY in mark}
+        if found or not self._asked_scale:
+            scalers = tuple(sorted(found, key=lambda ref: str(ref.key)))
+        made_in = next((mark[MADE_IN] for mark in marks if MADE_IN in mark), None)
+        self._feed(
+            Backward,
+            loss=self._ref(loss),
+            scalers=scalers,
+            made_in=made_in,
+            inside=self._watch.region,
+        )
+
+    def _zero_grad(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(owner, *args, **kwargs)
+        with self._watch.guard("zero_grad"):
+            if not torch.compiler.is_compiling():
+                ours = None if isinstance(owner, torch.nn.Module) else self._ref(owner)
+                self._feed(GradientsZeroed, optimizer=ours)
+        return result
+
+    def _clip(self, original: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(parameters, torch.Tensor):
+            parameters = list(parameters)  # it may be a generator, which can be read only once
+        with self._watch.guard("clip_grad"):
+            if not torch.compiler.is_compiling():
+                ids = {id(each) for each in _tensors(parameters)}
+                owners = tuple(
+                    self._ref(optimizer)
+                    for optimizer in self._watch.optimizers.things()
+                    if any(id(each) in ids for each in _parameters(optimizer))
+                )
+                self._feed(GradientsClipped, how=original.__name__, optimizers=owners or None)
+        return original(parameters, *args, **kwargs)
+
+    def _before_step(self, optimizer: Any, *_: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        thread = self._watch.thread
+        with self._watch.guard("optimizer step"):
+            if not thread.stepping and not thread.optimizer:
+                self._feed(
+                    OptimizerStep, optimizer=self._ref(optimizer), inside=self._watch.region
+                )
+            thread.optimizer.append(id(optimizer))
+            self._watch.index(optimizer)
+            self._watch.before_step(optimizer)
+
+    def _after_step(self, optimizer: Any, *_: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        thread = self._watch.thread
+        with self._watch.guard("optimizer step"):
+            if id(optimizer) in thread.optimizer:
+                del thread.optimizer[thread.optimizer.index(id(optimizer)) :]
+            if not thread.stepping and not thread.optimizer:
+                index = self._watch.index(optimizer)
+                step = self._watch.tracer.attempted(index)
+                self._watch.settled(index, step, True, None)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [tensor for each in value for tensor in _tensors(each)]
+    return []
+
+
+def _parameters(optimizer: Any) -> Iterable[Any]:
+    return (each for group in optimizer.param_groups for each in group["params"])
+
+
+def _marks(node: Any) -> Iterable[dict[str, Any]]:
+    """The marks on the graph behind `node`, the nearest first."""
+    queue, seen = [node], {node}
+    for near in queue:
+        behind = near.next_functions if near is not None else ()
+        if behind:  # the others are parameters, whose nodes outlive the step
+            yield near.metadata
+        for further, _ in behind:
+            if further is not None and further not in seen and len(queue) < _NEAR:
+                seen.add(further)
+                queue.append(further)

@@ -1,0 +1,142 @@
+"""Numbers of tensors: largest magnitude, infinities, NaNs; read from a GPU without making it wait."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from mpaudit.runtime.origin import Values
+
+ROWS = 4096  # measurements kept on the device before they are sent to the host
+
+
+def measurable(tensor: torch.Tensor) -> bool:
+    """Whether numbers can be read: dense, real floating values, no stand-in of a tracer."""
+    return (
+        tensor.is_floating_point()
+        and tensor.layout is torch.strided
+        and tensor.numel() > 0
+        and tensor.device.type in ("cpu", "cuda")
+        and not tensor.is_quantized
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not isinstance(tensor, torch._subclasses.FakeTensor)
+    )
+
+
+class Numbers:
+    """Measures tensors and hands out what was found: at once on the CPU, at a flush on a GPU."""
+
+    def __init__(self) -> None:
+        self._rings: dict[torch.device, _Ring] = {}
+
+    def measure(self, tensor: torch.Tensor, receive: Callable[[Values], None]) -> None:
+        """Measure `tensor`, which must be `measurable`; `receive` gets the values, in order."""
+        with torch.no_grad(), _unwatched():
+            tensor = getattr(tensor, "_local_tensor", tensor).detach()
+            if tensor.device.type == "cpu":
+                receive(_on_cpu(tensor))
+            elif not torch.cuda.is_current_stream_capturing():
+                elements = tensor.numel()
+                row = self._ring(tensor.device).row(lambda read: receive(_values(elements, read)))
+                _on_device(tensor, row)
+
+    def later(self, values: torch.Tensor, receive: Callable[[list[float]], None]) -> None:
+        """Hand the (up to four) `values`, which are on a GPU, to `receive` at a flush."""
+        with torch.no_grad(), _unwatched():
+            row = self._ring(values.device).row(receive)
+            row[: len(values)].copy_(values)
+
+    def drain(self) -> None:
+        """Hand out everything measured so far. Waits for the GPU."""
+        if self._rings and not torch.cuda.is_current_stream_capturing():
+            with _unwatched():
+                for ring in self._rings.values():
+                    ring.drain()
+
+    def _ring(self, device: torch.device) -> _Ring:
+        if device not in self._rings:
+            self._rings[device] = _Ring(device)
+        return self._rings[device]
+
+
+class _Ring:
+    """Rows of four numbers on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._rows = torch.zeros(ROWS, 4, dtype=torch.float64, device=device)
+        self._receivers: list[Callable[[list[float]], None]] = []
+        self._sent: list[tuple[torch.Tensor, Any, list[Callable[[list[float]], None]]]] = []
+
+    def row(self, receive: Callable[[list[float]], None]) -> torch.Tensor:
+        """A fresh row of zeros to write to on the device."""
+        if len(self._receivers) == ROWS:
+            self._send()
+        self._receivers.append(receive)
+        return self._rows[len(self._receivers) - 1]
+
+    def _send(self) -> None:
+        host = torch.empty(self._rows.shape, dtype=torch.float64, pin_memory=True)
+        host.copy_(self._rows, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        self._sent.append((host, arrived, self._receivers))
+        self._receivers = []
+        self._rows = torch.zeros_like(self._rows)
+        while len(self._sent) > 1 and self._sent[0][1].query():
+            self._deliver(self._sent.pop(0))
+
+    def drain(self) -> None:
+        torch.cuda.synchronize(self._rows.device)
+        if self._receivers:
+            self._send()
+        while self._sent:
+            self._sent[0][1].synchronize()
+            self._deliver(self._sent.pop(0))
+
+    @staticmethod
+    def _deliver(
+        sent: tuple[torch.Tensor, Any, list[Callable[[list[float]], None]]],
+    ) -> None:
+        for values, receive in zip(sent[0].tolist(), sent[2], strict=False):
+            receive(values)
+
+
+def _unwatched() -> AbstractContextManager[Any]:
+    """Keeps what is measured out of the sight of the user's own dispatch modes."""
+    watching = torch._C._len_torch_dispatch_stack() > 0
+    return _disable_current_modes() if watching else nullcontext()
+
+
+def _on_cpu(tensor: torch.Tensor) -> Values:
+    low, high = (float(each) for each in torch.aminmax(tensor))
+    if math.isfinite(low) and math.isfinite(high):
+        return Values(tensor.numel(), max(abs(low), abs(high)), 0, 0)
+    nan = int(torch.isnan(tensor).count_nonzero())
+    plus, minus = int((tensor == math.inf).count_nonzero()), int((tensor == -math.inf).count_nonzero())
+    return _values(tensor.numel(), [_finite_amax(tensor).item(), plus, nan, minus])
+
+
+def _values(elements: int, row: list[float]) -> Values:
+    """From a row: largest finite magnitude, counts of +inf, NaN and -inf."""
+    amax, plus, nan, minus = row
+    anything = plus + nan + minus < elements
+    only_minus = minus > 0 and not plus and not nan
+    return Values(elements, amax if anything else None, int(plus + minus), int(nan), only_minus)
+
+
+def _on_device(tensor: torch.Tensor, row: torch.Tensor) -> None:
+    """The same in a few kernels, without a word to the host."""
+    row[0] = _finite_amax(tensor)
+    row[1] = (tensor == math.inf).count_nonzero()
+    row[2] = torch.isnan(tensor).count_nonzero()
+    row[3] = (tensor == -math.inf).count_nonzero()
+
+
+def _finite_amax(tensor: torch.Tensor) -> torch.Tensor:
+    magnitude = tensor.abs()
+    return torch.where(magnitude < math.inf, magnitude, torch.zeros_like(magnitude)).amax()

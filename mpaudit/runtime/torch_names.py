@@ -1,0 +1,102 @@
+"""Which module is which layer: paths as in `named_modules()` of the whole model the user built."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+
+from mpaudit.runtime.torch_watch import Known, Watch
+
+WRAPPERS = frozenset(
+    {
+        "DataParallel",
+        "DistributedDataParallel",
+        "FullyShardedDataParallel",
+        "OptimizedModule",
+        "CheckpointWrapper",
+    }
+)
+"""Modules around a model or layer that are no part of its paths."""
+
+
+class Names:
+    """Finds a module's path by climbing to the module that holds it.
+
+    Who holds whom is told by torch while the model is built; a module that was copied or unpickled is
+    found by looking through the outermost module that was called. The first model that holds parameters
+    has plain paths; what the user keeps beside it (a criterion, a second model) is known by its name.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._holders = Known()  # module -> [(weak reference to its holder, name)]
+        self._paths = Known()
+        self._roots: list[tuple[weakref.ref[Any], str]] = []
+        watch.patches.also(
+            torch.nn.modules.module.register_module_module_registration_hook(self._held).remove
+        )
+
+    def _held(self, holder: Any, name: str, module: Any) -> None:
+        if isinstance(module, torch.nn.Module):
+            with self._watch.guard("module registration"):
+                holders = self._holders.get(module) or []
+                self._holders.set(module, [*holders, (weakref.ref(holder), name)])
+
+    def path(self, module: Any, outermost: Any, spelled: str) -> str:
+        """The path of `module`, called within `outermost`, which the user's code calls `spelled`."""
+        path: str | None = self._paths.get(module)
+        if path is None:
+            root, path = self._climb(module)
+            if root is module and module is not outermost:
+                path = self._look_through(outermost, module)
+                root, above = self._climb(outermost)
+                path = ".".join(filter(None, (above, path)))
+            path = ".".join(filter(None, (self._prefix(root, spelled), path)))
+            self._paths.set(module, path)
+        return path
+
+    def _climb(self, module: Any) -> tuple[Any, str]:
+        """The outermost holder of `module`, and the path from there."""
+        names: list[str] = []
+        seen = {id(module)}
+        while True:
+            for reference, name in self._holders.get(module) or ():
+                holder = reference()
+                if holder is None or id(holder) in seen or holder._modules.get(name) is not module:
+                    continue
+                seen.add(id(holder))
+                if type(holder).__name__ not in WRAPPERS:
+                    names.append(name)
+                module = holder
+                break
+            else:
+                return module, ".".join(reversed(names))
+
+    def _look_through(self, outermost: Any, module: Any) -> str:
+        for path, found in outermost.named_modules():
+            if found is module:
+                return ".".join(
+                    part for part in path.split(".") if part not in ("module", "_orig_mod")
+                )
+        return type(module).__name__
+
+    def _prefix(self, root: Any, spelled: str) -> str:
+        for reference, prefix in self._roots:
+            if reference() is root:
+                return prefix
+        has_parameters = next(root.parameters(), None) is not None
+        first = has_parameters and all(prefix for _, prefix in self._roots)
+        prefix = "" if first else self._free(spelled)
+        self._roots.append((weakref.ref(root), prefix))
+        return prefix
+
+    def _free(self, name: str) -> str:
+        taken = {prefix for reference, prefix in self._roots if reference() is not None}
+        number = 2
+        free = name
+        while free in taken:
+            free = f"{name}{number}"
+            number += 1
+        return free

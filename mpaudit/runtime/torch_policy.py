@@ -1,0 +1,219 @@
+"""CUDA's autocast on a machine without CUDA: its cast policy, and half-precision arithmetic.
+
+The CPU's own autocast sends other operations to float16 than CUDA's, and float16 matrix products take
+the CPU about 75 times as long as float32 ones. So while a remapped region is entered, the kernels of
+the dispatch key AutocastCPU are replaced: an operation of the low-precision list gets its inputs
+rounded to float16, computes in float32 and rounds its result, which is what a tensor core does (float16
+inputs, float32 accumulation). Autograd runs through the same casts, so gradients are rounded too.
+
+The lists are those of ATen/autocast_mode.h (AT_FORALL_LOWER_PRECISION_FP, AT_FORALL_FP32,
+AT_FORALL_FP32_SET_OPT_DTYPE, AT_FORALL_PROMOTE), torch 2.4 to 2.13.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard
+
+Counter = Callable[[str, torch.dtype, torch.dtype, int], None]
+"""Told of each cast: "activation" or "parameter", from, to, bytes written."""
+
+LOWER = """_convolution.deprecated _convolution conv1d conv2d conv3d conv1d.padding conv2d.padding
+conv3d.padding conv_tbc conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution
+prelu addmm addmv addr matmul einsum mm mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul
+linalg_multi_dot lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell scaled_dot_product_attention
+lstm.input lstm.data gru.input gru.data rnn_tanh.input rnn_tanh.data rnn_relu.input rnn_relu.data"""
+
+FLOAT32 = """acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan
+pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm rms_norm
+group_norm frobenius_norm.dim nuclear_norm nuclear_norm.dim cosine_similarity poisson_nll_loss
+cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss kl_div l1_loss smooth_l1_loss huber_loss
+mse_loss margin_ranking_loss multilabel_margin_loss soft_margin_loss triplet_margin_loss
+multi_margin_loss binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp
+upsample_nearest1d _upsample_nearest_exact1d upsample_nearest2d _upsample_nearest_exact2d
+upsample_nearest3d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d
+_upsample_bilinear2d_aa upsample_trilinear3d upsample_bicubic2d _upsample_bicubic2d_aa"""
+
+FLOAT32_RESULT = """prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm
+linalg_matrix_norm linalg_matrix_norm.str_ord sum sum.dim_IntList norm.Scalar norm.ScalarOpt_dim"""
+
+PROMOTE = """addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot
+scatter_add"""
+
+NATIVE = """avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d max_pool3d fractional_max_pool2d
+fractional_max_pool3d max_unpool2d max_unpool3d replication_pad1d replication_pad2d replication_pad3d
+reflection_pad1d reflection_pad2d reflection_pad3d"""
+"""Outside CUDA's lists: a GPU computes them in float16, where the CPU may have no such kernel."""
+
+_KEYS = DispatchKeySet(DispatchKey.AutocastCPU)
+_UNSAFE = (
+    "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.\n"
+    "Many models use a sigmoid layer right before the binary cross entropy layer.\n"
+    "In this case, combine the two layers using torch.nn.functional.binary_cross_entropy_with_logits\n"
+    "or torch.nn.BCEWithLogitsLoss.  binary_cross_entropy_with_logits and BCEWithLogits are\n"
+    "safe to autocast."
+)
+
+
+class CudaPolicy:
+    """Stands in for the CPU's autocast kernels while it is `active`."""
+
+    def __init__(self, count: Counter) -> None:
+        self.active = False
+        self._count = count
+        self._library: Any = None
+        self._cache: dict[int, tuple[weakref.ref[Any], torch.Tensor]] = {}
+
+    def activate(self) -> None:
+        """Put CUDA's policy in place of the CPU's."""
+        if self.active:
+            return
+        library = torch.library.Library("aten", "IMPL")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "Overriding a previously registered kernel"
+            for name, kernel in self._kernels():
+                library.impl(name, kernel, "AutocastCPU")
+        self._library = library
+        self.active = True
+
+    def deactivate(self) -> None:
+        """Give the CPU's own autocast back."""
+        if self.active:
+            self._library._destroy()
+            self._library = None
+            self.active = False
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the cast weights, as on leaving the outermost region."""
+        self._cache.clear()
+
+    def _kernels(self) -> Iterator[tuple[str, Any]]:
+        kinds = {
+            LOWER: self._lower,
+            FLOAT32: self._float32,
+            FLOAT32_RESULT: self._float32_result,
+            PROMOTE: self._promote,
+            NATIVE: self._native,
+        }
+        done = set()
+        for names, make in kinds.items():
+            for name in names.split():
+                packet, _, overload = name.partition(".")
+                operation = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
+                if operation is not None:
+                    done.add(name)
+                    yield name, make(operation)
+        yield "binary_cross_entropy", _refuse
+        for name in torch._C._dispatch_get_all_op_names():
+            short = name.removeprefix("aten::").removesuffix(".default")
+            own = name.startswith("aten::") and short not in done and short != "binary_cross_entropy"
+            if own and torch._C._dispatch_has_kernel_for_dispatch_key(name, "AutocastCPU"):
+                yield short, torch.library.fallthrough_kernel
+
+    def _lower(self, operation: Any) -> Callable[..., Any]:
+        def kernel(*args: Any, **kwargs: Any) -> Any:
+            dtype = torch.get_autocast_dtype("cpu")
+            with _ExcludeDispatchKeyGuard(_KEYS):
+                args = tuple(_each(args, lambda tensor: self._rounded(tensor, dtype)))
+                return _each(operation(*args, **kwargs), lambda tensor: _to(tensor, dtype))
+
+        return kernel
+
+    def _float32(self, operation: Any) -> Callable[..., Any]:
+        def kernel(*args: Any, **kwargs: Any) -> Any:
+            with _ExcludeDispatchKeyGuard(_KEYS):
+                args = tuple(_each(args, lambda tensor: self._cast(tensor, torch.float32)))
+                return operation(*args, **kwargs)
+
+        return kernel
+
+    def _float32_result(self, operation: Any) -> Callable[..., Any]:
+        names = [argument.name for argument in operation._schema.arguments]
+        if "dtype" not in names:  # the norms: another overload takes the dtype
+            return self._float32(operation)
+        place = names.index("dtype")
+
+        def kernel(*args: Any, **kwargs: Any) -> Any:
+            given = args[place] if len(args) > place else kwargs.get("dtype")
+            if given is None and _eligible(args[0]):
+                args = args[:place]
+                kwargs["dtype"] = torch.float32
+            with _ExcludeDispatchKeyGuard(_KEYS):
+                return operation(*args, **kwargs)
+
+        return kernel
+
+    def _promote(self, operation: Any) -> Callable[..., Any]:
+        def kernel(*args: Any, **kwargs: Any) -> Any:
+            dtypes: set[torch.dtype] = set()
+            _each(args, lambda tensor: dtypes.add(tensor.dtype) or tensor)
+            widest = torch.float32 if torch.float32 in dtypes else torch.get_autocast_dtype("cpu")
+            with _ExcludeDispatchKeyGuard(_KEYS):
+                args = tuple(_each(args, lambda tensor: self._cast(tensor, widest)))
+                return operation(*args, **kwargs)
+
+        return kernel
+
+    def _native(self, operation: Any) -> Callable[..., Any]:
+        def kernel(*args: Any, **kwargs: Any) -> Any:
+            dtypes: set[torch.dtype] = set()
+            _each(args, lambda tensor: dtypes.add(tensor.dtype) or tensor)
+            with _ExcludeDispatchKeyGuard(_KEYS):
+                if len(dtypes) != 1 or torch.float32 in dtypes:
+                    return operation(*args, **kwargs)
+                args = _each(args, lambda tensor: tensor.float())
+                return _each(operation(*args, **kwargs), lambda tensor: _to(tensor, *dtypes))
+
+        return kernel
+
+    def _rounded(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`tensor` rounded to `dtype`, in float32 for the computation."""
+        if tensor.dtype is dtype:
+            return tensor.float()
+        if tensor.dtype is not torch.float32 or not (tensor.is_leaf and tensor.requires_grad):
+            return self._cast(tensor, dtype).float()
+        known = self._cache.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return known[1].float()
+        cast = self._cast(tensor, dtype)
+        if torch.is_autocast_cache_enabled() and cast.requires_grad:
+            self._cache[id(tensor)] = (weakref.ref(tensor), cast)
+        return cast.float()
+
+    def _cast(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if tensor.dtype is dtype or not _eligible(tensor):
+            return tensor
+        what = "parameter" if tensor.is_leaf and tensor.requires_grad else "activation"
+        self._count(what, tensor.dtype, dtype, tensor.numel() * dtype.itemsize)
+        return tensor.to(dtype)
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise RuntimeError(_UNSAFE)
+
+
+def _eligible(value: Any) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.is_floating_point()
+        and value.dtype is not torch.float64
+    )
+
+
+def _to(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.dtype is torch.float32 else tensor
+
+
+def _each(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """`value` with every eligible tensor in it, also in lists and tuples, changed."""
+    if _eligible(value):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_each(each, change) for each in value])
+    return value

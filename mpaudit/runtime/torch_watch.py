@@ -1,0 +1,153 @@
+"""What the parts of the torch probe share: the tracer, names of objects, regions, the current step."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterable
+from types import FrameType, TracebackType
+from typing import Any
+
+from mpaudit.event import Ref, Region
+from mpaudit.runtime.frame import spelling
+from mpaudit.runtime.torch_measure import Numbers
+from mpaudit.runtime.torch_patch import Patches
+from mpaudit.runtime.tracer import Tracer
+
+
+class Guard:
+    """A block whose failure is the probe's own: recorded, and never raised into the user's run."""
+
+    def __init__(self, tracer: Tracer, where: str) -> None:
+        self._tracer = tracer
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._tracer.failed(self._where, error)
+        return True
+
+
+class Known:
+    """Values kept for objects by identity, without keeping the objects or marking them."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[weakref.ref[Any], Any]] = {}
+
+    def get(self, thing: object) -> Any:
+        """What is kept for `thing`, None if nothing is."""
+        held = self._held.get(id(thing))
+        return held[1] if held is not None and held[0]() is thing else None
+
+    def set(self, thing: object, value: Any) -> None:
+        """Keep `value` for as long as `thing` lives."""
+        key = id(thing)
+
+        def forget(reference: weakref.ref[Any]) -> None:
+            held = self._held.get(key)
+            if held is not None and held[0] is reference:
+                del self._held[key]
+
+        self._held[key] = (weakref.ref(thing, forget), value)
+
+    def things(self) -> list[Any]:
+        """The objects that something is kept for and that live."""
+        found = [reference() for reference, _ in list(self._held.values())]
+        return [thing for thing in found if thing is not None]
+
+
+class _Thread(threading.local):
+    """What is under way in one thread."""
+
+    def __init__(self) -> None:
+        self.regions: list[Region] = []
+        self.stepping = 0  # inside scaler.step
+        self.backward = 0  # inside backward()
+        self.optimizer: list[int] = []  # optimizers whose step() is under way, by id
+
+
+class Watch:
+    """The state of the torch probe in this process."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
+        self.patches = Patches()
+        self.thread = _Thread()
+        self.numbers = Numbers()
+        self.emulated = False  # the script's cuda calls are remapped to the CPU
+        self.cuda_made = False  # a remapped call made tensors on cuda: who is on it is not known
+        self.scalers = Known()  # live scaler -> True
+        self.optimizers = Known()  # optimizer -> its index
+        self.owners: dict[int, int] = {}  # id of a parameter -> index of its optimizer
+        self.on_cuda = Known()  # modules that a remapped .cuda() was called on
+        self.before_step: Callable[[Any], None] = lambda optimizer: None
+        """Called with an optimizer right before it steps."""
+        self.after_step: Callable[[bool | None], None] = lambda applied: None
+        """Called when it is known whether an attempt was applied."""
+        self._refs = Known()
+        self._numbers = itertools.count(1)
+        self._last_step = 0
+        tracer.draining.append(self._drain)
+
+    def _drain(self) -> None:
+        with self.guard("reading numbers"):
+            self.numbers.drain()
+
+    def guard(self, where: str) -> Guard:
+        """A block in which the probe may fail without harm."""
+        return Guard(self.tracer, where)
+
+    def ref(self, thing: object, frame: FrameType | None = None) -> Ref:
+        """The object as events name it; equal for the same object, spelled as in `frame`."""
+        found: Ref | None = self._refs.get(thing)
+        if found is None or (frame is not None and found.text == type(thing).__name__):
+            key: Hashable = found.key if found is not None else next(self._numbers)
+            found = Ref(key, spelling(thing, frame))
+            self._refs.set(thing, found)
+        return found
+
+    @property
+    def region(self) -> Region | None:
+        """The innermost autocast region of this thread, None outside all or in a disabled one."""
+        regions = self.thread.regions
+        return regions[-1] if regions and regions[-1].enabled else None
+
+    def index(self, optimizer: Any) -> int:
+        """The index of an optimizer; its first use makes it known, with its parameters."""
+        index: int | None = self.optimizers.get(optimizer)
+        if index is None:
+            index = self.tracer.optimizer(type(optimizer).__name__)
+            self.optimizers.set(optimizer, index)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                self.owners.setdefault(id(parameter), index)
+        return index
+
+    def settled(self, index: int, step: int, applied: bool | None, scale: float | None) -> None:
+        """An attempt's end is known."""
+        self.tracer.settled(index, step, applied, scale)
+        self.after_step(applied)
+
+    def model_device(self, module: Any, parameter: Any) -> str | None:
+        """The type of the device a model is on for the user's script (remapped ones count as cuda)."""
+        if not self.emulated:
+            return str(parameter.device.type)
+        return "cuda" if self.on_cuda.get(module) else None if self.cuda_made else "cpu"
+
+    def step(self, parameters: Iterable[object]) -> int:
+        """The attempt that work on a model with these parameters belongs to."""
+        for parameter in parameters:
+            if (index := self.owners.get(id(parameter))) is not None:
+                self._last_step = self.tracer.step(index)
+                break
+        else:
+            if not self.owners:
+                self._last_step = 0
+        return self._last_step

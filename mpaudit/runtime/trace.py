@@ -1,0 +1,235 @@
+"""The trace: one SQLite file per run, readable while it is written, whole after a crash.
+
+    meta        key -> JSON: script, argv, framework, versions, device, emulated, exit_code, complete, ...
+    layers      one row per layer path (record.Layer)
+    dtypes      which dtypes flowed where, with the number of tensors (record.Flowed)
+    statistics  per layer, phase and dtype, rolled up over the run (record.Statistics)
+    casts       conversions between floating dtypes (record.Cast)
+    optimizers  in order of first use (record.Optimizer)
+    attempts    attempts to step, run-length coded (record.Attempts)
+    incidents   where numbers overflowed or vanished (record.Incident)
+    findings    JSON of `finding.Problem`, as the protocols yielded them
+
+`application_id` says that a database is a trace, `user_version` is the version of this format. Steps are
+attempts, counted from 0 for each optimizer. Everything is rolled up, so size does not grow with the run
+but with the number of layers and of changes of the loss scale.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from mpaudit.errors import MpauditError
+from mpaudit.finding import Problem
+from mpaudit.runtime.record import (
+    Attempts,
+    Cast,
+    Flowed,
+    Incident,
+    Layer,
+    Optimizer,
+    Row,
+    Statistics,
+    problem_data,
+    read_problem,
+)
+
+FORMAT = 1
+APPLICATION = 0x6D706175  # "mpau"
+
+_Row = TypeVar("_Row", Layer, Flowed, Statistics, Cast, Optimizer, Attempts, Incident)
+_TABLES: dict[type, tuple[str, int]] = {  # table, and how many leading columns are its key
+    Layer: ("layers", 1),
+    Flowed: ("dtypes", 3),
+    Statistics: ("statistics", 3),
+    Cast: ("casts", 4),
+    Optimizer: ("optimizers", 1),
+    Attempts: ("attempts", 2),
+    Incident: ("incidents", 3),
+}
+_ORDER = {"layers": "position", "optimizers": '"index"', "attempts": "optimizer, first"}
+
+
+def _schema() -> str:
+    statements = [
+        f"PRAGMA application_id = {APPLICATION}",
+        f"PRAGMA user_version = {FORMAT}",
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE findings (position INTEGER PRIMARY KEY, problem TEXT NOT NULL)",
+    ]
+    for row, (table, keys) in _TABLES.items():
+        columns = [f'"{field.name}"' for field in fields(row)]
+        statements.append(
+            f"CREATE TABLE {table} ({', '.join(columns)}, PRIMARY KEY ({', '.join(columns[:keys])}))"
+        )
+    return ";\n".join(statements)
+
+
+class Writer:
+    """Writes a new trace at `path`. Raises MpauditError where the file cannot be made.
+
+    Rows replace the row with the same key. Nothing is on disk before `commit`; what was committed
+    survives a `kill -9`. Not for several threads at once, nor for a forked child.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists():
+            raise MpauditError(f"{path}: the file exists already; choose another name with -o")
+        try:
+            self._database = sqlite3.connect(path, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.executescript(_schema())
+        except sqlite3.Error as problem:
+            raise MpauditError(f"{path}: the trace cannot be written ({problem})") from problem
+
+    def meta(self, key: str, value: object) -> None:
+        """Set a fact about the run; `value` is anything that JSON can say."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value))
+        )
+
+    def rows(self, rows: Iterable[Row]) -> None:
+        """Write rows; each replaces the one with the same key."""
+        for row in rows:
+            table, _ = _TABLES[type(row)]
+            values = [list(v) if isinstance(v, tuple) else v for v in astuple(row)]
+            values = [json.dumps(value) if isinstance(value, list) else value for value in values]
+            marks = ", ".join("?" * len(values))
+            self._database.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", values)
+
+    def problems(self, problems: Iterable[Problem]) -> None:
+        """Set the findings of the run, in order, in place of those written before."""
+        self._database.execute("DELETE FROM findings")
+        data = [(json.dumps(problem_data(problem)),) for problem in problems]
+        self._database.executemany("INSERT INTO findings (problem) VALUES (?)", data)
+
+    def commit(self) -> None:
+        """Make everything so far durable and visible to readers."""
+        self._database.commit()
+
+    def close(self) -> None:
+        """Commit, and leave one plain file (no -wal beside it)."""
+        self.commit()
+        self._database.execute("PRAGMA journal_mode = DELETE")
+        self._database.close()
+
+
+class Reader:
+    """Reads a trace, also one that is still being written. Use as a context manager.
+
+    Raises MpauditError if `path` is missing, is no trace, or was written by a newer mpaudit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            what = "is a directory" if path.is_dir() else "there is no such file"
+            raise MpauditError(f"{path}: {what}; give the .mpa file that `mpaudit run` wrote")
+        try:
+            with path.open("rb") as file:
+                header = file.read(16)
+        except OSError as problem:
+            raise MpauditError(f"{path}: cannot be read ({problem.strerror})") from problem
+        if header != b"SQLite format 3\0":
+            raise MpauditError(f"{path}: not a trace of mpaudit; `mpaudit run` writes them (.mpa)")
+        self._database = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        uri = f"file:{quote(str(self.path.resolve()))}"
+        problem: sqlite3.Error | None = None
+        for mode in ("mode=ro", "immutable=1"):  # the second where the folder cannot be written
+            try:
+                database = sqlite3.connect(f"{uri}?{mode}", uri=True)
+                found = database.execute("PRAGMA application_id").fetchone()[0]
+                version = database.execute("PRAGMA user_version").fetchone()[0]
+            except sqlite3.Error as error:
+                problem = error
+                continue
+            if found != APPLICATION:
+                database.close()
+                raise MpauditError(f"{self.path}: a database, but not a trace of mpaudit")
+            if version > FORMAT:
+                database.close()
+                raise MpauditError(
+                    f"{self.path}: trace format {version} is newer than {FORMAT}, which this mpaudit "
+                    "reads; upgrade with `pip install -U mpaudit`"
+                )
+            return database
+        raise MpauditError(f"{self.path}: the trace is damaged ({problem})") from problem
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The facts about the run, see `tracer.Tracer.note`."""
+        return {key: json.loads(value) for key, value in self._query("SELECT * FROM meta")}
+
+    def layers(self) -> list[Layer]:
+        """The layers in order of their first call."""
+        return list(self._read(Layer))
+
+    def statistics(self) -> list[Statistics]:
+        """The statistics per layer, phase and dtype."""
+        return list(self._read(Statistics))
+
+    def dtypes(self) -> dict[str, dict[str, list[str]]]:
+        """Layer path -> flow (record.Flow) -> sorted dtype names."""
+        flows: dict[str, dict[str, list[str]]] = {}
+        for row in sorted(self._read(Flowed), key=lambda each: each.dtype):
+            flows.setdefault(row.layer, {}).setdefault(row.flow, []).append(row.dtype)
+        return flows
+
+    def casts(self) -> list[Cast]:
+        """The casts per layer."""
+        return list(self._read(Cast))
+
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers in order of first use."""
+        return list(self._read(Optimizer))
+
+    def attempts(self) -> list[Attempts]:
+        """The attempts to step, by optimizer and time, equal neighbours in one row."""
+        return list(self._read(Attempts))
+
+    def incidents(self) -> list[Incident]:
+        """The places where numbers went wrong, in order of the first step."""
+        return sorted(self._read(Incident), key=lambda each: (each.first_step, each.layer))
+
+    def problems(self) -> list[Problem]:
+        """What the protocols found in the run."""
+        query = "SELECT problem FROM findings ORDER BY position"
+        return [read_problem(json.loads(text)) for (text,) in self._query(query)]
+
+    def _read(self, row: type[_Row]) -> Iterator[_Row]:
+        table, _ = _TABLES[row]
+        for values in self._query(f"SELECT * FROM {table} ORDER BY {_ORDER.get(table, 1)}"):
+            data = dict(zip((field.name for field in fields(row)), values, strict=True))
+            if row is Incident:
+                data["nonfinite"] = tuple(json.loads(data["nonfinite"]))
+            elif row is Attempts and data["applied"] is not None:
+                data["applied"] = bool(data["applied"])
+            yield row(**data)
+
+    def _query(self, query: str) -> list[tuple[Any, ...]]:
+        try:
+            with closing(self._database.execute(query)) as cursor:
+                return cursor.fetchall()
+        except sqlite3.Error as problem:
+            raise MpauditError(f"{self.path}: the trace is damaged ({problem})") from problem

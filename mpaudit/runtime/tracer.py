@@ -1,0 +1,275 @@
+"""The tracer: probes tell it what they see, it rolls that up and keeps the trace current."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mpaudit.event import Event
+from mpaudit.finding import Moment, Problem, Span
+from mpaudit.protocols.protocol import Broken, Protocol, Verdict, settle
+from mpaudit.runtime.record import (
+    LOW_PRECISION,
+    Attempts,
+    Cast,
+    Flow,
+    Flowed,
+    Incident,
+    Layer,
+    Optimizer,
+    Row,
+    Statistics,
+)
+from mpaudit.runtime.trace import Writer
+
+FLUSH_EVERY = 1.0  # seconds; what a kill -9 can lose
+
+
+class Tracer:
+    """Collects one run. Every probe of the process shares one, from any thread.
+
+    A probe calls `note` (facts), `layer`, `saw` (dtypes), `called`, `measured` (numbers), `cast`,
+    `attempted` and `settled` (optimizer steps), `feed` (events for the protocols), `incident`,
+    `problem`, and `failed` for its own faults: those are recorded and never reach the user's run.
+    Steps are attempts, counted from 0 for each optimizer; `step(optimizer)` is the attempt that the
+    work done now belongs to. In a forked child nothing is written.
+    """
+
+    def __init__(self, path: Path, machines: Sequence[Protocol] = ()) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self.draining: list[Callable[[], None]] = []
+        """Called before every flush: a probe hands over what it held back (numbers on a device)."""
+        self._process = os.getpid()
+        self._writer = Writer(path)
+        self._machines = list(machines)
+        self._verdicts: dict[Hashable, Verdict] = {}
+        self._problems: dict[Hashable, Problem] = {}
+        self._facts: dict[str, Any] = {}
+        self._rows: dict[Hashable, Row] = {}
+        self._layers: dict[str, Layer] = {}
+        self._optimizers: list[Optimizer] = []
+        self._steps: list[int] = []
+        self._runs: list[list[Attempts]] = []
+        self._calls: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self._calls_now: dict[str, tuple[int, int]] = {}
+        self._amp: tuple[Span, str] | None = None
+        self._dtypes: set[str] = set()
+        self._stale_facts: set[str] = set()
+        self._stale_rows: set[Hashable] = set()
+        self._flushed = time.monotonic()
+        self.note("complete", False)
+        self.note("probe_errors", [])
+        self.flush()
+
+    @property
+    def alive(self) -> bool:
+        """Whether this process is the one that is traced (False in a forked child)."""
+        return os.getpid() == self._process
+
+    def note(self, key: str, value: Any) -> None:
+        """Record a fact about the run in JSON values: "framework", "versions", "device", ..."""
+        with self.lock:
+            self._facts[key] = value
+            self._stale_facts.add(key)
+
+    def fact(self, key: str) -> Any:
+        """A fact that was noted before, None if it was not."""
+        return self._facts.get(key)
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """Record that a probe failed at `where` (a word or two), once for each text of an error."""
+        text = f"{where}: {type(error).__name__}: {error}"
+        errors = self._facts["probe_errors"]
+        if text not in errors and len(errors) < 50:
+            self.note("probe_errors", [*errors, text])
+
+    def layer(
+        self, path: str, kind: str, *, filename: str | None = None, row: int | None = None
+    ) -> None:
+        """Make a layer known; the first call fixes its place in the order and in the source."""
+        if path not in self._layers:
+            with self.lock:
+                self._layers[path] = Layer(path, kind, len(self._layers), 0, 0, filename, row)
+                self._put((Layer, path), self._layers[path])
+
+    def known(self, path: str) -> Layer:
+        """A layer that `layer` made known."""
+        return self._layers[path]
+
+    def called(self, layer: str, step: int, *, training: bool = True) -> int:
+        """Count a forward call of a known layer; returns which call of this step it is, from 0.
+
+        Calls without gradients (`training` False) do not count as calls of the step.
+        """
+        with self.lock:
+            at, before = self._calls_now.get(layer, (step, 0))
+            if at != step:
+                self._calls[layer][before] += 1
+                before = 0
+            self._calls_now[layer] = (step, before + training)
+            counted = self._calls[layer] or Counter({before + training: 1})
+            usual = max(counted, key=lambda calls: (counted[calls], calls))
+            known = self._layers[layer]
+            self._layers[layer] = replace(known, calls=known.calls + 1, calls_per_step=usual)
+            self._put((Layer, layer), self._layers[layer])
+            return before
+
+    def saw(self, layer: str, flow: Flow, dtype: str) -> None:
+        """Count a tensor of `dtype` (plain name, "float16") that flowed there."""
+        with self.lock:
+            known = self._rows.get((layer, flow, dtype))
+            count = known.count + 1 if isinstance(known, Flowed) else 1
+            self._put((layer, flow, dtype), Flowed(layer, flow, dtype, count))
+            self._dtypes.add(dtype)
+
+    def measured(self, numbers: Statistics) -> None:
+        """Add what was measured; it joins the numbers of the same layer, phase and dtype."""
+        key = (Statistics, numbers.layer, numbers.phase, numbers.dtype)
+        with self.lock:
+            known = self._rows.get(key)
+            self._put(key, known.joined(numbers) if isinstance(known, Statistics) else numbers)
+
+    def cast(self, cast: Cast) -> None:
+        """Add casts that happened in a layer; counts and bytes add up."""
+        key = (Cast, cast.layer, cast.what, cast.source, cast.target)
+        with self.lock:
+            if isinstance(known := self._rows.get(key), Cast):
+                count, size = known.count + cast.count, known.bytes + cast.bytes
+                cast = replace(cast, count=count, bytes=size)
+            self._put(key, cast)
+
+    def optimizer(self, kind: str) -> int:
+        """The index of an optimizer that is used for the first time; `kind` is its class name."""
+        with self.lock:
+            index = len(self._optimizers)
+            self._optimizers.append(Optimizer(index, kind))
+            self._put((Optimizer, index), self._optimizers[index])
+            self._steps.append(0)
+            self._runs.append([])
+            return index
+
+    def step(self, optimizer: int | None = None) -> int:
+        """The attempt that is being prepared now (None: of the first optimizer, 0 before it)."""
+        index = 0 if optimizer is None else optimizer
+        return self._steps[index] if index < len(self._steps) else 0
+
+    def attempted(self, optimizer: int) -> int:
+        """An attempt to step happened: returns its number; later work belongs to the next one."""
+        with self.lock:
+            self._steps[optimizer] += 1
+            return self._steps[optimizer] - 1
+
+    def settled(
+        self, optimizer: int, step: int, applied: bool | None, scale: float | None = None
+    ) -> None:
+        """How an attempt ended: whether it was applied, and the loss scale that was in force.
+
+        The attempts of one optimizer are settled in order.
+        """
+        with self.lock:
+            runs = self._runs[optimizer]
+            last = runs[-1] if runs else None
+            if last and (last.applied, last.scale, last.last) == (applied, scale, step - 1):
+                runs[-1] = replace(last, last=step)
+            else:
+                runs.append(Attempts(optimizer, step, step, applied, scale))
+            self._put((Attempts, optimizer, runs[-1].first), runs[-1])
+        self.flush_if_due()
+
+    def asked_for_amp(self, at: Span, how: str) -> None:
+        """The script asked for mixed precision at `at`; `how` begins a sentence ("autocast")."""
+        if self._amp is None:
+            self._amp = (at, how)
+            self.note("amp", how)
+
+    def feed(self, event: Event) -> None:
+        """Advance every protocol by an event of the run."""
+        with self.lock:
+            for machine in self._machines:
+                for verdict in machine.feed(event):
+                    self._verdicts.setdefault(_identity(verdict), verdict)
+
+    def incident(self, incident: Incident) -> None:
+        """Record where numbers went wrong; the same kind at the same layer is one incident."""
+        key = (Incident, incident.rule, incident.kind, incident.layer)
+        with self.lock:
+            if isinstance(known := self._rows.get(key), Incident):
+                incident = replace(
+                    known,
+                    last_step=max(known.last_step, incident.last_step),
+                    nonfinite=tuple(sorted({*known.nonfinite, *incident.nonfinite})),
+                    count=known.count + incident.count,
+                )
+            self._put(key, incident)
+
+    def problem(self, problem: Problem) -> None:
+        """Record a finding that a probe made itself; the first of each rule and place counts."""
+        with self.lock:
+            self._problems.setdefault((problem.rule, problem.span), problem)
+
+    def problems(self) -> list[Problem]:
+        """The findings so far: of the protocols, of the probes, of the run as a whole."""
+        found = [*settle(list(self._verdicts.values())), *self._problems.values()]
+        if self._amp is not None and self._layers and not self._dtypes & LOW_PRECISION:
+            found.append(self._no_mixed_precision(*self._amp))
+        return found
+
+    def _no_mixed_precision(self, at: Span, how: str) -> Problem:
+        layers = f"all {len(self._layers)} layers" if len(self._layers) > 1 else "the only layer"
+        return Problem(
+            rule="no-mixed-precision",
+            span=at,
+            message=f"{how} asks for mixed precision, but {layers} ran in float32",
+            consequence="nothing was computed in low precision: no time and no memory is saved",
+            moment=Moment(step=0),
+        )
+
+    def flush_if_due(self) -> None:
+        """Flush if the last flush is long enough ago."""
+        if time.monotonic() - self._flushed > FLUSH_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring the file up to date: everything told so far survives the end of the process."""
+        if not self.alive:
+            return
+        for drain in self.draining:
+            drain()
+        with self.lock:
+            for key in sorted(self._stale_facts):
+                self._writer.meta(key, self._facts[key])
+            self._writer.rows(self._rows[key] for key in self._stale_rows)
+            self._writer.problems(self.problems())
+            self._writer.commit()
+            self._stale_facts, self._stale_rows = set(), set()
+            self._flushed = time.monotonic()
+
+    def close(self, exit_code: int | None = None, exception: str | None = None) -> None:
+        """The run is over: write what is left and close the file.
+
+        `exception` is the text of the exception that ended the script ("ValueError: ..."), if one did.
+        """
+        if self.alive:
+            self.note("exit_code", exit_code)
+            self.note("exception", exception)
+            self.note("complete", exception is None)
+            self.flush()
+            self._writer.close()
+
+    def _put(self, key: Hashable, row: Row) -> None:
+        self._rows[key] = row
+        self._stale_rows.add(key)
+
+
+def _identity(verdict: Verdict) -> Hashable:
+    """Verdicts that differ only in the moment are the same one."""
+    if isinstance(verdict, Broken):
+        return (Broken, verdict.problem.rule, verdict.problem.span, verdict.grounded)
+    return verdict

@@ -1,0 +1,260 @@
+"""From files to verdicts: the entry points of a program, and the engine that executes them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mpaudit import protocols
+from mpaudit.protocols.protocol import Verdict
+from mpaudit.source import library
+from mpaudit.source.call import Enter, Exhausted
+from mpaudit.source.flow import Flow
+from mpaudit.source.module import Module
+from mpaudit.source.path import Frame, Identities, Path, lookup
+from mpaudit.source.project import Project
+from mpaudit.source.relevance import worth_following
+from mpaudit.source.roles import Roles, roles
+from mpaudit.source.values import (
+    Class,
+    Const,
+    External,
+    Function,
+    Imported,
+    Namespace,
+    Thing,
+    Value,
+)
+
+BUDGET = 120_000
+"""Evaluation steps for one entry point; what needs more is left alone."""
+
+Heap = dict[tuple[int, str], Value]
+
+
+@dataclass(slots=True)
+class _State:
+    """What is shared by all entry points of a run."""
+
+    identities: Identities = field(default_factory=Identities)
+    heaps: dict[str, Heap] = field(default_factory=dict)
+    roles: dict[str, Roles] = field(default_factory=dict)
+    followed: set[ast.AST] = field(default_factory=set)
+
+
+class Engine(Flow):
+    """Executes the modules of one project abstractly."""
+
+    def __init__(self, project: Project) -> None:
+        self.state = _State()
+        super().__init__(self.state.identities, BUDGET)
+        self.project = project
+        self.followed = self.state.followed
+        self.verdicts = []
+        self.escaped = []
+        self.places = {}
+        self.exhausted = 0
+
+    def audit(self, module: Module) -> list[Verdict]:
+        """The verdicts on a module: its body as a script, then every function nobody called."""
+        verdicts: list[Verdict] = []
+        heap = self._entry(lambda: self._body(module, "__main__"), verdicts)
+        for owner, node in _definitions(module):
+            if node not in self.followed:
+                self._entry(lambda o=owner, n=node: self._function(module, heap, o, n), verdicts)
+        return verdicts
+
+    def _entry(self, execute: object, verdicts: list[Verdict]) -> Heap:
+        """Execute one entry point; its verdicts count only if it could be followed to its end."""
+        self.verdicts, self.escaped, self.budget = [], [], BUDGET
+        try:
+            heap: Heap = execute()  # type: ignore[operator]
+        except (Exhausted, RecursionError):
+            self.exhausted += 1
+            return {}
+        verdicts.extend(self.verdicts)
+        return heap
+
+    def _body(self, module: Module, name: str) -> Heap:
+        path = self._start(module, {})
+        path.heap[(self._scope(module), "__name__")] = Const(name)
+        ended = self.block(module.tree.body, [path])
+        return ended[0].heap if ended else {}
+
+    def _start(self, module: Module, heap: Heap) -> Path:
+        frame = Frame(module, (self._scope(module),), 0)
+        return Path(protocols.machines(), heap.copy(), frames=[frame])
+
+    def _scope(self, module: Module) -> int:
+        return self.identities.number("module", module.filename)
+
+    def _function(
+        self,
+        module: Module,
+        heap: Heap,
+        owner: ast.ClassDef | None,
+        node: ast.FunctionDef | ast.AsyncFunctionDef,
+    ) -> Heap:
+        path = self._start(module, heap)
+        scope = self._scope(module)
+        if owner is None:
+            value = heap.get((scope, node.name))
+            if isinstance(value, Function) and value.node is node:
+                self._call(value, (), path)
+            return {}
+        cls = heap.get((scope, owner.name))
+        if not isinstance(cls, Class):
+            return {}
+        method = lookup(path, cls, node.name)
+        if not isinstance(method, Function) or node in self.followed:
+            return {}
+        receiver, paths = self._instance(cls, path)
+        for each in paths[:4]:
+            each.exit = None
+            self._call(method, (receiver,), each)
+        return {}
+
+    def _instance(self, cls: Class, path: Path) -> tuple[Thing, list[Path]]:
+        """An instance as its `__init__` leaves it, called with unknown arguments."""
+        kind, _ = library.kind_of(cls)
+        number = self.identities.number("instance", cls.uid)
+        made = Thing(number, kind or "instance")
+        path.learn(made, **{"class": cls})
+        init = lookup(path, cls, "__init__")
+        if not isinstance(init, Function):
+            return made, [path]
+        return made, self._call(init, (made,), path)
+
+    def _call(self, function: Function, arguments: tuple[Value, ...], path: Path) -> list[Path]:
+        if not worth_following(function):
+            return [path]
+        self.followed.add(function.node)
+        context = self.identities.number("entry", function.node)
+        scope = self.identities.number("scope", function.node, context)
+        frame = Frame(function.module, (scope, *function.scopes), context, function)
+        self.bind(function, frame, arguments, {}, path)
+        self._annotate(function, frame, path)
+        site = ast.Name(id=function.name, ctx=ast.Load())
+        return list(self.follow(path, Enter(site, function, frame, None)))
+
+    def _annotate(self, function: Function, frame: Frame, path: Path) -> None:
+        """Give unknown parameters the kind that their annotation states."""
+        path.frames.append(frame)
+        spec = function.node.args
+        for parameter in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs):
+            value = path.heap.get((frame.scopes[0], parameter.arg))
+            if parameter.annotation is None or not isinstance(value, Thing) or value.kind:
+                continue
+            if isinstance(parameter.annotation, ast.Name | ast.Attribute):
+                stated = self.evaluate(parameter.annotation, path)
+                if isinstance(stated, External):
+                    kind = library.stated_kind(stated.name)
+                    path.heap[(frame.scopes[0], parameter.arg)] = Thing(value.uid, kind)
+        path.frames.pop()
+
+    # Imports
+
+    def import_module(self, name: str, path: Path) -> Value:
+        """`import name`."""
+        found = self.project.find(name, path.frame.module)
+        return Imported(found, None) if found is not None else External(name)
+
+    def import_name(self, module: str, name: str, level: int, path: Path) -> Value:
+        """`from module import name`."""
+        importer = path.frame.module
+        if name == "*":
+            return self._star(module, level, path)
+        found = self.project.find(module, importer, level)
+        if found is not None and not self._defines(found, name):
+            inner = self.project.find(f"{module}.{name}" if module else name, importer, level)
+            if inner is not None:
+                return Imported(inner, None)
+        if found is None and level:
+            inner = self.project.find(f"{module}.{name}" if module else name, importer, level)
+            return Imported(inner, None) if inner is not None else External(f".{module}.{name}")
+        if found is not None:
+            return Imported(found, name)
+        inner = self.project.find(f"{module}.{name}", importer)
+        return Imported(inner, None) if inner is not None else External(f"{module}.{name}")
+
+    def _star(self, module: str, level: int, path: Path) -> Value:
+        found = self.project.find(module, path.frame.module, level)
+        if found is not None:
+            scope = self._scope(found)
+            for (owner, name), value in self._module_heap(found).items():
+                if owner == scope and not name.startswith(("_", "@")):
+                    path.heap[(path.frame.scopes[0], name)] = value
+            self._absorb(found, path)
+        return External(module)
+
+    @staticmethod
+    def _defines(module: Module, name: str) -> bool:
+        for node in module.tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+                return True
+        return any(
+            isinstance(node, ast.Name) and node.id == name for node in ast.walk(module.tree)
+        )
+
+    def imported(self, value: Imported, path: Path) -> Value:
+        """What an import brings in; the module is executed once, on its own."""
+        self._absorb(value.module, path)
+        scope = self._scope(value.module)
+        if value.attribute is None:
+            return Namespace(value.module, scope)
+        found = path.heap.get((scope, value.attribute))
+        if isinstance(found, Imported) and found != value:
+            return self.imported(found, path)
+        if found is None or isinstance(found, Imported):
+            number = self.identities.number("global", value.module.filename, value.attribute)
+            return Thing(number, text=value.attribute)
+        return found
+
+    def _absorb(self, module: Module, path: Path) -> None:
+        for place, held in self._module_heap(module).items():
+            path.heap.setdefault(place, held)
+
+    def _module_heap(self, module: Module) -> Heap:
+        known = self.state.heaps.get(module.filename)
+        if known is not None:
+            return known
+        self.state.heaps[module.filename] = {}
+        verdicts, escaped, budget = self.verdicts, self.escaped, self.budget
+        self.verdicts, self.escaped, self.budget = [], [], BUDGET
+        try:
+            heap = self._body(module, module.name)
+        except (Exhausted, RecursionError):
+            heap = {}
+        self.verdicts, self.escaped, self.budget = verdicts, escaped, budget
+        self.state.heaps[module.filename] = heap
+        return heap
+
+    def submodule(self, base: Namespace, name: str) -> Value | None:
+        """`package.module`."""
+        found = self.project.find(name, base.module, 1)
+        return Namespace(found, self._scope(found)) if found is not None else None
+
+    def roles(self, path: Path) -> Roles:
+        """The roles that the file in progress gives away."""
+        module = path.frame.module
+        known = self.state.roles.get(module.filename)
+        if known is None:
+            known = self.state.roles[module.filename] = roles(module)
+        return known
+
+
+def _definitions(
+    module: Module,
+) -> Iterator[tuple[ast.ClassDef | None, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """The functions and methods of a file; of a class, those first that no other method calls."""
+    for node in module.tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield None, node
+    for owner in module.tree.body:
+        if not isinstance(owner, ast.ClassDef):
+            continue
+        methods = [n for n in owner.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+        used = {n.attr for method in methods for n in ast.walk(method) if isinstance(n, ast.Attribute)}
+        for method in sorted(methods, key=lambda m: (m.name in used, m.name == "__init__")):
+            yield owner, method

@@ -1,0 +1,475 @@
+"""Calls: what is called, and whether it is followed, known from a summary, or lost sight of."""
+
+from __future__ import annotations
+
+import ast
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mpaudit.event import Event, LostSight, Ref, Region
+from mpaudit.finding import Span
+from mpaudit.source import library
+from mpaudit.source.logic import Logic
+from mpaudit.source.path import Frame, Identities, Path, lookup
+from mpaudit.source.relevance import worth_following
+from mpaudit.source.roles import Roles
+from mpaudit.source.values import (
+    NONE,
+    TRUE,
+    UNKNOWN,
+    Bound,
+    Choice,
+    Class,
+    Const,
+    External,
+    Function,
+    Imported,
+    Namespace,
+    Pack,
+    Partial,
+    Thing,
+    Value,
+    newest,
+)
+
+MAX_DEPTH = 12
+
+
+class Enter(Exception):  # noqa: N818 - not an error: the statement waits for the call's outcomes
+    """A function of the project is called; the statement goes on once for each way it ends."""
+
+    def __init__(self, site: ast.expr, function: Function, frame: Frame, result: Value | None) -> None:
+        super().__init__(function.name)
+        self.site = site
+        self.function = function
+        self.frame = frame
+        self.result = result
+
+
+class Exhausted(Exception):  # noqa: N818 - a bound, not an error
+    """This entry point is larger than the analysis is willing to follow."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A call to something a library summary knows.
+
+    `name` is the function's full dotted name, or the method's own name; `receiver` what a method is
+    called on; `receiver_node` and `node` are the syntax.
+    """
+
+    engine: Calls
+    path: Path
+    node: ast.Call
+    name: str
+    receiver: Value | None
+    arguments: tuple[Value, ...]
+    keywords: Mapping[str, Value]
+
+    def argument(self, position: int, keyword: str | None = None) -> Value | None:
+        """An argument by position or keyword, None if it was not given; a Choice is resolved."""
+        if position < len(self.arguments):
+            value: Value | None = self.arguments[position]
+        else:
+            value = self.keywords.get(keyword) if keyword else None
+        return None if value is None else self.engine.logic.settled(value, self.path)
+
+    def argument_node(self, position: int, keyword: str | None = None) -> ast.expr | None:
+        """The syntax of an argument."""
+        if position < len(self.node.args):
+            return self.node.args[position]
+        return next((k.value for k in self.node.keywords if keyword and k.arg == keyword), None)
+
+    def picked(self, position: int, keyword: str | None = None) -> Value | None:
+        """An argument; raises Fork where it depends on an open condition."""
+        value = self.argument(position, keyword)
+        return None if value is None else self.engine.logic.pick(value, self.path)
+
+    @property
+    def thing(self) -> Thing:
+        """The receiver of a method that only things have."""
+        assert isinstance(self.receiver, Thing)
+        return self.receiver
+
+    @property
+    def span(self) -> Span:
+        """Where the call stands."""
+        return self.path.frame.module.span(self.node)
+
+    @property
+    def occasional(self) -> bool:
+        """Whether the call stands under a condition that changes from pass to pass."""
+        return any(frame.occasional for frame in self.path.frames)
+
+    def made(self, kind: str = "") -> Thing:
+        """The call's own new result."""
+        return self.engine.made(self.node, self.path, kind=kind)
+
+    def derived(self, *sources: Value) -> Thing:
+        """A new result that was computed from `sources`."""
+        return self.engine.derive(self.made(), sources, self.path)
+
+    def ref(self, value: Value | None, node: ast.expr | None = None) -> Ref:
+        """An object of an event; `node` is how the user spells it (the receiver if None)."""
+        if node is None and isinstance(self.node.func, ast.Attribute):
+            node = self.node.func.value
+        text = " ".join(self.path.frame.module.source(node).split()) if node is not None else ""
+        key = value.uid if isinstance(value, Thing) else ("value", value)
+        return Ref(key, text)
+
+    def emit(self, event: Event) -> None:
+        """Feed an event to the protocols of this path."""
+        self.engine.emit(event, self.path)
+
+
+class Calls:
+    """The state of one analysis, and how calls are made in it."""
+
+    def __init__(self, identities: Identities, budget: int) -> None:
+        self.identities = identities
+        self.logic = Logic(identities)
+        self.budget = budget
+        self.followed: set[ast.AST] = set()
+
+    # To be filled in below this class: the house has one engine, cut at its joints.
+
+    @abstractmethod
+    def evaluate(self, node: ast.expr, path: Path) -> Value:
+        """The value of an expression."""
+
+    @abstractmethod
+    def emit(self, event: Event, path: Path) -> None:
+        """Feed an event to the path's protocols."""
+
+    @abstractmethod
+    def imported(self, value: Imported, path: Path) -> Value:
+        """What an import brings in, executing the module if that has not happened yet."""
+
+    @abstractmethod
+    def submodule(self, base: Namespace, name: str) -> Value | None:
+        """The project module `base.name`, if there is one."""
+
+    @abstractmethod
+    def roles(self, path: Path) -> Roles:
+        """The roles of the module in progress."""
+
+    def spend(self, amount: int = 1) -> None:
+        """Count work. Raises Exhausted beyond the budget."""
+        self.budget -= amount
+        if self.budget < 0:
+            raise Exhausted
+
+    # Making values
+
+    def made(self, node: ast.AST, path: Path, *, kind: str = "") -> Thing:
+        """A new thing made by `node` in this activation and loop pass."""
+        frame = path.frame
+        number = self.identities.number("made", node, frame.context, frame.iteration)
+        return Thing(number, kind, frame.iteration)
+
+    def term(self, operation: str, *operands: Value, text: str = "") -> Thing:
+        """The symbolic result of an operation on values."""
+        return self.logic.term(operation, *operands, text=text)
+
+    def each(self, over: Value, node: ast.expr, path: Path) -> Value:
+        """An unknown item of what is iterated over, in the loop pass in progress."""
+        known = path.known(over, "@each")
+        if known is not None:
+            return known
+        iteration = path.frame.iteration
+        within = path.known(over, "@enumerated")
+        if within is not None:
+            index = Thing(self.identities.number("index", node, iteration), since=iteration)
+            return Pack((index, self.each(within, node, path)))
+        columns = path.known(over, "@zipped")
+        if isinstance(columns, Pack):
+            return Pack(tuple(self.each(column, node, path) for column in columns.items))
+        number = self.identities.number("each", over, node, iteration)
+        return self.derive(Thing(number, since=max(iteration, newest(over))), (over,), path)
+
+    def derive(
+        self, made: Thing, sources: Sequence[Value], path: Path, *, scales: bool = False
+    ) -> Thing:
+        """Let a computed value inherit what is known of its sources.
+
+        scaled: the scalers it was multiplied by; region: the autocast region it was computed in;
+        owners: the models whose parameters it holds; weighted: multiplied by who knows what
+        (`scales`).
+        """
+        flat = [part for source in sources for part in _parts(source, path)]
+        scaled: Value | None = None
+        owners: dict[Value, None] = {}
+        for part in flat:
+            fact = path.known(part, "@scaled")
+            if fact is not None and (scaled is None or scaled == UNKNOWN):
+                scaled = fact
+            elif isinstance(fact, Pack) and isinstance(scaled, Pack):
+                scaled = Pack(tuple(dict.fromkeys((*scaled.items, *fact.items))))
+            held = path.known(part, "@owners")
+            if isinstance(held, Pack):
+                owners.update(dict.fromkeys(held.items))
+            if path.known(part, "@region") is not None:
+                path.learn(made, region=path.known(part, "@region"))
+        if scales and any(path.known(part, "@scale_of") is not None for part in flat):
+            scaled = UNKNOWN
+        weights = [path.known(part, "@weighted") is not None for part in flat]
+        if weights and all(weights) or (scales and _weighs(sources, path)):
+            path.learn(made, weighted=TRUE)
+        return path.learn(made, scaled=scaled, owners=Pack(tuple(owners)) if owners else None)
+
+    # Calling
+
+    def _Call(self, node: ast.Call, path: Path) -> Value:
+        done = path.frame.done
+        if node in done:
+            return done[node]
+        function = self.evaluate(node.func, path)
+        arguments = tuple(self.evaluate(argument, path) for argument in node.args)
+        keywords = {
+            keyword.arg or "**": self.evaluate(keyword.value, path) for keyword in node.keywords
+        }
+        result = self.call(node, function, arguments, keywords, path)
+        done[node] = result
+        return result
+
+    def call(
+        self,
+        node: ast.Call,
+        function: Value,
+        arguments: tuple[Value, ...],
+        keywords: Mapping[str, Value],
+        path: Path,
+    ) -> Value:
+        """The result of calling `function`."""
+        function = self.logic.pick(function, path)
+        if isinstance(function, Partial):
+            arguments = (*function.arguments, *arguments)
+            keywords = {**dict(function.keywords), **keywords}
+            return self.call(node, function.function, arguments, keywords, path)
+        if isinstance(function, Function):
+            return self.enter(node, function, arguments, keywords, path)
+        if isinstance(function, Class):
+            return self.instantiate(node, function, arguments, keywords, path)
+        if isinstance(function, Bound) and function.function is not None:
+            return self.enter(node, function.function, (function.receiver, *arguments), keywords, path)
+        if isinstance(function, Thing):
+            method = self._callable(function, path)
+            if method is not None:
+                return self.enter(node, method, (function, *arguments), keywords, path)
+        receiver = function.receiver if isinstance(function, Bound) else None
+        name = function.name if isinstance(function, Bound | External) else ""
+        if isinstance(function, Thing):
+            described = self.identities.description(function.uid)
+            if described[0] == "." and isinstance(described[2], Const):
+                receiver, name = described[1], str(described[2].value)  # type: ignore[assignment]
+        call = Call(self, path, node, name, receiver, arguments, keywords)
+        result = library.summary(call, function)
+        return self.unknown_call(call, function) if result is None else result
+
+    def library_attribute(self, base: Thing, name: str, path: Path) -> Value | None:
+        """An attribute of a thing of a library, where a summary knows it."""
+        return library.attribute(self, base, name, path)
+
+    def _callable(self, thing: Thing, path: Path) -> Function | None:
+        owner = path.known(thing, "@class")
+        if not isinstance(owner, Class):
+            return None
+        found = lookup(path, owner, "__call__")
+        if found is None and thing.kind == "Module":
+            found = lookup(path, owner, "forward")
+        return found if isinstance(found, Function) else None
+
+    def enter(
+        self,
+        site: ast.expr,
+        function: Function,
+        arguments: tuple[Value, ...],
+        keywords: Mapping[str, Value],
+        path: Path,
+        result: Value | None = None,
+    ) -> Value:
+        """Follow a call into the project, by raising Enter; its result if it is not worth following."""
+        recursive = any(frame.function == function for frame in path.frames)
+        if recursive or len(path.frames) > MAX_DEPTH or not worth_following(function):
+            if isinstance(site, ast.Call) and (recursive or len(path.frames) > MAX_DEPTH):
+                self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
+            made = self.made(site, path)
+            return result or self.derive(made, (*arguments, *keywords.values()), path)
+        frame = path.frame
+        context = self.identities.number("in", frame.context, site, frame.iteration)
+        scope = self.identities.number("scope", function.node, context)
+        inner = Frame(
+            function.module, (scope, *function.scopes), context, function, iteration=frame.iteration
+        )
+        self.followed.add(function.node)
+        self.bind(function, inner, arguments, keywords, path)
+        raise Enter(site, function, inner, result)
+
+    def bind(
+        self,
+        function: Function,
+        frame: Frame,
+        arguments: tuple[Value, ...],
+        keywords: Mapping[str, Value],
+        path: Path,
+    ) -> None:
+        """Put a call's arguments where the function's parameters are looked up."""
+        scope = frame.scopes[0]
+        spec = function.node.args
+        positional = [*spec.posonlyargs, *spec.args]
+        defaults = dict(zip(reversed(positional), reversed(spec.defaults), strict=False))
+        defaults |= {a: d for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d}
+        extra = keywords.get("**")
+        for index, parameter in enumerate([*positional, *spec.kwonlyargs]):
+            if index < len(positional) and index < len(arguments):
+                value = arguments[index]
+            elif parameter.arg in keywords:
+                value = keywords[parameter.arg]
+            elif parameter in defaults and extra is None:
+                value = self._default(defaults[parameter], function, path)
+            else:
+                number = self.identities.number("parameter", parameter, frame.context)
+                value = Thing(number, text=parameter.arg)
+            path.heap[(scope, parameter.arg)] = value
+        if spec.vararg:
+            path.heap[(scope, spec.vararg.arg)] = Pack(arguments[len(positional) :])
+        if spec.kwarg:
+            number = self.identities.number("parameter", spec.kwarg, frame.context)
+            rest = Thing(number, "dict", text=spec.kwarg.arg)
+            known = {a.arg for a in (*positional, *spec.kwonlyargs)}
+            for name, value in keywords.items():
+                if name not in known:
+                    path.heap[(rest.uid, f"[{name!r}]")] = value
+            path.heap[(scope, spec.kwarg.arg)] = rest
+
+    def _default(self, node: ast.expr, function: Function, path: Path) -> Value:
+        if isinstance(node, ast.Constant):
+            return Const(node.value)
+        frame = Frame(function.module, function.scopes or path.frame.scopes[-1:], 0)
+        path.frames.append(frame)
+        try:
+            if any(isinstance(part, ast.Call) for part in ast.walk(node)):
+                return self.made(node, path)
+            return self.evaluate(node, path)
+        finally:
+            path.frames.pop()
+
+    def instantiate(
+        self,
+        node: ast.Call,
+        owner: Class,
+        arguments: tuple[Value, ...],
+        keywords: Mapping[str, Value],
+        path: Path,
+    ) -> Value:
+        """A new instance of a project class; `__init__` is followed."""
+        kind, base = library.kind_of(owner)
+        made = self.made(node, path, kind=kind or "instance")
+        path.learn(made, **{"class": owner})
+        self.derive(made, (), path)
+        if base is not None:
+            call = Call(self, path, node, base, None, arguments, keywords)
+            library.adopt(call, made, base)
+        init = lookup(path, owner, "__init__")
+        if isinstance(init, Function):
+            path.frame.done[node] = made
+            return self.enter(node, init, (made, *arguments), keywords, path, result=made)
+        fields = [s for s in owner.node.body if isinstance(s, ast.AnnAssign)]
+        for field, value in zip(fields, arguments, strict=False):
+            if isinstance(field.target, ast.Name):
+                path.heap[(made.uid, field.target.id)] = value
+        for name, value in keywords.items():
+            path.heap[(made.uid, name)] = value
+        return made
+
+    def unknown_call(self, call: Call, function: Value) -> Value:
+        """The result of a call that cannot be looked into."""
+        path, inputs = call.path, (*call.arguments, *call.keywords.values())
+        name = function.name if isinstance(function, External) else None
+        if name is None or not library.harmless(name):
+            lost = inputs
+            if isinstance(function, Bound) and isinstance(function.receiver, Thing):
+                if function.receiver.kind in ("instance", "super"):
+                    lost = (*inputs, function.receiver)
+            self.lose(lost, path, call.span)
+        made = call.made("library" if name and name.rpartition(".")[2][:1].isupper() else "")
+        sources = inputs if call.receiver is None else (*inputs, call.receiver)
+        self.derive(made, sources, path)
+        if path.known(made, "@scaled") is None:
+            hidden = isinstance(function, Bound) and isinstance(function.receiver, Thing)
+            own = hidden and function.receiver.kind in ("instance", "super")  # type: ignore[union-attr]
+            given = any(isinstance(v, Thing) and v.kind == "GradScaler" for v in inputs)
+            path.learn(made, scaled=UNKNOWN if own or given else Pack(()))
+        region = self.region(path)
+        return path.learn(made, region=region) if region else made
+
+    def lose(self, values: Sequence[Value], path: Path, at: Span) -> None:
+        """Values went where they cannot be followed."""
+        keys = set()
+        for value in values:
+            for part in _parts(value, path):
+                if not isinstance(part, Thing):
+                    continue
+                keys.add(part.uid)
+                if part.kind == "Module":
+                    path.learn(part, device=UNKNOWN)
+                if part.kind in ("instance", "super"):
+                    held = [v for (uid, _), v in path.heap.items() if uid == part.uid]
+                    keys.update(v.uid for v in held if isinstance(v, Thing))
+        if keys:
+            self.emit(LostSight(at=at, objects=frozenset(keys)), path)
+
+    # Autocast regions
+
+    def region(self, path: Path) -> Thing | None:
+        """The innermost region that is or may be switched on and casts; None where casting is off."""
+        for region in reversed(path.regions):
+            if region.kind == "autocast":
+                on = self.logic.truth(path.known(region, "@enabled"), path)
+                return None if on is False else region
+        return None
+
+    def describe(self, region: Value | None, path: Path) -> Region | None:
+        """A region as events carry it; None if it is switched off on this path."""
+        if not isinstance(region, Thing):
+            return None
+        enabled = self.logic.truth(path.known(region, "@enabled"), path)
+        place = self.places.get(region.uid)
+        if enabled is False or place is None:
+            return None
+        device = self.logic.settled(path.known(region, "@device"), path)
+        dtype = self.logic.settled(path.known(region, "@dtype"), path)
+        return Region(
+            place,
+            str(device.value) if isinstance(device, Const) and device != NONE else None,
+            str(dtype.value) if isinstance(dtype, Const) and dtype != NONE else None,
+            enabled,
+        )
+
+    places: dict[int, Span]
+
+
+def _parts(value: Value, path: Path) -> list[Value]:
+    """A value and, for a container, what is known to be in it."""
+    if isinstance(value, Pack):
+        return [part for item in value.items for part in _parts(item, path)]
+    if isinstance(value, Choice):
+        return [*_parts(value.yes, path), *_parts(value.no, path)]
+    if isinstance(value, Partial):
+        return [p for v in (*value.arguments, *(v for _, v in value.keywords)) for p in _parts(v, path)]
+    items = path.known(value, "@items")
+    if isinstance(items, Pack) and isinstance(value, Thing) and value.kind in ("list", "dict"):
+        return [value, *(part for item in items.items for part in _parts(item, path))]
+    return [value]
+
+
+def _weighs(sources: Sequence[Value], path: Path) -> bool:
+    """Whether one factor of a product may be a loss scale: a large constant, or unknown."""
+    for source in sources:
+        if isinstance(source, Const) and isinstance(source.value, int | float):
+            if source.value >= 64:
+                return True
+        elif path.known(source, "@scaled") is None:
+            return True
+    return False

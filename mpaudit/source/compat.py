@@ -1,0 +1,125 @@
+"""Whether code stands under a condition on the library's version.
+
+Code that asks what the installed torch can do, and takes another road where it cannot, knows what it
+does: an old call on the old road is right there.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TYPE_CHECKING
+
+from mpaudit.source.names import Names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mpaudit.source.module import Module
+
+_MISSING = frozenset({"ImportError", "ModuleNotFoundError", "AttributeError"})
+_ANYTHING = frozenset({"Exception", "BaseException"})
+_ABOUT_VERSION = re.compile(
+    r"__version__|torch\w*version|version\w*torch|(digit|parse|loose)_?version|^Version$"
+    r"|(^|_)(py)?(torch|pt)(_?(g[et]|l[et]|eq|greater|less|or|equal|than|min|max|at|least|is|v))*_?\d"
+    r"|(has|is)_(native|torch|cuda)_amp",
+    re.IGNORECASE,
+)
+_VERSION = re.compile(r"[^\d]{0,3}\d+\.\d+[\w.+]*")
+_ABOUT_AMP = re.compile(r"amp|autocast|scaler|custom_", re.IGNORECASE)
+_LEAVES = ast.Return | ast.Continue | ast.Break
+
+
+def guarded(node: ast.AST, module: Module) -> bool:
+    """Whether `node` runs only on some versions of a library, or has a fallback beside it."""
+    names = Names.of(module)
+    child, parent = node, module.parents.get(node)
+    while parent is not None:
+        if _guards(parent, child, module, names):
+            return True
+        child, parent = parent, module.parents.get(parent)
+    return False
+
+
+def _guards(parent: ast.AST, child: ast.AST, module: Module, names: Names) -> bool:
+    if isinstance(parent, ast.Try) and (child in parent.body or child in parent.handlers):
+        return _is_attempt(parent)
+    if isinstance(parent, ast.If | ast.IfExp) and child is not parent.test:
+        return _asks(parent.test, module, names)
+    if isinstance(parent, ast.BoolOp):
+        earlier = parent.values[: parent.values.index(child)] if child in parent.values else []
+        return any(_asks(each, module, names) for each in earlier)
+    if isinstance(parent, ast.Call) and child in parent.args[2:]:
+        return names.resolve(parent.func) == "builtins.getattr"
+    if isinstance(child, ast.stmt):
+        return any(
+            isinstance(earlier, ast.If) and _leaves(earlier) and _asks(earlier.test, module, names)
+            for earlier in _before(child, parent)
+        )
+    return False
+
+
+def _before(child: ast.stmt, parent: ast.AST) -> Sequence[ast.stmt]:
+    for block in ("body", "orelse", "finalbody"):
+        statements = getattr(parent, block, None)
+        if isinstance(statements, list) and child in statements:
+            return statements[: statements.index(child)]
+    return []
+
+
+def _leaves(branch: ast.If) -> bool:
+    return any(block and isinstance(block[-1], _LEAVES) for block in (branch.body, branch.orelse))
+
+
+def _is_attempt(attempt: ast.Try) -> bool:
+    """Whether a `try` expects that something is not there to be imported."""
+    caught = {name for handler in attempt.handlers for name in _caught(handler)}
+    if caught & _MISSING:
+        return True
+    only_names = all(
+        isinstance(each, ast.Import | ast.ImportFrom | ast.Assign | ast.Pass) for each in attempt.body
+    )
+    return only_names and bool(caught & _ANYTHING)
+
+
+def _caught(handler: ast.ExceptHandler) -> Iterable[str]:
+    if handler.type is None:
+        return ["BaseException"]
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return [each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in kinds]
+
+
+def _asks(test: ast.expr, module: Module, names: Names, depth: int = 2) -> bool:
+    """Whether a condition is about what the installed library has."""
+    for node in ast.walk(test):
+        match node:
+            case ast.Name(id=word) | ast.Attribute(attr=word):
+                if _ABOUT_VERSION.search(word):
+                    return True
+                if depth and isinstance(node, ast.Name) and _is_flag(node, module, names, depth):
+                    return True
+            case ast.Constant(value=str(text)) if _VERSION.fullmatch(text):
+                return True
+            case ast.Call(
+                func=ast.Name(id="hasattr" | "getattr"),
+                args=[owner, ast.Constant(value=str(wanted)), *_],
+            ):
+                about_torch = (names.resolve(owner) or "").partition(".")[0] == "torch"
+                if about_torch and _ABOUT_AMP.search(wanted):
+                    return True
+    return False
+
+
+def _is_flag(name: ast.Name, module: Module, names: Names, depth: int) -> bool:
+    """Whether a name was set from such a condition, or in a `try` around an import."""
+    for binding in names.bindings(name):
+        if isinstance(binding.origin, ast.Constant):
+            parent = module.parents[module.statement(binding.node)]
+            if isinstance(parent, ast.ExceptHandler):
+                parent = module.parents[parent]
+            if isinstance(parent, ast.Try) and _is_attempt(parent):
+                return True
+        elif isinstance(binding.origin, ast.expr):
+            if _asks(binding.origin, module, names, depth - 1):
+                return True
+    return False

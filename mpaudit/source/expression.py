@@ -1,0 +1,441 @@
+"""Expressions: what they evaluate to on a path."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mpaudit.source.call import Calls
+from mpaudit.source.path import Path, lookup
+from mpaudit.source.values import (
+    FALSE,
+    NONE,
+    TRUE,
+    Bound,
+    Choice,
+    Class,
+    Const,
+    External,
+    Function,
+    Imported,
+    Namespace,
+    Pack,
+    Partial,
+    Thing,
+    Value,
+)
+
+if TYPE_CHECKING:
+    from mpaudit.source.module import Module
+
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_ORDER: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_MIRRORED = {ast.Gt: ast.Lt, ast.LtE: ast.GtE}
+
+
+class Expressions(Calls):
+    """Evaluates expressions. May raise Fork (an open condition) or Enter (a call to be followed)."""
+
+    def evaluate(self, node: ast.expr, path: Path) -> Value:
+        """The value of an expression on this path."""
+        self.spend()
+        method: Callable[[Any, Path], Value] | None = getattr(self, "_" + type(node).__name__, None)
+        return method(node, path) if method else self._unknown(node, path)
+
+    def _unknown(self, node: ast.expr, path: Path) -> Thing:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):
+                self.evaluate(child, path)
+        return self.made(node, path)
+
+    # Names and attributes
+
+    def _Name(self, node: ast.Name, path: Path) -> Value:
+        return self.variable(node.id, path)
+
+    def variable(self, name: str, path: Path) -> Value:
+        """What a name holds: in the function, the functions around it, the module, the builtins."""
+        frame = path.frame
+        for scope in frame.scopes:
+            value = path.heap.get((scope, name))
+            if value is not None:
+                return self._found(value, (scope, name), path)
+        if hasattr(builtins, name):
+            return External(f"builtins.{name}")
+        return Thing(self.identities.number("name", frame.module.filename, name), text=name)
+
+    def _found(self, value: Value, place: tuple[int, str], path: Path) -> Value:
+        if isinstance(value, Imported):
+            value = self.imported(value, path)
+            path.heap[place] = value
+        elif isinstance(value, Choice):
+            settled = self.logic.settled(value, path)
+            assert settled is not None
+            value = settled
+        return value
+
+    def _Attribute(self, node: ast.Attribute, path: Path) -> Value:
+        if node in path.frame.done:
+            return path.frame.done[node]
+        base = self.evaluate(node.value, path)
+        return self.attribute(base, node.attr, node, path)
+
+    def attribute(self, base: Value, name: str, node: ast.expr, path: Path) -> Value:
+        """`base.name`; a method comes back bound to its receiver."""
+        if isinstance(base, Choice):
+            base = self._present(base, path)
+        if isinstance(base, External):
+            return External(f"{base.name}.{name}")
+        if isinstance(base, Namespace):
+            value = path.heap.get((base.uid, name))
+            if value is not None:
+                return self._found(value, (base.uid, name), path)
+            return self.submodule(base, name) or self.term(".", base_thing(self, base), Const(name))
+        if isinstance(base, Class):
+            value = lookup(path, base, name)
+            return value if value is not None else Bound(base, name)
+        if isinstance(base, Thing):
+            value = path.heap.get((base.uid, name))
+            if value is not None:
+                return self._found(value, (base.uid, name), path)
+            return self._member(base, name, node, path)
+        if isinstance(base, Function | Partial | Bound | Pack | Const):
+            return Bound(base, name)
+        return self.made(node, path)
+
+    def _present(self, value: Choice, path: Path) -> Value:
+        """The object an attribute is taken of: it is not None, or the script would have died."""
+        if self.logic.truth(value.condition, path) is None and NONE in (value.yes, value.no):
+            path.facts[value.condition] = value.no == NONE
+        return self.logic.pick(value, path)
+
+    def _member(self, base: Thing, name: str, node: ast.expr, path: Path) -> Value:
+        owner = path.known(base, "@class")
+        if base.kind == "super":
+            receiver = path.heap[(base.uid, "@self")]
+            after = path.heap[(base.uid, "@after")]
+            assert isinstance(after, Class)
+            for parent in after.bases:
+                found = lookup(path, parent, name) if isinstance(parent, Class) else None
+                if isinstance(found, Function):
+                    return Bound(receiver, name, found)
+            return Bound(base, name)
+        if isinstance(owner, Class):
+            found = lookup(path, owner, name)
+            if isinstance(found, Function):
+                return self._bind(base, owner, name, found, node, path)
+            if found is not None:
+                return found
+        handled = self.library_attribute(base, name, path)
+        if handled is not None:
+            return handled
+        if isinstance(owner, Class) or base.kind:
+            return Bound(base, name)
+        return self.derive(self.term(".", base, Const(name)), (base,), path)
+
+    def _bind(
+        self, base: Thing, owner: Class, name: str, found: Function, node: ast.expr, path: Path
+    ) -> Value:
+        for decorator in found.decorators:
+            if decorator == External("builtins.staticmethod"):
+                return found
+            if decorator == External("builtins.classmethod"):
+                return Bound(owner, name, found)
+            if decorator in (External("builtins.property"), External("functools.cached_property")):
+                return self.enter(node, found, (base,), {}, path)
+        return Bound(base, name, found)
+
+    def _Subscript(self, node: ast.Subscript, path: Path) -> Value:
+        base = self.evaluate(node.value, path)
+        key = self.evaluate(node.slice, path)
+        return self.item(base, key, path)
+
+    def item(self, base: Value, key: Value, path: Path) -> Value:
+        """`base[key]`."""
+        if isinstance(base, Choice):
+            base = self.logic.pick(base, path)
+        items = base if isinstance(base, Pack) else path.known(base, "@items")
+        if isinstance(items, Pack) and isinstance(key, Const) and isinstance(key.value, int):
+            try:
+                return items.items[key.value]
+            except IndexError:
+                pass
+        if isinstance(base, Thing):
+            if isinstance(key, Const):
+                stored = path.heap.get((base.uid, f"[{key.value!r}]"))
+                if stored is not None:
+                    return self._found(stored, (base.uid, f"[{key.value!r}]"), path)
+            return self.derive(self.term("[]", base, key), (base,), path)
+        return self.term("[]", base, key)
+
+    # Literals and displays
+
+    def _Constant(self, node: ast.Constant, _: Path) -> Value:
+        return Const(node.value)
+
+    def _Tuple(self, node: ast.Tuple, path: Path) -> Value:
+        return Pack(self._elements(node.elts, path))
+
+    def _List(self, node: ast.List | ast.Set, path: Path) -> Value:
+        starred = any(isinstance(element, ast.Starred) for element in node.elts)
+        items = self._elements(node.elts, path)
+        made = self.made(node, path, kind="list")
+        self.derive(made, items, path)
+        return made if starred else path.learn(made, items=Pack(items))
+
+    _Set = _List
+
+    def _elements(self, nodes: list[ast.expr], path: Path) -> tuple[Value, ...]:
+        return tuple(self.evaluate(node, path) for node in nodes)
+
+    def _Starred(self, node: ast.Starred, path: Path) -> Value:
+        return self.evaluate(node.value, path)
+
+    def _Dict(self, node: ast.Dict, path: Path) -> Value:
+        made = self.made(node, path, kind="dict")
+        values: list[Value] = []
+        for key_node, value_node in zip(node.keys, node.values, strict=True):
+            value = self.evaluate(value_node, path)
+            values.append(value)
+            key = self.evaluate(key_node, path) if key_node else None
+            if isinstance(key, Const):
+                path.heap[(made.uid, f"[{key.value!r}]")] = value
+        path.learn(made, items=Pack(tuple(values)))
+        return self.derive(made, tuple(values), path)
+
+    def _Lambda(self, node: ast.Lambda, path: Path) -> Value:
+        return self.function(node, path)
+
+    def _JoinedStr(self, node: ast.JoinedStr, path: Path) -> Value:
+        return self._unknown(node, path)
+
+    # Operators
+
+    def _BoolOp(self, node: ast.BoolOp, path: Path) -> Value:
+        short = isinstance(node.op, ast.Or)
+        operands: list[Value] = []
+        for index, operand in enumerate(node.values):
+            value = self.evaluate(operand, path)
+            rest = node.values[index + 1 :]
+            if rest and any(isinstance(n, ast.Call) for part in rest for n in ast.walk(part)):
+                if self.logic.decide(value, path) is short:
+                    return value
+                continue
+            known = self.logic.truth(value, path)
+            if known is short or (known is not None and not rest and not operands):
+                return value if not operands else (TRUE if short else FALSE)
+            if known is None:
+                operands.append(value)
+        if not operands:
+            return FALSE if short else TRUE
+        if len(operands) == 1:
+            return operands[0]
+        return self.term("or" if short else "and", *operands)
+
+    def _UnaryOp(self, node: ast.UnaryOp, path: Path) -> Value:
+        value = self.evaluate(node.operand, path)
+        if isinstance(node.op, ast.Not):
+            known = self.logic.truth(value, path)
+            return self.logic.negate(value if known is None else Const(known))
+        if isinstance(value, Const) and isinstance(value.value, int | float):
+            return Const(-value.value if isinstance(node.op, ast.USub) else value.value)
+        return self.derive(self.term(type(node.op).__name__, value), (value,), path)
+
+    def _BinOp(self, node: ast.BinOp, path: Path) -> Value:
+        return self.binary(
+            node.op, self.evaluate(node.left, path), self.evaluate(node.right, path), path
+        )
+
+    def binary(self, op: ast.operator, left: Value, right: Value, path: Path) -> Value:
+        """The result of an arithmetic operator."""
+        if isinstance(left, Const) and isinstance(right, Const):
+            if isinstance(left.value, int | float) and isinstance(right.value, int | float):
+                compute = _ARITHMETIC.get(type(op))
+                try:
+                    if compute is not None:
+                        return Const(compute(left.value, right.value))
+                except (ArithmeticError, ValueError):
+                    pass
+        made = self.term(type(op).__name__, left, right)
+        return self.derive(made, (left, right), path, scales=isinstance(op, ast.Mult | ast.Pow))
+
+    def _Compare(self, node: ast.Compare, path: Path) -> Value:
+        values = [self.evaluate(part, path) for part in (node.left, *node.comparators)]
+        parts = [
+            self._compare(op, left, right, path)
+            for op, left, right in zip(node.ops, values, values[1:], strict=False)
+        ]
+        return parts[0] if len(parts) == 1 else self.term("and", *parts)
+
+    def _compare(self, op: ast.cmpop, left: Value, right: Value, path: Path) -> Value:
+        left = self.logic.settled(left, path) or left
+        right = self.logic.settled(right, path) or right
+        if isinstance(op, ast.IsNot | ast.NotEq | ast.NotIn):
+            positive = {ast.IsNot: ast.Is, ast.NotEq: ast.Eq, ast.NotIn: ast.In}[type(op)]
+            return self.logic.negate(self._compare(positive(), left, right, path))
+        if isinstance(op, ast.Is | ast.Eq):
+            if right == NONE:
+                return self.logic.is_none(left)
+            if left == NONE:
+                return self.logic.is_none(right)
+            if isinstance(left, Const):
+                left, right = right, left
+            if isinstance(left, Const) and isinstance(right, Const):
+                return TRUE if left.value == right.value else FALSE
+            if left == right and isinstance(left, External | Function | Class):
+                return TRUE
+            if isinstance(left, Choice) and isinstance(right, Const):
+                yes = self._compare(op, left.yes, right, path)
+                return Choice(left.condition, yes, self._compare(op, left.no, right, path))
+            return self.term("==", left, right)
+        compute = _ORDER.get(type(op))
+        if compute and isinstance(left, Const) and isinstance(right, Const):
+            try:
+                return TRUE if compute(left.value, right.value) else FALSE
+            except TypeError:
+                pass
+        if type(op) in (ast.Gt, ast.LtE):
+            op, left, right = _MIRRORED[type(op)](), right, left
+            if isinstance(op, ast.GtE):
+                return self.logic.negate(self.term("Lt", left, right))
+        if isinstance(op, ast.GtE):
+            return self.logic.negate(self.term("Lt", left, right))
+        return self.term(type(op).__name__, left, right)
+
+    def _IfExp(self, node: ast.IfExp, path: Path) -> Value:
+        test = self.evaluate(node.test, path)
+        known = self.logic.truth(test, path)
+        if known is None and any(
+            isinstance(part, ast.Call) for side in (node.body, node.orelse) for part in ast.walk(side)
+        ):
+            known = self.logic.decide(test, path)
+        if known is not None:
+            return self.evaluate(node.body if known else node.orelse, path)
+        yes, no = self.evaluate(node.body, path), self.evaluate(node.orelse, path)
+        if yes == no:
+            return yes
+        question = self.logic.question(test, path)
+        if question == test:
+            return Choice(question, yes, no)
+        if self.logic.negate(test) == question:
+            return Choice(question, no, yes)
+        return self.term("if", test, yes, no)
+
+    def _NamedExpr(self, node: ast.NamedExpr, path: Path) -> Value:
+        value = self.evaluate(node.value, path)
+        self.assign(node.target, value, path)
+        return value
+
+    def _Await(self, node: ast.Await, path: Path) -> Value:
+        return self.evaluate(node.value, path)
+
+    # Comprehensions: their body is evaluated once, for one unknown item
+
+    def _comprehension(
+        self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp, path: Path
+    ) -> Value:
+        self._generators(node.generators, path)
+        each = self.evaluate(node.elt, path)
+        made = self.made(node, path, kind="list")
+        path.learn(made, each=each)
+        return self.derive(made, (each,), path)
+
+    _ListComp = _SetComp = _GeneratorExp = _comprehension
+
+    def _DictComp(self, node: ast.DictComp, path: Path) -> Value:
+        self._generators(node.generators, path)
+        self.evaluate(node.key, path)
+        each = self.evaluate(node.value, path)
+        made = self.made(node, path, kind="dict")
+        path.learn(made, each=each)
+        return self.derive(made, (each,), path)
+
+    def _generators(self, generators: list[ast.comprehension], path: Path) -> None:
+        for generator in generators:
+            over = self.evaluate(generator.iter, path)
+            self.assign(generator.target, self.each(over, generator.iter, path), path)
+            for test in generator.ifs:
+                self.evaluate(test, path)
+
+    def _Yield(self, node: ast.Yield, path: Path) -> Value:
+        if node.value is not None:
+            self.evaluate(node.value, path)
+        return self.made(node, path)
+
+    # What statements and calls build on
+
+    def function(
+        self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, path: Path
+    ) -> Function:
+        """The function that a `def` or `lambda` makes here; a class body's names stay behind."""
+        frame = path.frame
+        scopes = frame.scopes[1:] if frame.in_class else frame.scopes
+        decorators: tuple[Value, ...] = ()
+        if not isinstance(node, ast.Lambda):
+            decorators = tuple(self.evaluate(each, path) for each in node.decorator_list)
+        owner = path.heap.get((frame.scopes[0], "@class")) if frame.in_class else None
+        path.heap[(frame.scopes[0], "@captured")] = TRUE
+        module: Module = frame.module
+        return Function(node, module, scopes, owner if isinstance(owner, Class) else None, decorators)
+
+    def assign(self, target: ast.expr, value: Value, path: Path) -> None:
+        """Bind an assignment target."""
+        frame = path.frame
+        if isinstance(target, ast.Name):
+            if target.id in frame.global_names:
+                scope = frame.scopes[-1]
+            elif target.id in frame.nonlocal_names:
+                around = frame.scopes[1:] or frame.scopes
+                scope = next((s for s in around if (s, target.id) in path.heap), around[0])
+            else:
+                scope = frame.scopes[0]
+            path.heap[(scope, target.id)] = value
+        elif isinstance(target, ast.Attribute):
+            base = self.evaluate(target.value, path)
+            if isinstance(base, Choice):
+                base = self.logic.pick(base, path)
+            if isinstance(base, Thing | Class | Namespace):
+                path.heap[(base.uid, target.attr)] = value
+        elif isinstance(target, ast.Subscript):
+            base, key = self.evaluate(target.value, path), self.evaluate(target.slice, path)
+            if isinstance(base, Thing) and isinstance(key, Const):
+                path.heap[(base.uid, f"[{key.value!r}]")] = value
+        elif isinstance(target, ast.Starred):
+            self.assign(target.value, self.made(target, path), path)
+        elif isinstance(target, ast.Tuple | ast.List):
+            self._unpack(target, value, path)
+
+    def _unpack(self, target: ast.Tuple | ast.List, value: Value, path: Path) -> None:
+        value = self.logic.settled(value, path) or value
+        if isinstance(value, Choice):
+            value = self.logic.pick(value, path)
+        items = value if isinstance(value, Pack) else path.known(value, "@items")
+        starred = any(isinstance(element, ast.Starred) for element in target.elts)
+        exact = isinstance(items, Pack) and len(items.items) == len(target.elts) and not starred
+        for index, element in enumerate(target.elts):
+            part = (
+                items.items[index]
+                if exact and isinstance(items, Pack)
+                else self.item(value, Const(index), path)
+            )
+            self.assign(element, part, path)
+
+
+def base_thing(engine: Expressions, namespace: Namespace) -> Thing:
+    """A namespace as an operand of a term."""
+    return engine.term("namespace", Const(namespace.module.filename))

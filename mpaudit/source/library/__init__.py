@@ -1,0 +1,22 @@
+"""What calls to known libraries do: summaries in place of the libraries' own code.
+
+One module for each library or part of it. A summary is a function of a `Call`; it makes values, learns
+facts about them and emits events. `None` means that this call is not one it knows.
+"""
+
+from __future__ import annotations
+
+from mpaudit.source.library import python, torch_amp, torch_nn, torch_optim
+from mpaudit.source.library.registry import (
+    adopt,
+    attribute,
+    augmented,
+    harmless,
+    kind_of,
+    stated_kind,
+    summary,
+)
+
+FAMILIES = (python, torch_amp, torch_nn, torch_optim)
+
+__all__ = ["FAMILIES", "adopt", "attribute", "augmented", "harmless", "kind_of", "stated_kind", "summary"]

@@ -1,0 +1,195 @@
+"""Python itself: builtins, functools, contextlib, containers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpaudit.source.library.registry import attributes, function, method
+from mpaudit.source.values import NONE, Class, Const, Pack, Partial, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.path import Path
+
+
+@function("functools.partial")
+def partial(call: Call) -> Value | None:
+    """`functools.partial(f, ...)`."""
+    if not call.arguments or "**" in call.keywords:
+        return None
+    return Partial(call.arguments[0], call.arguments[1:], tuple(call.keywords.items()))
+
+
+@function("contextlib.nullcontext", "contextlib.suppress", "torch.no_grad", "torch.enable_grad")
+def idle_context(call: Call) -> Value:
+    """A context that has nothing to do with precision."""
+    return call.made("context")
+
+
+@function("builtins.super")
+def superclass(call: Call) -> Value | None:
+    """`super()` inside a method."""
+    frame = call.path.frame
+    if frame.function is None or frame.function.owner is None:
+        return None
+    parameters = frame.function.node.args
+    first = [*parameters.posonlyargs, *parameters.args][:1]
+    receiver = call.path.heap.get((frame.scopes[0], first[0].arg)) if first else None
+    if not isinstance(receiver, Thing | Class):
+        return None
+    made = call.made("super")
+    call.path.heap[(made.uid, "@self")] = receiver
+    call.path.heap[(made.uid, "@after")] = frame.function.owner
+    return made
+
+
+@function("builtins.float", "builtins.int", "builtins.str", "builtins.bool")
+def convert(call: Call) -> Value | None:
+    """Conversions of literals are computed; those of unknown values keep their identity."""
+    value = call.argument(0)
+    if value is None:
+        return None
+    name = call.name.rpartition(".")[2]
+    if isinstance(value, Const) and isinstance(value.value, str | int | float):
+        try:
+            return Const({"float": float, "int": int, "str": str, "bool": bool}[name](value.value))
+        except (ValueError, OverflowError):
+            return None
+    if name == "bool":
+        return value
+    return call.engine.derive(call.engine.term(name, value), (value,), call.path)
+
+
+@function("builtins.isinstance", "builtins.hasattr", "builtins.len", "torch.cuda.is_available")
+def same_each_time(call: Call) -> Value:
+    """Pure questions: asked twice of the same values, they have the same answer."""
+    return call.engine.term(call.name, *call.arguments)
+
+
+@function("builtins.getattr")
+def get_attribute(call: Call) -> Value | None:
+    """`getattr(x, "name")` with a literal name."""
+    base, name = call.argument(0), call.argument(1)
+    if not isinstance(name, Const) or not isinstance(name.value, str) or base is None:
+        return None
+    return call.engine.attribute(base, name.value, call.node, call.path)
+
+
+@function("builtins.list", "builtins.tuple", "builtins.sorted", "builtins.reversed", "builtins.set")
+def copied(call: Call) -> Value | None:
+    """A new container of the same items."""
+    source = call.argument(0)
+    made = call.made("list")
+    if source is None:
+        return call.path.learn(made, items=Pack(()))
+    known = source if isinstance(source, Pack) else call.path.known(source, "@items")
+    if isinstance(known, Pack) and not call.name.endswith("reversed"):
+        call.path.learn(made, items=known)
+    call.path.learn(made, each=call.path.known(source, "@each"))
+    return call.engine.derive(made, (source,), call.path)
+
+
+@function("builtins.enumerate")
+def enumerated(call: Call) -> Value:
+    """`enumerate(x)`."""
+    made = call.made("list")
+    source = call.argument(0)
+    items = source if isinstance(source, Pack) else call.path.known(source or NONE, "@items")
+    if isinstance(items, Pack):
+        pairs = tuple(Pack((Const(i), item)) for i, item in enumerate(items.items))
+        call.path.learn(made, items=Pack(pairs))
+    return call.path.learn(made, enumerated=source)
+
+
+@function("builtins.zip")
+def zipped(call: Call) -> Value:
+    """`zip(a, b)`."""
+    made = call.made("list")
+    columns = [
+        a if isinstance(a, Pack) else call.path.known(a, "@items") for a in call.arguments
+    ]
+    if columns and all(isinstance(column, Pack) for column in columns):
+        rows = zip(*(c.items for c in columns if isinstance(c, Pack)), strict=False)
+        call.path.learn(made, items=Pack(tuple(Pack(tuple(row)) for row in rows)))
+    return call.path.learn(made, zipped=Pack(call.arguments))
+
+
+@function("itertools.chain", "builtins.sum", "builtins.filter", "builtins.map", "builtins.iter")
+def flattened(call: Call) -> Value:
+    """What is computed from the items of its arguments."""
+    each = [call.path.known(argument, "@each") for argument in call.arguments]
+    return call.derived(*call.arguments, *(value for value in each if value is not None))
+
+
+@method("list", "append", "extend", "add")
+def append(call: Call) -> Value:
+    """`items.append(x)`."""
+    known = call.path.known(call.thing, "@items")
+    if isinstance(known, Pack) and call.arguments and call.name == "append":
+        call.path.learn(call.thing, items=Pack((*known.items, call.arguments[0])))
+    elif call.arguments:
+        call.path.heap.pop((call.thing.uid, "@items"), None)
+        call.path.learn(call.thing, each=call.arguments[0])
+    call.engine.derive(call.thing, call.arguments, call.path)
+    return NONE
+
+
+@method("dict", "values", "items", "get", "pop", "setdefault")
+def dictionary(call: Call) -> Value | None:
+    """Reading a dict whose keys are literals."""
+    key = call.argument(0)
+    if call.name in ("get", "pop", "setdefault"):
+        if not isinstance(key, Const):
+            return None
+        return call.path.heap.get((call.thing.uid, f"[{key.value!r}]"), call.argument(1))
+    entries = {
+        name: value
+        for (uid, name), value in call.path.heap.items()
+        if uid == call.thing.uid and name.startswith("[")
+    }
+    if call.path.known(call.thing, "@items") is None:
+        return None
+    if call.name == "values":
+        return Pack(tuple(entries.values()))
+    return Pack(tuple(Pack((Const(name[1:-1]), value)) for name, value in entries.items()))
+
+
+@function("builtins.dict")
+def make_dict(call: Call) -> Value | None:
+    """`dict(a=1, b=2)`."""
+    if call.arguments or "**" in call.keywords:
+        return None
+    made = call.made("dict")
+    for name, value in call.keywords.items():
+        call.path.heap[(made.uid, f"[{name!r}]")] = value
+    call.path.learn(made, items=Pack(tuple(call.keywords.values())))
+    return call.engine.derive(made, tuple(call.keywords.values()), call.path)
+
+
+@function("copy.deepcopy", "copy.copy")
+def copied_object(call: Call) -> Value | None:
+    """A copy is another object of the same kind."""
+    source = call.argument(0)
+    if not isinstance(source, Thing):
+        return source
+    made = call.made(source.kind)
+    for (uid, name), value in list(call.path.heap.items()):
+        if uid == source.uid:
+            call.path.heap[(made.uid, name)] = value
+    return made
+
+
+@function("torch.device")
+def device(call: Call) -> Value:
+    """`torch.device("cuda")`."""
+    made = call.made("device")
+    target = call.argument(0, "type")
+    if isinstance(target, Const) and isinstance(target.value, str):
+        call.path.learn(made, type=Const(target.value.partition(":")[0]))
+    return made
+
+
+@attributes("type")
+def device_type(_: Calls, thing: Thing, path: Path) -> Value | None:
+    """`device.type`."""
+    return path.known(thing, "@type") if thing.kind == "device" else None

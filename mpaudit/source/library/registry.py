@@ -1,0 +1,193 @@
+"""Where summaries are kept and found: by dotted name, by kind of receiver and method, by kind called."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mpaudit.source.values import Bound, Class, External, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.path import Path
+
+Summary = Callable[["Call"], Value | None]
+Attribute = Callable[["Calls", Thing, "Path"], Value | None]
+Augmented = Callable[["Calls", ast.AugAssign, Value, Value, "Path"], None]
+
+_functions: dict[str, Summary] = {}
+_prefixes: list[tuple[str, Summary]] = []
+_methods: dict[tuple[str, str], Summary] = {}
+_called: dict[str, Summary] = {}
+_attributes: dict[str, list[Attribute]] = {}
+_augmented: list[Augmented] = []
+_bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
+
+HARMLESS = (
+    "torch.",
+    "builtins.",
+    "numpy.",
+    "math.",
+    "time.",
+    "os.",
+    "json.",
+    "random.",
+    "logging.",
+    "tqdm.",
+    "wandb.",
+    "collections.",
+    "itertools.",
+    "copy.",
+    "pathlib.",
+    "datetime.",
+    "warnings.",
+    "torchmetrics.",
+    "torchinfo.",
+    "sklearn.",
+    "tensorflow.",
+    "keras.",
+    "tf_keras.",
+)
+
+
+def function(*names: str) -> Callable[[Summary], Summary]:
+    """Register a summary for library functions or classes; "torch.optim.*" stands for all below."""
+
+    def register(summary: Summary) -> Summary:
+        for name in names:
+            if name.endswith("*"):
+                _prefixes.append((name[:-1], summary))
+            else:
+                _functions[name] = summary
+        return summary
+
+    return register
+
+
+def method(kind: str, *names: str) -> Callable[[Summary], Summary]:
+    """Register a summary for methods of things of a kind; kind "" is a thing nothing is known of."""
+
+    def register(summary: Summary) -> Summary:
+        _methods.update({(kind, name): summary for name in names})
+        return summary
+
+    return register
+
+
+def called(kind: str) -> Callable[[Summary], Summary]:
+    """Register a summary for calling a thing of a kind."""
+
+    def register(summary: Summary) -> Summary:
+        _called[kind] = summary
+        return summary
+
+    return register
+
+
+def attributes(name: str) -> Callable[[Attribute], Attribute]:
+    """Register what the attribute `name` of a thing is."""
+
+    def register(attribute: Attribute) -> Attribute:
+        _attributes.setdefault(name, []).append(attribute)
+        return attribute
+
+    return register
+
+
+def on_augmented(hook: Augmented) -> Augmented:
+    """Register a hook for `target op= value`."""
+    _augmented.append(hook)
+    return hook
+
+
+def base(
+    kind: str, *names: str, adopt: Callable[[Call, Thing, str], None] | None = None
+) -> None:
+    """Say that instances of project classes derived from these library classes are of `kind`."""
+    _bases.update({name: (kind, adopt) for name in names})
+
+
+def summary(call: Call, function: Value) -> Value | None:
+    """The result of a call that a summary knows, None for all others."""
+    if isinstance(function, External):
+        known = _functions.get(function.name)
+        if known is None:
+            known = next((s for p, s in _prefixes if function.name.startswith(p)), None)
+        return known(call) if known else None
+    receiver = call.receiver
+    if isinstance(receiver, Thing):
+        role = _role(call, receiver)
+        known = _methods.get((role, call.name)) or _methods.get(("", call.name))
+        return known(call) if known else None
+    if isinstance(function, Bound):
+        known = _methods.get((type(receiver).__name__, call.name))
+        return known(call) if known else None
+    if isinstance(function, Thing):
+        known = _called.get(function.kind)
+        if known:
+            call.receiver = function
+            return known(call)
+    return None
+
+
+def _role(call: Call, receiver: Thing) -> str:
+    """The kind of a receiver: as made, else as its use in the file gives it away."""
+    if receiver.kind in ("super", "instance"):
+        return receiver.kind
+    if receiver.kind or not isinstance(call.node.func, ast.Attribute):
+        return receiver.kind
+    roles = call.engine.roles(call.path)
+    if call.name in ("scale", "unscale_", "step", "update", "is_enabled", "get_scale"):
+        if ast.unparse(call.node.func.value) in roles.scalers:
+            return "GradScaler"
+    if call.name == "step" and ast.unparse(call.node.func.value) in roles.optimizers:
+        return "Optimizer"
+    return ""
+
+
+def attribute(engine: Calls, base: Thing, name: str, path: Path) -> Value | None:
+    """An attribute that a summary knows."""
+    for known in _attributes.get(name, ()):
+        value = known(engine, base, path)
+        if value is not None:
+            return value
+    return None
+
+
+def augmented(
+    engine: Calls, node: ast.AugAssign, left: Value, right: Value, path: Path
+) -> None:
+    """Tell the summaries of an augmented assignment."""
+    for hook in _augmented:
+        hook(engine, node, left, right, path)
+
+
+def kind_of(owner: Class, seen: frozenset[int] = frozenset()) -> tuple[str, str | None]:
+    """The kind of a project class' instances and the library class it comes from."""
+    for parent in owner.bases:
+        if isinstance(parent, External) and parent.name in _bases:
+            return _bases[parent.name][0], parent.name
+        if isinstance(parent, Class) and parent.uid not in seen:
+            kind, name = kind_of(parent, seen | {owner.uid})
+            if kind:
+                return kind, name
+    return "", None
+
+
+def stated_kind(name: str) -> str:
+    """The kind of a value that is annotated with the library class `name`, "" if it says nothing."""
+    kind = _bases.get(name, ("", None))[0]
+    return kind if kind in ("GradScaler", "Optimizer") else ""
+
+
+def adopt(call: Call, made: Thing, name: str) -> None:
+    """Let the summary of the library class `name` look at an instance of a project class."""
+    hook = _bases[name][1]
+    if hook is not None:
+        hook(call, made, name)
+
+
+def harmless(name: str) -> bool:
+    """Whether a library function leaves scalers, optimizers and devices of models alone."""
+    return name.startswith(HARMLESS)

@@ -1,0 +1,245 @@
+"""torch.nn: modules, where they live, what comes out of them, and losses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpaudit.event import Forward, LossComputed
+from mpaudit.source.library.registry import attributes, base, called, function, method
+from mpaudit.source.values import NONE, UNKNOWN, Const, External, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.path import Path
+
+ACTIVATIONS = {
+    "Softmax": "softmax",
+    "Softmax2d": "softmax",
+    "softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+    "log_softmax": "log_softmax",
+    "Sigmoid": "sigmoid",
+    "sigmoid": "sigmoid",
+}
+WANTED = {
+    "CrossEntropyLoss": "logits",
+    "cross_entropy": "logits",
+    "BCEWithLogitsLoss": "logits",
+    "binary_cross_entropy_with_logits": "logits",
+}
+WRAPPERS = (
+    "torch.nn.parallel.DistributedDataParallel",
+    "torch.nn.parallel.distributed.DistributedDataParallel",
+    "torch.nn.parallel.DataParallel",
+    "torch.nn.DataParallel",
+    "torch.compile",
+    "torch.jit.script",
+    "torch.nn.SyncBatchNorm.convert_sync_batchnorm",
+)
+
+
+@function("torch.nn.*")
+def make_module(call: Call) -> Value | None:
+    """`nn.Linear(...)`, `nn.Sequential(...)`, `nn.CrossEntropyLoss()`."""
+    below, _, name = call.name.rpartition(".")
+    if below.startswith("torch.nn.functional"):
+        return functional(call, name)
+    if not name[:1].isupper() or name in ("Parameter", "Buffer"):
+        return None
+    made = call.made("Loss" if name.endswith("Loss") else "Module")
+    path = call.path
+    path.learn(made, layer=Const(name))
+    call.engine.places.setdefault(made.uid, call.span)
+    if name == "Sequential" and not any(_starred(call)):
+        path.learn(made, items=Pack(call.arguments))
+    if "device" in call.keywords or (0, "@default_device") in path.heap:
+        path.learn(made, device=UNKNOWN)
+    return made
+
+
+def _starred(call: Call) -> list[bool]:
+    return [type(argument).__name__ == "Starred" for argument in call.node.args]
+
+
+def _adopt(call: Call, made: Thing, name: str) -> None:
+    path = call.path
+    call.engine.places.setdefault(made.uid, call.span)
+    if name not in ("torch.nn.Module", "torch.nn.modules.Module"):
+        path.learn(made, device=UNKNOWN)
+    elif (0, "@default_device") in path.heap:
+        path.learn(made, device=UNKNOWN)
+
+
+base("Module", "torch.nn.Module", "torch.nn.modules.Module", "torch.nn.Sequential", adopt=_adopt)
+base("Module", "torch.nn.ModuleList", "torch.nn.ModuleDict", adopt=_adopt)
+
+
+@function("torch.set_default_device", "torch.set_default_tensor_type")
+def set_default_device(call: Call) -> Value:
+    """From here on modules are made who knows where."""
+    call.path.heap[(0, "@default_device")] = UNKNOWN
+    return NONE
+
+
+@function(*WRAPPERS)
+def wrap(call: Call) -> Value | None:
+    """A wrapper that stands for the model it is given."""
+    model = call.argument(0, "module") or call.keywords.get("model")
+    if isinstance(model, Thing) and "Parallel" in call.name:
+        call.path.learn(model, device=UNKNOWN)
+    return model
+
+
+@attributes("module")
+def unwrapped(_: Calls, thing: Thing, path: Path) -> Value | None:
+    """`ddp_model.module`."""
+    return thing if thing.kind == "Module" and path.known(thing, "@class") is None else None
+
+
+@method("Module", "parameters", "named_parameters")
+def parameters(call: Call) -> Value:
+    """`model.parameters()`."""
+    return call.path.learn(call.made(), owners=Pack((call.thing,)))
+
+
+@method("Module", "to", "cuda", "cpu", "xpu", "to_empty")
+def move(call: Call) -> Value:
+    """`model.to(device)`, in place for a module."""
+    device: Value = UNKNOWN
+    if call.name in ("cuda", "cpu", "xpu"):
+        device = Const(call.name)
+    else:
+        target = call.argument(0, "device")
+        if isinstance(target, Const) and isinstance(target.value, str):
+            device = Const(target.value.partition(":")[0])
+        elif isinstance(target, External) or (target is None and "dtype" in call.keywords):
+            return call.thing
+    call.path.learn(call.thing, device=device)
+    return call.thing
+
+
+@method("Module", "train", "eval", "requires_grad_", "float", "half", "double", "apply", "bfloat16")
+def itself(call: Call) -> Value:
+    """Methods that return the module."""
+    return call.thing
+
+
+def device_of(model: Thing, path: Path, seen: frozenset[int] = frozenset()) -> str | None:
+    """The device type of a model's parameters, None where it is not known."""
+    device = path.known(model, "@device")
+    if isinstance(device, Const):
+        return None if device == UNKNOWN else str(device.value)
+    if model.kind != "Module":
+        return None
+    items = path.known(model, "@items")
+    parts = list(items.items) if isinstance(items, Pack) else []
+    parts += [value for (uid, name), value in path.heap.items() if uid == model.uid and name[0] != "@"]
+    for part in parts:
+        if isinstance(part, Thing) and part.kind in ("Module", "") and part.uid not in seen:
+            if part.kind == "":
+                continue
+            if device_of(part, path, seen | {model.uid}) != "cpu":
+                return None
+    return "cpu"
+
+
+def forward_event(call: Call, model: Thing) -> None:
+    """Tell the protocols that a model is called."""
+    path = call.path
+    region = call.engine.region(path)
+    call.emit(
+        Forward(
+            at=call.span,
+            occasional=call.occasional,
+            model=call.ref(model, call.node.func),
+            model_made=call.engine.places.get(model.uid),
+            model_device=device_of(model, path),
+            region=call.engine.describe(region, path),
+        )
+    )
+
+
+@called("Module")
+def forward(call: Call) -> Value:
+    """`model(x)`."""
+    model = call.thing
+    forward_event(call, model)
+    return _output(call, _last(model, call.path))
+
+
+def _output(call: Call, layer: Thing | None) -> Thing:
+    path = call.path
+    made = path.learn(call.derived(*call.arguments), scaled=Pack(()))
+    path.heap.pop((made.uid, "@weighted"), None)
+    region = call.engine.region(path)
+    if region is not None:
+        path.learn(made, region=region)
+    name = path.known(layer, "@layer") if layer else None
+    if isinstance(name, Const) and str(name.value) in ACTIVATIONS:
+        path.learn(made, activation=Const(ACTIVATIONS[str(name.value)]))
+        if layer and layer.uid in call.engine.places:
+            call.engine.places[made.uid] = call.engine.places[layer.uid]
+    return made
+
+
+def _last(model: Thing, path: Path) -> Thing | None:
+    items = path.known(model, "@items")
+    while isinstance(items, Pack) and items.items:
+        last = items.items[-1]
+        if not isinstance(last, Thing):
+            return None
+        model, items = last, path.known(last, "@items")
+    return model
+
+
+def functional(call: Call, name: str) -> Value | None:
+    """`torch.nn.functional.name(...)`."""
+    if name in WANTED:
+        return _loss(call, name)
+    return activation(call) if name in ACTIVATIONS else None
+
+
+@function("torch.softmax", "torch.log_softmax", "torch.sigmoid", "torch.special.log_softmax")
+def activation(call: Call) -> Value:
+    """`F.softmax(x, dim=-1)`."""
+    made = call.derived(*call.arguments)
+    path = call.path
+    if path.known(made, "@scaled") is None:
+        path.learn(made, scaled=Pack(()))
+    call.engine.places[made.uid] = call.span
+    return path.learn(made, activation=Const(ACTIVATIONS[call.name.rpartition(".")[2]]))
+
+
+@method("", "softmax", "log_softmax", "sigmoid")
+def activation_method(call: Call) -> Value:
+    """`x.softmax(-1)`."""
+    assert call.receiver is not None
+    call.arguments = (call.receiver, *call.arguments)
+    return activation(call)
+
+
+@called("Loss")
+def loss(call: Call) -> Value:
+    """`criterion(prediction, target)`."""
+    name = call.path.known(call.thing, "@layer")
+    return _loss(call, str(name.value) if isinstance(name, Const) else "")
+
+
+def _loss(call: Call, name: str) -> Value:
+    path = call.path
+    prediction = call.picked(0, "input")
+    got = path.known(prediction, "@activation") if prediction is not None else None
+    wants = WANTED.get(name)
+    if wants is not None:
+        shown = call.engine.places.get(prediction.uid) if isinstance(prediction, Thing) else None
+        call.emit(
+            LossComputed(
+                at=call.span,
+                occasional=call.occasional,
+                loss=name,
+                wants=wants,
+                got=str(got.value) if isinstance(got, Const) else None,
+                shown=shown if got is not None else None,
+            )
+        )
+    return _output(call, None)

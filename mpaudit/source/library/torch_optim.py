@@ -1,0 +1,107 @@
+"""torch.optim, and clipping gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpaudit.event import GradientsClipped, GradientsZeroed, OptimizerStep
+from mpaudit.source.library.registry import base, function, method
+from mpaudit.source.library.torch_amp import optimizers_of
+from mpaudit.source.values import NONE, Const, External, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.call import Call
+
+NOT_OPTIMIZERS = ("torch.optim.lr_scheduler", "torch.optim.swa_utils")
+
+
+@function("torch.optim.*")
+def make_optimizer(call: Call) -> Value | None:
+    """`torch.optim.SGD(model.parameters(), ...)`."""
+    if call.name.startswith(NOT_OPTIMIZERS):
+        return None
+    made = call.made("Optimizer")
+    _adopt(call, made, call.name)
+    return made
+
+
+def _adopt(call: Call, made: Thing, _: str) -> None:
+    call.engine.derive(made, (*call.arguments, *call.keywords.values()), call.path)
+    known = call.path.heap.get((0, "@optimizers"))
+    others = known.items if isinstance(known, Pack) else ()
+    call.path.heap[(0, "@optimizers")] = Pack((*(o for o in others if o != made), made))
+
+
+base("Optimizer", "torch.optim.Optimizer", "torch.optim.optimizer.Optimizer", adopt=_adopt)
+base("Optimizer", "torch.optim.SGD", "torch.optim.Adam", "torch.optim.AdamW", adopt=_adopt)
+
+
+@method("Optimizer", "step")
+def step(call: Call) -> Value:
+    """`optimizer.step()`."""
+    call.emit(
+        OptimizerStep(at=call.span, occasional=call.occasional, optimizer=call.ref(call.thing))
+    )
+    return NONE
+
+
+@method("Optimizer", "zero_grad")
+def zero_grad(call: Call) -> Value:
+    """`optimizer.zero_grad()`."""
+    call.emit(
+        GradientsZeroed(at=call.span, occasional=call.occasional, optimizer=call.ref(call.thing))
+    )
+    return NONE
+
+
+@method("Optimizer", "state_dict", "load_state_dict", "add_param_group", "train", "eval")
+def untouched(call: Call) -> Value:
+    """Methods that change nothing a protocol watches."""
+    return call.made()
+
+
+@function(
+    "torch.nn.utils.clip_grad_norm_",
+    "torch.nn.utils.clip_grad_norm",
+    "torch.nn.utils.clip_grad_value_",
+    "torch.nn.utils.clip_grads_with_norm_",
+    "torch.nn.utils.clip_grad.clip_grad_norm_",
+    "torch.nn.utils.clip_grad.clip_grad_value_",
+    "timm.utils.dispatch_clip_grad",
+    "timm.utils.clip_grad.dispatch_clip_grad",
+    "timm.utils.adaptive_clip_grad",
+)
+def clip(call: Call) -> Value:
+    """`clip_grad_norm_(parameters, max_norm)`; an infinite limit only reads the norm."""
+    limit = call.argument(1, "max_norm") or call.keywords.get("clip_value")
+    parameters = call.picked(0, "parameters")
+    if not _infinite(limit):
+        call.emit(
+            GradientsClipped(
+                at=call.span,
+                occasional=call.occasional,
+                how=call.name.rpartition(".")[2],
+                optimizers=optimizers_of(call.engine, parameters, call.path),
+            )
+        )
+    return call.made()
+
+
+@method("Module", "clip_grad_norm_")
+def clip_own(call: Call) -> Value:
+    """`fsdp_model.clip_grad_norm_(max_norm)`."""
+    call.emit(
+        GradientsClipped(
+            at=call.span,
+            occasional=call.occasional,
+            how=call.name,
+            optimizers=None,
+        )
+    )
+    return call.made()
+
+
+def _infinite(limit: Value | None) -> bool:
+    if isinstance(limit, External):
+        return limit.name.rpartition(".")[2] in ("inf", "Infinity")
+    return isinstance(limit, Const) and limit.value == float("inf")

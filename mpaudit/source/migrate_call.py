@@ -1,0 +1,123 @@
+"""Edits of a call's arguments: the device is handed over, old positional arguments get their names."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from typing import TYPE_CHECKING
+
+from mpaudit.fix import Edit
+
+if TYPE_CHECKING:
+    from mpaudit.source.deprecated_api import Api
+    from mpaudit.source.module import Module
+
+_BEFORE_PAREN = re.compile(r"(?:[\s)]|\\\r?\n|#[^\r\n]*)*\(")
+_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
+_SILENT = frozenset(
+    {tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT}
+)
+
+
+class UnrepairableError(Exception):
+    """The text cannot be rewritten with certainty; the message says why, `node` where."""
+
+    def __init__(self, reason: str, node: ast.AST) -> None:
+        super().__init__(reason)
+        self.node = node
+
+
+def arguments(module: Module, call: ast.Call) -> tuple[int, list[tuple[int, int]]]:
+    """Where a call's arguments begin, and the range of each in text order, its parentheses included."""
+    _, after_function = module.range(call.func)
+    _, end = module.range(call)
+    opening = _BEFORE_PAREN.match(module.text, after_function)
+    if opening is None:
+        raise UnrepairableError("its call is written in an unusual way", call)
+    start = opening.end() - 1
+    chunk = module.text[start:end]
+    lines = [0]
+    for line in _LINES.finditer(chunk):
+        lines.append(line.end())
+    found: list[tuple[int, int]] = []
+    first = last = None
+    depth = 0
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(chunk, newline="").readline):
+            where = start + lines[token.start[0] - 1] + token.start[1]
+            closes = token.type == tokenize.OP and token.string in ")]}"
+            depth -= closes
+            if depth == 1 and token.string == "," or depth == 0 and closes:
+                if first is not None and last is not None:
+                    found.append((first, last))
+                first = None
+            elif depth and token.type not in _SILENT:
+                first = where if first is None else first
+                last = start + lines[token.end[0] - 1] + token.end[1]
+            if depth == 0 and closes:
+                break
+            depth += token.type == tokenize.OP and token.string in "([{"
+    except (tokenize.TokenError, SyntaxError, IndexError):
+        raise UnrepairableError("its call is written in an unusual way", call) from None
+    if len(found) != len(call.args) + len(call.keywords):
+        raise UnrepairableError("its call is written in an unusual way", call)
+    return opening.end(), found
+
+
+def hand_over(
+    module: Module, call: ast.Call, api: Api, *, first: int = 0, more: str = ""
+) -> list[Edit]:
+    """Edits that give `call` the device of `api`, and `more` behind it ("dtype=torch.float16").
+
+    `first` is where the old API's own arguments begin: 1 in `partial(autocast, ...)`. Raises
+    UnrepairableError where the arguments cannot be told apart.
+    """
+    own = call.args[first:]
+    if any(keyword.arg in {"device", "device_type"} for keyword in call.keywords):
+        device = ""  # written for the new API already
+    else:
+        name = "device_type=" if api.keyword else ""
+        device = f"{name}{module.quote}{api.device}{module.quote}"
+    if own and isinstance(own[0], ast.Constant) and isinstance(own[0].value, str):
+        if own[0].value != api.device or len(call.args) + len(call.keywords) > first + 1:
+            raise UnrepairableError("its first argument is a text", call)
+        return []
+    if api.parameters and any(isinstance(each, ast.Starred) for each in own) and api.is_autocast:
+        raise UnrepairableError("its arguments come from a starred expression", call)
+    prefixes = _prefixes(own, api, call)
+    inserted = ", ".join(each for each in (device, more) if each)
+    begin, spans = arguments(module, call)
+    at = first + (len(own) if api.keyword else 0)
+    edits: dict[int, str] = {}
+    if inserted and at < len(spans):
+        edits[spans[at][0]] = f"{inserted}, "
+    elif inserted:
+        place = spans[-1][1] if spans else begin
+        edits[place] = f", {inserted}" if spans else inserted
+    for span, argument, prefix in zip(spans[first:], own, prefixes, strict=False):
+        if prefix:
+            edits[span[0]] = edits.get(span[0], "") + prefix
+            if isinstance(argument, ast.NamedExpr) and module.text[span[0]] != "(":
+                raise UnrepairableError("a := stands among its arguments", call)
+    return [Edit(place, place, content) for place, content in edits.items()]
+
+
+def _prefixes(own: list[ast.expr], api: Api, call: ast.Call) -> list[str]:
+    """`enabled=` and so on for each positional argument; nothing where the order is kept."""
+    if api.parameters is None or any(isinstance(each, ast.Starred) for each in own):
+        return [""] * len(own)
+    if len(own) > len(api.parameters):
+        raise UnrepairableError("it has more arguments than the old API takes", call)
+    return [f"{name}=" for name, _ in zip(api.parameters, own, strict=False)]
+
+
+def given(call: ast.Call, api: Api, name: str, first: int = 0) -> ast.expr | None:
+    """The argument called `name` of an old call, by keyword or by position."""
+    for keyword in call.keywords:
+        if keyword.arg == name:
+            return keyword.value
+    order = api.parameters or ()
+    position = first + order.index(name) if name in order else len(call.args)
+    return call.args[position] if position < len(call.args) else None

@@ -1,0 +1,74 @@
+"""The files around a script: which module an import means, read when it is first needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mpaudit.source.module import Module, UnparsableError
+
+_FOREIGN = frozenset(
+    "torch torchvision torchaudio numpy scipy pandas sklearn matplotlib PIL cv2 tqdm tensorflow keras"
+    " tf_keras transformers datasets accelerate lightning pytorch_lightning timm wandb apex deepspeed"
+    " einops yaml omegaconf hydra".split()
+)
+_MAX_LEVELS = 8
+
+
+class Project:
+    """Finds and parses the modules that files of one run import from each other."""
+
+    def __init__(self) -> None:
+        self._modules: dict[Path, Module | None] = {}
+        self._exists: dict[Path, bool] = {}
+
+    def add(self, path: Path, module: Module) -> None:
+        """Make a module known that was parsed already."""
+        self._modules[path.absolute()] = module
+
+    def find(self, name: str, importer: Module, level: int = 0) -> Module | None:
+        """The project module that `importer` means by `name`; None for a library, or nothing."""
+        top = name.partition(".")[0]
+        here = Path(importer.filename).absolute().parent
+        if level:
+            for _ in range(level - 1):
+                here = here.parent
+            return self._at(here, name)
+        if top in sys.stdlib_module_names or top in _FOREIGN:
+            return None
+        for base in [here, *list(here.parents)[:_MAX_LEVELS]]:
+            for root in (base, base / "src"):
+                if self._there(root / f"{top}.py") or self._there(root / top):
+                    found = self._at(root, name)
+                    if found is not None:
+                        return found
+            if self._there(base / ".git") or self._there(base / "pyproject.toml"):
+                break
+        return None
+
+    def _at(self, base: Path, name: str) -> Module | None:
+        target = base.joinpath(*name.split(".")) if name else base
+        for candidate in (target.with_suffix(".py") if name else None, target / "__init__.py"):
+            if candidate is not None and self._there(candidate):
+                return self.module(candidate)
+        return None
+
+    def _there(self, path: Path) -> bool:
+        known = self._exists.get(path)
+        if known is None:
+            try:
+                known = path.exists()
+            except OSError:
+                known = False
+            self._exists[path] = known
+        return known
+
+    def module(self, path: Path) -> Module | None:
+        """The module in a file, None where it cannot be read as Python."""
+        path = path.absolute()
+        if path not in self._modules:
+            try:
+                self._modules[path] = Module.read(path)
+            except (UnparsableError, OSError):
+                self._modules[path] = None
+        return self._modules[path]

@@ -1,0 +1,70 @@
+"""Which functions are worth following: those that can touch what a protocol watches.
+
+A function whose body, and whose callees by name, mention nothing of mixed precision, optimizers or
+models cannot emit an event; its result is unknown, and nothing handed to it is changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from functools import lru_cache
+
+from mpaudit.source.module import Module
+from mpaudit.source.values import Function
+
+WORDS = frozenset(
+    "GradScaler autocast amp backward unscale_ zero_grad step scale clip_grad_norm_ clip_grad_value_"
+    " clip_grad_norm nn optim cuda half softmax log_softmax Softmax LogSoftmax cross_entropy"
+    " CrossEntropyLoss Sequential Dense set_global_policy set_policy set_dtype_policy mixed_precision"
+    " LossScaleOptimizer GradientTape gradient apply_gradients scale_loss from_logits"
+    " get_scaled_loss nullcontext suppress grad get_scale enter_context partial".split()
+)
+
+
+def worth_following(function: Function) -> bool:
+    """Whether calling this function can matter to any protocol."""
+    if isinstance(function.node, ast.Lambda):
+        return True
+    return function.name in _relevant(function.module)
+
+
+@lru_cache(maxsize=1024)
+def _relevant(module: Module) -> frozenset[str]:
+    """The names of the functions in a file that mention a word, or that call one which does.
+
+    Functions of other files count by their import: a name bound by an import of the project is
+    treated as relevant, since it is looked at only if it turns out to be called.
+    """
+    mentions: dict[str, set[str]] = {}
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom) and not _foreign(node)
+        for alias in node.names
+    }
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            mentions.setdefault(node.name, set()).update(names)
+    classes = {n.name: n for n in ast.walk(module.tree) if isinstance(n, ast.ClassDef)}
+    relevant = {name for name, used in mentions.items() if used & WORDS or used & imported}
+    relevant |= {"__init__", "__call__", "forward", "__enter__"} & mentions.keys()
+    while True:
+        reached = relevant | {n for n, c in classes.items() if _methods(c) & relevant}
+        more = {name for name, used in mentions.items() if used & reached} - relevant
+        if not more:
+            return frozenset(relevant)
+        relevant |= more
+
+
+def _foreign(node: ast.ImportFrom) -> bool:
+    top = (node.module or "").partition(".")[0]
+    return not node.level and (
+        top in sys.stdlib_module_names or top in ("torch", "numpy", "tensorflow", "keras")
+    )
+
+
+def _methods(node: ast.ClassDef) -> set[str]:
+    return {s.name for s in node.body if isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef)}

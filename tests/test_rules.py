@@ -1,0 +1,325 @@
+"""Every page of the catalogue: its form, and that its examples do what the page says of them.
+
+The quick half needs no framework. The slow half runs the examples: what the fix makes of `## Bad` is
+`## Good` byte for byte, so running Good is running the fixed script.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from mpaudit.audit import check_text, fix_text
+from mpaudit.fix import Safety
+from mpaudit.rule import Rule, Severity, catalogue, pages, parse
+
+RULES = tuple(catalogue().values())
+SOURCE = tuple(rule for rule in RULES if "source" in rule.seen_by)
+FIXED = tuple(rule for rule in SOURCE if rule.fix in ("safe", "unsafe"))
+UNFIXED = tuple(rule for rule in SOURCE if rule.fix in ("none", "suggestion"))
+RUN_ONLY = tuple(rule for rule in RULES if rule.seen_by == ("run",))
+EXPLAINED = tuple(rule for rule in RULES if rule.messages)
+
+# The families of codes, by their first digit; the ninth is what only a run can see.
+FAMILIES = "0123456789"
+# On a machine without CUDA the repaired script says so too: that is what the page explains.
+SAYS_SO_REPAIRED = "autocast-device-mismatch"
+
+
+def each(rules: Iterable[Rule]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("rule", rules, ids=lambda rule: rule.name)
+
+
+def example(rule: Rule, title: str) -> str:
+    code = rule.example(title)
+    assert code is not None, f"{rule.name}.md has no `## {title}` with a code block"
+    return code
+
+
+def marked_rows(rule: Rule) -> set[int]:
+    code = rule.example("Bad", marked=True) or ""
+    return {row for row, line in enumerate(code.splitlines(), 1) if re.search(r"# error\b", line)}
+
+
+# --- the form of a page ---------------------------------------------------------------------------
+
+
+def test_names_are_file_names_and_codes_are_unique():
+    files = {page.name for page in pages().iterdir()}
+    assert files == {f"{rule.name}.md" for rule in RULES}
+    codes = [rule.code for rule in RULES]
+    assert len(set(codes)) == len(codes)
+    assert codes == sorted(codes)
+
+
+@each(RULES)
+def test_the_toml_block(rule: Rule):
+    assert rule.code[2] in FAMILIES
+    assert (rule.code[2] == "9") == (rule.seen_by == ("run",))
+    assert (rule.code[2] == "8") == (rule.severity is Severity.ADVICE)
+    assert rule.seen_by in (("source",), ("run",), ("source", "run"))
+    assert rule.fix in ("none", "safe", "unsafe", "suggestion")
+    assert set(rule.frameworks) <= {"torch", "keras"}
+    assert rule.frameworks or rule.code.startswith("MP0")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", rule.since)
+    assert len(set(rule.messages)) == len(rule.messages)
+    assert all(message == message.strip() and message for message in rule.messages)
+
+
+@each(RULES)
+def test_the_summary_is_one_plain_line(rule: Rule):
+    assert 20 <= len(rule.summary) <= 110
+    assert "\n" not in rule.summary
+    assert not rule.summary.endswith(".")
+
+
+@each(RULES)
+def test_the_sections(rule: Rule):
+    titles = re.findall(r"^## (.+)$", rule.page, re.MULTILINE)
+    safety = ["Fix safety"] if rule.fix == "unsafe" else []
+    assert titles == ["Bad", "Good", *safety, "Sources"]
+    assert "**How to tell.**" in rule.prose
+    assert "**When to ignore.**" in rule.prose
+    assert "https://" in (rule.section("Sources") or "")
+    assert len((rule.section("Fix safety") or "x" * 80).strip()) >= 80
+
+
+@each(RULES)
+def test_the_examples_are_python_and_differ(rule: Rule):
+    bad, good = example(rule, "Bad"), example(rule, "Good")
+    assert bad != good
+    assert "# error" not in good
+    compile(good, f"{rule.name}-good.py", "exec")
+    if rule.name == "unparsable-source":
+        with pytest.raises(SyntaxError):
+            compile(bad, f"{rule.name}-bad.py", "exec")
+    else:
+        compile(bad, f"{rule.name}-bad.py", "exec")
+
+
+@each(RULES)
+def test_bad_is_marked(rule: Rule):
+    assert marked_rows(rule)
+
+
+@pytest.mark.parametrize(
+    ("page", "problem"),
+    [
+        ("no title", "a page starts with"),
+        ("# some-rule (MP999)\n\nprose, but no toml block\n", "a page starts with"),
+        ("# some-rule (MP999)\n```toml\nsummary = 'x'\n```\n", "lacks 'severity'"),
+        ("# some-rule (MP999)\n```toml\ncolour = 'x'\n```\n", "unknown key 'colour'"),
+    ],
+)
+def test_a_page_that_breaks_the_form_says_where(page: str, problem: str):
+    with pytest.raises(ValueError, match=re.escape(problem)) as raised:
+        parse(page, origin="some-rule.md")
+    assert str(raised.value).startswith("some-rule.md: ")
+
+
+# --- what the static half makes of the examples ---------------------------------------------------
+
+
+@each(SOURCE)
+def test_bad_fires_where_it_is_marked_and_nowhere_else(rule: Rule):
+    findings = check_text(example(rule, "Bad"), f"{rule.name}.py")
+    expected = {(rule.name, row) for row in marked_rows(rule)}
+    assert {(finding.name, finding.span.start.row) for finding in findings} == expected
+    assert len(findings) == len(expected)
+
+
+@each(SOURCE)
+def test_a_finding_is_stamped_with_what_the_page_says(rule: Rule):
+    for finding in check_text(example(rule, "Bad"), f"{rule.name}.py"):
+        assert (finding.code, finding.severity) == (rule.code, rule.severity)
+        assert finding.message
+        assert not finding.confirmed
+
+
+@each(RUN_ONLY)
+def test_only_a_run_can_see_it(rule: Rule):
+    assert check_text(example(rule, "Bad"), f"{rule.name}.py") == []
+
+
+@each(RULES)
+def test_good_is_silent(rule: Rule):
+    assert check_text(example(rule, "Good"), f"{rule.name}.py") == []
+
+
+@each(FIXED)
+def test_the_fix_turns_bad_into_good(rule: Rule):
+    bad, name = example(rule, "Bad"), f"{rule.name}.py"
+    assert fix_text(bad, name, unsafe=True) == example(rule, "Good")
+    assert fix_text(bad, name, unsafe=True, names={rule.name}) == example(rule, "Good")
+
+
+@each(FIXED)
+def test_a_fix_is_as_safe_as_the_page_says(rule: Rule):
+    bad, name = example(rule, "Bad"), f"{rule.name}.py"
+    safety = Safety.SAFE if rule.fix == "safe" else Safety.UNSAFE
+    found = [finding.fix for finding in check_text(bad, name) if finding.name == rule.name]
+    assert [fix and fix.safety for fix in found] == [safety] * len(found)
+    without_unsafe = fix_text(bad, name, unsafe=False)
+    assert without_unsafe == (example(rule, "Good") if rule.fix == "safe" else bad)
+
+
+@each(FIXED)
+def test_a_fix_keeps_to_its_rule_and_its_line_ends(rule: Rule):
+    bad, good, name = example(rule, "Bad"), example(rule, "Good"), f"{rule.name}.py"
+    assert fix_text(bad, name, unsafe=True, names={"a-rule-that-is-not-this-one"}) == bad
+    dos = fix_text(bad.replace("\n", "\r\n"), name, unsafe=True)
+    assert dos == good.replace("\n", "\r\n")
+
+
+@each(FIXED)
+def test_fixing_twice_changes_nothing_more(rule: Rule):
+    good = example(rule, "Good")
+    assert fix_text(good, f"{rule.name}.py", unsafe=True) == good
+
+
+@each(UNFIXED)
+def test_what_has_no_fix_is_left_alone(rule: Rule):
+    bad, name = example(rule, "Bad"), f"{rule.name}.py"
+    assert fix_text(bad, name, unsafe=True) == bad
+    for finding in check_text(bad, name):
+        assert finding.fix is None or (
+            rule.fix == "suggestion" and finding.fix.safety is Safety.SUGGESTION
+        )
+
+
+# --- the examples, run ----------------------------------------------------------------------------
+
+
+def run_example(rule: Rule, title: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run an example as `python script` would; skips the test where a framework is missing."""
+    code = example(rule, title)
+    needed = set(re.findall(r"^import (torch|tensorflow|keras)\b", code, re.MULTILINE))
+    missing = sorted(each for each in needed if importlib.util.find_spec(each) is None)
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    script = folder / f"{title.lower()}.py"
+    script.write_text(code, encoding="utf-8")
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    return subprocess.run(
+        [sys.executable, "-W", "always", str(script)],
+        cwd=folder,
+        env={**os.environ, **quiet},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@each(RULES)
+def test_good_trains(rule: Rule, tmp_path: Path):
+    done = run_example(rule, "Good", tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "nan" not in done.stdout
+    if rule.name != SAYS_SO_REPAIRED:
+        assert not [message for message in rule.messages if message in done.stderr]
+
+
+@pytest.mark.slow
+@each(EXPLAINED)
+def test_bad_says_what_the_page_explains(rule: Rule, tmp_path: Path):
+    if rule.name == SAYS_SO_REPAIRED and _has_cuda():
+        pytest.skip("the warnings are those of a machine without CUDA")
+    done = run_example(rule, "Bad", tmp_path)
+    assert any(message in done.stderr for message in rule.messages), done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_every_message_about_torch_is_what_torch_says():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("some of the warnings are those of a machine without CUDA")
+    said = _said_by_torch(torch)
+    explained = {
+        message
+        for rule in EXPLAINED
+        if rule.frameworks == ("torch",)
+        for message in rule.messages
+    }
+    assert explained <= said, sorted(explained - said)
+
+
+def test_every_message_of_the_parser_is_what_it_says():
+    said = []
+    for code in (
+        "for x in y:\nprint(x)\n",
+        "if x:\n        y\n    z\n",
+        "if x:\n        y\n\tz\n",
+        "print 'x'\n",
+    ):
+        with pytest.raises(SyntaxError) as raised:
+            compile(code, "x.py", "exec")
+        said.append(raised.value.msg)
+    for message in catalogue()["unparsable-source"].messages:
+        assert any(message in each for each in said), said
+
+
+def _has_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _said_by_torch(torch) -> set[str]:
+    """What torch says, as warnings and as errors, when a scaler is misused in each known way."""
+
+    def scaled(backward=True, steps="", unscale_after=False):
+        weight = torch.nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        scaler = torch.amp.GradScaler("cpu")
+        loss = (weight * 2).sum()
+        (scaler.scale(loss) if backward else loss).backward()
+        for letter in steps:
+            if letter == "s":
+                scaler.step(optimizer)
+            elif letter == "u":
+                scaler.update()
+            else:
+                scaler.unscale_(optimizer)
+
+    def region():
+        with torch.autocast("cuda"):
+            pass
+
+    misuses: list[Callable[[], object]] = [
+        lambda: scaled(backward=False, steps="s"),
+        lambda: scaled(backward=False, steps="-"),
+        lambda: scaled(steps="u"),
+        lambda: scaled(steps="ss"),
+        lambda: scaled(steps="s-"),
+        lambda: scaled(steps="--"),
+        lambda: torch.amp.GradScaler("cuda"),
+        region,
+        lambda: torch.cuda.amp.GradScaler(),
+        lambda: torch.cuda.amp.autocast(),
+        lambda: torch.cuda.amp.custom_fwd(lambda: None),
+        lambda: torch.cuda.amp.custom_bwd(lambda: None),
+        lambda: torch.cpu.amp.GradScaler(),
+        lambda: torch.cpu.amp.autocast(),
+    ]
+    said: set[str] = set()
+    for misuse in misuses:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                misuse()
+            except (AssertionError, RuntimeError) as error:
+                said.add(str(error))
+        said.update(str(warning.message) for warning in caught)
+    return said
