@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -41,12 +40,14 @@ class Program(click.Group):
             code = _failed(f"{text} (see `{help_of} --help`)", FAILED)
         except click.exceptions.Abort:
             code = INTERRUPTED
+        except BrokenPipeError:  # the reader, a pager or `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+            code = FINDINGS
+        except OSError as problem:
+            where = f": {problem.filename}" if problem.filename else ""
+            code = _failed(f"{problem.strerror or problem}{where}", FAILED)
         except Exception as problem:
-            if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
-                code = FINDINGS
-            else:
-                code = _internal(problem)
+            code = _internal(problem)
         sys.exit(code if isinstance(code, int) else CLEAN)
 
 
@@ -231,10 +232,10 @@ def run(
 
     Everything after SCRIPT belongs to the script. The exit code is the script's.
     """
-    from mpaudit.runtime import launch
-
     if module is None and not command:
         raise MpauditError("run: which script? Say `mpaudit run train.py` or `mpaudit run -m pkg`")
+    from mpaudit.runtime import launch
+
     script = None if module else command[0]
     arguments = command if module else command[1:]
     return launch.run(script, module, arguments, fix=fix, device=device, output=output)

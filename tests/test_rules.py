@@ -1,6 +1,6 @@
 """Every page of the catalogue: its form, and that its examples do what the page says of them.
 
-The quick half needs no framework. The slow half runs the examples: what the fix makes of `## Bad` is
+The quick half needs no framework. The slow half runs the examples: what a fix makes of `## Bad` is
 `## Good` byte for byte, so running Good is running the fixed script.
 """
 
@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-
 from mpaudit.audit import check_text, fix_text
+
 from mpaudit.fix import Safety
 from mpaudit.rule import Rule, Severity, catalogue, pages, parse
 
@@ -245,10 +245,7 @@ def test_every_message_about_torch_is_what_torch_says():
         pytest.skip("some of the warnings are those of a machine without CUDA")
     said = _said_by_torch(torch)
     explained = {
-        message
-        for rule in EXPLAINED
-        if rule.frameworks == ("torch",)
-        for message in rule.messages
+        message for rule in EXPLAINED if rule.frameworks == ("torch",) for message in rule.messages
     }
     assert explained <= said, sorted(explained - said)
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mpaudit.event import Ref
 from mpaudit.finding import Span
+from mpaudit.runtime.keras_identity import ByObject
 from mpaudit.runtime.keras_patch import Call, Patches
 from mpaudit.runtime.keras_taps import Clock, Tap, measurable
 from mpaudit.runtime.record import Flow, Phase, Statistics
@@ -24,7 +25,7 @@ _ACTIVATIONS = frozenset({"softmax", "log_softmax", "sigmoid"})
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What is known of a tensor: the layer it left, and what it is, as `LossComputed.got` says it."""
+    """What is known of a tensor: the layer it left, and what it is, as `LossComputed.got` says."""
 
     layer: Ref
     got: str | None
@@ -57,12 +58,12 @@ class Layers:
     """The layers that were made and called, by object; `on_call` is told of every real call."""
 
     def __init__(self, patches: Patches, clock: Clock) -> None:
-        self.on_call: Callable[[Any, Any], None] = lambda layer, outputs: None
+        self.on_call: Callable[[Any, Any], None] = lambda *_: None
         self._patches = patches
         self._tracer = patches.tracer
         self._clock = clock
-        self._watched: dict[int, Watched] = {}
         self._gone: list[Watched] = []
+        self._watched = ByObject[Watched](gone=self._gone.append)
         self._paths: dict[str, Watched] = {}
         self._serial = 0
 
@@ -72,14 +73,13 @@ class Layers:
 
     def watched(self, layer: Any) -> Watched:
         """What is known of `layer`; its path is what Keras will call it, or already does."""
-        found = self._watched.get(id(layer))
-        if found is None:
-            key = id(layer)
-            self._serial += 1
-            ref = Ref(("layer", self._serial), layer.name)
-            owner = weakref.ref(layer, lambda _: self._forget(key))
-            found = self._watched[key] = Watched(owner, ref, "", type(layer).__name__)
-        return found
+        found = self._watched.get(layer)
+        if found is not None:
+            return found
+        self._serial += 1
+        ref = Ref(("layer", self._serial), layer.name)
+        kind = type(layer).__name__
+        return self._watched.put(layer, Watched(weakref.ref(layer), ref, "", kind))
 
     def own_path(self, variable: Any) -> str | None:
         """The path of the listed layer that owns a Keras variable."""
@@ -249,7 +249,8 @@ class Layers:
 
         `attempts` is how many ended since the last time.
         """
-        gone, self._gone = self._gone, []
+        gone = self._gone.copy()
+        del self._gone[: len(gone)]
         for watched in [*self._watched.values(), *gone]:
             calls = others = 0
             for (phase, dtype), tap in watched.taps.items():
@@ -275,11 +276,6 @@ class Layers:
                     )
             if calls or others:
                 self._tracer.counted(watched.path, calls, others, attempts)
-
-    def _forget(self, key: int) -> None:
-        watched = self._watched.pop(key, None)
-        if watched is not None and watched.taps:
-            self._gone.append(watched)
 
 
 def _symbolic() -> bool:

@@ -1,20 +1,20 @@
 """Every attempt to step: by which optimizer, at which loss scale, applied or skipped.
 
-A ledger on the device gets one row per attempt, also from inside a compiled graph; the host reads it
-when the trace is flushed.
+A ledger on the device gets one row per attempt, also from inside a compiled graph; the host reads
+it when the trace is flushed.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mpaudit.runtime.keras_identity import ByObject
 from mpaudit.runtime.keras_patch import Call, Patches
 from mpaudit.runtime.keras_taps import Clock, resource
 
@@ -31,8 +31,8 @@ def scales(optimizer: Any) -> bool:
 class Steps:
     """The attempts of all optimizers, in order.
 
-    `on_apply` is told of every attempt that Python sees (in a graph: once, when it is traced) before
-    it happens: the optimizer, the gradients, the variables.
+    `on_apply` is told of every attempt that Python sees (in a graph: once, when it is traced)
+    before it happens: the optimizer, the gradients, the variables.
     """
 
     def __init__(self, patches: Patches, clock: Clock) -> None:
@@ -41,8 +41,7 @@ class Steps:
         self._tracer = patches.tracer
         self._clock = clock
         self._ledger: Any = None
-        self._indices: dict[int, int] = {}
-        self._owners: list[weakref.ref[Any]] = []
+        self._indices = ByObject[int]()
         self._scales: dict[int, Any] = {}
         self._read = 0  # attempts handed to the tracer so far
         self._steps: dict[int, int] = {}
@@ -113,18 +112,13 @@ class Steps:
                 self._ledger = resource(tf.zeros([ROOM, 3], tf.float64))
         row = tf.stack([tf.constant(index, tf.float64), applied, scale])
         tick = self._clock.now()
-        tf.raw_ops.ResourceScatterUpdate(
-            resource=self._ledger, indices=tick % ROOM, updates=row
-        )
+        tf.raw_ops.ResourceScatterUpdate(resource=self._ledger, indices=tick % ROOM, updates=row)
         self._clock.advance()
 
     def _index(self, optimizer: Any) -> int:
-        """The tracer's index of `optimizer`; a wrapped one goes by the name of what it wraps."""
-        found = self._indices.get(id(optimizer))
+        found = self._indices.get(optimizer)
         if found is None:
-            key = id(optimizer)
-            self._owners.append(weakref.ref(optimizer, lambda _: self._indices.pop(key, None)))
-            found = self._indices[key] = self._tracer.optimizer(type(optimizer).__name__)
+            found = self._indices.put(optimizer, self._tracer.optimizer(type(optimizer).__name__))
         return found
 
     def drain(self) -> int:

@@ -1,9 +1,9 @@
 """Measuring tensors where they are: inside the graph, on the device, without a call to the host.
 
-A `Tap` keeps one small vector in a resource beside the model; graphs that are compiled by XLA may read
-and assign it like any variable. The host reads it when the trace is flushed, and resets it. Tensors of
-eager mode that lie in the host's memory are measured there at once, as integers: the order of floats
-of one sign is the order of their bits, which is ten times faster than one operation after another.
+A `Tap` keeps one small vector in a resource beside the model; graphs that are compiled by XLA may
+read and assign it like any variable. The host reads it when the trace is flushed, and resets it.
+Tensors of eager mode that lie in the host's memory are measured there at once, as integers: floats
+of one sign have the order of their bits, and that is ten times faster than TensorFlow's operations.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def measurable(value: object) -> bool:
 
 
 def resource(start: Any) -> Any:
-    """A fresh resource that holds the constant `start`, outside every graph that is being traced."""
+    """A fresh resource that holds `start`, outside every graph that is being traced."""
     with tf.init_scope():
         handle = tf.raw_ops.VarHandleOp(
             dtype=start.dtype, shape=start.shape, shared_name=_ANONYMOUS

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mpaudit.finding import Moment, Position, Problem, Span
-from mpaudit.runtime.record import Incident
+from mpaudit.runtime.record import LARGEST, Incident
 from mpaudit.runtime.tracer import Tracer
 
 
@@ -38,9 +39,11 @@ class Values:
 class Measured:
     """Values that are there at once or arrive later."""
 
-    __slots__ = ("_waiting", "values")
+    __slots__ = ("_waiting", "computed", "values")
 
-    def __init__(self) -> None:
+    def __init__(self, computed: bool = False) -> None:
+        self.computed = computed
+        """Whether a layer or an operation made the tensor (it is not data)."""
         self.values: Values | None = None
         self._waiting: list[Callable[[Values], None]] = []
 
@@ -91,24 +94,32 @@ class Origins:
         self._tracer = tracer
         self._turn = 0
         self._begun: list[str] = []  # paths where this turn's numbers went wrong
+        self._bad_step: int | None = None  # the last step whose forward pass went wrong
         self._undecided: list[Incident] = []  # in gradients, until the step is applied or skipped
 
-    def output(self, place: Place, values: Values, inputs: Sequence[Values], outer: bool) -> None:
-        """A call's output is not finite; `outer` says that nothing called the layer but the script."""
+    def output(self, place: Place, values: Values, inputs: Sequence[Measured]) -> None:
+        """A call's output is not finite."""
         if place.turn != self._turn:
             self._turn, self._begun = place.turn, []
-        if not all(each.finite for each in inputs):
-            if outer:
-                message = f"the input of {_title(place.path)} holds non-finite values already"
+        known = [each for each in inputs if each.values is not None]
+        if bad := [each for each in known if each.values and not each.values.finite]:
+            if not any(each.computed for each in bad):
+                message = f"non-finite values come into {_title(place.path)} with the data"
                 self._record("activation-overflow", "input-nonfinite", place, values, message)
+                self._begun.append(place.path)
             return
         if any(_within(begun, place.path) for begun in self._begun):
             return
         self._begun.append(place.path)
-        kind = "activation-overflow" if values.inf else "activation-nan"
+        self._bad_step = place.step
+        limit = LARGEST.get(place.dtype, math.inf)
+        largest = max((each.values.amax or 0.0 for each in known if each.values), default=0.0)
+        kind = "activation-overflow" if values.inf or largest > limit else "activation-nan"
         what = " and ".join(values.nonfinite)
         masked = values.only_minus and not place.parameters
         message = f"{_title(place.path)} makes {what} from finite inputs in {place.dtype}"
+        if largest > limit:
+            message += f", which cannot hold the input's {largest:.3g}"
         judgement = "masked" if masked else "defect"
         self._record("activation-overflow", kind, place, values, message, judgement)
         if not masked:
@@ -116,6 +127,8 @@ class Origins:
 
     def gradient(self, gradient: Gradient, values: Values) -> None:
         """A gradient arrived and is not finite."""
+        if gradient.place.step == self._bad_step:  # the forward pass was wrong already
+            return
         after = [consumer.measured.values for consumer in gradient.consumers]
         if any(each is not None and not each.finite for each in after):
             return
@@ -196,4 +209,6 @@ def _within(path: str, outer: str) -> bool:
 
 
 def _benign(incident: Incident) -> Incident:
-    return replace(incident, judgement="benign", message=f"{incident.message}; the step was skipped")
+    return replace(
+        incident, judgement="benign", message=f"{incident.message}; the step was skipped"
+    )

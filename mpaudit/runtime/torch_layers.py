@@ -17,7 +17,7 @@ from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
 from mpaudit.runtime.record import Cast, Phase, Statistics
 from mpaudit.runtime.torch_loop import MADE_IN
 from mpaudit.runtime.torch_measure import measurable
-from mpaudit.runtime.torch_names import Names
+from mpaudit.runtime.torch_names import WRAPPERS, Names
 from mpaudit.runtime.torch_regions import dtype_name
 from mpaudit.runtime.torch_watch import Known, Watch
 
@@ -39,8 +39,8 @@ class _Call:
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.calls: list[_Call] = []
-        self.measured = Known()  # tensor -> (its version, Measured), within one outermost call
-        self.gradients = Known()  # output -> its Gradient, within one outermost call
+        self.measured = Known()  # tensor -> (its version, Measured)
+        self.gradients = Known()  # output -> its Gradient
         self.turn = 0
 
 
@@ -74,7 +74,7 @@ class Layers:
     def _enter(self, module: Any, _: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        if isinstance(module, torch.fx.GraphModule):
+        if isinstance(module, torch.fx.GraphModule) or type(module).__name__ in WRAPPERS:
             return
         with self._watch.guard("forward hook"):
             calls = self._thread.calls
@@ -88,10 +88,11 @@ class Layers:
                 step = self._watch.step(module.parameters())
                 recomputed = torch._C._current_graph_task_id() != -1
                 path = self._names.path(module, module, spelled)
-                self._thread.measured, self._thread.gradients = Known(), Known()
                 self._thread.turn += 1
                 if not recomputed:
                     self._feed_forward(module, step)
+            if type(module).__name__ == "OptimizedModule":
+                self._watch.tracer.note("compiled", True)
             calls.append(_Call(module, path, step, not module._modules, recomputed))
             self._note(module, path)
 
@@ -135,11 +136,9 @@ class Layers:
         kwargs = rest[0] if len(rest) == 2 else {}
         if rest and rest[-1] is not None:
             with self._watch.guard("forward hook"):
-                self._look(call, list(floats((args, kwargs))), list(floats(rest[-1])), not calls)
+                self._look(call, list(floats((args, kwargs))), list(floats(rest[-1])))
 
-    def _look(
-        self, call: _Call, inputs: list[torch.Tensor], outputs: list[torch.Tensor], outer: bool
-    ) -> None:
+    def _look(self, call: _Call, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         tracer, graph = self._watch.tracer, torch.is_grad_enabled()
         number = 0
         if not call.recomputed:
@@ -160,45 +159,41 @@ class Layers:
             )
             if not call.recomputed:
                 tracer.saw(call.path, "output", place.dtype)
-                self._measure(place, tensor, inputs, outer)
+                self._measure(place, tensor, inputs)
             if tensor.grad_fn is not None:
                 made.append(self._await_gradient(place, tensor, call.leaf))
         if call.leaf:
             for gradient in filter(None, before):
                 gradient.consumers.extend(each for each in made if each is not gradient)
 
-    def _measure(
-        self, place: Place, tensor: torch.Tensor, inputs: list[torch.Tensor], outer: bool
-    ) -> None:
+    def _measure(self, place: Place, tensor: torch.Tensor, inputs: list[torch.Tensor]) -> None:
         if not measurable(tensor):
             return
-        on_cpu = tensor.device.type == "cpu"
-        sources = [] if on_cpu else [self._numbers(each, True) for each in inputs]
+        sources: list[Measured | None] | None = None  # on the CPU they are read when they matter
+        if any(each is tensor for each in inputs):  # changed in place: what it was is the input
+            sources = [self._numbers(each, now=False) for each in inputs]
+        elif tensor.device.type != "cpu":
+            sources = [self._numbers(each) for each in inputs]
 
         def receive(values: Values) -> None:
             self._add(place, "forward", values)
             if not values.finite:
-                found = [self._numbers(each, True) for each in inputs] if on_cpu else sources
-                known = [each.values for each in found if each is not None and each.values]
-                self._origins.output(place, values, known, outer)
+                found = sources or [self._numbers(each) for each in inputs]
+                self._origins.output(place, values, [each for each in found if each is not None])
 
-        older = [self._numbers(each, False) for each in inputs if each is tensor]
-        if older:  # changed in place: what it was before is the input
-            inputs = []
-            sources = older
-            on_cpu = False
-        measured = self._numbers(tensor, True)
+        measured = self._numbers(tensor)
         if measured is not None:
+            measured.computed = True
             measured.then(receive)
 
-    def _numbers(self, tensor: torch.Tensor, now: bool) -> Measured | None:
+    def _numbers(self, tensor: torch.Tensor, *, now: bool = True) -> Measured | None:
         """The numbers of a tensor; `now` as it is, else as it was when it was last looked at."""
         known = self._thread.measured.get(tensor)
         if known is not None and (not now or known[0] == tensor._version):
             return known[1]  # type: ignore[no-any-return]
         if not now or not measurable(tensor):
             return None
-        measured = Measured()
+        measured = Measured(computed=tensor.grad_fn is not None)
         self._thread.measured.set(tensor, (tensor._version, measured))
         self._watch.numbers.measure(tensor, measured.arrive)
         return measured

@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from mpaudit.event import (
     Backward,
@@ -50,9 +54,8 @@ class Loop:
         for module in (torch.nn.utils, torch.nn.utils.clip_grad):
             for name in ("clip_grad_norm_", "clip_grad_value_"):
                 patches.wrap(module, name, self._clip)
-        hooks = torch.optim.optimizer
-        patches.also(hooks.register_optimizer_step_pre_hook(self._before_step).remove)
-        patches.also(hooks.register_optimizer_step_post_hook(self._after_step).remove)
+        patches.also(register_optimizer_step_pre_hook(self._before_step).remove)
+        patches.also(register_optimizer_step_post_hook(self._after_step).remove)
 
     def _feed(self, make: Callable[..., Any], /, **facts: Any) -> None:
         frame = user_frame()
@@ -143,9 +146,7 @@ class Loop:
     def _autograd_backward(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
         return self._run_backward(_tensors(tensors), original, tensors, *args, **kwargs)
 
-    def _run_backward(
-        self, losses: Iterable[Any], original: Any, *args: Any, **kwargs: Any
-    ) -> Any:
+    def _run_backward(self, losses: Iterable[Any], original: Any, *args: Any, **kwargs: Any) -> Any:
         thread = self._watch.thread
         if thread.backward == 0 and not torch.compiler.is_compiling():
             with self._watch.guard("backward"):
@@ -202,9 +203,7 @@ class Loop:
         thread = self._watch.thread
         with self._watch.guard("optimizer step"):
             if not thread.stepping and not thread.optimizer:
-                self._feed(
-                    OptimizerStep, optimizer=self._ref(optimizer), inside=self._watch.region
-                )
+                self._feed(OptimizerStep, optimizer=self._ref(optimizer), inside=self._watch.region)
             thread.optimizer.append(id(optimizer))
             self._watch.index(optimizer)
             self._watch.before_step(optimizer)

@@ -117,7 +117,10 @@ def _on_cpu(tensor: torch.Tensor) -> Values:
     if math.isfinite(low) and math.isfinite(high):
         return Values(tensor.numel(), max(abs(low), abs(high)), 0, 0)
     nan = int(torch.isnan(tensor).count_nonzero())
-    plus, minus = int((tensor == math.inf).count_nonzero()), int((tensor == -math.inf).count_nonzero())
+    plus, minus = (
+        int((tensor == math.inf).count_nonzero()),
+        int((tensor == -math.inf).count_nonzero()),
+    )
     return _values(tensor.numel(), [_finite_amax(tensor).item(), plus, nan, minus])
 
 

@@ -14,11 +14,11 @@ WRAPPERS = frozenset(
         "DataParallel",
         "DistributedDataParallel",
         "FullyShardedDataParallel",
-        "OptimizedModule",
         "CheckpointWrapper",
     }
 )
-"""Modules around a model or layer that are no part of its paths."""
+"""Modules around a model or layer that are no part of its paths, and are not layers themselves."""
+_PARTS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 class Names:
@@ -67,7 +67,10 @@ class Names:
                 if holder is None or id(holder) in seen or holder._modules.get(name) is not module:
                     continue
                 seen.add(id(holder))
-                if type(holder).__name__ not in WRAPPERS:
+                if name not in _PARTS or type(holder).__name__ not in (
+                    *WRAPPERS,
+                    "OptimizedModule",
+                ):
                     names.append(name)
                 module = holder
                 break
@@ -77,9 +80,7 @@ class Names:
     def _look_through(self, outermost: Any, module: Any) -> str:
         for path, found in outermost.named_modules():
             if found is module:
-                return ".".join(
-                    part for part in path.split(".") if part not in ("module", "_orig_mod")
-                )
+                return ".".join(part for part in path.split(".") if part not in _PARTS)
         return type(module).__name__
 
     def _prefix(self, root: Any, spelled: str) -> str:

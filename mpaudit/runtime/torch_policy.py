@@ -105,14 +105,18 @@ class CudaPolicy:
         for names, make in kinds.items():
             for name in names.split():
                 packet, _, overload = name.partition(".")
-                operation = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
+                operation = getattr(
+                    getattr(torch.ops.aten, packet, None), overload or "default", None
+                )
                 if operation is not None:
                     done.add(name)
                     yield name, make(operation)
         yield "binary_cross_entropy", _refuse
         for name in torch._C._dispatch_get_all_op_names():
             short = name.removeprefix("aten::").removesuffix(".default")
-            own = name.startswith("aten::") and short not in done and short != "binary_cross_entropy"
+            own = (
+                name.startswith("aten::") and short not in done and short != "binary_cross_entropy"
+            )
             if own and torch._C._dispatch_has_kernel_for_dispatch_key(name, "AutocastCPU"):
                 yield short, torch.library.fallthrough_kernel
 

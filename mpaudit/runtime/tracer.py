@@ -121,6 +121,21 @@ class Tracer:
             self._put((Layer, layer), self._layers[layer])
             return before
 
+    def counted(self, layer: str, calls: int, others: int, attempts: int) -> None:
+        """Add calls of a known layer that were counted elsewhere, during that many attempts.
+
+        `calls` are those in training, `others` the rest.
+        """
+        with self.lock:
+            counted = self._calls[layer]
+            if calls:
+                counted[round(calls / max(attempts, 1))] += max(attempts, 1)
+            usual = max(counted, key=lambda each: (counted[each], each), default=0)
+            known = self._layers[layer]
+            total = known.calls + calls + others
+            self._layers[layer] = replace(known, calls=total, calls_per_step=usual)
+            self._put((Layer, layer), self._layers[layer])
+
     def saw(self, layer: str, flow: Flow, dtype: str) -> None:
         """Count a tensor of `dtype` (plain name, "float16") that flowed there."""
         with self.lock:
@@ -217,7 +232,8 @@ class Tracer:
     def problems(self) -> list[Problem]:
         """The findings so far: of the protocols, of the probes, of the run as a whole."""
         found = [*settle(list(self._verdicts.values())), *self._problems.values()]
-        if self._amp is not None and self._layers and not self._dtypes & LOW_PRECISION:
+        seen = bool(self._layers) and not self._facts.get("compiled")
+        if self._amp is not None and seen and not self._dtypes & LOW_PRECISION:
             found.append(self._no_mixed_precision(*self._amp))
         return found
 

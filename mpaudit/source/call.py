@@ -102,6 +102,13 @@ class Call:
         """Whether the call stands under a condition that changes from pass to pass."""
         return any(frame.occasional for frame in self.path.frames)
 
+    def callback(self, position: int, keyword: str | None = None) -> None:
+        """Follow a function that is handed to a library, which calls it without arguments."""
+        node, function = self.argument_node(position, keyword), self.picked(position, keyword)
+        if node is None or node in self.path.frame.done or not isinstance(function, Function):
+            return
+        self.engine.enter(node, function, (), {}, self.path)
+
     def made(self, kind: str = "") -> Thing:
         """The call's own new result."""
         return self.engine.made(self.node, self.path, kind=kind)
@@ -209,8 +216,8 @@ class Calls:
             held = path.known(part, "@owners")
             if isinstance(held, Pack):
                 owners.update(dict.fromkeys(held.items))
-            if path.known(part, "@region") is not None:
-                path.learn(made, region=path.known(part, "@region"))
+            for name in ("region", "scale_of"):
+                path.learn(made, **{name: path.known(part, "@" + name)})
         if scales and any(path.known(part, "@scale_of") is not None for part in flat):
             scaled = UNKNOWN
         weights = [path.known(part, "@weighted") is not None for part in flat]
@@ -256,6 +263,9 @@ class Calls:
         if isinstance(function, Thing):
             method = self._callable(function, path)
             if method is not None:
+                library.entering(
+                    Call(self, path, node, method.name, function, arguments, keywords), function.kind
+                )
                 return self.enter(node, method, (function, *arguments), keywords, path)
         receiver = function.receiver if isinstance(function, Bound) else None
         name = function.name if isinstance(function, Bound | External) else ""
@@ -470,6 +480,6 @@ def _weighs(sources: Sequence[Value], path: Path) -> bool:
         if isinstance(source, Const) and isinstance(source.value, int | float):
             if source.value >= 64:
                 return True
-        elif path.known(source, "@scaled") is None:
+        elif path.known(source, "@region") is None:
             return True
     return False

@@ -1,7 +1,7 @@
 """Whether code stands under a condition on the library's version.
 
-Code that asks what the installed torch can do, and takes another road where it cannot, knows what it
-does: an old call on the old road is right there.
+Code that asks what the installed torch can do, and takes another road where it cannot, knows what
+it does: an old call on the old road is right there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _MISSING = frozenset({"ImportError", "ModuleNotFoundError", "AttributeError"})
 _ANYTHING = frozenset({"Exception", "BaseException"})
 _ABOUT_VERSION = re.compile(
     r"__version__|torch\w*version|version\w*torch|(digit|parse|loose)_?version|^Version$"
-    r"|(^|_)(py)?(torch|pt)(_?(g[et]|l[et]|eq|greater|less|or|equal|than|min|max|at|least|is|v))*_?\d"
+    r"|(^|_)(py)?(torch|pt)"
+    r"(_?(g[et]|l[et]|eq|greater|less|or|equal|than|min|max|at|least|is|v))*_?\d"
     r"|(has|is)_(native|torch|cuda)_amp",
     re.IGNORECASE,
 )
@@ -77,7 +78,8 @@ def _is_attempt(attempt: ast.Try) -> bool:
     if caught & _MISSING:
         return True
     only_names = all(
-        isinstance(each, ast.Import | ast.ImportFrom | ast.Assign | ast.Pass) for each in attempt.body
+        isinstance(each, ast.Import | ast.ImportFrom | ast.Assign | ast.Pass)
+        for each in attempt.body
     )
     return only_names and bool(caught & _ANYTHING)
 
@@ -86,7 +88,9 @@ def _caught(handler: ast.ExceptHandler) -> Iterable[str]:
     if handler.type is None:
         return ["BaseException"]
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-    return [each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in kinds]
+    return [
+        each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in kinds
+    ]
 
 
 def _asks(test: ast.expr, module: Module, names: Names, depth: int = 2) -> bool:
@@ -119,7 +123,8 @@ def _is_flag(name: ast.Name, module: Module, names: Names, depth: int) -> bool:
                 parent = module.parents[parent]
             if isinstance(parent, ast.Try) and _is_attempt(parent):
                 return True
-        elif isinstance(binding.origin, ast.expr):
-            if _asks(binding.origin, module, names, depth - 1):
-                return True
+        elif isinstance(binding.origin, ast.expr) and _asks(
+            binding.origin, module, names, depth - 1
+        ):
+            return True
     return False

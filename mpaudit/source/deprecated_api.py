@@ -1,8 +1,8 @@
 """The device-specific AMP names of PyTorch, and what takes their place.
 
-Each one warns when it is called with torch 2.4 or newer: the classes and decorators with a FutureWarning,
-the functions of `torch` itself with a DeprecationWarning (seen with torch 2.13; no other name of these
-modules warns).
+Each one warns when it is called with torch 2.4 or newer: the classes and decorators with a
+FutureWarning, the functions of `torch` itself with a DeprecationWarning (seen with torch 2.13; no
+other name of these modules warns).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Api:
     """One deprecated name.
 
     `keyword` says that its successor takes the device as `device_type=` and not first; `parameters`
-    are the positional ones of the old signature, None where the successor keeps their order; `needs` is
-    the first torch (major, minor) that has the successor.
+    are the positional ones of the old signature, None where the successor keeps their order;
+    `needs` is the first torch (major, minor) that has the successor.
     """
 
     old: str

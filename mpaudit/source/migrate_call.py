@@ -1,4 +1,4 @@
-"""Edits of a call's arguments: the device is handed over, old positional arguments get their names."""
+"""Edits of a call's arguments: the device comes in, old positional arguments get their names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class UnrepairableError(Exception):
 
 
 def arguments(module: Module, call: ast.Call) -> tuple[int, list[tuple[int, int]]]:
-    """Where a call's arguments begin, and the range of each in text order, its parentheses included."""
+    """Where a call's arguments begin, and the range of each in text order with its parentheses."""
     _, after_function = module.range(call.func)
     _, end = module.range(call)
     opening = _BEFORE_PAREN.match(module.text, after_function)
@@ -49,7 +49,7 @@ def arguments(module: Module, call: ast.Call) -> tuple[int, list[tuple[int, int]
             where = start + lines[token.start[0] - 1] + token.start[1]
             closes = token.type == tokenize.OP and token.string in ")]}"
             depth -= closes
-            if depth == 1 and token.string == "," or depth == 0 and closes:
+            if (depth == 1 and token.string == ",") or (depth == 0 and closes):
                 if first is not None and last is not None:
                     found.append((first, last))
                 first = None
@@ -113,11 +113,12 @@ def _prefixes(own: list[ast.expr], api: Api, call: ast.Call) -> list[str]:
     return [f"{name}=" for name, _ in zip(api.parameters, own, strict=False)]
 
 
-def given(call: ast.Call, api: Api, name: str, first: int = 0) -> ast.expr | None:
-    """The argument called `name` of an old call, by keyword or by position."""
+def given(
+    call: ast.Call, name: str, order: tuple[str, ...] | None, first: int = 0
+) -> ast.expr | None:
+    """The argument called `name`, by keyword or by its place in the signature's `order`."""
     for keyword in call.keywords:
         if keyword.arg == name:
             return keyword.value
-    order = api.parameters or ()
-    position = first + order.index(name) if name in order else len(call.args)
+    position = first + order.index(name) if order and name in order else len(call.args)
     return call.args[position] if position < len(call.args) else None

@@ -1,8 +1,9 @@
 """What library object a name means, whatever it is called here.
 
-`import torch as th`, `from torch.cuda import amp`, `cast = amp.autocast` inside a function: `Names.resolve`
-follows all of it and answers "torch.cuda.amp.autocast", or None when it is not sure. It looks at the text
-as a whole and not at the order of execution: a name that is bound twice to different things means nothing.
+`import torch as th`, `from torch.cuda import amp`, `cast = amp.autocast` inside a function:
+`Names.resolve` follows all of it and answers "torch.cuda.amp.autocast", or None when it is not
+sure. It looks at the text as a whole and not at the order of execution: a name that is bound twice
+to different things means nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Binding:
     """One place where a name gets a meaning.
 
     `node` is the `ast.alias` of an import, the `ast.Name` that is assigned, or what else binds it.
-    `origin` is the qualified name that an import gives, the expression that is assigned, or None where
-    nothing is known (a parameter, a loop variable, a class of this file).
+    `origin` is the qualified name that an import gives, the expression that is assigned, or None
+    where nothing is known (a parameter, a loop variable, a class of this file).
     """
 
     name: str
@@ -68,6 +69,7 @@ class Names:
         self._meanings: dict[Binding, str | None] = {}
         self._followed: set[Binding] = set()  # `x = x` is a circle: the other bindings decide
         self._readers: dict[Binding, list[ast.Name]] | None = None
+        self._all: list[Binding] = []
         self._collect(module.tree)
 
     @classmethod
@@ -117,9 +119,15 @@ class Names:
         if binding not in self._meanings:
             origin = binding.origin
             self._followed.add(binding)
-            self._meanings[binding] = self.resolve(origin) if isinstance(origin, ast.AST) else origin
+            self._meanings[binding] = (
+                self.resolve(origin) if isinstance(origin, ast.AST) else origin
+            )
             self._followed.discard(binding)
         return self._meanings[binding]
+
+    def all(self) -> list[Binding]:
+        """Every binding of the module, in no order."""
+        return self._all
 
     def readers(self, binding: Binding) -> list[ast.Name]:
         """The places that read the name of `binding`, in no order."""
@@ -177,6 +185,7 @@ class Names:
                 scope.outside.update(dict.fromkeys(node.names, kind))
             values.update(_values(node))
             waiting.extend(_children(node, scope, found))
+        self._all = found
         for binding in found:
             home = _home(binding, self.scope)
             home.names.setdefault(binding.name, []).append(binding)

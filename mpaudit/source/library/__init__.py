@@ -11,6 +11,7 @@ from mpaudit.source.library.registry import (
     adopt,
     attribute,
     augmented,
+    entering,
     harmless,
     kind_of,
     stated_kind,
@@ -19,4 +20,14 @@ from mpaudit.source.library.registry import (
 
 FAMILIES = (python, torch_amp, torch_nn, torch_optim)
 
-__all__ = ["FAMILIES", "adopt", "attribute", "augmented", "harmless", "kind_of", "stated_kind", "summary"]
+__all__ = [
+    "FAMILIES",
+    "adopt",
+    "attribute",
+    "augmented",
+    "entering",
+    "harmless",
+    "kind_of",
+    "stated_kind",
+    "summary",
+]

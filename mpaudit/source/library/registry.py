@@ -20,6 +20,7 @@ _functions: dict[str, Summary] = {}
 _prefixes: list[tuple[str, Summary]] = []
 _methods: dict[tuple[str, str], Summary] = {}
 _called: dict[str, Summary] = {}
+_entered: dict[str, Callable[[Call], None]] = {}
 _attributes: dict[str, list[Attribute]] = {}
 _augmented: list[Augmented] = []
 _bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
@@ -83,6 +84,22 @@ def called(kind: str) -> Callable[[Summary], Summary]:
         return summary
 
     return register
+
+
+def entered(kind: str) -> Callable[[Callable[[Call], None]], Callable[[Call], None]]:
+    """Register what is told when a project's own object of a kind is called and followed."""
+
+    def register(tell: Callable[[Call], None]) -> Callable[[Call], None]:
+        _entered[kind] = tell
+        return tell
+
+    return register
+
+
+def entering(call: Call, kind: str) -> None:
+    """Tell the summaries that a call of a project's own object is about to be followed."""
+    if kind in _entered:
+        _entered[kind](call)
 
 
 def attributes(name: str) -> Callable[[Attribute], Attribute]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Forward, LossComputed
-from mpaudit.source.library.registry import attributes, base, called, function, method
+from mpaudit.source.library.registry import (
+    attributes,
+    base,
+    called,
+    entered,
+    function,
+    kind_of,
+    method,
+)
 from mpaudit.source.values import NONE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -144,8 +152,11 @@ def device_of(model: Thing, path: Path, seen: frozenset[int] = frozenset()) -> s
 
 
 def forward_event(call: Call, model: Thing) -> None:
-    """Tell the protocols that a model is called."""
+    """Tell the protocols that a model is called; its parts are no models of their own."""
     path = call.path
+    for frame in path.frames:
+        if frame.function and frame.function.owner and kind_of(frame.function.owner)[0] == "Module":
+            return
     region = call.engine.region(path)
     call.emit(
         Forward(
@@ -157,6 +168,12 @@ def forward_event(call: Call, model: Thing) -> None:
             region=call.engine.describe(region, path),
         )
     )
+
+
+@entered("Module")
+def entering(call: Call) -> None:
+    """A model of the project is called; its `forward` is followed."""
+    forward_event(call, call.thing)
 
 
 @called("Module")

@@ -38,7 +38,8 @@ base("Optimizer", "torch.optim.SGD", "torch.optim.Adam", "torch.optim.AdamW", ad
 
 @method("Optimizer", "step")
 def step(call: Call) -> Value:
-    """`optimizer.step()`."""
+    """`optimizer.step()`; a closure runs first."""
+    call.callback(0, "closure")
     call.emit(
         OptimizerStep(at=call.span, occasional=call.occasional, optimizer=call.ref(call.thing))
     )
@@ -75,7 +76,7 @@ def clip(call: Call) -> Value:
     """`clip_grad_norm_(parameters, max_norm)`; an infinite limit only reads the norm."""
     limit = call.argument(1, "max_norm") or call.keywords.get("clip_value")
     parameters = call.picked(0, "parameters")
-    if not _infinite(limit):
+    if not _infinite(limit) and call.path.known(limit or NONE, "@scale_of") is None:
         call.emit(
             GradientsClipped(
                 at=call.span,
