@@ -234,11 +234,12 @@ def run(
     """
     if module is None and not command:
         raise MpauditError("run: which script? Say `mpaudit run train.py` or `mpaudit run -m pkg`")
-    from mpaudit.runtime import launch
+    from mpaudit import witness
 
-    script = None if module else command[0]
-    arguments = command if module else command[1:]
-    return launch.run(script, module, arguments, fix=fix, device=device, output=output)
+    name, *arguments = (module, *command) if module else command
+    return witness.run(
+        name, arguments, module=module is not None, fix=fix, device=device, output=output
+    )
 
 
 @main.command()

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from mpaudit.audit import check_text, fix_text
 
+from mpaudit.audit import check_text, fix_text
 from mpaudit.fix import Safety
 from mpaudit.rule import Rule, Severity, catalogue, pages, parse
 

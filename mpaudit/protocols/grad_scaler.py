@@ -147,13 +147,19 @@ class GradScalerProtocol(Protocol):
         key = ("stepped", scaler, optimizer)
         before = self.state.get(key)
         if isinstance(before, ScalerStep):
-            yield _missing_update(before, event) if before.at == event.at else _double_step(before, event)
+            yield (
+                _missing_update(before, event)
+                if before.at == event.at
+                else _double_step(before, event)
+            )
         if phase.scaled_by(scaler):
             if phase.by_hand is not None:
                 yield _unscaled_by_hand(phase.by_hand, event)
         elif phase.all_unscaled and not phase.closed:
             thrown = self.state.get(("scaled", scaler))
-            yield _unscaled_backward(phase, event, thrown if isinstance(thrown, LossScaled) else None)
+            yield _unscaled_backward(
+                phase, event, thrown if isinstance(thrown, LossScaled) else None
+            )
         self.state[key] = event
         self.state[("stepper", optimizer)] = scaler
         self.phase = replace(
@@ -235,7 +241,9 @@ def _related(*pairs: tuple[Span | None, str]) -> tuple[Related, ...]:
     return tuple(Related(span, message) for span, message in pairs if span is not None)
 
 
-def _subjects(scaler: Ref | None = None, optimizer: Ref | None = None) -> tuple[tuple[str, str], ...]:
+def _subjects(
+    scaler: Ref | None = None, optimizer: Ref | None = None
+) -> tuple[tuple[str, str], ...]:
     pairs = (("scaler", scaler), ("optimizer", optimizer))
     return tuple((name, ref.text) for name, ref in pairs if ref is not None and ref.text)
 
@@ -246,7 +254,9 @@ def _scaled_at(phase: Phase) -> tuple[Span | None, str]:
 
 def _missing_update(step: ScalerStep, next_use: Event) -> Broken:
     what = "stepped again" if isinstance(next_use, ScalerStep) else "unscaled again"
-    where = () if next_use.at == step.at else ((next_use.at, f"{what} here, in the next iteration"),)
+    where = (
+        () if next_use.at == step.at else ((next_use.at, f"{what} here, in the next iteration"),)
+    )
     return Broken(
         Problem(
             "missing-scaler-update",

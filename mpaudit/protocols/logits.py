@@ -16,7 +16,10 @@ class LogitsProtocol(Protocol):
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Judge one loss."""
-        if not isinstance(event, LossComputed) or event.loss not in ("CrossEntropyLoss", "cross_entropy"):
+        if not isinstance(event, LossComputed) or event.loss not in (
+            "CrossEntropyLoss",
+            "cross_entropy",
+        ):
             return
         if event.got in ("softmax", "log_softmax"):
             yield _softmax_before_cross_entropy(event)

@@ -25,6 +25,7 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Moment, Span
 from mpaudit.runtime.frame import spelling, user_frame
+from mpaudit.runtime.keras_identity import ByObject
 from mpaudit.runtime.keras_layers import MARK, Layers, Mark, recording
 from mpaudit.runtime.keras_patch import Call, Patches
 from mpaudit.runtime.keras_place import constructor, place
@@ -55,9 +56,12 @@ class Events:
         self._tracer = patches.tracer
         self._layers = layers
         self._made: list[tuple[weakref.ref[Any], Span, Any]] = []
-        self._models: dict[int, tuple[Span, int]] = {}
-        self._owners: dict[int, Ref] = {}
-        self._losses: dict[int, Span | None] = {}
+        self._models = ByObject[tuple[Span, int]]()
+        self._owners = ByObject[Ref]()
+        self._owning = ByObject[bool]()
+        self._losses = ByObject[Span | None]()
+        self._optimizers = ByObject[int]()
+        self._serial = 0
         self._iteration: list[Event] = []
         self._seen: Counter[tuple[Event, ...]] = Counter()
         self._scaling_seen = False
@@ -134,17 +138,15 @@ class Events:
     def _announce_model(self, model: Any, at: Span, output: tuple[Ref, ...] = ()) -> None:
         """Tell of a model as far as it is complete; it is told again when it has grown."""
         layers = [each for each in model.layers if not isinstance(each, keras.layers.InputLayer)]
-        told = self._models.get(id(model), (at, 0))[1]
-        self._models[id(model)] = (at, len(layers))
+        _, told = self._models.get(model) or (at, 0)
+        self._models.put(model, (at, len(layers)))
         if len(layers) == told:
             return
         refs = tuple(self._layers.watched(each).ref for each in layers)
         if isinstance(model, keras.Sequential):
             output = refs[-1:]
-        elif isinstance(model, keras.models.Functional):
-            made_by = [
-                tensor._keras_history.operation for tensor in keras.tree.flatten(model.outputs)
-            ]
+        elif isinstance(model, keras.src.models.functional.Functional):
+            made_by = [each._keras_history.operation for each in keras.tree.flatten(model.outputs)]
             output = tuple(self._layers.watched(each).ref for each in made_by)
         ref = self._layers.watched(model).ref
         self._tell(ModelMade(at=at, model=ref, layers=refs, output=output, moment=self._moment()))
@@ -154,14 +156,14 @@ class Events:
         if not isinstance(layer, keras.Model):
             return
         self._announce()
-        if id(layer) in self._models:
+        if (told := self._models.get(layer)) is not None:
             marks = [getattr(each, MARK, None) for each in keras.tree.flatten(outputs)]
             output = tuple(mark.layer for mark in marks if mark is not None)
-            self._announce_model(layer, self._models[id(layer)][0], output)
-        ref = self._layers.watched(layer).ref
-        variables = layer.trainable_variables
-        if variables and self._owners.get(id(variables[-1])) is not ref:
-            self._owners.update((id(each), ref) for each in variables)
+            self._announce_model(layer, told[0], output)
+        if self._owning.get(layer) is None and layer.trainable_variables:
+            self._owning.put(layer, True)
+            for variable in layer.trainable_variables:
+                self._owners.put(variable, self._layers.watched(layer).ref)
 
     # Losses, tapes and optimizers
 
@@ -170,8 +172,7 @@ class Events:
             original(loss, *args, **kwargs)
             with self._patches.guarded("loss made"):
                 at = place(type(loss).__name__, frame=constructor(loss))
-                self._losses[id(loss)] = at
-                weakref.finalize(loss, self._losses.pop, id(loss), None).atexit = False
+                self._losses.put(loss, at)
 
         return init
 
@@ -200,7 +201,7 @@ class Events:
                 wants="logits" if from_logits else wants,
                 got=mark.got,
                 shown=mark.shown,
-                made=self._losses.get(id(loss)),
+                made=self._losses.get(loss),
                 moment=self._moment(),
             )
         )
@@ -239,7 +240,7 @@ class Events:
         for each in tf.nest.flatten(result):
             _set(each, _GRADIENTS, gradients)
         marks = {ref for each in tf.nest.flatten(target) for ref in getattr(each, _SCALED, ())}
-        owners = {self._owners.get(id(each)) for each in tf.nest.flatten(sources)}
+        owners = {self._owners.get(each) for each in tf.nest.flatten(sources)}
         model = next(iter(owners)) if len(owners) == 1 else None
         known = marks or not self._scaling_seen
         self._tell(
@@ -276,7 +277,11 @@ class Events:
         self._feed_iteration()
 
     def _optimizer(self, optimizer: Any) -> Ref:
-        return Ref(("optimizer", id(optimizer)), spelling(optimizer, user_frame()))
+        number = self._optimizers.get(optimizer)
+        if number is None:
+            self._serial += 1
+            number = self._optimizers.put(optimizer, self._serial)
+        return Ref(("optimizer", number), spelling(optimizer, user_frame()))
 
     # Feeding
 

@@ -153,8 +153,9 @@ class Layers:
         for tensor in outputs:
             self.saw(watched, "output", tensor.dtype.name)
         for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
-            if keras.backend.is_float_dtype(variable.dtype):
-                self.saw(watched, "parameter", str(variable.dtype))
+            stored = variable._dtype  # `dtype` is what an autocast scope would make of it
+            if keras.backend.is_float_dtype(stored):
+                self.saw(watched, "parameter", str(stored))
         policies = self._tracer.fact("policies") or {}
         policy = {"policy": layer.dtype_policy.name, "compute": layer.compute_dtype}
         self._tracer.note("policies", {**policies, watched.path: policy})

@@ -68,16 +68,18 @@ class CudaPolicy:
         self._count = count
         self._library: Any = None
         self._cache: dict[int, tuple[weakref.ref[Any], torch.Tensor]] = {}
+        with warnings.catch_warnings():  # torch warns of replaced kernels once in a process: now
+            warnings.simplefilter("ignore")
+            self.activate()
+            self.deactivate()
 
     def activate(self) -> None:
         """Put CUDA's policy in place of the CPU's."""
         if self.active:
             return
         library = torch.library.Library("aten", "IMPL")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "Overriding a previously registered kernel"
-            for name, kernel in self._kernels():
-                library.impl(name, kernel, "AutocastCPU")
+        for name, kernel in self._kernels():
+            library.impl(name, kernel, "AutocastCPU")
         self._library = library
         self.active = True
 
@@ -156,7 +158,7 @@ class CudaPolicy:
     def _promote(self, operation: Any) -> Callable[..., Any]:
         def kernel(*args: Any, **kwargs: Any) -> Any:
             dtypes: set[torch.dtype] = set()
-            _each(args, lambda tensor: dtypes.add(tensor.dtype) or tensor)
+            _each(args, lambda tensor: dtypes.add(tensor.dtype))
             widest = torch.float32 if torch.float32 in dtypes else torch.get_autocast_dtype("cpu")
             with _ExcludeDispatchKeyGuard(_KEYS):
                 args = tuple(_each(args, lambda tensor: self._cast(tensor, widest)))
@@ -167,7 +169,7 @@ class CudaPolicy:
     def _native(self, operation: Any) -> Callable[..., Any]:
         def kernel(*args: Any, **kwargs: Any) -> Any:
             dtypes: set[torch.dtype] = set()
-            _each(args, lambda tensor: dtypes.add(tensor.dtype) or tensor)
+            _each(args, lambda tensor: dtypes.add(tensor.dtype))
             with _ExcludeDispatchKeyGuard(_KEYS):
                 if len(dtypes) != 1 or torch.float32 in dtypes:
                     return operation(*args, **kwargs)

@@ -193,9 +193,7 @@ class Engine(Flow):
         for node in module.tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
                 return True
-        return any(
-            isinstance(node, ast.Name) and node.id == name for node in ast.walk(module.tree)
-        )
+        return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(module.tree))
 
     def imported(self, value: Imported, path: Path) -> Value:
         """What an import brings in; the module is executed once, on its own."""
@@ -255,6 +253,8 @@ def _definitions(
         if not isinstance(owner, ast.ClassDef):
             continue
         methods = [n for n in owner.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-        used = {n.attr for method in methods for n in ast.walk(method) if isinstance(n, ast.Attribute)}
+        used = {
+            n.attr for method in methods for n in ast.walk(method) if isinstance(n, ast.Attribute)
+        }
         for method in sorted(methods, key=lambda m: (m.name in used, m.name == "__init__")):
             yield owner, method

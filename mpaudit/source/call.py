@@ -39,7 +39,9 @@ MAX_DEPTH = 12
 class Enter(Exception):  # noqa: N818 - not an error: the statement waits for the call's outcomes
     """A function of the project is called; the statement goes on once for each way it ends."""
 
-    def __init__(self, site: ast.expr, function: Function, frame: Frame, result: Value | None) -> None:
+    def __init__(
+        self, site: ast.expr, function: Function, frame: Frame, result: Value | None
+    ) -> None:
         super().__init__(function.name)
         self.site = site
         self.function = function
@@ -259,12 +261,15 @@ class Calls:
         if isinstance(function, Class):
             return self.instantiate(node, function, arguments, keywords, path)
         if isinstance(function, Bound) and function.function is not None:
-            return self.enter(node, function.function, (function.receiver, *arguments), keywords, path)
+            return self.enter(
+                node, function.function, (function.receiver, *arguments), keywords, path
+            )
         if isinstance(function, Thing):
             method = self._callable(function, path)
             if method is not None:
                 library.entering(
-                    Call(self, path, node, method.name, function, arguments, keywords), function.kind
+                    Call(self, path, node, method.name, function, arguments, keywords),
+                    function.kind,
                 )
                 return self.enter(node, method, (function, *arguments), keywords, path)
         receiver = function.receiver if isinstance(function, Bound) else None
@@ -467,7 +472,9 @@ def _parts(value: Value, path: Path) -> list[Value]:
     if isinstance(value, Choice):
         return [*_parts(value.yes, path), *_parts(value.no, path)]
     if isinstance(value, Partial):
-        return [p for v in (*value.arguments, *(v for _, v in value.keywords)) for p in _parts(v, path)]
+        return [
+            p for v in (*value.arguments, *(v for _, v in value.keywords)) for p in _parts(v, path)
+        ]
     items = path.known(value, "@items")
     if isinstance(items, Pack) and isinstance(value, Thing) and value.kind in ("list", "dict"):
         return [value, *(part for item in items.items for part in _parts(item, path))]

@@ -321,7 +321,9 @@ class Expressions(Calls):
         test = self.evaluate(node.test, path)
         known = self.logic.truth(test, path)
         if known is None and any(
-            isinstance(part, ast.Call) for side in (node.body, node.orelse) for part in ast.walk(side)
+            isinstance(part, ast.Call)
+            for side in (node.body, node.orelse)
+            for part in ast.walk(side)
         ):
             known = self.logic.decide(test, path)
         if known is not None:
@@ -391,7 +393,9 @@ class Expressions(Calls):
         owner = path.heap.get((frame.scopes[0], "@class")) if frame.in_class else None
         path.heap[(frame.scopes[0], "@captured")] = TRUE
         module: Module = frame.module
-        return Function(node, module, scopes, owner if isinstance(owner, Class) else None, decorators)
+        return Function(
+            node, module, scopes, owner if isinstance(owner, Class) else None, decorators
+        )
 
     def assign(self, target: ast.expr, value: Value, path: Path) -> None:
         """Bind an assignment target."""

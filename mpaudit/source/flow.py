@@ -47,9 +47,7 @@ class Flow(Expressions):
             return [(path, Const(None))]
         return self.attempt(path, lambda current: self.evaluate(node, current))
 
-    def attempt(
-        self, path: Path, evaluate: Callable[[Path], Value]
-    ) -> list[tuple[Path, Value]]:
+    def attempt(self, path: Path, evaluate: Callable[[Path], Value]) -> list[tuple[Path, Value]]:
         """Evaluate; at an open condition go both ways, at a call follow it, and try again.
 
         Calls that were already made are not made again: their results are kept in the frame.
@@ -407,9 +405,7 @@ class Flow(Expressions):
             if self.logic.truth(test, each) is False:
                 paths.append(each)
                 continue
-            paths.extend(
-                self._loop(node, each, [None] * LOOP_PASSES, lambda current, _: [current])
-            )
+            paths.extend(self._loop(node, each, [None] * LOOP_PASSES, lambda current, _: [current]))
         return paths
 
     def _loop(
@@ -470,4 +466,3 @@ def _name(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.expr:
 
 def _pass(engine: Flow, iteration: Iteration) -> Value:
     return Thing(engine.identities.number("entered", iteration), since=iteration)
-

@@ -51,7 +51,9 @@ def decode(data: bytes, filename: str) -> tuple[str, Encoding]:
     except (SyntaxError, UnicodeDecodeError, LookupError) as problem:
         row = data[: getattr(problem, "start", 0)].count(b"\n") + 1
         at = Position(row, 1)
-        raise UnparsableError(f"not text in a known encoding: {problem}", Span(filename, at, at)) from None
+        raise UnparsableError(
+            f"not text in a known encoding: {problem}", Span(filename, at, at)
+        ) from None
     return text, encoding
 
 
@@ -140,7 +142,9 @@ class Module:
     def parents(self) -> dict[ast.AST, ast.AST]:
         """The parent of every node."""
         return {
-            child: parent for parent in ast.walk(self.tree) for child in ast.iter_child_nodes(parent)
+            child: parent
+            for parent in ast.walk(self.tree)
+            for child in ast.iter_child_nodes(parent)
         }
 
     @cached_property
@@ -179,6 +183,8 @@ def _place(node: ast.AST) -> tuple[int, int, int, int]:
         if node.optional_vars is not None:
             _, _, end_row, end_column = _place(node.optional_vars)
         return row, column, end_row, end_column
-    if isinstance(node, ast.expr | ast.stmt | ast.excepthandler | ast.alias | ast.arg | ast.keyword):
+    if isinstance(
+        node, ast.expr | ast.stmt | ast.excepthandler | ast.alias | ast.arg | ast.keyword
+    ):
         return node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0
     raise TypeError(f"a {type(node).__name__} stands nowhere in the text")

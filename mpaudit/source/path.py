@@ -161,7 +161,9 @@ def merge(paths: list[Path], limit: int) -> list[Path]:
 def _join(kept: Path, other: Path) -> bool:
     """Fold `other` into `kept`; False if that would mix up what belongs together."""
     conditions = [
-        asked for asked, answer in kept.facts.items() if other.facts.get(asked, answer) is not answer
+        asked
+        for asked, answer in kept.facts.items()
+        if other.facts.get(asked, answer) is not answer
     ]
     if len(conditions) > 1:
         return False

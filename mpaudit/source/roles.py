@@ -32,7 +32,15 @@ def roles(module: Module) -> Roles:
         if method == "backward" and _is_call_of(receiver, "scale"):
             assert isinstance(receiver, ast.Call) and isinstance(receiver.func, ast.Attribute)
             methods[ast.unparse(receiver.func.value)].add("scale().backward")
-        if method in ("unscale_", "scale", "step", "update", "zero_grad", "is_enabled", "get_scale"):
+        if method in (
+            "unscale_",
+            "scale",
+            "step",
+            "update",
+            "zero_grad",
+            "is_enabled",
+            "get_scale",
+        ):
             text = ast.unparse(receiver)
             taken = bool(node.args) or method not in ("step", "scale")
             methods[text].add(method if taken else method + "()")
@@ -44,7 +52,8 @@ def roles(module: Module) -> Roles:
         if "unscale_" in used
         or "scale().backward" in used
         or {"scale", "update"} <= used
-        or {"step", "update"} <= used and used & {"get_scale", "is_enabled"}
+        or {"step", "update"} <= used
+        and used & {"get_scale", "is_enabled"}
     }
     optimizers = {text for scaler in scalers for text in arguments[scaler]}
     optimizers |= {text for text, used in methods.items() if {"zero_grad", "step()"} <= used}

@@ -105,9 +105,7 @@ def enumerated(call: Call) -> Value:
 def zipped(call: Call) -> Value:
     """`zip(a, b)`."""
     made = call.made("list")
-    columns = [
-        a if isinstance(a, Pack) else call.path.known(a, "@items") for a in call.arguments
-    ]
+    columns = [a if isinstance(a, Pack) else call.path.known(a, "@items") for a in call.arguments]
     if columns and all(isinstance(column, Pack) for column in columns):
         rows = zip(*(c.items for c in columns if isinstance(c, Pack)), strict=False)
         call.path.learn(made, items=Pack(tuple(Pack(tuple(row)) for row in rows)))

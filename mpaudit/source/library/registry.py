@@ -118,9 +118,7 @@ def on_augmented(hook: Augmented) -> Augmented:
     return hook
 
 
-def base(
-    kind: str, *names: str, adopt: Callable[[Call, Thing, str], None] | None = None
-) -> None:
+def base(kind: str, *names: str, adopt: Callable[[Call, Thing, str], None] | None = None) -> None:
     """Say that instances of project classes derived from these library classes are of `kind`."""
     _bases.update({name: (kind, adopt) for name in names})
 
@@ -172,9 +170,7 @@ def attribute(engine: Calls, base: Thing, name: str, path: Path) -> Value | None
     return None
 
 
-def augmented(
-    engine: Calls, node: ast.AugAssign, left: Value, right: Value, path: Path
-) -> None:
+def augmented(engine: Calls, node: ast.AugAssign, left: Value, right: Value, path: Path) -> None:
     """Tell the summaries of an augmented assignment."""
     for hook in _augmented:
         hook(engine, node, left, right, path)

@@ -258,7 +258,9 @@ def backward(call: Call) -> Value | None:
             loss=call.ref(receiver),
             scalers=scalers,
             made_in=region,
-            inside=None if call.argument(9, "create_graph") else engine.describe(_around(call), path),
+            inside=None
+            if call.argument(9, "create_graph")
+            else engine.describe(_around(call), path),
         )
     )
     return NONE
@@ -352,5 +354,3 @@ def optimizers_of(engine: Calls, parameters: Value | None, path: Path) -> tuple[
         if set(held.items) & set(owners.items) and isinstance(optimizer, Thing):
             found.append(Ref(optimizer.uid, ""))
     return tuple(found) or None
-
-

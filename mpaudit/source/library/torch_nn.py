@@ -141,7 +141,9 @@ def device_of(model: Thing, path: Path, seen: frozenset[int] = frozenset()) -> s
         return None
     items = path.known(model, "@items")
     parts = list(items.items) if isinstance(items, Pack) else []
-    parts += [value for (uid, name), value in path.heap.items() if uid == model.uid and name[0] != "@"]
+    parts += [
+        value for (uid, name), value in path.heap.items() if uid == model.uid and name[0] != "@"
+    ]
     for part in parts:
         if isinstance(part, Thing) and part.kind in ("Module", "") and part.uid not in seen:
             if part.kind == "":

@@ -1,0 +1,194 @@
+"""The static check: files to findings, and findings to repaired files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mpaudit.checks import CHECKS
+from mpaudit.config import UNREADABLE, Selection
+from mpaudit.finding import Finding, Position, Problem, Span
+from mpaudit.fix import Fix, Safety, apply
+from mpaudit.protocols.protocol import Verdict, settle
+from mpaudit.report import Report
+from mpaudit.rewrite import write_atomically
+from mpaudit.rule import rule
+from mpaudit.source.analysis import Engine
+from mpaudit.source.discovery import concerns, files
+from mpaudit.source.module import Encoding, Module, UnparsableError, decode
+from mpaudit.source.project import Project
+from mpaudit.source.repair import Context, repair
+from mpaudit.suppress import read
+
+MAX_ROUNDS = 10
+"""Rounds of fixing: a repair may uncover or overlap another."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One pass over files: what was read, and what was found."""
+
+    modules: dict[str, Module] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    problems: list[tuple[Problem, Fix | None]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def check(paths: Sequence[Path], selection: Selection | None = None) -> Report:
+    """Check files and folders. Raises MpauditError for a path that is not there."""
+    found = files(paths)
+    run = _Run()
+    for path in found:
+        _read(run, path, named=path in paths)
+    return _report(run, selection or Selection(), len(found))
+
+
+def check_text(text: str, filename: str, selection: Selection | None = None) -> list[Finding]:
+    """Check one text as if it stood in `filename`."""
+    run = _Run()
+    _parse(run, text, filename, Encoding())
+    return list(_report(run, selection or Selection(), 1).findings)
+
+
+def fix(
+    paths: Sequence[Path], selection: Selection | None = None, *, unsafe: bool, write: bool
+) -> tuple[Report, Mapping[str, tuple[str, str]]]:
+    """Repair files: what is left to report, and each changed file's text before and after.
+
+    Unsafe repairs are applied only if `unsafe`; nothing is written unless `write`.
+    """
+    selection = selection or Selection()
+    report = check(paths, selection)
+    changed: dict[str, tuple[str, str]] = {}
+    fixed: dict[str, int] = {}
+    for filename in sorted({finding.span.filename for finding in report.findings}):
+        before = report.sources.get(filename)
+        if before is None:
+            continue
+        after, count = _repaired(before, filename, selection, unsafe=unsafe)
+        if after != before:
+            changed[filename] = (before, after)
+            fixed[filename] = count
+    if write:
+        for filename, (_, after) in changed.items():
+            _, encoding = decode(Path(filename).read_bytes(), filename)
+            write_atomically(Path(filename), after, encoding)
+        report = check(paths, selection)
+    return replace(report, fixed=fixed), changed
+
+
+def fix_text(text: str, filename: str, *, unsafe: bool, names: set[str] | None = None) -> str:
+    """Repair one text, in as many rounds as it takes; `names` limits it to these rules."""
+    selection = Selection(select=tuple(sorted(names))) if names else Selection()
+    return _repaired(text, filename, selection, unsafe=unsafe)[0]
+
+
+def _repaired(text: str, filename: str, selection: Selection, *, unsafe: bool) -> tuple[str, int]:
+    count = 0
+    findings = check_text(text, filename, selection)
+    for _ in range(MAX_ROUNDS):
+        offered = [f for f in findings if _allowed(f.fix, unsafe)]
+        if not offered:
+            break
+        after, applied = apply(text, [f.fix for f in offered if f.fix is not None])
+        left = check_text(after, filename, selection)
+        if any(f.name == UNREADABLE for f in left) or len(left) >= len(findings):
+            break
+        count += sum(f.fix in applied for f in offered)
+        text, findings = after, left
+    return text, count
+
+
+def _allowed(fix: Fix | None, unsafe: bool) -> bool:
+    return fix is not None and (
+        fix.safety is Safety.SAFE or (unsafe and fix.safety is Safety.UNSAFE)
+    )
+
+
+def _read(run: _Run, path: Path, *, named: bool) -> None:
+    """Read a file; one that the user named himself is parsed even if it mentions nothing of ours."""
+    filename = str(path)
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        start = Position(1, 1)
+        reason = f"the file cannot be read: {problem.strerror}"
+        run.problems.append((Problem(UNREADABLE, Span(filename, start, start), reason), None))
+        return
+    if not concerns(data) and not named:
+        return
+    try:
+        text, encoding = decode(data, filename)
+    except UnparsableError as problem:
+        run.problems.append((_unparsable(problem), None))
+        return
+    _parse(run, text, filename, encoding)
+
+
+def _parse(run: _Run, text: str, filename: str, encoding: Encoding) -> None:
+    run.sources[filename] = text
+    try:
+        module = Module.parse(text, filename)
+    except UnparsableError as problem:
+        run.problems.append((_unparsable(problem), None))
+        return
+    module.encoding = encoding
+    run.modules[filename] = module
+
+
+def _report(run: _Run, selection: Selection, checked: int) -> Report:
+    project = Project()
+    for filename, module in run.modules.items():
+        project.add(Path(filename), module)
+    engine = Engine(project)
+    verdicts: list[Verdict] = []
+    for module in run.modules.values():
+        verdicts.extend(engine.audit(module))
+        for look in CHECKS:
+            run.problems.extend(look(module))
+    settled = settle(verdicts)
+    for problem in settled:
+        problem_module = run.modules.get(problem.span.filename)
+        if problem_module is not None:
+            here = [p for p in settled if p.span.filename == problem.span.filename]
+            run.problems.append((problem, repair(Context(problem, problem_module, here))))
+    findings = [f for f in map(_stamp, run.problems) if selection.includes(rule(f.name))]
+    standing = list(_unsuppressed(findings, run))
+    return Report(standing, run.sources, checked, warnings=tuple(run.warnings))
+
+
+def _unparsable(problem: UnparsableError) -> Problem:
+    return Problem(UNREADABLE, problem.span, f"this cannot be read as Python: {problem}")
+
+
+def _stamp(found: tuple[Problem, Fix | None]) -> Finding:
+    problem, repair_of = found
+    page = rule(problem.rule)
+    return Finding(
+        page.code,
+        page.name,
+        page.severity,
+        problem.message,
+        problem.span,
+        problem.consequence,
+        repair_of,
+        problem.related,
+        problem.moment,
+        subjects=problem.subjects,
+    )
+
+
+def _unsuppressed(findings: list[Finding], run: _Run) -> Iterator[Finding]:
+    """The findings that no comment silences; comments are read only in files with findings."""
+    comments = {}
+    for finding in findings:
+        filename = finding.span.filename
+        if filename not in run.sources:
+            yield finding
+            continue
+        if filename not in comments:
+            comments[filename] = read(run.sources[filename], filename)
+            run.warnings.extend(comments[filename].warnings)
+        if not comments[filename].covers(finding):
+            yield finding

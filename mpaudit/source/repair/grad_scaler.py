@@ -1,0 +1,279 @@
+"""Repairs of the GradScaler protocol."""
+
+from __future__ import annotations
+
+import ast
+
+from mpaudit.fix import Edit, Fix, Safety
+from mpaudit.source.module import Module
+from mpaudit.source.repair.registry import (
+    Context,
+    alone,
+    block_of,
+    indentation,
+    insert_after,
+    insert_before,
+    lines_of,
+    reindent,
+    repairs,
+    spans_lines,
+)
+
+
+@repairs("missing-scaler-update")
+def add_update(context: Context) -> Fix | None:
+    """Insert `scaler.update()` below the last step of the block."""
+    scaler, step = context.subject("scaler"), context.statement_at(context.problem.span)
+    if scaler is None or step is None:
+        return None
+    last = step
+    for other in block_of(context.module, step):
+        if _is_call(other, scaler, "step"):
+            last = other
+    edit = insert_after(context.module, last, f"{scaler}.update()")
+    if edit is None:
+        return None
+    return Fix(f"Call `{scaler}.update()` after the step", (edit,), Safety.SAFE)
+
+
+@repairs("unscaled-backward")
+def scale_loss(context: Context) -> Fix | None:
+    """`loss.backward()` -> `scaler.scale(loss).backward()`; a scale() thrown away is removed."""
+    module, node = context.module, context.node(ast.Call)
+    scaler, loss = context.subject("scaler"), context.subject("loss")
+    if scaler is None or loss is None or not isinstance(node, ast.Call):
+        return None
+    if not isinstance(node.func, ast.Attribute):
+        return None
+    start, end = module.range(node.func.value)
+    edits = [Edit(start, end, f"{scaler}.scale({loss})")]
+    for related in context.problem.related:
+        thrown = context.statement_at(related.span)
+        if thrown is not None and _is_call(thrown, scaler, "scale") and alone(module, thrown):
+            edits.append(Edit(*lines_of(module, thrown), ""))
+    return Fix(f"Run backward on `{scaler}.scale({loss})`", tuple(edits), Safety.SAFE)
+
+
+@repairs("unscaled-step")
+def step_through_scaler(context: Context) -> Fix | None:
+    """`optimizer.step()` -> `scaler.step(optimizer)`, where an update follows in the block."""
+    module, node = context.module, context.node(ast.Call)
+    optimizer = context.subject("optimizer")
+    if optimizer is None or not isinstance(node, ast.Call) or node.args or node.keywords:
+        return None
+    statement = module.statement(node)
+    scaler = _scaler_of(module, statement)
+    if scaler is None:
+        return None
+    edits = [Edit(*module.range(node), f"{scaler}.step({optimizer})")]
+    block = block_of(module, statement)
+    after = block[block.index(statement) + 1 :]
+    for other in after:
+        if _is_call(other, scaler, "step"):
+            if not alone(module, statement):
+                return None
+            edits = [Edit(*lines_of(module, statement), "")]
+    if not any(_mentions(other, scaler, "update") for other in after):
+        edit = insert_after(module, statement, f"{scaler}.update()")
+        if edit is None:
+            return None
+        edits.append(edit)
+    return Fix(f"Step through `{scaler}`", tuple(edits), Safety.SAFE)
+
+
+@repairs("clip-before-unscale")
+def unscale_first(context: Context) -> Fix | None:
+    """Insert `scaler.unscale_(optimizer)` above the clip, where one optimizer is stepped."""
+    module, clip = context.module, context.statement_at(context.problem.span)
+    if clip is None or "after" in context.problem.message:
+        return None
+    function = _function_around(module, clip)
+    steps = {
+        (ast.unparse(node.func.value), ast.unparse(node.args[0]))
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "step"
+        and len(node.args) == 1
+    }
+    if len(steps) != 1:
+        return None
+    ((scaler, optimizer),) = steps
+    block = block_of(module, clip)
+    late = [s for s in block[block.index(clip) + 1 :] if _is_call(s, scaler, "unscale_")]
+    edit = insert_before(module, clip, f"{scaler}.unscale_({optimizer})")
+    if edit is None:
+        return None
+    edits = [edit, *(Edit(*lines_of(module, s), "") for s in late if alone(module, s))]
+    return Fix(f"Unscale the gradients of `{optimizer}` first", tuple(edits), Safety.SAFE)
+
+
+@repairs("double-unscale")
+def unscale_in_guard(context: Context) -> Fix | None:
+    """Move `unscale_` and the clip below it into the guard that steps."""
+    module, unscale = context.module, context.statement_at(context.problem.span)
+    scaler, optimizer = context.subject("scaler"), context.subject("optimizer")
+    if unscale is None or scaler is None or optimizer is None:
+        return None
+    block = block_of(module, unscale)
+    start = block.index(unscale)
+    rest = block[start + 1 :]
+    if any(r.message.startswith("unscaled for the first") for r in context.problem.related):
+        if not alone(module, unscale):
+            return None
+        edit = Edit(*lines_of(module, unscale), "")
+        return Fix("Remove the second unscale_", (edit,), Safety.SAFE)
+    guard = next((s for s in rest if isinstance(s, ast.If) and _steps(s, scaler)), None)
+    if guard is None or guard.orelse:
+        return None
+    moved = [unscale, *block[start + 1 : block.index(guard)]]
+    clips = (ast.Expr, ast.Assign)
+    if not all(isinstance(s, clips) and alone(module, s) for s in moved):
+        return None
+    if not all(_is_clip(s) for s in moved[1:]):
+        return None
+    return _into_guard(
+        module, moved, guard, first=True, message="Unscale and clip once, before the step"
+    )
+
+
+@repairs("update-before-step")
+def update_in_guard(context: Context) -> Fix | None:
+    """Move `update()` into the guard that steps, right below the step."""
+    module, update = context.module, context.statement_at(context.problem.span)
+    scaler = context.subject("scaler")
+    if update is None or scaler is None or not _is_call(update, scaler, "update"):
+        return None
+    block = block_of(module, update)
+    others = [s for s in block if s is not update]
+    guards = [s for s in others if isinstance(s, ast.If) and not s.orelse and _steps(s, scaler)]
+    if len(guards) == 1 and alone(module, update):
+        return _into_guard(
+            module, [update], guards[0], first=False, message="Update after the step"
+        )
+    steps = [s for s in block[block.index(update) + 1 :] if _is_call(s, scaler, "step")]
+    if not steps or not alone(module, update):
+        return None
+    added = insert_after(module, steps[-1], f"{scaler}.update()")
+    if added is None:
+        return None
+    removed = Edit(*lines_of(module, update), "")
+    return Fix("Update after the step", (removed, added), Safety.SAFE)
+
+
+@repairs("scaler-in-loop")
+def hoist_scaler(context: Context) -> Fix | None:
+    """Move the constructor above the outermost loop around it."""
+    module, made = context.module, context.statement_at(context.problem.span)
+    if not isinstance(made, ast.Assign) or len(made.targets) != 1 or not alone(module, made):
+        return None
+    if not isinstance(made.targets[0], ast.Name) or not isinstance(made.value, ast.Call):
+        return None
+    loop: ast.stmt | None = None
+    node: ast.AST = made
+    while node in module.parents:
+        node = module.parents[node]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            break
+        if isinstance(node, ast.For | ast.While):
+            loop = node
+    if loop is None or not alone_start(module, loop):
+        return None
+    used = {n.id for n in ast.walk(made.value) if isinstance(n, ast.Name)}
+    bound = {
+        n.id for n in ast.walk(loop) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    }
+    if used & bound or len(block_of(module, made)) == 1:
+        return None
+    start, end = lines_of(module, made)
+    text = reindent(module.text[start:end], indentation(module, made), indentation(module, loop))
+    if not text.endswith(("\n", "\r")):
+        text += module.newline
+    above, _ = module.line_range(loop.lineno)
+    edits = (Edit(above, above, text), Edit(start, end, ""))
+    return Fix("Build the GradScaler once, before the loop", edits, Safety.SAFE)
+
+
+def _into_guard(
+    module: Module, moved: list[ast.stmt], guard: ast.If, *, first: bool, message: str
+) -> Fix | None:
+    inner = guard.body[0]
+    if not alone(module, inner) or inner.lineno == guard.lineno or spans_lines(moved):
+        return None
+    start, end = lines_of(module, moved[0], moved[-1])
+    text = reindent(
+        module.text[start:end], indentation(module, moved[0]), indentation(module, inner)
+    )
+    if not text.endswith(("\n", "\r")):
+        text += module.newline
+    if first:
+        place, _ = module.line_range(inner.lineno)
+    else:
+        step = [s for s in guard.body if any(_is_step(n) for n in ast.walk(s))][-1]
+        _, place = module.line_range(step.end_lineno or step.lineno)
+        if place == len(module.text) and not module.text.endswith(("\n", "\r")):
+            return None
+    return Fix(message, (Edit(start, end, ""), Edit(place, place, text)), Safety.SAFE)
+
+
+def alone_start(module: Module, statement: ast.stmt) -> bool:
+    """Whether a compound statement starts its line."""
+    start, _ = module.range(statement)
+    first, _ = module.line_range(statement.lineno)
+    return not module.text[first:start].strip()
+
+
+def _function_around(module: Module, node: ast.AST) -> ast.AST:
+    while node in module.parents:
+        node = module.parents[node]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return node
+    return node
+
+
+def _is_step(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "step"
+    )
+
+
+def _is_clip(statement: ast.stmt) -> bool:
+    return any(
+        isinstance(n, ast.Call) and "clip" in ast.unparse(n.func).rpartition(".")[2]
+        for n in ast.walk(statement)
+    )
+
+
+def _is_call(statement: ast.stmt, receiver: str, method: str) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Call)
+        and isinstance(statement.value.func, ast.Attribute)
+        and statement.value.func.attr == method
+        and ast.unparse(statement.value.func.value) == receiver
+    )
+
+
+def _mentions(statement: ast.stmt, receiver: str, method: str) -> bool:
+    return any(
+        isinstance(n, ast.Attribute) and n.attr == method and ast.unparse(n.value) == receiver
+        for n in ast.walk(statement)
+    )
+
+
+def _steps(guard: ast.If, scaler: str) -> bool:
+    return any(_is_call(s, scaler, "step") for s in guard.body)
+
+
+def _scaler_of(module: Module, statement: ast.stmt) -> str | None:
+    """How the function around a statement spells the scaler that scales its loss."""
+    found = {
+        ast.unparse(node.func.value)
+        for node in ast.walk(_function_around(module, statement))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "scale"
+    }
+    return found.pop() if len(found) == 1 else None

@@ -1,0 +1,47 @@
+"""Have a script run under watch; with `--fix`, the corrected text of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpaudit import audit
+from mpaudit.finding import Finding
+from mpaudit.runtime import launch
+from mpaudit.runtime.target import Target
+
+
+def run(
+    name: str, argv: Sequence[str], *, module: bool, fix: bool, device: str, output: Path | None
+) -> int:
+    """Run the script or module `name`; returns its exit code. The file itself is never changed."""
+    program = launch.find(name, module=module)
+    source = _corrected(program) if fix else None
+    text = program.text if source is None else source
+
+    def static() -> list[Finding]:
+        return audit.check_text(text, program.filename)
+
+    return launch.run(
+        name, argv, module=module, device=device, output=output, source=source, static=static
+    )
+
+
+def _corrected(program: Target) -> str | None:
+    """The repaired text, None if there is nothing to repair; says on stderr what was repaired."""
+    before = audit.check_text(program.text, program.filename)
+    text = audit.fix_text(program.text, program.filename, unsafe=True)
+    left = [each.name for each in audit.check_text(text, program.filename)]
+    fixed = [each.name for each in before if each.name not in left]
+    if text == program.text:
+        _say("nothing to fix in " + program.name)
+        return None
+    _say(f"runs a corrected copy of {program.name}: {', '.join(dict.fromkeys(fixed))}")
+    if left:
+        _say(f"left as it is, for there is no fix: {', '.join(dict.fromkeys(left))}")
+    return text
+
+
+def _say(line: str) -> None:
+    print(f"mpaudit: {line}", file=sys.stderr, flush=True)
