@@ -151,8 +151,8 @@ def _report(run: _Run, selection: Selection, checked: int) -> Report:
     for problem in settled:
         problem_module = run.modules.get(problem.span.filename)
         if problem_module is not None:
-            here = [p for p in settled if p.span.filename == problem.span.filename]
-            run.problems.append((problem, repair(Context(problem, problem_module, here))))
+            context = Context(problem, problem_module, settled)
+            run.problems.append((problem, repair(context)))
     findings = [f for f in map(_stamp, run.problems) if selection.includes(rule(f.name))]
     standing = list(_unsuppressed(findings, run))
     return Report(standing, run.sources, checked, warnings=tuple(run.warnings))

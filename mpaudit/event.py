@@ -153,7 +153,8 @@ class LossComputed(Event):
     """A loss function was applied.
 
     `wants` is what the loss takes, `got` what the prediction is: "logits", "softmax", "log_softmax",
-    "sigmoid" or None (not known). `shown` is where the prediction's last activation stands.
+    "sigmoid" or None (not known). `shown` is where the prediction's last activation stands, `made`
+    where the loss was built, `output` the Keras layer that the prediction left, as it left it.
     """
 
     loss: str
@@ -161,6 +162,7 @@ class LossComputed(Event):
     got: str | None
     shown: Span | None = None
     made: Span | None = None
+    output: Ref | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +174,10 @@ class PolicySet(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerMade(Event):
-    """A Keras layer was built. `policy` is its own `dtype=` argument, None for the global policy."""
+    """A Keras layer was built.
+
+    `policy` is its own `dtype=` argument: None for the global policy, "?" if it is not known.
+    """
 
     layer: Ref
     kind: str
@@ -182,7 +187,11 @@ class LayerMade(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelMade(Event):
-    """A Keras model was built from `layers` in order; `output` are those whose results leave it."""
+    """A Keras model was built from `layers` in order; `output` are those whose results leave it.
+
+    The event of a model that is told again replaces the earlier one. No layers: nothing can be seen
+    of the inside (a model loaded from a file).
+    """
 
     model: Ref
     layers: tuple[Ref, ...]
@@ -192,21 +201,25 @@ class ModelMade(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TapeGradient(Event):
     """`tape.gradient(loss, variables)`; `scaled_by` are the optimizers whose scale_loss it went
-    through, None if that is not known. `model` is the one whose variables are the target.
+    through, None if that is not known. `model` is the one whose variables are the target, `others`
+    are further ones. Keras' own training step stands at the same place as its `GradientsApplied`.
     """
 
     loss: Ref
     gradients: Ref
     model: Ref | None
     scaled_by: tuple[Ref, ...] | None
+    others: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientsApplied(Event):
     """`optimizer.apply_gradients(...)` or `apply`; `scales` says whether the optimizer is a
-    LossScaleOptimizer (None: not known), `gradients` what it was given.
+    LossScaleOptimizer (None: not known), `gradients` what it was given, `made` where the optimizer
+    was built.
     """
 
     optimizer: Ref
     scales: bool | None
     gradients: Ref | None
+    made: Span | None = None

@@ -15,7 +15,6 @@ from click.testing import CliRunner, Result
 from mpaudit import __version__
 from mpaudit.cli import main
 
-ARTICLE = Path(__file__).parents[1] / "fixtures" / "article" / "article_pytorch.py"
 CLEAN = "x = 1\n"
 BAD = """\
 import torch
@@ -158,6 +157,13 @@ def test_a_file_nobody_can_read_is_a_finding(here: Path) -> None:
     assert result.exit_code == 1
     assert "a.py:2:" in result.stdout
     assert "error[MP001] unparsable-source" in result.stdout
+
+
+def test_a_binary_file_is_a_finding(here: Path) -> None:
+    Path("a.py").write_bytes(b"import torch\ntorch.autocast('cuda')\n\xff\xfe\x00\n")
+    result = call("check", "a.py", "--output-format", "json")
+    (found,) = json.loads(result.stdout)
+    assert (result.exit_code, found["code"], found["location"]["row"]) == (1, "MP001", 3)
 
 
 def test_colours_only_where_they_are_wanted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

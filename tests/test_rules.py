@@ -17,15 +17,19 @@ from pathlib import Path
 
 import pytest
 
+import mpaudit
 from mpaudit.audit import check_text, fix_text
+from mpaudit.explain import by_message
 from mpaudit.fix import Safety
 from mpaudit.rule import Rule, Severity, catalogue, pages, parse
+from mpaudit.runtime.trace import Reader
 
 RULES = tuple(catalogue().values())
 SOURCE = tuple(rule for rule in RULES if "source" in rule.seen_by)
 FIXED = tuple(rule for rule in SOURCE if rule.fix in ("safe", "unsafe"))
 UNFIXED = tuple(rule for rule in SOURCE if rule.fix in ("none", "suggestion"))
 RUN_ONLY = tuple(rule for rule in RULES if rule.seen_by == ("run",))
+SEEN_IN_A_RUN = tuple(rule for rule in RULES if "run" in rule.seen_by)
 EXPLAINED = tuple(rule for rule in RULES if rule.messages)
 
 # The families of codes, by their first digit; the ninth is what only a run can see.
@@ -174,7 +178,7 @@ def test_a_fix_is_as_safe_as_the_page_says(rule: Rule):
 @each(FIXED)
 def test_a_fix_keeps_to_its_rule_and_its_line_ends(rule: Rule):
     bad, good, name = example(rule, "Bad"), example(rule, "Good"), f"{rule.name}.py"
-    assert fix_text(bad, name, unsafe=True, names={"a-rule-that-is-not-this-one"}) == bad
+    assert fix_text(bad, name, unsafe=True, names={"unparsable-source"}) == bad
     dos = fix_text(bad.replace("\n", "\r\n"), name, unsafe=True)
     assert dos == good.replace("\n", "\r\n")
 
@@ -198,8 +202,10 @@ def test_what_has_no_fix_is_left_alone(rule: Rule):
 # --- the examples, run ----------------------------------------------------------------------------
 
 
-def run_example(rule: Rule, title: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run an example as `python script` would; skips the test where a framework is missing."""
+def run_example(
+    rule: Rule, title: str, folder: Path, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run an example, by `launcher` if given; skips the test where a framework is missing."""
     code = example(rule, title)
     needed = set(re.findall(r"^import (torch|tensorflow|keras)\b", code, re.MULTILINE))
     missing = sorted(each for each in needed if importlib.util.find_spec(each) is None)
@@ -207,11 +213,15 @@ def run_example(rule: Rule, title: str, folder: Path) -> subprocess.CompletedPro
         pytest.skip(f"{', '.join(missing)} not installed")
     script = folder / f"{title.lower()}.py"
     script.write_text(code, encoding="utf-8")
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    extra = {
+        "PYTHONPATH": str(Path(mpaudit.__file__).parents[1]),
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     return subprocess.run(
-        [sys.executable, "-W", "always", str(script)],
+        [sys.executable, "-W", "always", *launcher, str(script)],
         cwd=folder,
-        env={**os.environ, **quiet},
+        env={**os.environ, **extra},
         capture_output=True,
         text=True,
         timeout=300,
@@ -250,6 +260,13 @@ def test_every_message_about_torch_is_what_torch_says():
     assert explained <= said, sorted(explained - said)
 
 
+@each(EXPLAINED)
+def test_a_message_leads_to_its_page(rule: Rule):
+    for message in rule.messages:
+        assert rule in by_message(message)
+        assert rule in by_message(f"Traceback (most recent call last):\n  ...\nError: {message}\n")
+
+
 def test_every_message_of_the_parser_is_what_it_says():
     said = []
     for code in (
@@ -263,6 +280,20 @@ def test_every_message_of_the_parser_is_what_it_says():
         said.append(raised.value.msg)
     for message in catalogue()["unparsable-source"].messages:
         assert any(message in each for each in said), said
+
+
+@pytest.mark.slow
+@each(SEEN_IN_A_RUN)
+def test_a_run_sees_it_on_the_same_line(rule: Rule, tmp_path: Path):
+    seen = {}
+    for title in ("Bad", "Good"):
+        trace = tmp_path / f"{title}.mpa"
+        done = run_example(rule, title, tmp_path, ("-m", "mpaudit", "run", "-o", str(trace)))
+        assert trace.exists(), done.stderr[-2000:]
+        with Reader(trace) as reader:
+            seen[title] = {(each.rule, each.span.start.row) for each in reader.problems()}
+    assert {row for name, row in seen["Bad"] if name == rule.name} == marked_rows(rule)
+    assert seen["Good"] == set()
 
 
 def _has_cuda() -> bool:

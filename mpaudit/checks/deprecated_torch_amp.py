@@ -9,6 +9,7 @@ rewritten for certain; the problem then says why.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 
 _MOST_RELATED = 8
 _MOST_NAMED = 3
+_CONSEQUENCE = "every call warns with torch 2.4 and newer, and a later torch may drop the name"
+_MENTIONED = re.compile(r"\bamp\b|autocast_")
 _LAST_PARTS = frozenset(old.rpartition(".")[2] for old in DEPRECATED)
 
 
 def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
     """Yield the deprecated AMP names of a file as one problem, with the fix for all of them."""
-    text = module.text
-    if "torch" not in text or ("amp" not in text and "autocast" not in text):
+    if "torch" not in module.text or not _MENTIONED.search(module.text):
         return
     names = Names.of(module)
     uses = list(_uses(module, names))
@@ -43,6 +45,7 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
         return
     allowed = allowed_torch(Path(module.filename))
     uses = [each for each in uses if _in_force(each.api, allowed)]
+    uses.sort(key=lambda each: (each.node.lineno, each.node.col_offset))
     imports = [
         each
         for each in _imports(module, names, uses)
@@ -68,7 +71,7 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
             rule="deprecated-torch-amp",
             span=module.span(places[0]),
             message=_message(kinds),
-            consequence=f"{_consequence(len(places))}{unrepaired}",
+            consequence=_CONSEQUENCE + unrepaired,
             related=tuple(related[:_MOST_RELATED]),
         ),
         fix,
@@ -76,12 +79,10 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
 
 
 def _uses(module: Module, names: Names) -> Iterator[Use]:
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Name) or (
-            isinstance(node, ast.Attribute) and node.attr in _LAST_PARTS
-        ):
+    for node in names.reads():
+        if isinstance(node, ast.Name) or node.attr in _LAST_PARTS:
             api = DEPRECATED.get(names.resolve(node) or "")
-            if api and isinstance(node.ctx, ast.Load) and not _guarded(node, module, names):
+            if api and not _guarded(node, module, names):
                 yield Use(node, api)
 
 
@@ -98,23 +99,22 @@ def _imports(module: Module, names: Names, uses: list[Use]) -> Iterator[Imported
     """The imports of deprecated names, and of the modules that the uses go through."""
     through: set[Binding] = {each for use in uses for each in names.trail(use.node)}
     dotted = any(names.resolve(root_of(use.node)) == "torch" for use in uses)
-    bindings = {each.node: each for each in names.all()}
-    for statement in ast.walk(module.tree):
-        if not isinstance(statement, ast.Import | ast.ImportFrom):
+    for binding in names.all():
+        alias = binding.node
+        if not isinstance(alias, ast.alias):
             continue
-        for alias in statement.names:
-            binding = bindings[alias]
-            if isinstance(statement, ast.ImportFrom):
-                meaning = str(binding.origin)
-                api = DEPRECATED.get(meaning)
-                counts = api is not None or (meaning in MODULES and binding in through)
-            else:
-                api = None
-                counts = alias.name in MODULES and (
-                    binding in through and (alias.asname is not None or dotted)
-                )
-            if counts and not guarded(alias, module):
-                yield Imported(statement, alias, binding, api)
+        statement = module.parents[alias]
+        api = None
+        if isinstance(statement, ast.ImportFrom):
+            meaning = str(binding.origin)
+            api = DEPRECATED.get(meaning)
+            counts = api is not None or (meaning in MODULES and binding in through)
+        else:
+            named = alias.asname is not None or dotted
+            counts = named and alias.name in MODULES and binding in through
+        assert isinstance(statement, ast.Import | ast.ImportFrom)
+        if counts and not guarded(alias, module):
+            yield Imported(statement, alias, binding, api)
 
 
 def _in_force(api: Api, allowed: Allowed) -> bool:
@@ -149,8 +149,3 @@ def _message(kinds: list[Api]) -> str:
 def _listed(words: list[str], more: int) -> str:
     words = [*words, f"{more} more"] if more else words
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
-
-
-def _consequence(count: int) -> str:
-    where = f"{count} places in this file" if count > 1 else "this place"
-    return f"torch 2.4 and newer warn at run time about {where}, and a later release may drop it"

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from mpaudit.protocols.autocast import AutocastProtocol
 from mpaudit.protocols.grad_scaler import GradScalerProtocol
+from mpaudit.protocols.keras_loss_scale import KerasLossScaleProtocol
+from mpaudit.protocols.keras_policy import KerasPolicyProtocol
 from mpaudit.protocols.logits import LogitsProtocol
 from mpaudit.protocols.protocol import Protocol
 
-_ALL: tuple[type[Protocol], ...] = (GradScalerProtocol, AutocastProtocol, LogitsProtocol)
+_ALL: tuple[type[Protocol], ...] = (
+    GradScalerProtocol,
+    AutocastProtocol,
+    LogitsProtocol,
+    KerasPolicyProtocol,
+    KerasLossScaleProtocol,
+)
 
 
 def machines() -> list[Protocol]:

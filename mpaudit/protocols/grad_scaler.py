@@ -26,7 +26,6 @@ from mpaudit.event import (
 from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
-LOW_PRECISION_DEVICES = ("cuda", "xpu", "mps", "hpu", "npu", "mlu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +182,14 @@ class GradScalerProtocol(Protocol):
             return
         if phase.all_scaled and event.optimizer not in phase.unscaled and phase.by_hand is None:
             yield _unscaled_step(phase, event)
+            for backward in phase.backwards:
+                for scaler in backward.scalers or ():
+                    self.state.pop(("scaled", scaler), None)
         elif phase.all_unscaled:
             yield Kept("unscaled-step", event.at)
             for backward in phase.backwards:
                 region = backward.made_in
-                if (
-                    region is not None
-                    and region.dtype == "float16"
-                    and region.device in LOW_PRECISION_DEVICES
-                ):
+                if region is not None and region.dtype == "float16":
                     yield _missing_scaler(backward, event)
         self.phase = replace(phase, closed=True)
 

@@ -40,12 +40,19 @@ class Protocol(ABC):
 
     All state lives in `state`, a flat mapping of hashable keys to immutable values: so a path of the
     abstract execution copies a machine by copying a dict, and paths in the same state are merged.
+    `facts`, a mapping of the same form, holds what is said once of an object and stays true of it
+    (a layer was built under this policy): it does not keep paths apart, they pool it.
     """
 
-    __slots__ = ("state",)
+    __slots__ = ("facts", "state")
 
-    def __init__(self, state: dict[Hashable, Hashable] | None = None) -> None:
+    def __init__(
+        self,
+        state: dict[Hashable, Hashable] | None = None,
+        facts: dict[Hashable, Hashable] | None = None,
+    ) -> None:
         self.state: dict[Hashable, Hashable] = {} if state is None else state
+        self.facts: dict[Hashable, Hashable] = {} if facts is None else facts
 
     @abstractmethod
     def feed(self, event: Event) -> Iterator[Verdict]:
@@ -53,7 +60,11 @@ class Protocol(ABC):
 
     def copy(self) -> Protocol:
         """A machine that starts from here and goes its own way."""
-        return type(self)(self.state.copy())
+        return type(self)(self.state.copy(), self.facts.copy())
+
+    def later(self) -> Protocol:
+        """The machine that a function starts with which is called some time after all this."""
+        return type(self)()
 
 
 def settle(verdicts: list[Verdict]) -> list[Problem]:

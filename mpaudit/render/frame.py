@@ -64,10 +64,12 @@ def draw(marks: Sequence[Mark], text: str, gutter: int, paint: Paint) -> list[st
 
 
 def _underlines(mark: Mark, text: str) -> Iterator[tuple[int, _Underline]]:
-    """The rows a mark runs through, the label at the last one."""
+    """The rows a mark runs through, the label at the last one; of mere evidence only the first."""
     first, last = mark.span.start.row, mark.span.end.row
     if mark.span.end.column == 1 and last > first:
         last -= 1
+    if mark.style == "frame":
+        last = first
     rows = range(first, last + 1) if last - first < LONG else (first, last)
     for row in rows:
         code = line(text, row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from mpaudit.render.colour import Paint, painter
@@ -42,7 +43,7 @@ def _facts(report: RunReport, paint: Paint) -> list[str]:
         "script": " ".join([str(meta.get("script")), *map(str, meta.get("argv") or ())]),
         "ran": _ran(meta),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "device": f"{meta.get('device')}{f' (emulated: {emulated})' if emulated else ''}",
+        "device": f"{meta.get('device') or ''}{f' (emulated: {emulated})' if emulated else ''}",
         "precision": meta.get("precision"),
         "overhead": _told(meta.get("overhead")),
         "sampling": _told(meta.get("sampling")),
@@ -54,9 +55,13 @@ def _facts(report: RunReport, paint: Paint) -> list[str]:
 
 
 def _ran(meta: Any) -> str:
-    started, ended = meta.get("started"), meta.get("ended")
-    when = f"{started} to {ended}" if started and ended else str(started or "")
-    code = meta.get("exit_code")
+    started, ended, code = (meta.get(key) for key in ("started", "ended", "exit_code"))
+    when = ""
+    if started:
+        begin = datetime.fromisoformat(started)
+        when = f"{begin:%Y-%m-%d %H:%M:%S} {begin.tzname() or ''}".rstrip()
+    if started and ended:
+        when += f", {(datetime.fromisoformat(ended) - begin).total_seconds():.1f} s"
     if not meta.get("complete"):
         died = "died" if code is None else f"died with exit code {code}"
         return f"{when}, {died}: the trace holds what came before".lstrip(", ")
@@ -85,9 +90,19 @@ def _flow(report: RunReport) -> list[str]:
 
 
 def _ranges(report: RunReport) -> list[str]:
-    titles = ("layer", "pass", "amax", "headroom", "inf", "nan", "first step", "flushed to zero")
+    titles = (
+        "layer",
+        "pass",
+        "dtype",
+        "amax",
+        "headroom",
+        "inf",
+        "nan",
+        "first step",
+        "flushed to zero",
+    )
     rows = [
-        (each.layer.path or "(model)", name, *_numbers(numbers))
+        (each.layer.path or "(model)", name, ", ".join(numbers.dtypes), *_numbers(numbers))
         for each in report.layers
         for name, numbers in (("forward", each.forward), ("backward", each.backward))
         if numbers != Numbers()
@@ -156,7 +171,7 @@ def _incidents(report: RunReport, paint: Paint) -> list[str]:
 def _findings(report: RunReport, paint: Paint) -> list[str]:
     check = Report(report.findings, report.sources)
     blocks = [block(finding, check, paint) for finding in check.findings]
-    closing = "none" if not blocks else f"Found {count(len(blocks), 'error')}"
+    closing = "  none" if not blocks else f"Found {count(len(blocks), 'error')}"
     both = sum(each.confirmed for each in check.findings)
     if blocks:
         closing += f", {both} confirmed by source and run." if both else "."

@@ -12,8 +12,9 @@ from typing import Any
 class Arrival:
     """An import hook that calls back once a watched module has been imported completely.
 
-    It finds nothing itself: the other finders do, and only the `exec_module` of the loader they name is
-    followed, which afterwards is the loader's own again. A module that is there already counts at once.
+    It finds nothing itself: the other finders do, and only the `exec_module` of the loader they
+    name is followed, which afterwards is the loader's own again. A module that is there already
+    counts at once.
     """
 
     def __init__(self, arrived: Mapping[str, Callable[[], None]]) -> None:
@@ -23,12 +24,12 @@ class Arrival:
         """Begin to watch."""
         for name in [name for name in self._arrived if name in sys.modules]:
             self._arrived.pop(name)()
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, self)
 
     def remove(self) -> None:
         """Watch no longer."""
         if self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -19,8 +19,8 @@ _EXTRAS = {"torch": "torch", "tensorflow": "tensorflow", "keras": "tensorflow"}
 def show(error: BaseException, *, corrected: bool) -> None:
     """Print the traceback of the user's script as Python would: nothing of mpaudit is in it.
 
-    `corrected` says that the text that ran is not the file's, so Python's own display, which reads the
-    file, would show the wrong lines.
+    `corrected` says that the text that ran is not the file's, so Python's own display, which reads
+    the file, would show the wrong lines.
     """
     _clean(error, set())
     if corrected and sys.excepthook is sys.__excepthook__:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import site
 import sys
 import sysconfig
@@ -18,15 +19,15 @@ _OWN = str(Path(__file__).resolve().parents[1])
 
 @cache
 def _foreign() -> tuple[str, ...]:
-    """The folders whose code is not the user's: standard library, installed packages, mpaudit."""
+    """The folders of code that is not the user's: standard library, packages, mpaudit."""
     paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     paths.update(site.getsitepackages(), [site.getusersitepackages(), _OWN])
-    return tuple(str(Path(path)) + "/" for path in paths if path)
+    return tuple(str(Path(path)) + os.sep for path in paths if path)
 
 
 @cache
 def is_users(filename: str) -> bool:
-    """Whether a code object's filename belongs to the user's project (a script, its own modules)."""
+    """Whether a code object's filename belongs to the user's project: a script, its modules."""
     if filename.startswith("<"):
         return filename.startswith("<ipython")
     return not str(Path(filename).absolute()).startswith(_foreign())
@@ -36,7 +37,7 @@ def user_frame(frame: FrameType | None = None) -> FrameType | None:
     """The innermost frame of the user's code, from `frame` (default: the caller's) outwards."""
     found = frame or sys._getframe(1)
     while found is not None:
-        if is_users(found.f_code.co_filename):
+        if is_users(found.f_code.co_filename) or found.f_globals.get("__name__") == "__main__":
             return found
         found = found.f_back  # type: ignore[assignment]
     return None

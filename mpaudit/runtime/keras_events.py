@@ -55,7 +55,7 @@ class Events:
         self._patches = patches
         self._tracer = patches.tracer
         self._layers = layers
-        self._made: list[tuple[weakref.ref[Any], Span, Any]] = []
+        self._made: list[tuple[weakref.ref[Any], Span, str | None]] = []
         self._models = ByObject[tuple[Span, int]]()
         self._owners = ByObject[Ref]()
         self._owning = ByObject[bool]()
@@ -71,7 +71,7 @@ class Events:
         """Watch from now on."""
         wrap = self._patches.wrap
         wrap(keras.src.backend.common.global_state, "set_global_attribute", self._around_setting)
-        wrap(keras.layers.Layer, "__init__", self._around_layer)
+        wrap(keras.layers.Layer, "__new__", self._around_layer)
         wrap(keras.losses.Loss, "__init__", self._around_loss_made)
         wrap(keras.losses.Loss, "__call__", self._around_loss)
         wrap(keras.optimizers.Optimizer, "scale_loss", self._around_scale)
@@ -101,26 +101,29 @@ class Events:
         return set_attribute
 
     def _around_layer(self, original: Call) -> Call:
-        def init(layer: Any, *args: Any, **kwargs: Any) -> None:
-            original(layer, *args, **kwargs)
+        def new(kind: Any, *args: Any, **kwargs: Any) -> Any:
+            layer = original(kind, *args, **kwargs)
             with self._patches.guarded("layer made"):
-                at = place(type(layer).__name__, frame=constructor(layer))
-                if at is not None and not isinstance(layer, keras.layers.InputLayer):
-                    self._layers.watched(layer).made = at
-                    self._made.append((weakref.ref(layer), at, kwargs.get("dtype")))
+                at = None if _internal(kind) else place(kind.__name__)
+                if at is not None:
+                    self._layers.made.put(layer, at)
+                    inherits = None if kwargs.get("dtype") is not None else _global_policy()
+                    self._made.append((weakref.ref(layer), at, inherits))
+            return layer
 
-        return init
+        return new
 
     def _announce(self) -> None:
         """Tell of the layers and models that were made since the last time."""
         made, self._made = self._made, []
-        for owner, at, dtype in made:
+        for owner, at, inherits in made:
             layer = owner()
-            if layer is None:
-                continue
+            if layer is None or not hasattr(layer, "_dtype_policy"):
+                continue  # it is no more, or its constructor failed
             if isinstance(layer, keras.Model):
                 self._announce_model(layer, at)
                 continue
+            own = str(layer.dtype_policy.name)
             activation = getattr(getattr(layer, "activation", None), "__name__", None)
             if isinstance(layer, keras.layers.Softmax):
                 activation = "softmax"
@@ -129,7 +132,7 @@ class Events:
                     at=at,
                     layer=self._layers.watched(layer).ref,
                     kind=type(layer).__name__,
-                    policy=None if dtype is None else _policy_name(dtype, layer),
+                    policy=None if own == inherits else own,
                     activation=None if activation == "linear" else activation,
                     moment=self._moment(),
                 )
@@ -306,6 +309,25 @@ class Events:
                 self._tracer.feed(event)
 
 
+def _internal(kind: Any) -> bool:
+    """Whether a layer that is being made is not the user's: an input, the inside of a Sequential."""
+    if issubclass(kind, keras.layers.InputLayer):
+        return True
+    frame = sys._getframe(1) if issubclass(kind, keras.src.models.functional.Functional) else None
+    while frame is not None:
+        if frame.f_code is keras.Sequential.build.__code__:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _global_policy() -> str:
+    """The name of the policy in force; asking Keras itself would set one."""
+    state = keras.src.backend.common.global_state
+    policy = state.get_global_attribute("dtype_policy")
+    return str(keras.backend.floatx() if policy is None else policy.name)
+
+
 def _by_the_script() -> bool:
     """Whether the policy is being set by a call to `set_dtype_policy`, not as a default."""
     frame = sys._getframe(1)
@@ -313,10 +335,6 @@ def _by_the_script() -> bool:
         frame = frame.f_back  # type: ignore[assignment]
     above = None if frame is None else frame.f_back
     return above is not None and above.f_code.co_name != "dtype_policy"
-
-
-def _policy_name(dtype: Any, layer: Any) -> str:
-    return dtype if isinstance(dtype, str) else str(layer.dtype_policy.name)
 
 
 def _set(value: Any, name: str, fact: Any) -> None:

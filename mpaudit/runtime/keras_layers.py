@@ -63,6 +63,7 @@ class Layers:
         self._tracer = patches.tracer
         self._clock = clock
         self._gone: list[Watched] = []
+        self.made = ByObject[Span]()
         self._watched = ByObject[Watched](gone=self._gone.append)
         self._paths: dict[str, Watched] = {}
         self._serial = 0
@@ -79,7 +80,8 @@ class Layers:
         self._serial += 1
         ref = Ref(("layer", self._serial), layer.name)
         kind = type(layer).__name__
-        return self._watched.put(layer, Watched(weakref.ref(layer), ref, "", kind))
+        made = self.made.get(layer)
+        return self._watched.put(layer, Watched(weakref.ref(layer), ref, "", kind, made))
 
     def own_path(self, variable: Any) -> str | None:
         """The path of the listed layer that owns a Keras variable."""
@@ -173,7 +175,10 @@ class Layers:
     def _measure(self, watched: Watched, tensors: list[Any], outputs: Any) -> Any:
         training = recording()
         eager = tf.executing_eagerly()
-        if _several_replicas() or not (training or eager):
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            self._tracer.failed("taps", NotImplementedError("several replicas: dtypes only"))
+            return outputs
+        if not (training or eager):
             return outputs  # graphs without gradients may be exported: no resource belongs in them
         counts = {"calls": 1} if training else {"others": 1}
         measured = [tensor for tensor in tensors if measurable(tensor)]
@@ -211,11 +216,17 @@ class Layers:
         return followed
 
     def _identity(self, watched: Watched, value: Any) -> Any:
+        dtype = value.dtype.name
+        note = self._tap(watched, "backward", dtype).later()
+
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def follow(tensor: Any) -> tuple[Any, Call]:
             def back(gradient: Any) -> Any:
                 try:
-                    self._came_back(watched, gradient)
+                    if self._patches.active:
+                        self.saw(watched, "output_grad", dtype)
+                        sparse = isinstance(gradient, tf.IndexedSlices)
+                        note(gradient.values if sparse else gradient)
                 except Exception as error:
                     self._tracer.failed("gradient of a layer", error)
                 return gradient
@@ -223,12 +234,6 @@ class Layers:
             return tensor, back
 
         return follow(value)
-
-    def _came_back(self, watched: Watched, gradient: Any) -> None:
-        values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-        if self._patches.active and measurable(values):
-            self.saw(watched, "output_grad", values.dtype.name)
-            self._tap(watched, "backward", values.dtype.name).note(values)
 
     def _tap(self, watched: Watched, phase: Phase, dtype: str) -> Tap:
         tap = watched.taps.get((phase, dtype))
@@ -281,10 +286,6 @@ class Layers:
 
 def _symbolic() -> bool:
     return bool(keras.src.backend.common.symbolic_scope.in_symbolic_scope())
-
-
-def _several_replicas() -> bool:
-    return bool(tf.distribute.get_strategy().num_replicas_in_sync > 1)
 
 
 def _nature(layer: Any, watched: Watched, before: Mark | None) -> tuple[str | None, Span | None]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 from mpaudit.runtime.tracer import Tracer
 
 Call = Callable[..., Any]
+_INHERITED = object()
 
 
 class Patches:
@@ -22,7 +24,7 @@ class Patches:
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
         self._active = True
-        self._undo: list[tuple[object, str, object, object, bool]] = []
+        self._undo: list[tuple[object, str, object, object]] = []
 
     @property
     def active(self) -> bool:
@@ -31,7 +33,7 @@ class Patches:
 
     def wrap(self, owner: object, name: str, around: Callable[[Call], Call]) -> None:
         """Replace `owner.name` by what `around` makes of it; `owner` is a class or a module."""
-        own = name in vars(owner)
+        before = vars(owner).get(name, _INHERITED)
         original: Any = getattr(owner, name)
         watched = around(original)
 
@@ -41,8 +43,11 @@ class Patches:
                 return original(*args, **kwargs)
             return watched(*args, **kwargs)
 
-        setattr(owner, name, wrapper)
-        self._undo.append((owner, name, original, wrapper, own))
+        with suppress(TypeError, ValueError):  # Keras asks without following __wrapped__
+            wrapper.__signature__ = signature(original)  # type: ignore[attr-defined]
+        after = staticmethod(wrapper) if isinstance(before, staticmethod) else wrapper
+        setattr(owner, name, after)
+        self._undo.append((owner, name, before, after))
 
     @contextmanager
     def guarded(self, where: str) -> Iterator[None]:
@@ -55,11 +60,11 @@ class Patches:
     def restore(self) -> None:
         """Put everything back, except what somebody else has wrapped since."""
         self._active = False
-        for owner, name, original, wrapper, own in reversed(self._undo):
-            if vars(owner).get(name) is not wrapper:
+        for owner, name, before, after in reversed(self._undo):
+            if vars(owner).get(name) is not after:
                 continue
-            if own:
-                setattr(owner, name, original)
-            else:
+            if before is _INHERITED:
                 delattr(owner, name)
+            else:
+                setattr(owner, name, before)
         self._undo.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import linecache
 import sys
 import threading
 from functools import cache
@@ -55,10 +56,10 @@ def _before_autograph(frame: FrameType) -> tuple[str, int] | None:
 @cache
 def _call_at(filename: str, row: int, names: tuple[str, ...]) -> Span:
     path = str(Path(filename).absolute())
+    lines = [line.rstrip("\n") for line in linecache.getlines(filename)]
     try:
-        text = Path(filename).read_text(encoding="utf-8")
-        tree = ast.parse(text)
-    except (OSError, ValueError, SyntaxError):
+        tree = ast.parse("\n".join(lines))
+    except (ValueError, SyntaxError):
         return Span(path, Position(row, 1), Position(row, 1))
     calls = [
         node
@@ -67,7 +68,6 @@ def _call_at(filename: str, row: int, names: tuple[str, ...]) -> Span:
         and node.lineno <= row <= (node.end_lineno or node.lineno)
         and (not names or _callee(node) in names)
     ]
-    lines = text.splitlines()
     if not calls:
         line = lines[row - 1] if row <= len(lines) else ""
         indent = len(line) - len(line.lstrip())

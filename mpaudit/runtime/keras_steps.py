@@ -83,7 +83,7 @@ class Steps:
         scale: Any = tf.constant(optimizer.loss_scale_factor or math.nan, tf.float64)
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             scale = tf.cast(self._scale_in_force(optimizer), tf.float64)
-        return scale, tf.identity(tf.convert_to_tensor(optimizer.iterations))
+        return scale, tf.identity(_applied(optimizer))
 
     def _scale_in_force(self, optimizer: Any) -> Any:
         """The scale of this attempt.
@@ -102,8 +102,7 @@ class Steps:
 
     def _after(self, optimizer: Any, scale: Any, iterations: Any) -> None:
         index = self._index(optimizer)
-        after = tf.convert_to_tensor(optimizer.iterations)
-        applied = tf.cast(after != iterations, tf.float64)
+        applied = tf.cast(_applied(optimizer) != iterations, tf.float64)
         if index in self._scales:
             now = tf.cast(tf.convert_to_tensor(optimizer.dynamic_scale), tf.float32)
             tf.raw_ops.AssignVariableOp(resource=self._scales[index], value=now)
@@ -147,3 +146,8 @@ class Steps:
     def step(self, tick: int) -> int:
         """The attempt, counted for its own optimizer, that happened at a tick."""
         return self._steps.get(tick, self._tracer.step())
+
+
+def _applied(optimizer: Any) -> Any:
+    """How many attempts were not skipped, those that only accumulate gradients included."""
+    return tf.convert_to_tensor(getattr(optimizer, "inner_optimizer", optimizer)._iterations)

@@ -65,20 +65,30 @@ def resource(start: Any) -> Any:
 
 
 class Clock:
-    """Counts attempts to step, of all optimizers together, on the device."""
+    """Counts attempts to step, of all optimizers together, on the device.
+
+    It is made when it is first needed: a script may still set up its devices after the import.
+    """
 
     def __init__(self) -> None:
-        with tf.init_scope():
-            self._handle = resource(tf.constant(0, tf.int64))
+        self._made: Any = None
+
+    @property
+    def handle(self) -> Any:
+        """The resource that holds the tick."""
+        if self._made is None:
+            with tf.init_scope():
+                self._made = resource(tf.constant(0, tf.int64))
+        return self._made
 
     def now(self) -> Any:
         """The tick as a tensor: of the attempt that is being prepared."""
-        return tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=tf.int64)
+        return _tick(self.handle)
 
     def advance(self) -> None:
         """An attempt is over."""
         one = tf.constant(1, tf.int64)
-        tf.raw_ops.AssignAddVariableOp(resource=self._handle, value=one)
+        tf.raw_ops.AssignAddVariableOp(resource=self.handle, value=one)
 
     def read(self) -> int:
         """The tick, read by the host."""
@@ -110,6 +120,18 @@ class Tap:
             _recorder(value.dtype)(self._device(), self._clock.now(), value, calls, others)
         else:
             _record(self._device(), self._clock.now(), value, calls, others)
+
+    def later(self) -> Callable[[Any], None]:
+        """`note` for the backward pass of what is computed now.
+
+        The gradient of a loop may only use resources that the loop itself has captured, so they
+        are captured here.
+        """
+        if tf.executing_eagerly():
+            return self.note
+        graph = tf.compat.v1.get_default_graph()
+        handle, clock = graph.capture(self._device()), graph.capture(self._clock.handle)
+        return lambda value: _record(handle, _tick(clock), value, 0, 0)
 
     def count(self, *, calls: int = 0, others: int = 0) -> None:
         """Count a call that has nothing to measure."""
@@ -168,6 +190,10 @@ class Tap:
 
 def _start() -> Any:
     return numpy.array([-1.0, -1.0, _NEVER, 0, 0, 0, 0, 0, 0, 0], numpy.float64)
+
+
+def _tick(handle: Any) -> Any:
+    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.int64)
 
 
 def _float(bits: int, dtype: str) -> float:

@@ -40,8 +40,7 @@ def run(
     findings; it is asked only when the script dies of a mistake that a rule explains. Raises
     MpauditError, before anything is written, if there is nothing to run.
     """
-    with _path(None if not module else str(Path.cwd())):
-        program = (target.module if module else target.script)(name, source)
+    program = find(name, source, module=module)
     tracer = Tracer(output or Path(_trace_name(program.name)), machines())
     _note_run(tracer, program, argv, corrected=source is not None)
     probes = _Probes(tracer, device)
@@ -49,9 +48,12 @@ def run(
     try:
         with _interpreter(program, argv), probes:
             code, error = _execute(program)
+    except MpauditError:  # what was asked for cannot be had here: there is nothing to keep
+        tracer.close()
+        tracer.path.unlink()
+        raise
     finally:
         text = None if error is None else _last_line(error)
-        tracer.note("ended", datetime.now(timezone.utc).isoformat())
         tracer.close(code, text)
     if error is not None:
         sys.stdout.flush()
@@ -63,8 +65,14 @@ def run(
     return code
 
 
+def find(name: str, source: str | None = None, *, module: bool = False) -> target.Target:
+    """The script or module called `name`, with `source` in place of its text where one is given."""
+    with _path(None if not module else str(Path.cwd())):
+        return (target.module if module else target.script)(name, source)
+
+
 def _execute(program: target.Target) -> tuple[int, BaseException | None]:
-    """Run the code; returns the exit code and the exception that ended it, if one is to be shown."""
+    """Run the code; returns the exit code, and the exception to show if one ended it."""
     try:
         exec(program.code, vars(sys.modules["__main__"]))
     except SystemExit as leaving:
@@ -178,6 +186,7 @@ def _note_run(
         "rank": int(os.environ.get("RANK", "0")),
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
         "source_edited": corrected,
+        "sources": {program.filename: program.text},
     }
     for key, value in facts.items():
         tracer.note(key, value)

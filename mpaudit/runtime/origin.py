@@ -15,8 +15,8 @@ from mpaudit.runtime.tracer import Tracer
 class Values:
     """What was measured of one tensor.
 
-    `amax` is the largest finite magnitude (None if nothing is finite); `only_minus` says that all that
-    is not finite is -inf.
+    `amax` is the largest finite magnitude (None if nothing is finite); `only_minus` says that all
+    that is not finite is -inf.
     """
 
     elements: int

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mpaudit.finding import Moment, Position, Problem, Related, Span
 
 Phase = Literal["forward", "backward"]
+CastOf = Literal["activation", "parameter", "gradient"]
 Flow = Literal["input", "output", "parameter", "parameter_grad", "output_grad"]
 
 LARGEST = {
@@ -44,11 +45,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """All values of one dtype that left a layer (forward) or came back to it as gradients (backward).
+    """Values of one dtype that left a layer (forward) or came back as gradients (backward).
 
-    `amax` is the largest finite magnitude, None if nothing was finite; `inf` and `nan` count elements. `flushed` counts
-    gradient elements that the cast to this dtype made zero, `flushed_weight` the same for gradients of
-    parameters, each next to the number of elements looked at; None where it was not measured.
+    `amax` is the largest finite magnitude, None if nothing was finite; `inf` and `nan` count
+    elements. `flushed` counts gradient elements that the cast to this dtype made zero,
+    `flushed_weight` the same for gradients of parameters, each next to the number of elements
+    looked at; None where it was not measured.
     """
 
     layer: str
@@ -102,7 +104,7 @@ class Cast:
     """
 
     layer: str
-    what: Literal["activation", "parameter", "gradient"]
+    what: CastOf
     source: str
     target: str
     count: int
@@ -121,8 +123,8 @@ class Optimizer:
 class Attempts:
     """Consecutive attempts of one optimizer that went alike, `first` to `last` inclusive.
 
-    `applied` is False for a step the scaler skipped, None where it could not be seen. `scale` is the
-    loss scale in force, None without loss scaling.
+    `applied` is False for a step the scaler skipped, None where it could not be seen. `scale` is
+    the loss scale in force, None without loss scaling.
     """
 
     optimizer: int

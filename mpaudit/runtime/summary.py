@@ -18,13 +18,14 @@ TOP = LARGEST["float16"]
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The values of one layer in one direction, all dtypes together.
+    """The values of one layer in one direction; `dtypes` are theirs, sorted.
 
     `headroom_bits` is how often the largest finite magnitude can double before float16 overflows.
     The flushed shares (0 to 1) are of gradient elements that float16 made zero: of all, and of
     those of parameters. None is not known.
     """
 
+    dtypes: Sequence[str] = ()
     inf: int = 0
     nan: int = 0
     first_bad_step: int | None = None
@@ -181,6 +182,7 @@ def _numbers(statistics: Iterable[Statistics], layer: str, phase: Phase) -> Numb
     for row in rows[1:]:
         total = total.joined(row)
     return Numbers(
+        sorted({row.dtype for row in rows}),
         total.inf,
         total.nan,
         total.first_bad_step,

@@ -19,8 +19,8 @@ from mpaudit.errors import MpauditError
 class Target:
     """A program as `python` would run it.
 
-    `argument` is what becomes `sys.argv[0]`, `folder` what becomes `sys.path[0]`; `spec` is that of a
-    module run with -m. `text` is its source, decoded.
+    `argument` is what becomes `sys.argv[0]`, `folder` what becomes `sys.path[0]`; `spec` is that of
+    a module run with -m. `text` is its source, decoded.
     """
 
     name: str
@@ -91,7 +91,9 @@ def _compiled(shown: str, filename: str, source: str | None) -> tuple[str, CodeT
         raise MpauditError(f"{shown}: cannot be read ({problem.strerror})") from problem
     except SyntaxError as problem:
         where = f"{shown}:{problem.lineno}" if problem.lineno else shown
-        raise MpauditError(f"{where}: not valid Python ({problem.msg}); nothing was run") from problem
+        raise MpauditError(
+            f"{where}: not valid Python ({problem.msg}); nothing was run"
+        ) from problem
     except ValueError as problem:  # NUL bytes, undecodable text
         raise MpauditError(f"{shown}: not a Python source file ({problem})") from problem
     return text, code

@@ -1,61 +1,64 @@
 """A script's cuda calls on a machine without CUDA: they run on the CPU, with CUDA's autocast.
 
-`torch.device("cuda")` stays what it is, so that the script takes the same branches as on a GPU; where a
-device is used (`.to`, `.cuda`, `device=`), the CPU takes its place. What the script asks of the CPU
-itself is left alone.
+`torch.device("cuda")` stays what it is, so that the script takes the same branches as on a GPU;
+where a device is used (`.to`, `.cuda`, `device=`), the CPU takes its place. What the script asks of
+the CPU itself is left alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.nn import parameter
 from torch.utils import data
-from torch.utils._device import DeviceContext
+from torch.utils._device import DeviceContext, _device_constructors
+from torch.utils.checkpoint import DefaultDeviceType
 
-from mpaudit.runtime.torch_policy import CudaPolicy
+from mpaudit.runtime.torch_cuda import answer_as_one_gpu
+from mpaudit.runtime.torch_emulation import Emulation
 from mpaudit.runtime.torch_policy import Counter as CastCounter
+from mpaudit.runtime.torch_policy import CudaPolicy
 from mpaudit.runtime.torch_watch import Watch
 
-MEMORY = 0  # bytes; nothing is allocated on a device that is not there
 _FACTORIES = """arange as_tensor asarray empty empty_like empty_strided eye full full_like linspace
-logspace ones ones_like rand rand_like randint randint_like randn randn_like randperm tensor tril_indices
-triu_indices zeros zeros_like scalar_tensor sparse_coo_tensor frombuffer bartlett_window blackman_window
-hamming_window hann_window kaiser_window"""
+logspace ones ones_like rand rand_like randint randint_like randn randn_like randperm tensor
+tril_indices triu_indices zeros zeros_like scalar_tensor sparse_coo_tensor frombuffer
+bartlett_window blackman_window hamming_window hann_window kaiser_window"""
 _METHODS = "new_empty new_full new_ones new_tensor new_zeros new_empty_strided"
 
 
 def is_cuda(device: object) -> bool:
     """Whether a device argument names a GPU ("cuda", "cuda:0", a torch.device, an index)."""
     if isinstance(device, torch.device):
-        return device.type == "cuda"
+        return str(device.type) == "cuda"
     if isinstance(device, str):
-        return device == "cuda" or device.startswith("cuda:")
+        return device.split(":")[0] == "cuda"
     return isinstance(device, int) and not isinstance(device, bool)
 
 
 class Remap:
     """Puts the CPU in the place of CUDA until the patches are undone."""
 
-    def __init__(self, watch: Watch, count: CastCounter) -> None:
+    def __init__(self, watch: Watch, count: CastCounter, used: Callable[[], None]) -> None:
         self._watch = watch
+        self._tell: Callable[[], None] | None = used  # told when the first cuda call is remapped
         self._policy = CudaPolicy(count)
-        self._depth = 0  # remapped regions that are entered
         watch.emulated = True
         watch.patches.also(self._policy.deactivate)
         self._tensors()
         self._factories()
         self._modules()
-        self._answers()
-        self._regions()
+        self._distributed()
+        answer_as_one_gpu(watch.patches)
+        Emulation(watch.patches, self._policy, self._used)
 
     def _moved(self, original: Callable[..., Any], owner: Any, *args: Any, **kwargs: Any) -> Any:
         """`.to(...)` of a tensor or a module."""
         cuda = any(is_cuda(each) for each in (*args[:1], kwargs.get("device")))
         if cuda:
+            self._used()
             args = (torch.device("cpu"), *args[1:]) if args and is_cuda(args[0]) else args
             if is_cuda(kwargs.get("device")):
                 kwargs["device"] = torch.device("cpu")
@@ -69,7 +72,8 @@ class Remap:
         elif isinstance(owner, torch.nn.Parameter):
             self._watch.cuda_made = True
 
-    def _cuda(self, original: Callable[..., Any], owner: Any, *_: Any, **__: Any) -> Any:
+    def _cuda(self, _original: Callable[..., Any], owner: Any, *_: Any, **__: Any) -> Any:
+        self._used()
         self._mark(owner)
         return owner
 
@@ -77,8 +81,14 @@ class Remap:
         wrap = self._watch.patches.wrap
         wrap(torch.Tensor, "to", self._moved)
         wrap(torch.Tensor, "cuda", self._cuda)
-        wrap(torch.Tensor, "pin_memory", lambda original, tensor, *args: tensor)
+        self._watch.patches.replace(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)
         wrap(torch.Tensor, "type", self._typed)
+        lazy = (
+            parameter.UninitializedTensorMixin._allowed_methods
+        )  # lists the functions, not their names
+        moves = [torch.Tensor.to, torch.Tensor.cuda]
+        lazy.extend(moves)
+        self._watch.patches.also(lambda: [lazy.remove(each) for each in moves])
         for name in _METHODS.split():
             wrap(torch.Tensor, name, self._made)
 
@@ -90,11 +100,26 @@ class Remap:
     def _made(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if is_cuda(kwargs.get("device")):
             kwargs["device"] = torch.device("cpu")
-            self._watch.cuda_made = True
+            self._made_on_cuda()
         kwargs.pop("pin_memory", None)
         return original(*args, **kwargs)
 
+    def _used(self) -> None:
+        if self._tell is not None:
+            tell, self._tell = self._tell, None
+            usual = DefaultDeviceType.get_device_type()
+            DefaultDeviceType.set_device_type(
+                "cuda"
+            )  # what checkpoints take where all is on the CPU
+            self._watch.patches.also(lambda: DefaultDeviceType.set_device_type(usual))
+            tell()
+
+    def _made_on_cuda(self) -> None:
+        self._used()
+        self._watch.cuda_made = True
+
     def _factories(self) -> None:
+        _device_constructors()  # torch keeps the set of them: it must hold its own functions
         for name in _FACTORIES.split():
             self._watch.patches.wrap(torch, name, self._made)
 
@@ -109,11 +134,13 @@ class Remap:
         self._watch.patches.wrap(DeviceContext, "__init__", self._context)
 
     def _default(self, original: Callable[..., Any], device: Any) -> Any:
-        self._watch.cuda_made = self._watch.cuda_made or is_cuda(device)
+        if is_cuda(device):
+            self._made_on_cuda()
         return original(torch.device("cpu") if is_cuda(device) else device)
 
     def _context(self, original: Callable[..., Any], context: Any, device: Any) -> Any:
-        self._watch.cuda_made = self._watch.cuda_made or is_cuda(device)
+        if is_cuda(device):
+            self._made_on_cuda()
         return original(context, torch.device("cpu") if is_cuda(device) else device)
 
     def _modules(self) -> None:
@@ -126,131 +153,28 @@ class Remap:
             original(owner, *args, **kwargs)
 
         wrap(data.DataLoader, "__init__", loader)
-
-    def _answers(self) -> None:
-        """What torch.cuda answers and does, as on a machine with one GPU."""
-        cuda, patch = torch.cuda, self._watch.patches
-        properties = SimpleNamespace(
-            name="CPU in the place of a GPU",
-            major=9,
-            minor=0,
-            total_memory=MEMORY,
-            multi_processor_count=1,
+        wrap(
+            torch.nn.DataParallel,
+            "forward",
+            lambda _, owner, *args, **kwargs: owner.module(*args, **kwargs),
         )
-        answers: dict[str, Any] = {
-            "is_available": True,
-            "is_initialized": True,
-            "device_count": 1,
-            "current_device": 0,
-            "is_bf16_supported": True,
-            "get_device_name": properties.name,
-            "get_device_capability": (properties.major, properties.minor),
-            "get_device_properties": properties,
-            "get_arch_list": [],
-            "mem_get_info": (MEMORY, MEMORY),
-            "memory_stats": {},
-            "memory_summary": "",
-        }
-        nothing = """init set_device synchronize empty_cache manual_seed manual_seed_all seed seed_all
-        reset_peak_memory_stats reset_max_memory_allocated reset_accumulated_memory_stats ipc_collect
-        set_per_process_memory_fraction"""
-        answers.update(dict.fromkeys(nothing.split()))
-        memory = """memory_allocated max_memory_allocated memory_reserved max_memory_reserved
-        memory_cached max_memory_cached utilization"""
-        answers.update(dict.fromkeys(memory.split(), MEMORY))
-        for name, answer in answers.items():
-            patch.wrap(cuda, name, lambda original, *args, _answer=answer, **kwargs: _answer)
-        patch.wrap(cuda, "get_rng_state", lambda original, *args: torch.get_rng_state())
-        patch.wrap(cuda, "get_rng_state_all", lambda original: [torch.get_rng_state()])
-        patch.wrap(cuda, "set_rng_state", lambda original, *args, **kwargs: None)
-        patch.wrap(cuda, "set_rng_state_all", lambda original, *args: None)
-        patch.set(cuda, "Stream", _Stream)
-        patch.set(cuda, "Event", _Event)
-        patch.wrap(cuda, "current_stream", lambda original, *args: _Stream())
-        patch.wrap(cuda, "default_stream", lambda original, *args: _Stream())
-        patch.wrap(cuda, "stream", lambda original, *args: contextlib.nullcontext())
-        patch.set(cuda, "device", lambda *_: contextlib.nullcontext())
-        for name in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool", "Byte"):
-            patch.set(cuda, f"{name}Tensor", getattr(torch, f"{name}Tensor"))
 
-    def _regions(self) -> None:
-        """A cuda region switches the CPU's autocast too, with CUDA's policy."""
-        region = torch.amp.autocast_mode.autocast
-        before: list[tuple[Any, bool, Any]] = []
+    def _distributed(self) -> None:
+        """Process groups: gloo in the place of nccl, and no device for DistributedDataParallel."""
+        if not torch.distributed.is_available():
+            return
 
-        def enter(original: Callable[..., Any], owner: Any) -> Any:
-            result = original(owner)
-            enabled, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
-            before.append((owner, enabled, dtype))
-            if owner.device == "cuda":
-                self._policy.activate()
-                torch.set_autocast_enabled("cpu", owner._enabled)
-                torch.set_autocast_dtype("cpu", owner.fast_dtype)
-            elif owner.device == "cpu":
-                self._policy.deactivate()
-            return result
+        def start(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            args = tuple("gloo" if each == "nccl" else each for each in args)
+            if kwargs.get("backend") in ("nccl", "cpu:gloo,cuda:nccl"):
+                kwargs["backend"] = "gloo"
+            kwargs.pop("device_id", None)
+            return original(*args, **kwargs)
 
-        def leave(original: Callable[..., Any], owner: Any, *problem: Any) -> Any:
-            while before:
-                entered, enabled, dtype = before.pop()
-                if entered is owner:
-                    torch.set_autocast_enabled("cpu", enabled)
-                    torch.set_autocast_dtype("cpu", dtype)
-                    break
-            if before and before[-1][0].device == "cuda":
-                self._policy.activate()
-            elif not before:
-                self._policy.clear()
-            return original(owner, *problem)
+        def parallel(original: Callable[..., Any], owner: Any, *args: Any, **kwargs: Any) -> None:
+            kwargs.update(device_ids=None, output_device=None)
+            original(owner, *args[:1], **kwargs)
 
-        self._watch.patches.wrap(region, "__enter__", enter)
-        self._watch.patches.wrap(region, "__exit__", leave)
-
-
-class _Stream:
-    """A stream on which everything has happened already."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self.device = torch.device("cpu")
-
-    def synchronize(self) -> None:
-        """Nothing is under way."""
-
-    wait_stream = wait_event = lambda self, other: None
-
-    def record_event(self, event: Any = None) -> Any:
-        """Record an event."""
-        event = event or _Event()
-        event.record()
-        return event
-
-    def query(self) -> bool:
-        """Whether all is done."""
-        return True
-
-
-class _Event:
-    """A moment in the time of the process."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self._at = 0.0
-
-    def record(self, *_: Any) -> None:
-        """Note the time."""
-        import time
-
-        self._at = time.perf_counter()
-
-    def elapsed_time(self, later: _Event) -> float:
-        """Milliseconds between two events."""
-        return (later._at - self._at) * 1e3
-
-    def synchronize(self) -> None:
-        """Nothing is under way."""
-
-    def wait(self, *_: Any) -> None:
-        """Nothing is under way."""
-
-    def query(self) -> bool:
-        """Whether it has happened."""
-        return True
+        wrap = self._watch.patches.wrap
+        wrap(torch.distributed, "init_process_group", start)
+        wrap(torch.nn.parallel.DistributedDataParallel, "__init__", parallel)

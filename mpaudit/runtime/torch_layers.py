@@ -14,12 +14,12 @@ from mpaudit.event import Forward
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
-from mpaudit.runtime.record import Cast, Phase, Statistics
+from mpaudit.runtime.record import Cast, CastOf, Phase, Statistics
 from mpaudit.runtime.torch_loop import MADE_IN
 from mpaudit.runtime.torch_measure import measurable
 from mpaudit.runtime.torch_names import WRAPPERS, Names
 from mpaudit.runtime.torch_regions import dtype_name
-from mpaudit.runtime.torch_watch import Known, Watch
+from mpaudit.runtime.torch_watch import Known, Watch, unwatched
 
 _MANY = 64  # tensors of one nested output that are looked at
 _CHECK_GRADIENTS = 50  # every so many steps the dtypes of parameter gradients are noted
@@ -56,25 +56,30 @@ class Layers:
         self._origins = Origins(watch.tracer)
         watch.before_step = self._check_gradients
         watch.after_step = self._origins.settled
-        also = watch.patches.also
-        also(modules.register_module_forward_pre_hook(self._enter).remove)
-        also(
-            modules.register_module_forward_hook(
-                self._leave, with_kwargs=True, always_call=True
-            ).remove
+        watch.patches.set(modules, "_has_any_global_hook", _users_hooks)
+        before = modules.register_module_forward_pre_hook(self._enter)
+        after = modules.register_module_forward_hook(
+            self._leave, with_kwargs=True, always_call=True
         )
+        with_kwargs = modules._global_forward_hooks_with_kwargs
+        watch.patches.also(before.remove)
+        watch.patches.also(lambda: with_kwargs.pop(after.id))  # which torch's own remove forgets
+        watch.patches.also(after.remove)
 
-    def casting(self, what: str, source: Any, target: Any, size: int) -> None:
+    def casting(self, what: CastOf, source: Any, target: Any, size: int) -> None:
         """An autocast cast happened in the layer that is being called."""
         calls = self._thread.calls
-        if calls and what in ("activation", "parameter"):
+        if calls:
             names = dtype_name(source), dtype_name(target)
-            self._watch.tracer.cast(Cast(calls[-1].path, what, *names, 1, size))  # type: ignore[arg-type]
+            self._watch.tracer.cast(Cast(calls[-1].path, what, *names, 1, size))
 
     def _enter(self, module: Any, _: Any) -> None:
-        if torch.compiler.is_compiling():
+        if unwatched():
             return
-        if isinstance(module, torch.fx.GraphModule) or type(module).__name__ in WRAPPERS:
+        compiled = type(module).__name__ == "OptimizedModule" and not self._watch.eager
+        if isinstance(module, torch.fx.GraphModule):
+            return
+        if type(module).__name__ in WRAPPERS and not compiled:
             return
         with self._watch.guard("forward hook"):
             calls = self._thread.calls
@@ -91,7 +96,7 @@ class Layers:
                 self._thread.turn += 1
                 if not recomputed:
                     self._feed_forward(module, step)
-            if type(module).__name__ == "OptimizedModule":
+            if compiled:
                 self._watch.tracer.note("compiled", True)
             calls.append(_Call(module, path, step, not module._modules, recomputed))
             self._note(module, path)
@@ -125,7 +130,7 @@ class Layers:
         self._parameters.set(module, dtypes)
 
     def _leave(self, module: Any, args: Any, *rest: Any) -> None:
-        if torch.compiler.is_compiling():
+        if unwatched():
             return
         calls = self._thread.calls
         if not any(call.module is module for call in calls):
@@ -189,12 +194,13 @@ class Layers:
     def _numbers(self, tensor: torch.Tensor, *, now: bool = True) -> Measured | None:
         """The numbers of a tensor; `now` as it is, else as it was when it was last looked at."""
         known = self._thread.measured.get(tensor)
-        if known is not None and (not now or known[0] == tensor._version):
+        version = None if tensor.is_inference() else tensor._version
+        if known is not None and (not now or known[0] == version):
             return known[1]  # type: ignore[no-any-return]
         if not now or not measurable(tensor):
             return None
         measured = Measured(computed=tensor.grad_fn is not None)
-        self._thread.measured.set(tensor, (tensor._version, measured))
+        self._thread.measured.set(tensor, (version, measured))
         self._watch.numbers.measure(tensor, measured.arrive)
         return measured
 
@@ -260,6 +266,13 @@ class Layers:
                 if parameter.grad is not None and path is not None:
                     dtype = dtype_name(parameter.grad.dtype)
                     self._watch.tracer.saw(path, "parameter_grad", dtype)
+
+
+def _users_hooks() -> bool:
+    """Whether there are global hooks besides ours: of those alone torch.compile need not warn."""
+    ours = modules._global_forward_pre_hooks, modules._global_forward_hooks
+    others = modules._global_backward_pre_hooks, modules._global_backward_hooks
+    return any(len(hooks) > 1 for hooks in ours) or any(others)
 
 
 def floats(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:

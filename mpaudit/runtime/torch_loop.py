@@ -1,7 +1,8 @@
-"""The training loop as torch runs it: backward, clipping, optimizer and GradScaler calls as events."""
+"""The training loop as torch runs it: backward, clipping, optimizers and scalers as events."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from mpaudit.event import (
     Backward,
     GradientsClipped,
     GradientsZeroed,
+    LossComputed,
     LossScaled,
     OptimizerStep,
     Ref,
@@ -26,10 +28,12 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
-from mpaudit.runtime.torch_watch import Watch
+from mpaudit.runtime.torch_watch import Watch, unwatched
 
 SCALED_BY = "mpaudit.scaled_by"
 MADE_IN = "mpaudit.made_in"
+_ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+_TRANSPARENT = {"ToCopy", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Clone", "T"}
 _NEAR = 64  # nodes of the graph behind a loss that are searched for a mark
 
 
@@ -38,7 +42,7 @@ class Loop:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._asked_scale = False  # get_scale() since the last update: a loss may be scaled by hand
+        self._asked_scale = False  # get_scale() since the last backward: something is done by hand
         patches = watch.patches
         scaler = torch.amp.grad_scaler.GradScaler
         patches.wrap(scaler, "__init__", self._scaler_made)
@@ -54,6 +58,7 @@ class Loop:
         for module in (torch.nn.utils, torch.nn.utils.clip_grad):
             for name in ("clip_grad_norm_", "clip_grad_value_"):
                 patches.wrap(module, name, self._clip)
+        patches.wrap(torch._C._nn, "cross_entropy_loss", self._cross_entropy)
         patches.also(register_optimizer_step_pre_hook(self._before_step).remove)
         patches.also(register_optimizer_step_post_hook(self._after_step).remove)
 
@@ -66,14 +71,13 @@ class Loop:
         return self._watch.ref(thing, user_frame())
 
     def _live(self, scaler: Any) -> bool:
-        return bool(scaler._enabled) and not torch.compiler.is_compiling()
+        return bool(scaler._enabled) and not unwatched()
 
     def _scaler_made(self, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> None:
         original(scaler, *args, **kwargs)
         with self._watch.guard("GradScaler"):
             if self._live(scaler):
-                self._watch.scalers.set(scaler, True)
-                self._watch.tracer.asked_for_amp(user_span(), "GradScaler")
+                self._watch.scalers.set(scaler, user_span())
                 self._feed(ScalerMade, scaler=self._ref(scaler))
 
     def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
@@ -81,6 +85,8 @@ class Loop:
         with self._watch.guard("GradScaler.scale"):
             if self._live(scaler):
                 ours = self._ref(scaler)
+                made = self._watch.scalers.get(scaler) or user_span()
+                self._watch.tracer.asked_for_amp(made, "GradScaler")
                 for loss, scaled in zip(_tensors(outputs), _tensors(result), strict=False):
                     if scaled.grad_fn is not None:
                         scaled.grad_fn.metadata[SCALED_BY] = ours
@@ -133,7 +139,6 @@ class Loop:
             if self._live(scaler):
                 given = new_scale is not None
                 self._feed(ScalerUpdate, scaler=self._ref(scaler), to_given_scale=given)
-                self._asked_scale = False
         original(scaler, new_scale)
 
     def _get_scale(self, original: Any, scaler: Any) -> Any:
@@ -148,7 +153,7 @@ class Loop:
 
     def _run_backward(self, losses: Iterable[Any], original: Any, *args: Any, **kwargs: Any) -> Any:
         thread = self._watch.thread
-        if thread.backward == 0 and not torch.compiler.is_compiling():
+        if thread.backward == 0 and not unwatched():
             with self._watch.guard("backward"):
                 thread.optimizer.clear()
                 for loss in losses:
@@ -164,8 +169,10 @@ class Loop:
         made_in: Region | None = None
         marks = list(_marks(loss.grad_fn))
         found = {mark[SCALED_BY] for mark in marks if SCALED_BY in mark}
-        if found or not self._asked_scale:
+        by_hand = self._asked_scale or loss.grad_fn.name() == "MulBackward0"
+        if found or not by_hand:
             scalers = tuple(sorted(found, key=lambda ref: str(ref.key)))
+        self._asked_scale = False
         made_in = next((mark[MADE_IN] for mark in marks if MADE_IN in mark), None)
         self._feed(
             Backward,
@@ -175,10 +182,19 @@ class Loop:
             inside=self._watch.region,
         )
 
+    def _cross_entropy(self, original: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._watch.guard("cross_entropy"):
+            if not unwatched() and args:
+                got = _activation(getattr(args[0], "grad_fn", None))
+                through = sys._getframe(3).f_code.co_filename  # who called functional.cross_entropy
+                name = "CrossEntropyLoss" if through.endswith("loss.py") else "cross_entropy"
+                self._feed(LossComputed, loss=name, wants="logits", got=got)
+        return original(*args, **kwargs)
+
     def _zero_grad(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(owner, *args, **kwargs)
         with self._watch.guard("zero_grad"):
-            if not torch.compiler.is_compiling():
+            if not unwatched():
                 ours = None if isinstance(owner, torch.nn.Module) else self._ref(owner)
                 self._feed(GradientsZeroed, optimizer=ours)
         return result
@@ -187,7 +203,7 @@ class Loop:
         if not isinstance(parameters, torch.Tensor):
             parameters = list(parameters)  # it may be a generator, which can be read only once
         with self._watch.guard("clip_grad"):
-            if not torch.compiler.is_compiling():
+            if not unwatched() and not self._asked_scale:
                 ids = {id(each) for each in _tensors(parameters)}
                 owners = tuple(
                     self._ref(optimizer)
@@ -198,7 +214,7 @@ class Loop:
         return original(parameters, *args, **kwargs)
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
-        if torch.compiler.is_compiling():
+        if unwatched():
             return
         thread = self._watch.thread
         with self._watch.guard("optimizer step"):
@@ -209,7 +225,7 @@ class Loop:
             self._watch.before_step(optimizer)
 
     def _after_step(self, optimizer: Any, *_: Any) -> None:
-        if torch.compiler.is_compiling():
+        if unwatched():
             return
         thread = self._watch.thread
         with self._watch.guard("optimizer step"):
@@ -231,6 +247,20 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 def _parameters(optimizer: Any) -> Iterable[Any]:
     return (each for group in optimizer.param_groups for each in group["params"])
+
+
+def _activation(node: Any) -> str | None:
+    """The activation that a tensor is the result of, casts and views aside; None if unknown."""
+    for _ in range(8):
+        if node is None:
+            return None
+        name = node.name().removesuffix("0").removesuffix("Backward")
+        if name in _ACTIVATIONS:
+            return _ACTIVATIONS[name]
+        if name not in _TRANSPARENT:
+            return None
+        node = node.next_functions[0][0]
+    return None
 
 
 def _marks(node: Any) -> Iterable[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Numbers of tensors: largest magnitude, infinities, NaNs; read from a GPU without making it wait."""
+"""Numbers of tensors: largest magnitude, infinities, NaNs; a GPU need not wait for them."""
 
 from __future__ import annotations
 

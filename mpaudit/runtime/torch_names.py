@@ -15,6 +15,7 @@ WRAPPERS = frozenset(
         "DistributedDataParallel",
         "FullyShardedDataParallel",
         "CheckpointWrapper",
+        "OptimizedModule",
     }
 )
 """Modules around a model or layer that are no part of its paths, and are not layers themselves."""
@@ -24,9 +25,10 @@ _PARTS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_mo
 class Names:
     """Finds a module's path by climbing to the module that holds it.
 
-    Who holds whom is told by torch while the model is built; a module that was copied or unpickled is
-    found by looking through the outermost module that was called. The first model that holds parameters
-    has plain paths; what the user keeps beside it (a criterion, a second model) is known by its name.
+    Who holds whom is told by torch while the model is built; a module that was copied or unpickled
+    is found by looking through the outermost module that was called. The first model that holds
+    parameters has plain paths; what the user keeps beside it (a criterion, a second model) is known
+    by its name.
     """
 
     def __init__(self, watch: Watch) -> None:
@@ -45,7 +47,7 @@ class Names:
                 self._holders.set(module, [*holders, (weakref.ref(holder), name)])
 
     def path(self, module: Any, outermost: Any, spelled: str) -> str:
-        """The path of `module`, called within `outermost`, which the user's code calls `spelled`."""
+        """The path of `module`, called within `outermost`; `spelled` is the user's name for it."""
         path: str | None = self._paths.get(module)
         if path is None:
             root, path = self._climb(module)
@@ -58,24 +60,23 @@ class Names:
         return path
 
     def _climb(self, module: Any) -> tuple[Any, str]:
-        """The outermost holder of `module`, and the path from there."""
+        """The outermost module that holds `module`, wrappers aside, and the path from there."""
         names: list[str] = []
         seen = {id(module)}
+        root = module
         while True:
             for reference, name in self._holders.get(module) or ():
                 holder = reference()
                 if holder is None or id(holder) in seen or holder._modules.get(name) is not module:
                     continue
                 seen.add(id(holder))
-                if name not in _PARTS or type(holder).__name__ not in (
-                    *WRAPPERS,
-                    "OptimizedModule",
-                ):
-                    names.append(name)
                 module = holder
+                if type(holder).__name__ not in WRAPPERS:
+                    names.append(name)
+                    root = holder
                 break
             else:
-                return module, ".".join(reversed(names))
+                return root, ".".join(reversed(names))
 
     def _look_through(self, outermost: Any, module: Any) -> str:
         for path, found in outermost.named_modules():

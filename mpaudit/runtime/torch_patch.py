@@ -6,6 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch.jit import _builtins
+
 _ABSENT = object()
 
 
@@ -13,7 +16,8 @@ class Patches:
     """Attributes that were replaced; `undo` restores them in reverse order."""
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []
+        self._functions: list[tuple[Any, str, Any, bool]] = []
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Replace `owner.name`, whether or not the owner itself defines it."""
@@ -31,7 +35,8 @@ class Patches:
     def wrap(self, owner: Any, name: str, around: Callable[..., Any]) -> None:
         """Replace the function `owner.name` by one that calls `around(original, *args, **kwargs)`.
 
-        The replacement keeps name, docstring and signature. Names that `owner` lacks are passed over.
+        The replacement keeps name, docstring and signature. Names that `owner` lacks are passed
+        over.
         """
         original = getattr(owner, name, None)
         if original is None:
@@ -42,8 +47,28 @@ class Patches:
             return around(original, *args, **kwargs)
 
         self.set(owner, name, replacement)
+        operation = _builtins._find_builtin(original)
+        self._functions.append((owner, name, replacement, operation is not None))
+        if operation is not None:  # TorchScript knows its operations by the function object
+            table = _builtins._get_builtin_table()
+            table[id(replacement)] = operation
+            self._undo.append(lambda: table.pop(id(replacement)))
 
-    def also(self, undo: Callable[[], None]) -> None:
+    def replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+        """Replace the function `owner.name`; a name that `owner` lacks is passed over."""
+        self.wrap(owner, name, lambda _, *args, **kwargs: function(*args, **kwargs))
+
+    def hide_from_compiler(self) -> None:
+        """Have torch.compile take replaced operations as they are, and skip other functions."""
+        from torch import _dynamo
+
+        for owner, name, replacement, operation in self._functions:
+            if operation:
+                _dynamo.allow_in_graph(replacement)
+            elif vars(owner).get(name) is replacement and owner is not torch.cuda:
+                setattr(owner, name, _dynamo.disable(replacement))
+
+    def also(self, undo: Callable[[], object]) -> None:
         """Call `undo` too when everything is put back (to remove a hook)."""
         self._undo.append(undo)
 

@@ -1,10 +1,11 @@
 """CUDA's autocast on a machine without CUDA: its cast policy, and half-precision arithmetic.
 
-The CPU's own autocast sends other operations to float16 than CUDA's, and float16 matrix products take
-the CPU about 75 times as long as float32 ones. So while a remapped region is entered, the kernels of
-the dispatch key AutocastCPU are replaced: an operation of the low-precision list gets its inputs
-rounded to float16, computes in float32 and rounds its result, which is what a tensor core does (float16
-inputs, float32 accumulation). Autograd runs through the same casts, so gradients are rounded too.
+The CPU's own autocast sends other operations to float16 than CUDA's, and float16 matrix products
+take the CPU about 75 times as long as float32 ones. So while a remapped region is entered, the
+kernels of the dispatch key AutocastCPU are replaced: an operation of the low-precision list gets
+its inputs rounded to float16, computes in float32 and rounds its result, which is what a tensor
+core does (float16 inputs, float32 accumulation). Autograd runs through the same casts, so gradients
+are rounded too.
 
 The lists are those of ATen/autocast_mode.h (AT_FORALL_LOWER_PRECISION_FP, AT_FORALL_FP32,
 AT_FORALL_FP32_SET_OPT_DTYPE, AT_FORALL_PROMOTE), torch 2.4 to 2.13.
@@ -20,7 +21,9 @@ from typing import Any
 import torch
 from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard
 
-Counter = Callable[[str, torch.dtype, torch.dtype, int], None]
+from mpaudit.runtime.record import CastOf
+
+Counter = Callable[[CastOf, torch.dtype, torch.dtype, int], None]
 """Told of each cast: "activation" or "parameter", from, to, bytes written."""
 
 LOWER = """_convolution.deprecated _convolution conv1d conv2d conv3d conv1d.padding conv2d.padding
@@ -32,8 +35,8 @@ lstm.input lstm.data gru.input gru.data rnn_tanh.input rnn_tanh.data rnn_relu.in
 FLOAT32 = """acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan
 pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm rms_norm
 group_norm frobenius_norm.dim nuclear_norm nuclear_norm.dim cosine_similarity poisson_nll_loss
-cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss kl_div l1_loss smooth_l1_loss huber_loss
-mse_loss margin_ranking_loss multilabel_margin_loss soft_margin_loss triplet_margin_loss
+cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss kl_div l1_loss smooth_l1_loss
+huber_loss mse_loss margin_ranking_loss multilabel_margin_loss soft_margin_loss triplet_margin_loss
 multi_margin_loss binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp
 upsample_nearest1d _upsample_nearest_exact1d upsample_nearest2d _upsample_nearest_exact2d
 upsample_nearest3d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d
@@ -46,18 +49,17 @@ PROMOTE = """addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_pu
 scatter_add"""
 
 NATIVE = """avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d max_pool3d fractional_max_pool2d
-fractional_max_pool3d max_unpool2d max_unpool3d replication_pad1d replication_pad2d replication_pad3d
-reflection_pad1d reflection_pad2d reflection_pad3d"""
+fractional_max_pool3d max_unpool2d max_unpool3d replication_pad1d replication_pad2d
+replication_pad3d reflection_pad1d reflection_pad2d reflection_pad3d"""
 """Outside CUDA's lists: a GPU computes them in float16, where the CPU may have no such kernel."""
 
+_dtype = torch.get_autocast_dtype  # before it is replaced: the state as it really is
 _KEYS = DispatchKeySet(DispatchKey.AutocastCPU)
-_UNSAFE = (
-    "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.\n"
-    "Many models use a sigmoid layer right before the binary cross entropy layer.\n"
-    "In this case, combine the two layers using torch.nn.functional.binary_cross_entropy_with_logits\n"
-    "or torch.nn.BCEWithLogitsLoss.  binary_cross_entropy_with_logits and BCEWithLogits are\n"
-    "safe to autocast."
-)
+_UNSAFE = """torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.
+Many models use a sigmoid layer right before the binary cross entropy layer.
+In this case, combine the two layers using torch.nn.functional.binary_cross_entropy_with_logits
+or torch.nn.BCEWithLogitsLoss.  binary_cross_entropy_with_logits and BCEWithLogits are
+safe to autocast."""
 
 
 class CudaPolicy:
@@ -124,7 +126,7 @@ class CudaPolicy:
 
     def _lower(self, operation: Any) -> Callable[..., Any]:
         def kernel(*args: Any, **kwargs: Any) -> Any:
-            dtype = torch.get_autocast_dtype("cpu")
+            dtype = _dtype("cpu")
             with _ExcludeDispatchKeyGuard(_KEYS):
                 args = tuple(_each(args, lambda tensor: self._rounded(tensor, dtype)))
                 return _each(operation(*args, **kwargs), lambda tensor: _to(tensor, dtype))
@@ -159,7 +161,7 @@ class CudaPolicy:
         def kernel(*args: Any, **kwargs: Any) -> Any:
             dtypes: set[torch.dtype] = set()
             _each(args, lambda tensor: dtypes.add(tensor.dtype))
-            widest = torch.float32 if torch.float32 in dtypes else torch.get_autocast_dtype("cpu")
+            widest = torch.float32 if torch.float32 in dtypes else _dtype("cpu")
             with _ExcludeDispatchKeyGuard(_KEYS):
                 args = tuple(_each(args, lambda tensor: self._cast(tensor, widest)))
                 return operation(*args, **kwargs)
@@ -195,7 +197,7 @@ class CudaPolicy:
     def _cast(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         if tensor.dtype is dtype or not _eligible(tensor):
             return tensor
-        what = "parameter" if tensor.is_leaf and tensor.requires_grad else "activation"
+        what: CastOf = "parameter" if tensor.is_leaf and tensor.requires_grad else "activation"
         self._count(what, tensor.dtype, dtype, tensor.numel() * dtype.itemsize)
         return tensor.to(dtype)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from mpaudit.errors import MpauditError
+from mpaudit.runtime.torch_compiler import Compiler
 from mpaudit.runtime.torch_device import Remap
 from mpaudit.runtime.torch_layers import Layers
 from mpaudit.runtime.torch_loop import Loop
@@ -32,18 +33,24 @@ def install(
         raise MpauditError("--device cuda: torch sees no CUDA device here; use --device cpu")
     watch = Watch(tracer)
     try:
+        compiler = Compiler(watch)
         watch_regions(watch)
         Loop(watch)
         layers = Layers(watch)
-        if remapped := device == "cpu" or not available:
-            Remap(watch, layers.casting)
-            why = "as asked" if available else "there is no CUDA device"
-            say(f"the script's cuda calls run on the CPU ({why}); float16 arithmetic is emulated")
-        name = "cpu" if remapped else torch.cuda.get_device_name()
         tracer.note("framework", "torch")
         tracer.note("versions", {**(tracer.fact("versions") or {}), "torch": torch.__version__})
-        tracer.note("device", name)
-        tracer.note("emulated", EMULATED if remapped else False)
+        if available and device != "cpu":
+            tracer.note("device", torch.cuda.get_device_name())
+        else:
+            tracer.note("device", "cpu")
+
+            def remapped() -> None:
+                compiler.force_eager()
+                tracer.note("emulated", EMULATED)
+                why = "as asked" if available else "there is no CUDA device"
+                say(f"the script's cuda calls run on the CPU ({why}); float16 is emulated there")
+
+            Remap(watch, layers.casting, remapped)
     except BaseException:
         watch.patches.undo()
         raise

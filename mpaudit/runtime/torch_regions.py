@@ -8,7 +8,7 @@ import torch
 
 from mpaudit.event import Region
 from mpaudit.runtime.frame import user_span
-from mpaudit.runtime.torch_watch import Watch
+from mpaudit.runtime.torch_watch import Watch, unwatched
 
 
 def dtype_name(dtype: object) -> str:
@@ -21,7 +21,7 @@ def watch_regions(watch: Watch) -> None:
 
     def enter(original: Any, region: Any) -> Any:
         result = original(region)
-        if not torch.compiler.is_compiling() and not torch.jit.is_scripting():
+        if not unwatched() and not torch.jit.is_scripting():
             with watch.guard("autocast"):
                 span = user_span()
                 enabled = bool(region._enabled)
@@ -32,7 +32,7 @@ def watch_regions(watch: Watch) -> None:
         return result
 
     def leave(original: Any, region: Any, *problem: Any) -> Any:
-        if watch.thread.regions and not torch.compiler.is_compiling():
+        if watch.thread.regions and not unwatched():
             watch.thread.regions.pop()
         return original(region, *problem)
 

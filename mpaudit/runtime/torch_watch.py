@@ -1,4 +1,4 @@
-"""What the parts of the torch probe share: the tracer, names of objects, regions, the current step."""
+"""What the parts of the torch probe share: tracer, names of objects, regions, the current step."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from collections.abc import Callable, Hashable, Iterable
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+
 from mpaudit.event import Ref, Region
 from mpaudit.runtime.frame import spelling
 from mpaudit.runtime.torch_measure import Numbers
 from mpaudit.runtime.torch_patch import Patches
 from mpaudit.runtime.tracer import Tracer
+
+
+def unwatched() -> bool:
+    """Whether torch is compiling or tracing: a hook must not look at tensors then."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 class Guard:
@@ -82,14 +89,15 @@ class Watch:
         self.thread = _Thread()
         self.numbers = Numbers()
         self.emulated = False  # the script's cuda calls are remapped to the CPU
+        self.eager = False  # nothing that is compiled from here on runs as compiled code
         self.cuda_made = False  # a remapped call made tensors on cuda: who is on it is not known
-        self.scalers = Known()  # live scaler -> True
+        self.scalers = Known()  # live scaler -> where it was made
         self.optimizers = Known()  # optimizer -> its index
         self.owners: dict[int, int] = {}  # id of a parameter -> index of its optimizer
         self.on_cuda = Known()  # modules that a remapped .cuda() was called on
-        self.before_step: Callable[[Any], None] = lambda optimizer: None
+        self.before_step: Callable[[Any], None] = lambda _: None
         """Called with an optimizer right before it steps."""
-        self.after_step: Callable[[bool | None], None] = lambda applied: None
+        self.after_step: Callable[[bool | None], None] = lambda _: None
         """Called when it is known whether an attempt was applied."""
         self._refs = Known()
         self._numbers = itertools.count(1)
@@ -136,7 +144,7 @@ class Watch:
         self.after_step(applied)
 
     def model_device(self, module: Any, parameter: Any) -> str | None:
-        """The type of the device a model is on for the user's script (remapped ones count as cuda)."""
+        """The type of the device a model is on as the script sees it (a remapped one is cuda)."""
         if not self.emulated:
             return str(parameter.device.type)
         return "cuda" if self.on_cuda.get(module) else None if self.cuda_made else "cpu"

@@ -1,6 +1,6 @@
 """The trace: one SQLite file per run, readable while it is written, whole after a crash.
 
-    meta        key -> JSON: script, argv, framework, versions, device, emulated, exit_code, complete, ...
+    meta        key -> JSON: script, argv, framework, versions, device, exit_code, complete, ...
     layers      one row per layer path (record.Layer)
     dtypes      which dtypes flowed where, with the number of tensors (record.Flowed)
     statistics  per layer, phase and dtype, rolled up over the run (record.Statistics)
@@ -10,9 +10,9 @@
     incidents   where numbers overflowed or vanished (record.Incident)
     findings    JSON of `finding.Problem`, as the protocols yielded them
 
-`application_id` says that a database is a trace, `user_version` is the version of this format. Steps are
-attempts, counted from 0 for each optimizer. Everything is rolled up, so size does not grow with the run
-but with the number of layers and of changes of the loss scale.
+`application_id` says that a database is a trace, `user_version` is the version of this format.
+Steps are attempts, counted from 0 for each optimizer. Everything is rolled up, so size does not
+grow with the run but with the number of layers and of changes of the loss scale.
 """
 
 from __future__ import annotations
@@ -66,14 +66,24 @@ def _schema() -> str:
     ]
     for row, (table, keys) in _TABLES.items():
         columns = [f'"{field.name}"' for field in fields(row)]
-        statements.append(
-            f"CREATE TABLE {table} ({', '.join(columns)}, PRIMARY KEY ({', '.join(columns[:keys])}))"
-        )
+        key = ", ".join(columns[:keys])
+        statements.append(f"CREATE TABLE {table} ({', '.join(columns)}, PRIMARY KEY ({key}))")
     return ";\n".join(statements)
 
 
+def _make_way(path: Path) -> None:
+    """Remove an older trace; anything else that stands at `path` is left alone."""
+    try:
+        Reader(path).close()
+    except MpauditError as problem:
+        message = f"{path}: exists and is not a trace; choose another name with -o"
+        raise MpauditError(message) from problem
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
 class Writer:
-    """Writes a new trace at `path`. Raises MpauditError where the file cannot be made.
+    """Writes a new trace at `path`, in place of an older one. Raises MpauditError where it cannot.
 
     Rows replace the row with the same key. Nothing is on disk before `commit`; what was committed
     survives a `kill -9`. Not for several threads at once, nor for a forked child.
@@ -82,7 +92,7 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.exists():
-            raise MpauditError(f"{path}: the file exists already; choose another name with -o")
+            _make_way(path)
         try:
             self._database = sqlite3.connect(path, check_same_thread=False)
             self._database.execute("PRAGMA journal_mode = WAL")
@@ -160,8 +170,8 @@ class Reader:
             if version > FORMAT:
                 database.close()
                 raise MpauditError(
-                    f"{self.path}: trace format {version} is newer than {FORMAT}, which this mpaudit "
-                    "reads; upgrade with `pip install -U mpaudit`"
+                    f"{self.path}: trace format {version} is newer than {FORMAT}, "
+                    "which this mpaudit reads; upgrade with `pip install -U mpaudit`"
                 )
             return database
         raise MpauditError(f"{self.path}: the trace is damaged ({problem})") from problem

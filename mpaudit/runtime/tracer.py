@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Tracer:
         self.draining: list[Callable[[], None]] = []
         """Called before every flush: a probe hands over what it held back (numbers on a device)."""
         self._process = os.getpid()
+        self._closed = False
         self._writer = Writer(path)
         self._machines = list(machines)
         self._verdicts: dict[Hashable, Verdict] = {}
@@ -209,6 +211,9 @@ class Tracer:
         with self.lock:
             for machine in self._machines:
                 for verdict in machine.feed(event):
+                    if isinstance(verdict, Broken):
+                        problem = replace(verdict.problem, moment=event.moment)
+                        verdict = replace(verdict, problem=problem)
                     self._verdicts.setdefault(_identity(verdict), verdict)
 
     def incident(self, incident: Incident) -> None:
@@ -254,7 +259,7 @@ class Tracer:
 
     def flush(self) -> None:
         """Bring the file up to date: everything told so far survives the end of the process."""
-        if not self.alive:
+        if not self.alive or self._closed:
             return
         for drain in self.draining:
             drain()
@@ -270,14 +275,17 @@ class Tracer:
     def close(self, exit_code: int | None = None, exception: str | None = None) -> None:
         """The run is over: write what is left and close the file.
 
-        `exception` is the text of the exception that ended the script ("ValueError: ..."), if one did.
+        `exception` is the text of the exception that ended the script ("ValueError: ..."), if one
+        did.
         """
-        if self.alive:
+        if self.alive and not self._closed:
             self.note("exit_code", exit_code)
             self.note("exception", exception)
             self.note("complete", exception is None)
+            self.note("ended", datetime.now(timezone.utc).isoformat())
             self.flush()
             self._writer.close()
+            self._closed = True
 
     def _put(self, key: Hashable, row: Row) -> None:
         self._rows[key] = row

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mpaudit import protocols
-from mpaudit.protocols.protocol import Verdict
+from mpaudit.protocols.protocol import Protocol, Verdict
 from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.flow import Flow
+from mpaudit.source.heap import Heap, Layer
 from mpaudit.source.module import Module
 from mpaudit.source.path import Frame, Identities, Path, lookup
 from mpaudit.source.project import Project
@@ -30,15 +31,13 @@ from mpaudit.source.values import (
 BUDGET = 120_000
 """Evaluation steps for one entry point; what needs more is left alone."""
 
-Heap = dict[tuple[int, str], Value]
-
-
 @dataclass(slots=True)
 class _State:
     """What is shared by all entry points of a run."""
 
     identities: Identities = field(default_factory=Identities)
-    heaps: dict[str, Heap] = field(default_factory=dict)
+    world: Layer = field(default_factory=Layer)
+    absorbed: set[str] = field(default_factory=set)
     roles: dict[str, Roles] = field(default_factory=dict)
     followed: set[ast.AST] = field(default_factory=set)
 
@@ -55,13 +54,22 @@ class Engine(Flow):
         self.escaped = []
         self.places = {}
         self.exhausted = 0
+        self.ended: list[Protocol] = []
+        """Where the protocols stood when the body of a module was through."""
 
     def audit(self, module: Module) -> list[Verdict]:
         """The verdicts on a module: its body as a script, then every function nobody called."""
         verdicts: list[Verdict] = []
+        self.ended = []
         heap = self._entry(lambda: self._body(module, "__main__"), verdicts)
+        left = Layer()
+        for place, value in heap.own.items():
+            left.add(place, value)
+        heap = Heap((left, self.state.world))
+        after = self.ended
         for owner, node in _definitions(module):
             if node not in self.followed:
+                self.ended = after
                 self._entry(lambda o=owner, n=node: self._function(module, heap, o, n), verdicts)
         return verdicts
 
@@ -72,19 +80,21 @@ class Engine(Flow):
             heap: Heap = execute()  # type: ignore[operator]
         except (Exhausted, RecursionError):
             self.exhausted += 1
-            return {}
+            return Heap((self.state.world,))
         verdicts.extend(self.verdicts)
         return heap
 
     def _body(self, module: Module, name: str) -> Heap:
-        path = self._start(module, {})
+        path = self._start(module, Heap((self.state.world,)))
         path.heap[(self._scope(module), "__name__")] = Const(name)
         ended = self.block(module.tree.body, [path])
-        return ended[0].heap if ended else {}
+        self.ended = ended[0].machines if ended else []
+        return ended[0].heap if ended else path.heap
 
-    def _start(self, module: Module, heap: Heap) -> Path:
+    def _start(self, module: Module, heap: Heap, *, later: bool = False) -> Path:
         frame = Frame(module, (self._scope(module),), 0)
-        return Path(protocols.machines(), heap.copy(), frames=[frame])
+        machines = [machine.later() for machine in self.ended] if later else []
+        return Path(machines or protocols.machines(), heap.copy(), frames=[frame])
 
     def _scope(self, module: Module) -> int:
         return self.identities.number("module", module.filename)
@@ -96,24 +106,24 @@ class Engine(Flow):
         owner: ast.ClassDef | None,
         node: ast.FunctionDef | ast.AsyncFunctionDef,
     ) -> Heap:
-        path = self._start(module, heap)
+        path = self._start(module, heap, later=True)
         scope = self._scope(module)
         if owner is None:
             value = heap.get((scope, node.name))
             if isinstance(value, Function) and value.node is node:
                 self._call(value, (), path)
-            return {}
+            return heap
         cls = heap.get((scope, owner.name))
         if not isinstance(cls, Class):
-            return {}
+            return heap
         method = lookup(path, cls, node.name)
         if not isinstance(method, Function) or node in self.followed:
-            return {}
+            return heap
         receiver, paths = self._instance(cls, path)
         for each in paths[:4]:
             each.exit = None
             self._call(method, (receiver,), each)
-        return {}
+        return heap
 
     def _instance(self, cls: Class, path: Path) -> tuple[Thing, list[Path]]:
         """An instance as its `__init__` leaves it, called with unknown arguments."""
@@ -136,7 +146,7 @@ class Engine(Flow):
         self.bind(function, frame, arguments, {}, path)
         self._annotate(function, frame, path)
         site = ast.Name(id=function.name, ctx=ast.Load())
-        return list(self.follow(path, Enter(site, function, frame, None)))
+        return self.follow(path, Enter(site, function, frame, None))
 
     def _annotate(self, function: Function, frame: Frame, path: Path) -> None:
         """Give unknown parameters the kind that their annotation states."""
@@ -181,11 +191,10 @@ class Engine(Flow):
     def _star(self, module: str, level: int, path: Path) -> Value:
         found = self.project.find(module, path.frame.module, level)
         if found is not None:
-            scope = self._scope(found)
-            for (owner, name), value in self._module_heap(found).items():
-                if owner == scope and not name.startswith(("_", "@")):
+            self._absorb(found)
+            for name, value in self.state.world.owners.get(self._scope(found), {}).items():
+                if not name.startswith(("_", "@")):
                     path.heap[(path.frame.scopes[0], name)] = value
-            self._absorb(found, path)
         return External(module)
 
     @staticmethod
@@ -197,7 +206,7 @@ class Engine(Flow):
 
     def imported(self, value: Imported, path: Path) -> Value:
         """What an import brings in; the module is executed once, on its own."""
-        self._absorb(value.module, path)
+        self._absorb(value.module)
         scope = self._scope(value.module)
         if value.attribute is None:
             return Namespace(value.module, scope)
@@ -209,24 +218,21 @@ class Engine(Flow):
             return Thing(number, text=value.attribute)
         return found
 
-    def _absorb(self, module: Module, path: Path) -> None:
-        for place, held in self._module_heap(module).items():
-            path.heap.setdefault(place, held)
-
-    def _module_heap(self, module: Module) -> Heap:
-        known = self.state.heaps.get(module.filename)
-        if known is not None:
-            return known
-        self.state.heaps[module.filename] = {}
+    def _absorb(self, module: Module) -> None:
+        """Execute an imported module once, on its own; what it defines is there for every path."""
+        if module.filename in self.state.absorbed:
+            return
+        self.state.absorbed.add(module.filename)
         verdicts, escaped, budget = self.verdicts, self.escaped, self.budget
         self.verdicts, self.escaped, self.budget = [], [], BUDGET
         try:
             heap = self._body(module, module.name)
         except (Exhausted, RecursionError):
-            heap = {}
+            heap = Heap(())
         self.verdicts, self.escaped, self.budget = verdicts, escaped, budget
-        self.state.heaps[module.filename] = heap
-        return heap
+        for place, value in heap.own.items():
+            if place[0] >= 0:
+                self.state.world.add(place, value)
 
     def submodule(self, base: Namespace, name: str) -> Value | None:
         """`package.module`."""

@@ -34,6 +34,8 @@ from mpaudit.source.values import (
 )
 
 MAX_DEPTH = 12
+FORWARD = {"Module": "forward", "KerasModel": "call", "KerasLayer": "call"}
+"""The method that is run when an object of a project class of that kind is called."""
 
 
 class Enter(Exception):  # noqa: N818 - not an error: the statement waits for the call's outcomes
@@ -203,8 +205,8 @@ class Calls:
         """Let a computed value inherit what is known of its sources.
 
         scaled: the scalers it was multiplied by; region: the autocast region it was computed in;
-        owners: the models whose parameters it holds; weighted: multiplied by who knows what
-        (`scales`).
+        owners: the models whose parameters it holds; tape: the gradients it was made of; weighted:
+        multiplied by who knows what (`scales`).
         """
         flat = [part for source in sources for part in _parts(source, path)]
         scaled: Value | None = None
@@ -218,7 +220,7 @@ class Calls:
             held = path.known(part, "@owners")
             if isinstance(held, Pack):
                 owners.update(dict.fromkeys(held.items))
-            for name in ("region", "scale_of"):
+            for name in ("region", "scale_of", "tape"):
                 path.learn(made, **{name: path.known(part, "@" + name)})
         if scales and any(path.known(part, "@scale_of") is not None for part in flat):
             scaled = UNKNOWN
@@ -291,8 +293,8 @@ class Calls:
         if not isinstance(owner, Class):
             return None
         found = lookup(path, owner, "__call__")
-        if found is None and thing.kind == "Module":
-            found = lookup(path, owner, "forward")
+        if found is None and thing.kind in FORWARD:
+            found = lookup(path, owner, FORWARD[thing.kind])
         return found if isinstance(found, Function) else None
 
     def enter(
@@ -414,7 +416,9 @@ class Calls:
         if path.known(made, "@scaled") is None:
             hidden = isinstance(function, Bound) and isinstance(function.receiver, Thing)
             own = hidden and function.receiver.kind in ("instance", "super")  # type: ignore[union-attr]
-            given = any(isinstance(v, Thing) and v.kind == "GradScaler" for v in inputs)
+            given = any(
+                isinstance(v, Thing) and v.kind in ("GradScaler", "KerasOptimizer") for v in inputs
+            )
             path.learn(made, scaled=UNKNOWN if own or given else Pack(()))
         region = self.region(path)
         return path.learn(made, region=region) if region else made
@@ -430,7 +434,7 @@ class Calls:
                 if part.kind == "Module":
                     path.learn(part, device=UNKNOWN)
                 if part.kind in ("instance", "super"):
-                    held = [v for (uid, _), v in path.heap.items() if uid == part.uid]
+                    held = (value for _, value in path.heap.of(part.uid))
                     keys.update(v.uid for v in held if isinstance(v, Thing))
         if keys:
             self.emit(LostSight(at=at, objects=frozenset(keys)), path)

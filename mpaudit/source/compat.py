@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MISSING = frozenset({"ImportError", "ModuleNotFoundError", "AttributeError"})
 _ANYTHING = frozenset({"Exception", "BaseException"})
 _ABOUT_VERSION = re.compile(
-    r"__version__|torch\w*version|version\w*torch|(digit|parse|loose)_?version|^Version$"
+    r"__version__|torch\w*version|version\w*torch|(digit|parse|loose)_?version|(?-i:^Version$)"
     r"|(^|_)(py)?(torch|pt)"
     r"(_?(g[et]|l[et]|eq|greater|less|or|equal|than|min|max|at|least|is|v))*_?\d"
     r"|(has|is)_(native|torch|cuda)_amp",

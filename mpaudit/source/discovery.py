@@ -15,7 +15,7 @@ SKIPPED = frozenset(
 )
 _RELEVANT = re.compile(
     rb"GradScaler|autocast|\bamp\b|unscale_|mixed_precision|mixed_float16|mixed_bfloat16|set_global_policy"
-    rb"|set_dtype_policy|LossScaleOptimizer|from_logits|CrossEntropyLoss|cross_entropy"
+    rb"|set_dtype_policy|LossScaleOptimizer|GradientTape|from_logits|CrossEntropyLoss|cross_entropy"
 )
 
 

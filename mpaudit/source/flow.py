@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from mpaudit.event import Event
 from mpaudit.protocols.protocol import Verdict
@@ -33,6 +33,7 @@ class Flow(Expressions):
     """Executes statements; `verdicts` collects what the protocols say on every path."""
 
     verdicts: list[Verdict]
+    escaped: list[Path]
 
     def emit(self, event: Event, path: Path) -> None:
         """Feed an event to the path's protocols."""
@@ -75,9 +76,13 @@ class Flow(Expressions):
         path.facts[condition], other.facts[condition] = True, False
         return [other, path]
 
-    def follow(self, path: Path, call: Enter) -> Iterator[Path]:
-        """Execute a function of the project; the paths on which it returns."""
-        regions = path.regions
+    def follow(self, path: Path, call: Enter) -> list[Path]:
+        """Execute a function of the project; the paths on which it returns.
+
+        Those on which it raises are put into `escaped`, for the block in progress to pick up.
+        """
+        regions, escaped = path.regions, self.escaped
+        self.escaped = []
         path.frames.append(call.frame)
         for decorator in call.function.decorators:
             if isinstance(decorator, Thing) and decorator.kind == "autocast":
@@ -89,22 +94,21 @@ class Flow(Expressions):
                 ended.append(each)
         else:
             ended = self.block(call.function.node.body, [path])
+        ended.extend(self.escaped)
+        self.escaped = escaped
         scope = call.frame.scopes[0]
         for each in ended:
             each.frames.pop()
             each.regions = regions
             if (scope, "@captured") not in each.heap:
-                for key in [key for key in each.heap if key[0] == scope]:
-                    del each.heap[key]
+                each.heap.forget_owner(scope)
             each.frame.done[call.site] = call.result or each.result or Const(None)
             each.result = None
             if each.exit == "return":
                 each.exit = None
-        for each in merge(ended, MAX_PATHS):
-            if each.exit is None:
-                yield each
-            else:
-                self.escaped.append(each)
+        ended = merge(ended, MAX_PATHS)
+        self.escaped.extend(each for each in ended if each.exit is not None)
+        return [each for each in ended if each.exit is None]
 
     # Statements
 
@@ -218,7 +222,7 @@ class Flow(Expressions):
     def _do_Delete(self, node: ast.Delete, path: Path) -> list[Path]:
         for target in node.targets:
             if isinstance(target, ast.Name):
-                path.heap.pop((path.frame.scopes[0], target.id), None)
+                path.heap.forget((path.frame.scopes[0], target.id))
         return [path]
 
     def _do_FunctionDef(self, node: ast.FunctionDef, path: Path) -> list[Path]:

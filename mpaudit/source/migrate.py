@@ -43,8 +43,10 @@ class Imported:
 def migrate(module: Module, uses: list[Use], imports: list[Imported]) -> Fix:
     """The one fix for all `uses` and `imports` of a file.
 
-    It is UNSAFE where another file may see a difference: a name that is imported here and not used,
-    or one that is handed on as a value. Raises UnrepairableError where a use cannot be rewritten.
+    It is UNSAFE where another file may see a difference: a name that is imported here and not
+    used, or one that is handed on as a value. SAFE takes it that no other file runs these regions
+    inside an autocast region of another dtype; where this file has one, the dtype is written out.
+    Raises UnrepairableError where a use cannot be rewritten.
     """
     migration = _Migration(module, uses)
     migration.move_imports(imports)

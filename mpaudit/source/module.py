@@ -64,7 +64,7 @@ class Module:
     filename: str
     text: str
     tree: ast.Module
-    name: str = "__main__"
+    name: str = "imported"
     package: str = ""
     encoding: Encoding = field(default_factory=Encoding)
 

@@ -65,11 +65,12 @@ class Names:
     def __init__(self, module: Module) -> None:
         self.package = module.package
         self.scope = Scope(module.tree)
-        self._scopes: dict[ast.AST, Scope] = {}
+        self._scopes: dict[ast.Name, Scope] = {}
         self._meanings: dict[Binding, str | None] = {}
         self._followed: set[Binding] = set()  # `x = x` is a circle: the other bindings decide
         self._readers: dict[Binding, list[ast.Name]] | None = None
         self._all: list[Binding] = []
+        self._dotted: list[ast.Attribute] = []
         self._collect(module.tree)
 
     @classmethod
@@ -129,12 +130,17 @@ class Names:
         """Every binding of the module, in no order."""
         return self._all
 
+    def reads(self) -> Iterator[ast.Name | ast.Attribute]:
+        """Every place that reads a name or an attribute, in no order."""
+        found: list[ast.Name | ast.Attribute] = [*self._scopes, *self._dotted]
+        return (node for node in found if isinstance(node.ctx, ast.Load))
+
     def readers(self, binding: Binding) -> list[ast.Name]:
         """The places that read the name of `binding`, in no order."""
         if self._readers is None:
             self._readers = {}
             for node in self._scopes:
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                if isinstance(node.ctx, ast.Load):
                     for each in self.bindings(node):
                         self._readers.setdefault(each, []).append(node)
         return self._readers.get(binding, [])
@@ -178,6 +184,8 @@ class Names:
                 if isinstance(node.ctx, ast.Store):
                     found.append(_assigned(node, _function_of(node, scope, values), values))
                 continue
+            if isinstance(node, ast.Attribute):
+                self._dotted.append(node)
             for name, origin, where in _bound_by(node, self.package):
                 found.append(Binding(name, where, scope, origin))
             if isinstance(node, ast.Global | ast.Nonlocal):

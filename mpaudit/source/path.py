@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mpaudit.protocols.protocol import Protocol
+from mpaudit.source.heap import Heap, Place
 from mpaudit.source.values import (
     NOWHERE,
     Choice,
@@ -99,7 +100,7 @@ class Path:
     """
 
     machines: list[Protocol]
-    heap: dict[tuple[int, str], Value] = field(default_factory=dict)
+    heap: Heap
     facts: dict[Thing, bool] = field(default_factory=dict)
     frames: list[Frame] = field(default_factory=list)
     regions: tuple[Thing, ...] = ()
@@ -152,6 +153,8 @@ def merge(paths: list[Path], limit: int) -> list[Path]:
         group = groups.setdefault(key, [])
         for other in group:
             if _join(other, path):
+                for machine, twin in zip(other.machines, path.machines, strict=True):
+                    machine.facts = {**twin.facts, **machine.facts}
                 break
         else:
             group.append(path)
@@ -167,10 +170,10 @@ def _join(kept: Path, other: Path) -> bool:
     ]
     if len(conditions) > 1:
         return False
-    differing = [
-        key
-        for key in kept.heap.keys() | other.heap.keys()
-        if kept.heap.get(key) != other.heap.get(key)
+    mine, theirs = kept.heap.own, other.heap.own
+    differing = [place for place in mine if mine[place] != other.heap.get(place)]
+    differing += [
+        place for place in theirs if place not in mine and theirs[place] != kept.heap.get(place)
     ]
     same_result = kept.result == other.result
     if not conditions:
@@ -180,8 +183,8 @@ def _join(kept: Path, other: Path) -> bool:
         return True
     condition = conditions[0]
     positive = kept.facts[condition]
-    merged: dict[tuple[int, str], Value] = {}
-    pairs: Iterable[tuple[tuple[int, str] | None, Value | None, Value | None]] = [
+    merged: dict[Place, Value] = {}
+    pairs: Iterable[tuple[Place | None, Value | None, Value | None]] = [
         (key, kept.heap.get(key), other.heap.get(key)) for key in differing
     ]
     for key, one, two in [*pairs, (None, kept.result, other.result)]:
@@ -194,7 +197,7 @@ def _join(kept: Path, other: Path) -> bool:
             merged[key] = choice
         else:
             kept.result = choice
-    kept.heap.update(merged)
+    kept.heap.own.update(merged)
     kept.facts = _common(kept, other)
     return True
 

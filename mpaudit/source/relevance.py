@@ -18,8 +18,12 @@ WORDS = frozenset(
     " clip_grad_norm nn optim cuda half softmax log_softmax Softmax LogSoftmax cross_entropy"
     " CrossEntropyLoss Sequential Dense set_global_policy set_policy set_dtype_policy mixed_precision"
     " LossScaleOptimizer GradientTape gradient apply_gradients scale_loss from_logits"
-    " get_scaled_loss nullcontext suppress grad get_scale enter_context partial".split()
+    " get_scaled_loss nullcontext suppress grad get_scale enter_context partial update".split()
 )
+KERAS_WORDS = frozenset("keras tf_keras layers fit minimize apply get_unscaled_gradients run".split())
+"""What matters in addition in a file that imports Keras, with all names it imports from there."""
+METHODS = frozenset("__init__ __call__ forward call train_step __enter__".split())
+"""Methods that are called without being named."""
 
 
 def worth_following(function: Function) -> bool:
@@ -49,8 +53,9 @@ def _relevant(module: Module) -> frozenset[str]:
             names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
             mentions.setdefault(node.name, set()).update(names)
     classes = {n.name: n for n in ast.walk(module.tree) if isinstance(n, ast.ClassDef)}
-    relevant = {name for name, used in mentions.items() if used & WORDS or used & imported}
-    relevant |= {"__init__", "__call__", "forward", "__enter__"} & mentions.keys()
+    words = WORDS | imported | _keras_words(module)
+    relevant = {name for name, used in mentions.items() if used & words}
+    relevant |= METHODS & mentions.keys()
     while True:
         reached = relevant | {n for n, c in classes.items() if _methods(c) & relevant}
         more = {name for name, used in mentions.items() if used & reached} - relevant
@@ -59,10 +64,23 @@ def _relevant(module: Module) -> frozenset[str]:
         relevant |= more
 
 
+def _keras_words(module: Module) -> frozenset[str]:
+    found: set[str] = set()
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom) and "keras" in (node.module or ""):
+            found |= {alias.asname or alias.name for alias in node.names} | KERAS_WORDS
+        elif isinstance(node, ast.Import | ast.ImportFrom) and any(
+            alias.name.partition(".")[0] in ("tensorflow", "keras", "tf_keras")
+            for alias in node.names
+        ):
+            found |= KERAS_WORDS
+    return frozenset(found)
+
+
 def _foreign(node: ast.ImportFrom) -> bool:
     top = (node.module or "").partition(".")[0]
     return not node.level and (
-        top in sys.stdlib_module_names or top in ("torch", "numpy", "tensorflow", "keras")
+        top in sys.stdlib_module_names or top in ("torch", "numpy", "tensorflow", "keras", "tf_keras")
     )
 
 

@@ -6,7 +6,18 @@ facts about them and emits events. `None` means that this call is not one it kno
 
 from __future__ import annotations
 
-from mpaudit.source.library import python, torch_amp, torch_nn, torch_optim
+from mpaudit.source.library import (
+    keras_layers,
+    keras_losses,
+    keras_models,
+    keras_optimizers,
+    keras_policy,
+    keras_training,
+    python,
+    torch_amp,
+    torch_nn,
+    torch_optim,
+)
 from mpaudit.source.library.registry import (
     adopt,
     attribute,
@@ -18,7 +29,18 @@ from mpaudit.source.library.registry import (
     summary,
 )
 
-FAMILIES = (python, torch_amp, torch_nn, torch_optim)
+FAMILIES = (
+    python,
+    torch_amp,
+    torch_nn,
+    torch_optim,
+    keras_policy,
+    keras_layers,
+    keras_losses,
+    keras_models,
+    keras_optimizers,
+    keras_training,
+)
 
 __all__ = [
     "FAMILIES",

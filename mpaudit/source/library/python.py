@@ -109,6 +109,7 @@ def zipped(call: Call) -> Value:
     if columns and all(isinstance(column, Pack) for column in columns):
         rows = zip(*(c.items for c in columns if isinstance(c, Pack)), strict=False)
         call.path.learn(made, items=Pack(tuple(Pack(tuple(row)) for row in rows)))
+    call.engine.derive(made, call.arguments, call.path)
     return call.path.learn(made, zipped=Pack(call.arguments))
 
 
@@ -126,7 +127,7 @@ def append(call: Call) -> Value:
     if isinstance(known, Pack) and call.arguments and call.name == "append":
         call.path.learn(call.thing, items=Pack((*known.items, call.arguments[0])))
     elif call.arguments:
-        call.path.heap.pop((call.thing.uid, "@items"), None)
+        call.path.heap.forget((call.thing.uid, "@items"))
         call.path.learn(call.thing, each=call.arguments[0])
     call.engine.derive(call.thing, call.arguments, call.path)
     return NONE
@@ -141,9 +142,7 @@ def dictionary(call: Call) -> Value | None:
             return None
         return call.path.heap.get((call.thing.uid, f"[{key.value!r}]"), call.argument(1))
     entries = {
-        name: value
-        for (uid, name), value in call.path.heap.items()
-        if uid == call.thing.uid and name.startswith("[")
+        name: value for name, value in call.path.heap.of(call.thing.uid) if name.startswith("[")
     }
     if call.path.known(call.thing, "@items") is None:
         return None
@@ -171,9 +170,8 @@ def copied_object(call: Call) -> Value | None:
     if not isinstance(source, Thing):
         return source
     made = call.made(source.kind)
-    for (uid, name), value in list(call.path.heap.items()):
-        if uid == source.uid:
-            call.path.heap[(made.uid, name)] = value
+    for name, value in call.path.heap.of(source.uid):
+        call.path.heap[(made.uid, name)] = value
     return made
 
 

@@ -141,9 +141,7 @@ def device_of(model: Thing, path: Path, seen: frozenset[int] = frozenset()) -> s
         return None
     items = path.known(model, "@items")
     parts = list(items.items) if isinstance(items, Pack) else []
-    parts += [
-        value for (uid, name), value in path.heap.items() if uid == model.uid and name[0] != "@"
-    ]
+    parts += [value for name, value in path.heap.of(model.uid) if name[0] != "@"]
     for part in parts:
         if isinstance(part, Thing) and part.kind in ("Module", "") and part.uid not in seen:
             if part.kind == "":
@@ -189,7 +187,7 @@ def forward(call: Call) -> Value:
 def _output(call: Call, layer: Thing | None) -> Thing:
     path = call.path
     made = path.learn(call.derived(*call.arguments), scaled=Pack(()))
-    path.heap.pop((made.uid, "@weighted"), None)
+    path.heap.forget((made.uid, "@weighted"))
     region = call.engine.region(path)
     if region is not None:
         path.learn(made, region=region)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mpaudit.source.repair import autocast, grad_scaler
+from mpaudit.source.repair import autocast, grad_scaler, keras
 from mpaudit.source.repair.registry import Context, repair
 
-FAMILIES = (autocast, grad_scaler)
+FAMILIES = (autocast, grad_scaler, keras)
 
 __all__ = ["FAMILIES", "Context", "repair"]

@@ -13,7 +13,7 @@ from mpaudit.source.module import Module
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A problem, the file it is in, and all problems that stand in that file (coupled repairs)."""
+    """A problem, the file it is in, and all problems that stand, of any file (coupled repairs)."""
 
     problem: Problem
     module: Module

@@ -1,0 +1,109 @@
+"""What `torch.cuda` answers and does where the CPU stands in for one GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from mpaudit.runtime.torch_patch import Patches
+
+_MEMORY = 2**34  # bytes: some answer is needed by scripts that divide by it
+_PROPERTIES = SimpleNamespace(
+    name="CPU in the place of a GPU",
+    major=9,
+    minor=0,
+    total_memory=_MEMORY,
+    multi_processor_count=1,
+)
+_ANSWERS: dict[str, Any] = {
+    "is_available": True,
+    "is_initialized": True,
+    "device_count": 1,
+    "current_device": 0,
+    "is_bf16_supported": True,
+    "get_device_name": _PROPERTIES.name,
+    "get_device_capability": (_PROPERTIES.major, _PROPERTIES.minor),
+    "get_device_properties": _PROPERTIES,
+    "get_arch_list": [],
+    "mem_get_info": (_MEMORY, _MEMORY),
+    "memory_stats": {},
+    "memory_summary": "",
+    "is_current_stream_capturing": False,
+}
+_NOTHING = """init set_device synchronize empty_cache manual_seed manual_seed_all seed seed_all
+reset_peak_memory_stats reset_max_memory_allocated reset_accumulated_memory_stats ipc_collect
+set_per_process_memory_fraction set_rng_state set_rng_state_all"""
+_BYTES = """memory_allocated max_memory_allocated memory_reserved max_memory_reserved memory_cached
+max_memory_cached utilization"""
+
+
+def answer_as_one_gpu(patches: Patches) -> None:
+    """Have `torch.cuda` behave as with one GPU on which nothing is allocated."""
+    answers = {**_ANSWERS, **dict.fromkeys(_NOTHING.split()), **dict.fromkeys(_BYTES.split(), 0)}
+    for name, answer in answers.items():
+        patches.replace(torch.cuda, name, lambda *_, _answer=answer, **__: _answer)
+    patches.replace(torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state())
+    patches.replace(torch.cuda, "get_rng_state_all", lambda *_: [torch.get_rng_state()])
+    patches.replace(torch.cuda, "current_stream", Stream)
+    patches.replace(torch.cuda, "default_stream", Stream)
+    patches.replace(torch.cuda, "stream", contextlib.nullcontext)
+    patches.set(torch.cuda, "device", contextlib.nullcontext)
+    patches.set(torch.cuda, "Stream", Stream)
+    patches.set(torch.cuda, "Event", Event)
+    for name in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool", "Byte"):
+        patches.set(torch.cuda, f"{name}Tensor", getattr(torch, f"{name}Tensor"))
+
+
+class Stream:
+    """A stream on which everything has happened already."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.device = torch.device("cpu")
+
+    def synchronize(self) -> None:
+        """Nothing is under way."""
+
+    def wait_stream(self, _: Any) -> None:
+        """Nothing is under way."""
+
+    def wait_event(self, _: Any) -> None:
+        """Nothing is under way."""
+
+    def record_event(self, event: Event | None = None) -> Event:
+        """Record an event."""
+        event = event or Event()
+        event.record()
+        return event
+
+    def query(self) -> bool:
+        """Whether all is done."""
+        return True
+
+
+class Event:
+    """A moment in the time of the process."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self._at = 0.0
+
+    def record(self, *_: Any) -> None:
+        """Note the time."""
+        self._at = time.perf_counter()
+
+    def elapsed_time(self, later: Event) -> float:
+        """Milliseconds from this event to a later one."""
+        return (later._at - self._at) * 1e3
+
+    def synchronize(self) -> None:
+        """Nothing is under way."""
+
+    def wait(self, *_: Any) -> None:
+        """Nothing is under way."""
+
+    def query(self) -> bool:
+        """Whether it has happened."""
+        return True

@@ -1,0 +1,109 @@
+"""Autocast regions where the CPU stands in for a GPU: two devices' states in one place.
+
+On a GPU machine CUDA tensors follow the innermost cuda region and CPU tensors the innermost cpu
+region. Here all tensors are on the CPU, so the innermost of the two that is enabled decides for all
+of them: a cuda region brings CUDA's cast policy, a cpu region the CPU's own. What the script asks
+about the CPU's autocast is answered as if there were no emulation.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mpaudit.runtime.torch_patch import Patches
+from mpaudit.runtime.torch_policy import CudaPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    region: Any
+    device: str
+    enabled: bool
+    dtype: Any
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.entered: list[_Entered] = []
+
+
+class Emulation:
+    """Follows the regions of every thread and keeps the CPU's autocast as they say."""
+
+    def __init__(self, patches: Patches, policy: CudaPolicy, used: Callable[[], None]) -> None:
+        self._policy = policy
+        self._used = used
+        self._thread = _Thread()
+        self._is_enabled = torch.is_autocast_enabled
+        self._dtype = torch.get_autocast_dtype
+        region = torch.amp.autocast_mode.autocast
+        patches.wrap(region, "__enter__", self._enter)
+        patches.wrap(region, "__exit__", self._leave)
+        patches.wrap(torch.amp.autocast_mode, "_cast", self._cast)
+        patches.wrap(torch, "is_autocast_enabled", self._asked_enabled)
+        patches.wrap(torch, "get_autocast_dtype", self._asked_dtype)
+        patches.replace(torch, "is_autocast_cpu_enabled", lambda: self._own().enabled)
+        patches.replace(torch, "get_autocast_cpu_dtype", lambda: self._own().dtype)
+
+    def _enter(self, original: Callable[..., Any], region: Any) -> Any:
+        result = original(region)
+        if region.device in ("cuda", "cpu"):
+            if region.device == "cuda" and region._enabled:
+                self._used()
+            entered = _Entered(region, region.device, bool(region._enabled), region.fast_dtype)
+            if not self._thread.entered:  # what the script may have switched on by hand
+                enabled, dtype = self._is_enabled("cpu"), self._dtype("cpu")
+                self._thread.entered.append(_Entered(None, "cpu", enabled, dtype))
+            self._thread.entered.append(entered)
+            self._apply()
+        return result
+
+    def _leave(self, original: Callable[..., Any], region: Any, *problem: Any) -> Any:
+        result = original(region, *problem)
+        entered = self._thread.entered
+        while entered and any(each.region is region for each in entered):
+            entered.pop()
+        if entered:
+            self._apply()
+        if len(entered) == 1:
+            entered.clear()
+            self._policy.clear()
+        return result
+
+    def _apply(self) -> None:
+        """Set the CPU's autocast to what the regions come to."""
+        innermost: dict[str, _Entered] = {}
+        for each in reversed(self._thread.entered):
+            innermost.setdefault(each.device, each)
+        deciding = next((each for each in innermost.values() if each.enabled), None)
+        if deciding is None:
+            torch.set_autocast_enabled("cpu", False)
+            return
+        if deciding.device == "cuda":
+            self._policy.activate()
+        else:
+            self._policy.deactivate()
+        torch.set_autocast_enabled("cpu", True)
+        torch.set_autocast_dtype("cpu", deciding.dtype)
+
+    def _own(self) -> _Entered:
+        """The state of the CPU's autocast without emulation."""
+        for each in reversed(self._thread.entered):
+            if each.device == "cpu":
+                return each
+        return _Entered(None, "cpu", self._is_enabled("cpu"), self._dtype("cpu"))
+
+    def _asked_enabled(self, original: Callable[..., Any], *args: Any) -> bool:
+        return self._own().enabled if args == ("cpu",) else bool(original(*args))
+
+    def _asked_dtype(self, original: Callable[..., Any], *args: Any) -> Any:
+        return self._own().dtype if args == ("cpu",) else original(*args)
+
+    @staticmethod
+    def _cast(original: Callable[..., Any], value: Any, device: str, dtype: Any) -> Any:
+        return original(value, "cpu" if device == "cuda" else device, dtype)

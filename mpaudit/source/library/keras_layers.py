@@ -1,0 +1,213 @@
+"""Keras layers: how they are built, and what comes out of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpaudit.event import LayerMade, Ref
+from mpaudit.source.library.keras_names import (
+    SEEN,
+    computed,
+    everywhere,
+    flat,
+    keras,
+    last,
+    settled,
+    text,
+)
+from mpaudit.source.library.keras_policy import policy_name
+from mpaudit.source.library.registry import base, called, function
+from mpaudit.source.values import NONE, UNKNOWN, Class, Const, External, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.call import Call
+    from mpaudit.source.path import Path
+
+NO_LAYERS = ("Input", "InputLayer", "InputSpec")
+WITH_KERNEL = ("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D", "SeparableConv2D")
+UNCHANGED = (
+    "Flatten",
+    "Dropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "Identity",
+    "Permute",
+    "Reshape",
+    "RepeatVector",
+)
+ACTIVATION_AT = {"Dense": 1, "Activation": 0, "Conv1D": 7, "Conv2D": 7, "Conv3D": 7}
+"""At which position a layer takes its activation, where it is usual to leave out the keyword."""
+NATURES = ("softmax", "log_softmax", "sigmoid")
+ACTIVATIONS = (
+    *everywhere(*(f"activations.{name}" for name in NATURES)),
+    *everywhere("backend.softmax", "backend.sigmoid", "ops.softmax", "ops.log_softmax"),
+    *everywhere("ops.sigmoid", "ops.nn.softmax", "ops.nn.sigmoid", "ops.nn.log_softmax"),
+    "tensorflow.nn.softmax",
+    "tensorflow.nn.log_softmax",
+    "tensorflow.nn.sigmoid",
+    "tensorflow.math.softmax",
+    "tensorflow.math.log_softmax",
+    "tensorflow.math.sigmoid",
+    "tensorflow.sigmoid",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """What leaves a layer or model: the layer it left, what it is, and which layer made it that.
+
+    `got` is "logits", "softmax", "log_softmax", "sigmoid", None if it is not known.
+    """
+
+    layer: Thing | None = None
+    got: str | None = None
+    shown: Thing | None = None
+
+
+@keras("layers.*")
+def make_layer(call: Call) -> Value | None:
+    """`keras.layers.Dense(10, activation="softmax")`."""
+    name = last(call.name)
+    if name == "Input":
+        return call.path.learn(call.made(), inputs=Pack(()), scaled=Pack(()), region=SEEN)
+    if not name[:1].isupper() or name in NO_LAYERS:
+        return None if name in NO_LAYERS else computed(call, *call.arguments)
+    return new_layer(call, call.made("KerasLayer"), name)
+
+
+@keras("Input")
+def make_input(call: Call) -> Value | None:
+    """`keras.Input(shape=(784,))`."""
+    return call.path.learn(call.made(), inputs=Pack(()), scaled=Pack(()), region=SEEN)
+
+
+def new_layer(call: Call, made: Thing, name: str) -> Thing:
+    """Note what is known of a layer, and tell the protocols that it is built."""
+    activation = call.argument(ACTIVATION_AT.get(name, 99), "activation")
+    if name in ("Softmax", "ReLU", "LeakyReLU"):
+        activation = Const(name.lower())
+    elif name in ("TimeDistributed", "Wrapper") or (activation is None and "**" in call.keywords):
+        activation = UNKNOWN
+    inner = call.argument(0, "layer") if name == "TimeDistributed" else None
+    call.path.learn(made, layer=Const(name), act=activation or NONE, inner=inner)
+    call.engine.places[made.uid] = call.span
+    call.emit(
+        LayerMade(
+            at=call.span,
+            occasional=call.occasional,
+            layer=Ref(made.uid, name),
+            kind=name,
+            policy=own_policy(call),
+            activation=activation_name(settled(call, activation or NONE), call.path),
+        )
+    )
+    return made
+
+
+def own_policy(call: Call) -> str | None:
+    """The policy given by `dtype=`: None where there is none, "?" where it is not known."""
+    given = call.keywords.get("dtype", call.keywords.get("dtype_policy"))
+    if given is None:
+        return "?" if "**" in call.keywords else None
+    given = settled(call, given)
+    return None if given == NONE else policy_name(given, call.path) or "?"
+
+
+def activation_name(value: Value | None, path: Path) -> str | None:
+    """What an `activation=` argument is called: None for a linear one, "?" if it is not known."""
+    if value is None or value == UNKNOWN:
+        return "?"
+    if isinstance(value, Thing) and value.kind == "KerasLayer":
+        return activation_name(path.known(value, "@act") or UNKNOWN, path)
+    name = last(value.name) if isinstance(value, External) else text(value)
+    if value == NONE or name == "linear":
+        return None
+    return name or "?"
+
+
+def _adopt(call: Call, made: Thing, _: str) -> None:
+    """An instance of a project's own layer class."""
+    owner = call.path.known(made, "@class")
+    new_layer(call, made, owner.node.name if isinstance(owner, Class) else "Layer")
+    call.path.learn(made, act=UNKNOWN)
+
+
+base("KerasLayer", *everywhere("layers.Layer", "Layer"), adopt=_adopt)
+
+
+def outlet(layer: Thing, path: Path, before: Outlet) -> Outlet:
+    """What leaves a layer of Keras that is given what left `before`."""
+    name = text(path.known(layer, "@layer")) or ""
+    inner = path.known(layer, "@inner")
+    if isinstance(inner, Thing) and inner.kind == "KerasLayer":
+        return outlet(inner, path, before)
+    if path.known(layer, "@class") is not None:
+        return Outlet()
+    activation = activation_name(path.known(layer, "@act"), path)
+    if name in UNCHANGED or (name == "Activation" and activation is None):
+        return Outlet(layer, before.got, before.shown)
+    if activation in NATURES:
+        return Outlet(layer, activation, layer)
+    linear = activation is None and name in WITH_KERNEL
+    return Outlet(layer, "logits" if linear else None, layer if linear else None)
+
+
+def read(tensor: Value | None, path: Path) -> Outlet:
+    """What is known of a tensor."""
+    layer, shown = path.known(tensor or NONE, "@from"), path.known(tensor or NONE, "@shown")
+    return Outlet(
+        layer if isinstance(layer, Thing) else None,
+        text(path.known(tensor or NONE, "@activation")),
+        shown if isinstance(shown, Thing) else None,
+    )
+
+
+def write(tensor: Thing, found: Outlet, call: Call) -> Thing:
+    """Note what a tensor is; a tensor that an operation made is shown where that stands."""
+    path, places = call.path, call.engine.places
+    for name in ("from", "activation", "shown"):
+        path.heap.forget((tensor.uid, "@" + name))
+    if found.shown is not None and found.shown.uid in places:
+        places[tensor.uid] = places[found.shown.uid]
+    got = None if found.got is None else Const(found.got)
+    return path.learn(tensor, **{"from": found.layer}, activation=got, shown=found.shown)
+
+
+@called("KerasLayer")
+def call_layer(call: Call) -> Value:
+    """`layer(x)`."""
+    layer, path = call.thing, call.path
+    made = path.learn(computed(call, *call.arguments, *call.keywords.values()), by=layer)
+    given = flat(call.argument(0), path)
+    return write(made, outlet(layer, path, read(given[0] if given else None, path)), call)
+
+
+@function(*ACTIVATIONS)
+def activate(call: Call) -> Value:
+    """`tf.nn.softmax(x)`."""
+    made = computed(call, *call.arguments)
+    call.engine.places[made.uid] = call.span
+    return write(made, Outlet(None, last(call.name), made), call)
+
+
+@function("tensorflow.cast", *everywhere("ops.cast", "backend.cast"))
+def cast(call: Call) -> Value:
+    """`tf.cast(x, tf.float32)`: the same numbers, but they no longer leave the layer as they were."""
+    before = read(call.argument(0), call.path)
+    made = call.path.learn(call.derived(*call.arguments[:1]), inputs=Pack(call.arguments[:1]))
+    return write(made, Outlet(None, before.got, before.shown), call)
+
+
+@function(
+    "tensorflow.identity",
+    "tensorflow.squeeze",
+    "tensorflow.reshape",
+    "tensorflow.convert_to_tensor",
+    "tensorflow.ensure_shape",
+    *everywhere("ops.squeeze", "ops.reshape", "ops.convert_to_tensor", "backend.squeeze"),
+)
+def reshaped(call: Call) -> Value:
+    """`tf.reshape(x, ...)`: the same numbers in another shape."""
+    made = call.path.learn(call.derived(*call.arguments[:1]), inputs=Pack(call.arguments[:1]))
+    return write(made, read(call.argument(0), call.path), call)

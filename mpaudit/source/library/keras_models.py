@@ -1,0 +1,291 @@
+"""Keras models: Sequential, functional, subclassed, from files; what is in them, what leaves them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpaudit.event import LayerMade, ModelMade, Ref
+from mpaudit.source.library.keras_layers import Outlet, outlet, read, write
+from mpaudit.source.library.keras_names import (
+    LEGACY,
+    computed,
+    everywhere,
+    flat,
+    keras,
+    last,
+    text,
+)
+from mpaudit.source.library.keras_policy import in_force
+from mpaudit.source.library.registry import attributes, base, called, entered, method
+from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.path import Path
+
+MAX_LAYERS = 4000
+
+
+def _new(call: Call, made: Thing) -> Thing:
+    call.engine.places.setdefault(made.uid, call.span)
+    if call.name.startswith(LEGACY):
+        call.path.learn(made, legacy=TRUE)
+    return call.path.learn(made, policy=in_force(call.path))
+
+
+@keras("Sequential", "models.Sequential")
+def make_sequential(call: Call) -> Value:
+    """`keras.Sequential([...])`."""
+    import ast
+
+    model = _new(call, call.made("KerasModel"))
+    layers, node = call.argument(0, "layers"), call.argument_node(0, "layers")
+    if layers is None or layers == NONE:
+        call.path.learn(model, items=Pack(()))
+    elif isinstance(layers, Pack) or call.path.known(layers, "@items") is not None:
+        call.path.learn(model, items=Pack(tuple(flat(layers, call.path))))
+    elif isinstance(node, ast.List) and not isinstance(node.elts[-1], ast.Starred):
+        call.path.learn(model, tail=call.engine.evaluate(node.elts[-1], call.path))
+    tell(call, model)
+    return model
+
+
+@method("KerasModel", "add")
+def add(call: Call) -> Value:
+    """`model.add(layer)`."""
+    path, layer = call.path, call.picked(0, "layer")
+    known = path.known(call.thing, "@items")
+    items = call.engine.logic.pick(known, path) if known is not None else None
+    if isinstance(items, Pack) and layer is not None:
+        path.learn(call.thing, items=Pack((*items.items, layer)))
+    elif layer is not None:
+        path.learn(call.thing, tail=layer)
+    tell(call, call.thing)
+    return NONE
+
+
+@method("KerasModel", "pop")
+def pop(call: Call) -> Value:
+    """`model.pop()`."""
+    known = call.path.known(call.thing, "@items")
+    if isinstance(known, Pack):
+        call.path.learn(call.thing, items=Pack(known.items[:-1]))
+    tell(call, call.thing)
+    return NONE
+
+
+@keras("Model", "models.Model", "Functional", "training.Model", "engine.training.Model")
+def make_model(call: Call) -> Value:
+    """`keras.Model(inputs, outputs)`."""
+    model = _new(call, call.made("KerasModel"))
+    outputs = call.argument(1, "outputs")
+    if outputs is not None:
+        call.path.learn(model, outputs=Pack(tuple(flat(outputs, call.path))))
+        if isinstance(outputs, Thing) and outputs.kind == "dict":
+            call.path.learn(model, named=outputs)
+    tell(call, model)
+    return model
+
+
+def _adopt(call: Call, made: Thing, name: str) -> None:
+    """An instance of a project's own model class; its layers are told of when they exist."""
+    _new(call, made)
+    call.emit(ModelMade(at=call.span, model=Ref(made.uid, ""), layers=(), output=()))
+    if last(name) == "Sequential":
+        call.path.learn(made, items=Pack(()))
+
+
+base(
+    "KerasModel",
+    *everywhere("Model", "models.Model", "Sequential", "models.Sequential"),
+    adopt=_adopt,
+)
+
+
+@keras("applications.*")
+def make_application(call: Call) -> Value | None:
+    """`keras.applications.ResNet50(weights=None, classes=10)`."""
+    name = last(call.name)
+    if not name[:1].isupper():
+        return None
+    model, path = _new(call, call.made("KerasModel")), call.path
+    inside = Ref(model.uid, name)  # one object, told of as a model and as its only layer
+    top = call.keywords.get("include_top")
+    activation: str | None = None
+    if top is None:
+        given = call.keywords.get("classifier_activation", Const("softmax"))
+        activation = text(given)
+        path.learn(model, top=Const(activation) if activation else NONE)
+    call.emit(LayerMade(at=call.span, layer=inside, kind=name, policy=None, activation=activation))
+    call.emit(ModelMade(at=call.span, model=inside, layers=(inside,), output=(inside,)))
+    return path.learn(model, told=TOLD)
+
+
+TOLD = Const("told once and for all")
+
+
+@keras(
+    "models.load_model", "saving.load_model", "models.model_from_json", "models.model_from_config"
+)
+def load_model(call: Call) -> Value:
+    """A model whose inside cannot be seen; it keeps the policy that it was saved with."""
+    model = _new(call, call.made("KerasModel"))
+    call.path.learn(model, policy=UNKNOWN, told=TOLD)
+    call.emit(ModelMade(at=call.span, model=Ref(model.uid, ""), layers=(), output=()))
+    return model
+
+
+@keras("models.clone_model")
+def clone_model(call: Call) -> Value | None:
+    """A copy of a model: its layers keep their policies."""
+    source = call.argument(0, "model")
+    if not isinstance(source, Thing) or source.kind != "KerasModel":
+        return None
+    model = call.made("KerasModel")
+    for name, value in call.path.heap.of(source.uid):
+        if name not in ("@told", "@optimizer", "@loss"):
+            call.path.heap[(model.uid, name)] = value
+    tell(call, model)
+    return model
+
+
+# What is in a model, and what leaves it
+
+
+def tell(call: Call, model: Thing) -> None:
+    """Tell the protocols what the model consists of, if that is new."""
+    path = call.path
+    if path.known(model, "@told") == TOLD:
+        return
+    layers = tuple(layers_of(model, path))
+    told = Pack(layers)
+    if path.known(model, "@told") == told or not layers:
+        return
+    path.learn(model, told=told)
+    left = [found.layer for found in outlets(model, call) if found.layer is not None]
+    call.emit(
+        ModelMade(
+            at=call.engine.places.get(model.uid, call.span),
+            occasional=call.occasional,
+            model=Ref(model.uid, ""),
+            layers=tuple(Ref(layer.uid, "") for layer in layers),
+            output=tuple(Ref(layer.uid, "") for layer in left),
+        )
+    )
+
+
+def layers_of(model: Thing, path: Path) -> list[Thing]:
+    """The layers and models that a model is made of, as far as they are known."""
+    items, outputs = path.known(model, "@items"), path.known(model, "@outputs")
+    if isinstance(outputs, Pack):
+        return _through_graph(outputs, path)
+    held: list[Value] = list(items.items) if isinstance(items, Pack) else []
+    if path.known(model, "@class") is not None or not held:
+        held += [
+            part
+            for name, value in path.heap.of(model.uid)
+            if name[0] != "@" or name == "@tail"
+            for part in flat(value, path)
+        ]
+    found = dict.fromkeys(p for p in held if isinstance(p, Thing))
+    return [p for p in found if p.kind in ("KerasLayer", "KerasModel") and p != model]
+
+
+def _through_graph(outputs: Pack, path: Path) -> list[Thing]:
+    found: dict[Thing, None] = {}
+    waiting: list[Value] = list(outputs.items)
+    seen: set[int] = set()
+    while waiting and len(seen) < MAX_LAYERS:
+        tensor = waiting.pop()
+        if not isinstance(tensor, Thing) or tensor.uid in seen:
+            continue
+        seen.add(tensor.uid)
+        maker, inputs = path.known(tensor, "@by"), path.known(tensor, "@inputs")
+        if isinstance(maker, Thing):
+            found[maker] = None
+        waiting.extend(flat(inputs, path))
+    return list(reversed(found))
+
+
+def outlets(model: Thing, call: Call) -> list[Outlet]:
+    """What leaves a model; empty where that is not known."""
+    path = call.path
+    outputs, items = path.known(model, "@outputs"), path.known(model, "@items")
+    top = path.known(model, "@top")
+    if top is not None:
+        inside = Thing(model.uid, "KerasModel")
+        return [Outlet(inside, text(top), inside)]
+    if isinstance(outputs, Pack):
+        return [read(tensor, path) for tensor in outputs.items]
+    tail = path.known(model, "@tail")
+    if isinstance(tail, Thing):
+        items = Pack((tail,))
+    found = Outlet()
+    for item in items.items if isinstance(items, Pack) else ():
+        if isinstance(item, Thing) and item.kind == "KerasLayer":
+            found = outlet(item, path, found)
+        elif isinstance(item, Thing) and item.kind == "KerasModel":
+            inner = outlets(item, call)
+            found = inner[0] if len(inner) == 1 else Outlet()
+        elif item is not None:
+            found = Outlet()
+    return [found] if isinstance(items, Pack) and items.items else []
+
+
+@entered("KerasModel")
+def entering(call: Call) -> None:
+    """A project's own model is called; its `call` is followed."""
+    tell(call, call.thing)
+
+
+@called("KerasModel")
+def call_model(call: Call) -> Value:
+    """`model(x)`."""
+    model, path = call.thing, call.path
+    tell(call, model)
+    sources = (*call.arguments, *call.keywords.values())
+    made = path.learn(computed(call, *sources), by=model)
+    found = outlets(model, call)
+    if len(found) <= 1:
+        return write(made, found[0] if found else Outlet(), call)
+    parts = []
+    for index, each in enumerate(found):
+        number = call.engine.identities.number("output", made, index)
+        part = call.engine.derive(Thing(number, since=made.since), (made,), path)
+        path.learn(part, inputs=Pack((made,)), by=model)
+        parts.append(write(part, each, call))
+    named = path.known(model, "@named")
+    if isinstance(named, Thing):
+        keys = [name for name, _ in path.heap.of(named.uid) if name[0] == "["]
+        for key, part in zip(keys, parts, strict=False):
+            path.heap[(made.uid, key)] = part
+        return made
+    return Pack(tuple(parts))
+
+
+# Attributes
+
+
+@attributes("trainable_variables")
+def trainable_variables(engine: Calls, thing: Thing, path: Path) -> Value | None:
+    """`model.trainable_variables`."""
+    if thing.kind not in ("KerasModel", "KerasLayer"):
+        return None
+    found = engine.term(".variables", thing)
+    return path.learn(found, owners=Pack((thing,)))
+
+
+for _name in ("trainable_weights", "variables", "weights"):
+    attributes(_name)(trainable_variables)
+
+
+@attributes("output")
+def output(engine: Calls, thing: Thing, path: Path) -> Value | None:
+    """`model.output`, `layer.output`: a symbolic tensor to go on from."""
+    if thing.kind not in ("KerasModel", "KerasLayer"):
+        return None
+    outputs = path.known(thing, "@outputs")
+    if isinstance(outputs, Pack) and len(outputs.items) == 1:
+        return outputs.items[0]
+    made = engine.term(".output", thing)
+    return path.learn(made, by=thing, inputs=Pack(()), scaled=Pack(()))

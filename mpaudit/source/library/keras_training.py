@@ -1,0 +1,299 @@
+"""Training with Keras: compile and fit, gradient tapes, compiled functions, strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mpaudit.event import Forward, GradientsApplied, Ref, TapeGradient
+from mpaudit.source.library.keras_layers import Outlet, read, write
+from mpaudit.source.library.keras_losses import Loss, computed_from, describe
+from mpaudit.source.library.keras_models import layers_of, outlets, tell
+from mpaudit.source.library.keras_names import computed, flat, last, site
+from mpaudit.source.library.keras_optimizers import optimizer_of_model, scales, wrapped
+from mpaudit.source.library.registry import function, method
+from mpaudit.source.path import lookup
+from mpaudit.source.values import (
+    FALSE,
+    NONE,
+    TRUE,
+    UNKNOWN,
+    Bound,
+    Class,
+    External,
+    Function,
+    Pack,
+    Partial,
+    Thing,
+    Value,
+)
+
+if TYPE_CHECKING:
+    from mpaudit.source.call import Call
+
+
+# compile and fit
+
+
+@method("KerasModel", "compile")
+def compile_model(call: Call) -> Value:
+    """`model.compile(optimizer, loss)`: wraps the optimizer where the policy is mixed_float16."""
+    model, path = call.thing, call.path
+    given, loss = call.picked(0, "optimizer"), call.argument(1, "loss")
+    path.learn(model, optimizer=_optimizer(call, model, given), loss=loss or NONE)
+    if isinstance(path.known(model, "@class"), Class):
+        return NONE
+    tell(call, model)
+    for each, found in _pairs(call, describe_all(call, model), outlets(model, call)):
+        computed_from(call, each, found)
+    return NONE
+
+
+def _optimizer(call: Call, model: Thing, given: Value | None) -> Thing:
+    made = Thing(call.engine.identities.number("compiled", model, call.node), "KerasOptimizer")
+    own = scales(given, call) if isinstance(given, Thing) else False
+    kind = given.kind if isinstance(given, Thing) else "KerasOptimizer"
+    if own is True and isinstance(given, Thing):
+        return given
+    answer = wrapped(model, call.path)
+    auto = call.keywords.get("auto_scale_loss", TRUE)
+    if auto != TRUE and answer != FALSE:
+        answer = FALSE if auto == FALSE else UNKNOWN
+    if kind != "KerasOptimizer" or own is None or "**" in call.keywords:
+        answer = UNKNOWN
+    if answer == FALSE and isinstance(given, Thing):
+        return given
+    return call.path.learn(made, scales=answer, wraps=given if isinstance(given, Thing) else None)
+
+
+def describe_all(call: Call, model: Thing) -> list[Value | None] | dict[str, Value]:
+    """The losses that a model was compiled with: one for each output, by position or by name."""
+    loss = call.engine.logic.settled(call.path.known(model, "@loss"), call.path)
+    if isinstance(loss, Thing) and loss.kind == "dict":
+        return {name[2:-2]: value for name, value in call.path.heap.of(loss.uid) if name[0] == "["}
+    if isinstance(loss, Pack) or (isinstance(loss, Thing) and loss.kind == "list"):
+        return [*flat(loss, call.path)]
+    return [loss]
+
+
+def _pairs(
+    call: Call, losses: list[Value | None] | dict[str, Value], found: Sequence[Outlet]
+) -> list[tuple[Loss, Outlet]]:
+    """Which loss is computed from which output."""
+    if isinstance(losses, list) and len(losses) == len(found):
+        described = [describe(each, call) for each in losses]
+        pairs = zip(losses, described, found, strict=True)
+        return [(loss, each) for value, loss, each in pairs if value not in (None, NONE)]
+    return [(Loss("the loss"), each) for each in found]
+
+
+@method("KerasModel", "fit", "fit_generator", "train_on_batch")
+def fit(call: Call) -> Value:
+    """`model.fit(x, y)`: Keras' own training step, or the one that the project's class defines."""
+    model, path = call.thing, call.path
+    step = _method(call, model, "train_step")
+    if step is not None:
+        data = call.engine.term("data", model)
+        _through(call, "train_step", step, (model, data))
+        return call.made()
+    found = _left(call, model)
+    tell(call, model)
+    losses = describe_all(call, model)
+    for loss, each in _pairs(call, losses, found):
+        computed_from(call, loss, each)
+    if isinstance(losses, list) and len(losses) == len(found) == 1:
+        _own_loss(call, losses[0], found[0])
+    optimizer = optimizer_of_model(call.engine, model, path)
+    assert isinstance(optimizer, Thing)
+    does = scales(optimizer, call)
+    gradients = Ref(call.made().uid, "")
+    scaled = {None: None, True: (Ref(optimizer.uid, ""),), False: ()}[does]
+    text = call.ref(model).text
+    call.emit(
+        TapeGradient(
+            at=call.span,
+            occasional=call.occasional,
+            loss=Ref("loss", "loss"),
+            gradients=gradients,
+            model=Ref(model.uid, text),
+            scaled_by=scaled,
+        )
+    )
+    call.emit(
+        GradientsApplied(
+            at=call.span,
+            occasional=call.occasional,
+            optimizer=Ref(optimizer.uid, f"{text}.optimizer"),
+            scales=does,
+            gradients=gradients,
+        )
+    )
+    return call.made()
+
+
+def _method(call: Call, model: Thing, name: str) -> Function | None:
+    owner = call.path.known(model, "@class")
+    found = lookup(call.path, owner, name) if isinstance(owner, Class) else None
+    return found if isinstance(found, Function) else None
+
+
+def _through(call: Call, label: str, function: Function, arguments: tuple[Value, ...]) -> Value:
+    """Follow a function that Keras calls."""
+    place = site(call.node, label)
+    done = call.path.frame.done
+    if place in done:
+        return done[place]
+    done[place] = call.engine.enter(place, function, arguments, {}, call.path)
+    return done[place]
+
+
+def _left(call: Call, model: Thing) -> list[Outlet]:
+    """What leaves a model that is trained; the `call` of a project's own class is followed."""
+    forward = _method(call, model, "call")
+    if forward is None:
+        return outlets(model, call)
+    result = _through(call, "call", forward, (model, call.engine.term("inputs", model)))
+    return [read(each, call.path) for each in flat(result, call.path)]
+
+
+def _own_loss(call: Call, loss: Value | None, found: Outlet) -> None:
+    """Follow a loss function of the project, which may hold the loss that counts."""
+    if not isinstance(loss, Function):
+        return
+    number = call.engine.identities.number("prediction", call.node, call.path.frame.iteration)
+    prediction = write(Thing(number, since=call.path.frame.iteration), found, call)
+    _through(call, "loss", loss, (call.engine.term("labels", prediction), prediction))
+
+
+@method("KerasModel", "predict", "predict_on_batch", "evaluate", "test_on_batch")
+def use(call: Call) -> Value:
+    """`model.predict(x)`."""
+    call.emit(
+        Forward(
+            at=call.span,
+            model=call.ref(call.thing),
+            model_made=call.engine.places.get(call.thing.uid),
+            model_device=None,
+            region=None,
+        )
+    )
+    return call.made()
+
+
+@method("KerasModel", "compute_loss", "compiled_loss")
+def compute_loss(call: Call) -> Value:
+    """`self.compute_loss(y=y, y_pred=prediction)` in a `train_step`."""
+    prediction = call.argument(2 if call.name == "compute_loss" else 1, "y_pred")
+    loss = call.path.known(call.thing, "@loss")
+    computed_from(call, describe(loss, call), read(prediction, call.path))
+    return computed(call, *call.arguments, *call.keywords.values())
+
+
+# Gradient tapes
+
+
+@function("tensorflow.GradientTape", "tensorflow.compat.v2.GradientTape")
+def make_tape(call: Call) -> Value:
+    """`tf.GradientTape()`."""
+    return call.made("GradientTape")
+
+
+@function("horovod.tensorflow.DistributedGradientTape")
+def distribute(call: Call) -> Value | None:
+    """Horovod's wrapper stands for the tape."""
+    return call.argument(0, "tape")
+
+
+@method("GradientTape", "gradient")
+def gradient(call: Call) -> Value:
+    """`tape.gradient(loss, model.trainable_variables)`."""
+    path = call.path
+    loss, sources = call.picked(0, "target") or NONE, call.picked(1, "sources") or NONE
+    owners = path.known(sources, "@owners")
+    models = owners.items if isinstance(owners, Pack) else ()
+    for model in models:
+        if isinstance(model, Thing) and model.kind == "KerasModel" and layers_of(model, path):
+            tell(call, model)
+    refs = [Ref(model.uid, "") for model in models if isinstance(model, Thing)]
+    made = call.made()
+    call.emit(
+        TapeGradient(
+            at=call.span,
+            occasional=call.occasional,
+            loss=call.ref(loss, call.argument_node(0, "target")),
+            gradients=Ref(made.uid, ""),
+            model=refs[0] if refs else None,
+            others=tuple(refs[1:]),
+            scaled_by=_scaled_by(call, loss),
+        )
+    )
+    return path.learn(made, tape=made, scaled=Pack(()))
+
+
+def _scaled_by(call: Call, loss: Value) -> tuple[Ref, ...] | None:
+    """The optimizers whose scale_loss a loss went through; None where it may be scaled otherwise."""
+    losses = [call.engine.logic.pick(each, call.path) for each in flat(loss, call.path)]
+    found: dict[Ref, None] = {}
+    for each in losses:
+        scaled = call.path.known(each, "@scaled")
+        if not isinstance(scaled, Pack) or call.path.known(each, "@weighted") is not None:
+            return None
+        found.update((Ref(by.uid, ""), None) for by in scaled.items if isinstance(by, Thing))
+    return tuple(found) if losses else None
+
+
+@method("GradientTape", "watch", "reset", "stop_recording", "jacobian", "batch_jacobian")
+def untouched(call: Call) -> Value:
+    """Methods that have nothing to do with loss scaling."""
+    return call.made()
+
+
+# Functions that are compiled or distributed
+
+
+@function("tensorflow.function", "tensorflow.compat.v2.function", "tensorflow.autograph.to_graph")
+def compiled(call: Call) -> Value:
+    """`tf.function(step)` is `step`; `tf.function(jit_compile=True)` takes it later."""
+    given = call.argument(0, "func")
+    if isinstance(given, Function | Bound | Partial):
+        return given
+    return Partial(External("tensorflow.function"), (), ())
+
+
+@function("tensorflow.distribute.*")
+def make_strategy(call: Call) -> Value | None:
+    """`tf.distribute.MirroredStrategy()`."""
+    name = last(call.name)
+    return call.made("Strategy") if name.endswith("Strategy") or name == "get_strategy" else None
+
+
+@method("Strategy", "run", "experimental_run_v2", "call_for_each_replica")
+def run_replicas(call: Call) -> Value | None:
+    """`strategy.run(step, args=(x, y))`."""
+    return _run(call)
+
+
+@method("", "run", "experimental_run_v2")
+def run_somewhere(call: Call) -> Value | None:
+    """`strategy.run(step, args=(x, y))`, where the strategy came from somewhere."""
+    return _run(call) if "args" in call.keywords or "kwargs" in call.keywords else None
+
+
+def _run(call: Call) -> Value | None:
+    step = call.picked(0, "fn")
+    if not isinstance(step, Function | Bound | Partial):
+        return None
+    arguments = tuple(flat(call.argument(1, "args") or Pack(()), call.path))
+    given = call.argument(2, "kwargs")
+    named: dict[str, Value] = {}
+    if isinstance(given, Thing):
+        named = {
+            name[2:-2]: value for name, value in call.path.heap.of(given.uid) if name[0] == "["
+        }
+    return call.engine.call(call.node, step, arguments, named, call.path)
+
+
+@method("Strategy", "reduce", "gather")
+def reduced(call: Call) -> Value:
+    """`strategy.reduce(op, value, axis=None)`."""
+    return call.derived(*call.arguments, *call.keywords.values())

@@ -1,0 +1,130 @@
+"""Loss scaling for a GradientTape loop: the optimizer wrapped, the loss scaled inside the tape."""
+
+from __future__ import annotations
+
+import ast
+
+from mpaudit.finding import Problem
+from mpaudit.fix import Edit
+from mpaudit.protocols.keras_loss_scale import TAKEN, UNWRAPPED
+from mpaudit.source.library.keras_names import LEGACY, ROOTS
+from mpaudit.source.module import Module
+from mpaudit.source.names import Names
+from mpaudit.source.repair.registry import insert_after, insert_before
+
+
+def wrap_optimizer(module: Module, problem: Problem) -> list[Edit] | None:
+    """`Adam()` -> `LossScaleOptimizer(Adam())`, spelled as the file spells Keras."""
+    node = _related(module, problem, UNWRAPPED)
+    if not isinstance(node, ast.Call):
+        return None
+    name = _wrapper(module, node.func)
+    if name is None:
+        return None
+    start, end = module.range(node)
+    return [Edit(start, start, f"{name}("), Edit(end, end, ")")]
+
+
+def _wrapper(module: Module, function: ast.expr) -> str | None:
+    """How the file can spell LossScaleOptimizer, going by how it spells another optimizer."""
+    names = Names.of(module)
+    meaning, spelled = names.resolve(function) or "", module.source(function)
+    if meaning.startswith(LEGACY) or ".legacy." in meaning or ".experimental." in meaning:
+        return None
+    if meaning.startswith("tensorflow.optimizers.") and ".optimizers." in spelled:
+        return spelled.rpartition(".optimizers.")[0] + ".keras.mixed_precision.LossScaleOptimizer"
+    if not meaning.startswith(tuple(f"{root}.optimizers." for root in ROOTS)):
+        return None
+    before, found, _ = spelled.rpartition(".optimizers.")
+    if found:
+        return before + ".mixed_precision.LossScaleOptimizer"
+    if isinstance(function, ast.Attribute):
+        return spelled.rpartition(".")[0] + ".LossScaleOptimizer"
+    if not isinstance(function, ast.Name):
+        return None
+    for root in ROOTS:
+        for inner, rest in (
+            (f"{root}.mixed_precision.LossScaleOptimizer", ""),
+            (f"{root}.optimizers.LossScaleOptimizer", ""),
+            (f"{root}.mixed_precision", ".LossScaleOptimizer"),
+            (root, ".mixed_precision.LossScaleOptimizer"),
+        ):
+            known = names.spelling(inner, function)
+            if known is not None and not inner.startswith(LEGACY):
+                return known + rest
+    known = names.spelling("tensorflow", function)
+    return None if known is None else f"{known}.keras.mixed_precision.LossScaleOptimizer"
+
+
+def scale_loss(module: Module, problem: Problem) -> list[Edit] | None:
+    """Scale the loss at the end of the tape, and take the gradients of the scaled loss."""
+    gradient, optimizer = _related(module, problem, TAKEN), dict(problem.subjects).get("optimizer")
+    if not isinstance(gradient, ast.Call) or not isinstance(gradient.func, ast.Attribute):
+        return None
+    applied = module.node_at(problem.span, ast.Call)
+    if applied is None or not optimizer or "TF_USE_LEGACY_KERAS" in module.text:
+        return None
+    function = _function_around(module, gradient)
+    if function is not _function_around(module, applied) or not _dotted(optimizer):
+        return None
+    if _scales_already(function, optimizer):
+        return []
+    target = next((k.value for k in gradient.keywords if k.arg == "target"), None)
+    target = gradient.args[0] if gradient.args else target
+    if not isinstance(target, ast.Name):
+        return None
+    scaled = f"scaled_{target.id}"
+    if any(isinstance(n, ast.Name) and n.id == scaled for n in ast.walk(module.tree)):
+        return None
+    line = f"{scaled} = {optimizer}.scale_loss({target.id})"
+    added = _insert(module, function, gradient, line)
+    return None if added is None else [added, Edit(*module.range(target), scaled)]
+
+
+def _insert(module: Module, function: ast.AST, gradient: ast.Call, line: str) -> Edit | None:
+    """Insert a line at the end of the tape that the gradients are taken from."""
+    assert isinstance(gradient.func, ast.Attribute)
+    tape = ast.unparse(gradient.func.value)
+    tapes = [
+        node
+        for node in ast.walk(function)
+        if isinstance(node, ast.With)
+        and node.lineno <= gradient.lineno
+        and any(ast.unparse(i.optional_vars or i.context_expr) == tape for i in node.items)
+    ]
+    if not tapes:
+        return None
+    recorded = max(tapes, key=lambda node: node.lineno)
+    inside = module.statement(gradient)
+    if (recorded.end_lineno or 0) >= gradient.lineno:
+        return insert_before(module, inside, line)
+    return insert_after(module, recorded.body[-1], line)
+
+
+def _related(module: Module, problem: Problem, message: str) -> ast.AST | None:
+    for related in problem.related:
+        if related.message == message and related.span.filename == module.filename:
+            return module.node_at(related.span, ast.Call)
+    return None
+
+
+def _function_around(module: Module, node: ast.AST) -> ast.AST:
+    while node in module.parents:
+        node = module.parents[node]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            break
+    return node
+
+
+def _dotted(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _scales_already(function: ast.AST, optimizer: str) -> bool:
+    """Whether the loss goes through `scale_loss`, which a plain optimizer hands back as it is."""
+    return any(
+        isinstance(node, ast.Attribute)
+        and node.attr == "scale_loss"
+        and ast.unparse(node.value) == optimizer
+        for node in ast.walk(function)
+    )
