@@ -32,11 +32,14 @@ LAUNCH = (
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def _as_it_was() -> Iterator[None]:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
+    for device in ("cpu", "cuda"):
+        assert not torch.is_autocast_enabled(device)
+    assert torch.get_autocast_dtype("cpu") is torch.bfloat16
 
 
 @contextmanager

@@ -61,6 +61,7 @@ class Events:
         self._owning = ByObject[bool]()
         self._losses = ByObject[Span | None]()
         self._optimizers = ByObject[int]()
+        self._built = ByObject[Span | None]()
         self._serial = 0
         self._iteration: list[Event] = []
         self._seen: Counter[tuple[Event, ...]] = Counter()
@@ -74,6 +75,7 @@ class Events:
         wrap(keras.layers.Layer, "__new__", self._around_layer)
         wrap(keras.losses.Loss, "__init__", self._around_loss_made)
         wrap(keras.losses.Loss, "__call__", self._around_loss)
+        wrap(keras.optimizers.Optimizer, "__init__", self._around_optimizer_made)
         wrap(keras.optimizers.Optimizer, "scale_loss", self._around_scale)
         wrap(keras.optimizers.LossScaleOptimizer, "scale_loss", self._around_scale)
         wrap(tf.GradientTape, "gradient", self._around_gradient)
@@ -205,9 +207,18 @@ class Events:
                 got=mark.got,
                 shown=mark.shown,
                 made=self._losses.get(loss),
+                output=mark.layer,
                 moment=self._moment(),
             )
         )
+
+    def _around_optimizer_made(self, original: Call) -> Call:
+        def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            with self._patches.guarded("optimizer made"):
+                self._built.put(optimizer, place(frame=constructor(optimizer)))
+
+        return init
 
     def _around_scale(self, original: Call) -> Call:
         def scale_loss(optimizer: Any, loss: Any) -> Any:
@@ -243,15 +254,16 @@ class Events:
         for each in tf.nest.flatten(result):
             _set(each, _GRADIENTS, gradients)
         marks = {ref for each in tf.nest.flatten(target) for ref in getattr(each, _SCALED, ())}
-        owners = {self._owners.get(each) for each in tf.nest.flatten(sources)}
-        model = next(iter(owners)) if len(owners) == 1 else None
+        owners = [self._owners.get(each) for each in tf.nest.flatten(sources)]
+        models = list(dict.fromkeys(ref for ref in owners if ref is not None))
         known = marks or not self._scaling_seen
         self._tell(
             TapeGradient(
                 at=at,
                 loss=Ref(("loss", at), spelling(target, user_frame())),
                 gradients=gradients,
-                model=model,
+                model=models[0] if models else None,
+                others=tuple(models[1:]),
                 scaled_by=tuple(marks) if known else None,
                 moment=self._moment(),
             )
@@ -273,6 +285,7 @@ class Events:
                 optimizer=self._optimizer(optimizer),
                 scales=scales(optimizer),
                 gradients=next(iter(refs)) if len(refs) == 1 else None,
+                made=self._built.get(optimizer),
                 moment=self._moment(),
             )
         )
@@ -310,14 +323,14 @@ class Events:
 
 
 def _internal(kind: Any) -> bool:
-    """Whether a layer that is being made is not the user's: an input, the inside of a Sequential."""
+    """Whether a layer that is being made is not the user's: an input, a Sequential's inside."""
     if issubclass(kind, keras.layers.InputLayer):
         return True
     frame = sys._getframe(1) if issubclass(kind, keras.src.models.functional.Functional) else None
     while frame is not None:
         if frame.f_code is keras.Sequential.build.__code__:
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

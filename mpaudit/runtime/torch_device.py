@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import parameter
 from torch.utils import data
 from torch.utils._device import DeviceContext, _device_constructors
 from torch.utils.checkpoint import DefaultDeviceType
@@ -83,9 +82,7 @@ class Remap:
         wrap(torch.Tensor, "cuda", self._cuda)
         self._watch.patches.replace(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)
         wrap(torch.Tensor, "type", self._typed)
-        lazy = (
-            parameter.UninitializedTensorMixin._allowed_methods
-        )  # lists the functions, not their names
+        lazy = torch.nn.parameter.UninitializedTensorMixin._allowed_methods
         moves = [torch.Tensor.to, torch.Tensor.cuda]
         lazy.extend(moves)
         self._watch.patches.also(lambda: [lazy.remove(each) for each in moves])
@@ -108,9 +105,7 @@ class Remap:
         if self._tell is not None:
             tell, self._tell = self._tell, None
             usual = DefaultDeviceType.get_device_type()
-            DefaultDeviceType.set_device_type(
-                "cuda"
-            )  # what checkpoints take where all is on the CPU
+            DefaultDeviceType.set_device_type("cuda")  # whose regions a checkpoint restores
             self._watch.patches.also(lambda: DefaultDeviceType.set_device_type(usual))
             tell()
 

@@ -51,14 +51,14 @@ class Emulation:
         patches.replace(torch, "get_autocast_cpu_dtype", lambda: self._own().dtype)
 
     def _enter(self, original: Callable[..., Any], region: Any) -> Any:
+        base = _Entered(None, "cpu", self._is_enabled("cpu"), self._dtype("cpu"))
         result = original(region)
         if region.device in ("cuda", "cpu"):
             if region.device == "cuda" and region._enabled:
                 self._used()
             entered = _Entered(region, region.device, bool(region._enabled), region.fast_dtype)
-            if not self._thread.entered:  # what the script may have switched on by hand
-                enabled, dtype = self._is_enabled("cpu"), self._dtype("cpu")
-                self._thread.entered.append(_Entered(None, "cpu", enabled, dtype))
+            if not self._thread.entered:
+                self._thread.entered.append(base)  # what the script may have switched on by hand
             self._thread.entered.append(entered)
             self._apply()
         return result
@@ -83,6 +83,7 @@ class Emulation:
         deciding = next((each for each in innermost.values() if each.enabled), None)
         if deciding is None:
             torch.set_autocast_enabled("cpu", False)
+            torch.set_autocast_dtype("cpu", innermost["cpu"].dtype)
             return
         if deciding.device == "cuda":
             self._policy.activate()

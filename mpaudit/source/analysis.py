@@ -13,9 +13,9 @@ from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.flow import Flow
 from mpaudit.source.heap import Heap, Layer
 from mpaudit.source.module import Module
-from mpaudit.source.path import Frame, Identities, Path, lookup
+from mpaudit.source.path import Frame, Identities, Path, Standing, lookup
 from mpaudit.source.project import Project
-from mpaudit.source.relevance import worth_following
+from mpaudit.source.relevance import worth_entering, worth_following
 from mpaudit.source.roles import Roles, roles
 from mpaudit.source.values import (
     Class,
@@ -54,6 +54,7 @@ class Engine(Flow):
         self.escaped = []
         self.places = {}
         self.exhausted = 0
+        self.instances: dict[int, tuple[Thing, list[Path]]] = {}
         self.ended: list[Protocol] = []
         """Where the protocols stood when the body of a module was through."""
 
@@ -88,13 +89,14 @@ class Engine(Flow):
         path = self._start(module, Heap((self.state.world,)))
         path.heap[(self._scope(module), "__name__")] = Const(name)
         ended = self.block(module.tree.body, [path])
-        self.ended = ended[0].machines if ended else []
+        self.ended = ended[0].standing.machines if ended else []
         return ended[0].heap if ended else path.heap
 
     def _start(self, module: Module, heap: Heap, *, later: bool = False) -> Path:
         frame = Frame(module, (self._scope(module),), 0)
         machines = [machine.later() for machine in self.ended] if later else []
-        return Path(machines or protocols.machines(), heap.copy(), frames=[frame])
+        standing = Standing(machines or protocols.machines())
+        return Path(standing, heap.copy(), frames=[frame])
 
     def _scope(self, module: Module) -> int:
         return self.identities.number("module", module.filename)
@@ -119,10 +121,11 @@ class Engine(Flow):
         method = lookup(path, cls, node.name)
         if not isinstance(method, Function) or node in self.followed:
             return heap
-        receiver, paths = self._instance(cls, path)
+        if cls.uid not in self.instances:
+            self.instances[cls.uid] = self._instance(cls, path)
+        receiver, paths = self.instances[cls.uid]
         for each in paths[:4]:
-            each.exit = None
-            self._call(method, (receiver,), each)
+            self._call(method, (receiver,), each.copy())
         return heap
 
     def _instance(self, cls: Class, path: Path) -> tuple[Thing, list[Path]]:

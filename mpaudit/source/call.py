@@ -416,10 +416,10 @@ class Calls:
         if path.known(made, "@scaled") is None:
             hidden = isinstance(function, Bound) and isinstance(function.receiver, Thing)
             own = hidden and function.receiver.kind in ("instance", "super")  # type: ignore[union-attr]
-            given = any(
-                isinstance(v, Thing) and v.kind in ("GradScaler", "KerasOptimizer") for v in inputs
-            )
+            given = any(isinstance(v, Thing) and v.kind == "GradScaler" for v in inputs)
             path.learn(made, scaled=UNKNOWN if own or given else Pack(()))
+        if any(isinstance(v, Thing) and v.kind == "KerasOptimizer" for v in inputs):
+            path.learn(made, scaled=UNKNOWN)
         region = self.region(path)
         return path.learn(made, region=region) if region else made
 

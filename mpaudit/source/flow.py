@@ -37,8 +37,13 @@ class Flow(Expressions):
 
     def emit(self, event: Event, path: Path) -> None:
         """Feed an event to the path's protocols."""
-        for machine in path.machines:
-            self.verdicts.extend(machine.feed(event))
+        path.standing, verdicts = path.standing.after(event)
+        self.verdicts.extend(verdicts)
+
+    def merged(self, paths: list[Path]) -> list[Path]:
+        """The paths, joined where no protocol can tell them apart."""
+        self.spend(len(paths))
+        return merge(paths, MAX_PATHS, self.identities)
 
     # Running expressions, whatever they need on the way
 
@@ -106,7 +111,7 @@ class Flow(Expressions):
             each.result = None
             if each.exit == "return":
                 each.exit = None
-        ended = merge(ended, MAX_PATHS)
+        ended = self.merged(ended)
         self.escaped.extend(each for each in ended if each.exit is not None)
         return [each for each in ended if each.exit is None]
 
@@ -122,7 +127,7 @@ class Flow(Expressions):
                     (going if after.exit is None else left).append(after)
             left.extend(self.escaped)
             self.escaped = []
-            paths = merge(going, MAX_PATHS) if len(going) > 1 else going
+            paths = self.merged(going)
             if not paths:
                 break
         return [*paths, *left]
@@ -295,7 +300,7 @@ class Flow(Expressions):
                 current.frame.occasional = changing
                 sides[known].append(current)
         for side, body in ((True, node.body), (False, node.orelse)):
-            outcomes.append(self.block(body, merge(sides[side], MAX_PATHS)))
+            outcomes.append(self.block(body, self.merged(sides[side])))
         for outcome, other in (outcomes, outcomes[::-1]):
             if not any(each.exit for each in other):
                 for each in outcome:
@@ -327,7 +332,7 @@ class Flow(Expressions):
         for each, _ in self.run(path, node.subject):
             for case in node.cases:
                 paths.extend(self.block(case.body, [each.copy()]))
-        return merge(paths, MAX_PATHS)
+        return self.merged(paths)
 
     def _do_Try(self, node: ast.Try, path: Path) -> list[Path]:
         paths: list[Path] = []
@@ -442,7 +447,7 @@ class Flow(Expressions):
                 else:
                     each.frame.iteration = outer
                     left.append(each)
-            going = merge(going, MAX_PATHS)
+            going = self.merged(going)
             if not going:
                 break
         for each in going:

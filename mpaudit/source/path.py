@@ -6,17 +6,21 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mpaudit.protocols.protocol import Protocol
+from mpaudit.event import Event
+from mpaudit.protocols.protocol import Protocol, Verdict
 from mpaudit.source.heap import Heap, Place
 from mpaudit.source.values import (
     NOWHERE,
+    Bound,
     Choice,
     Class,
     Const,
     Function,
     Iteration,
+    Partial,
     Thing,
     Value,
+    newest,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from mpaudit.source.module import Module
 
 MAX_CHOICE_DEPTH = 4
+_UNSET = Const("<unset>")
 
 
 class Identities:
@@ -90,6 +95,38 @@ class Frame:
         )
 
 
+class Standing:
+    """Where the protocols stand on a path; shared by all paths that have seen the same events."""
+
+    __slots__ = ("_state", "machines")
+
+    def __init__(self, machines: list[Protocol]) -> None:
+        self.machines = machines
+        self._state: tuple[Hashable, ...] | None = None
+
+    @property
+    def state(self) -> tuple[Hashable, ...]:
+        """All machines' states: paths that agree here may be merged."""
+        if self._state is None:
+            self._state = tuple(frozenset(machine.state.items()) for machine in self.machines)
+        return self._state
+
+    def after(self, event: Event) -> tuple[Standing, list[Verdict]]:
+        """Where the protocols stand once they have seen `event`, and what they say to it."""
+        machines = [machine.copy() for machine in self.machines]
+        verdicts = [verdict for machine in machines for verdict in machine.feed(event)]
+        return Standing(machines), verdicts
+
+    def joined(self, other: Standing) -> Standing:
+        """This state, with the facts that the machines of both paths have gathered."""
+        if all(m.facts == t.facts for m, t in zip(self.machines, other.machines, strict=True)):
+            return self
+        machines = [machine.copy() for machine in self.machines]
+        for machine, twin in zip(machines, other.machines, strict=True):
+            machine.facts = {**twin.facts, **machine.facts}
+        return Standing(machines)
+
+
 @dataclass(slots=True)
 class Path:
     """A path in progress.
@@ -99,7 +136,7 @@ class Path:
     first.
     """
 
-    machines: list[Protocol]
+    standing: Standing
     heap: Heap
     facts: dict[Thing, bool] = field(default_factory=dict)
     frames: list[Frame] = field(default_factory=list)
@@ -115,7 +152,7 @@ class Path:
     def copy(self) -> Path:
         """A path that shares nothing mutable with this one."""
         return Path(
-            [machine.copy() for machine in self.machines],
+            self.standing,
             self.heap.copy(),
             self.facts.copy(),
             [frame.copy() for frame in self.frames],
@@ -135,33 +172,30 @@ class Path:
                 self.heap[(thing.uid, "@" + name)] = value
         return thing
 
-    def protocol_state(self) -> tuple[Hashable, ...]:
-        """Where the protocols stand: paths that agree here may be merged."""
-        return tuple(frozenset(machine.state.items()) for machine in self.machines)
 
-
-def merge(paths: list[Path], limit: int) -> list[Path]:
+def merge(paths: list[Path], limit: int, identities: Identities) -> list[Path]:
     """Join paths that no protocol can tell apart; what differs becomes a `Choice`.
 
     Two paths are joined if they leave the same way, in the same regions and protocol states, and either
     hold the same everywhere or differ in the answer to one condition. At most `limit` paths are
     kept: beyond it, paths are dropped rather than guessed at.
     """
+    if len(paths) < 2:
+        return paths
     groups: dict[Hashable, list[Path]] = {}
     for path in paths:
-        key = (path.exit, path.regions, path.protocol_state(), len(path.frames))
+        key = (path.exit, path.regions, path.standing.state, len(path.frames))
         group = groups.setdefault(key, [])
         for other in group:
-            if _join(other, path):
-                for machine, twin in zip(other.machines, path.machines, strict=True):
-                    machine.facts = {**twin.facts, **machine.facts}
+            if _join(other, path, identities):
+                other.standing = other.standing.joined(path.standing)
                 break
         else:
             group.append(path)
     return [path for group in groups.values() for path in group][:limit]
 
 
-def _join(kept: Path, other: Path) -> bool:
+def _join(kept: Path, other: Path, identities: Identities) -> bool:
     """Fold `other` into `kept`; False if that would mix up what belongs together."""
     conditions = [
         asked
@@ -171,10 +205,14 @@ def _join(kept: Path, other: Path) -> bool:
     if len(conditions) > 1:
         return False
     mine, theirs = kept.heap.own, other.heap.own
-    differing = [place for place in mine if mine[place] != other.heap.get(place)]
-    differing += [
-        place for place in theirs if place not in mine and theirs[place] != kept.heap.get(place)
-    ]
+    differing: list[Place] = []
+    for place, value in mine.items():
+        found = theirs.get(place)
+        if found is not value and (found or other.heap.get(place)) != value:
+            differing.append(place)
+    for place, value in theirs.items():
+        if place not in mine and kept.heap.get(place) != value:
+            differing.append(place)
     same_result = kept.result == other.result
     if not conditions:
         if differing or not same_result:
@@ -190,7 +228,7 @@ def _join(kept: Path, other: Path) -> bool:
     for key, one, two in [*pairs, (None, kept.result, other.result)]:
         if one == two:
             continue
-        choice = _choose(condition, one, two, positive)
+        choice = _choose(condition, one, two, positive, identities)
         if choice is None:
             return False
         if key is not None:
@@ -206,12 +244,29 @@ def _common(one: Path, other: Path) -> dict[Thing, bool]:
     return {asked: a for asked, a in one.facts.items() if other.facts.get(asked) is a}
 
 
-def _choose(condition: Thing, one: Value | None, two: Value | None, positive: bool) -> Value | None:
-    unset = Const("<unset>")
-    one, two = one or unset, two or unset
+def _choose(
+    condition: Thing,
+    one: Value | None,
+    two: Value | None,
+    positive: bool,
+    identities: Identities,
+) -> Value | None:
+    """One value for two: a Choice; where that grows too deep, something unknown; None to give up."""
+    one, two = one or _UNSET, two or _UNSET
     if _depth(one) + _depth(two) >= MAX_CHOICE_DEPTH:
-        return None
+        if _telling(one) or _telling(two):
+            return None
+        return Thing(identities.number("either", one, two), since=newest(one, two))
     return Choice(condition, one, two) if positive else Choice(condition, two, one)
+
+
+def _telling(value: Value) -> bool:
+    """Whether a protocol would miss this value if it became unknown."""
+    if isinstance(value, Choice):
+        return _telling(value.yes) or _telling(value.no)
+    if isinstance(value, Thing):
+        return value.kind in ("GradScaler", "autocast", "Optimizer", "context")
+    return isinstance(value, Function | Partial | Bound)
 
 
 def _depth(value: Value) -> int:

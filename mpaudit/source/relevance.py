@@ -26,15 +26,27 @@ METHODS = frozenset("__init__ __call__ forward call train_step __enter__".split(
 """Methods that are called without being named."""
 
 
+TELLING = frozenset(
+    "autocast backward unscale_ cross_entropy CrossEntropyLoss apply_gradients gradient fit compile"
+    " train_on_batch set_global_policy set_policy set_dtype_policy GradScaler update".split()
+)
+"""What an entry point must mention, itself or in what it calls, to break any protocol."""
+
+
+def worth_entering(module: Module, name: str) -> bool:
+    """Whether a function that nobody calls is worth executing for itself."""
+    return name in _relevant(module, TELLING)
+
+
 def worth_following(function: Function) -> bool:
     """Whether calling this function can matter to any protocol."""
     if isinstance(function.node, ast.Lambda):
         return True
-    return function.name in _relevant(function.module)
+    return function.name in _relevant(function.module, WORDS)
 
 
 @lru_cache(maxsize=1024)
-def _relevant(module: Module) -> frozenset[str]:
+def _relevant(module: Module, words: frozenset[str]) -> frozenset[str]:
     """The names of the functions in a file that mention a word, or that call one which does.
 
     Functions of other files count by their import: a name bound by an import of the project is
@@ -49,9 +61,7 @@ def _relevant(module: Module) -> frozenset[str]:
     }
     for node in ast.walk(module.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            names = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
-            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-            mentions.setdefault(node.name, set()).update(names)
+            mentions.setdefault(node.name, set()).update(_names(node))
     classes = {n.name: n for n in ast.walk(module.tree) if isinstance(n, ast.ClassDef)}
     words = WORDS | imported | _keras_words(module)
     relevant = {name for name, used in mentions.items() if used & words}
@@ -74,7 +84,15 @@ def _keras_words(module: Module) -> frozenset[str]:
             for alias in node.names
         ):
             found |= KERAS_WORDS
+    for statement in module.tree.body if found else ():
+        if isinstance(statement, ast.Assign) and _names(statement.value) & (found | WORDS):
+            found |= set().union(*map(_names, statement.targets))
     return frozenset(found)
+
+
+def _names(node: ast.AST) -> set[str]:
+    attributes = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+    return attributes | {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
 def _foreign(node: ast.ImportFrom) -> bool:

@@ -131,6 +131,13 @@ class Choice(Value):
     condition: Thing
     yes: Value
     no: Value
+    _hash: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.condition, self.yes, self.no)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +145,13 @@ class Pack(Value):
     """A tuple, or the known items of a list, in order."""
 
     items: tuple[Value, ...]
+    _hash: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash(self.items))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
