@@ -318,6 +318,86 @@ def test_attempts_are_counted_for_each_optimizer(tmp_path: Path) -> None:
     assert rows == [(0, 0, 3), (1, 0, 3)]
 
 
+# Where it began
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_the_origin_of_an_overflow_and_not_what_passes_it_on(tmp_path: Path, mode: str) -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    sizes = [1.0, 1.0, 300.0, 1.0]
+    with watched(tmp_path):
+        layers = [
+            keras.layers.Dense(4, kernel_initializer="ones"),
+            keras.layers.Dense(4, kernel_initializer=keras.initializers.Constant(64.0)),
+            keras.layers.Dense(1, dtype="float32"),
+        ]
+        model = keras.Sequential(layers)
+        model.build((None, 2))
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0))
+
+        def step(inputs):
+            with tf.GradientTape() as tape:
+                loss = optimizer.scale_loss(tf.reduce_mean(model(inputs)))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+        run = compiled(step, mode)
+        for size in sizes:
+            run(tf.fill([2, 2], size))  # 300: 600 leaves the first layer, 153600 the second
+    with read(tmp_path) as reader:
+        incidents, problems = reader.incidents(), reader.problems()
+    (incident,) = [each for each in incidents if each.kind.startswith("activation")]
+    assert (incident.layer, incident.kind) == ("sequential/dense_1", "activation-overflow")
+    assert (incident.first_step, incident.last_step, incident.judgement) == (2, 2, "defect")
+    (problem,) = [each for each in problems if each.rule == "activation-overflow"]
+    assert "first at step 2" in problem.message
+    assert "8 of 32 values" in problem.consequence
+    assert (problem.moment.step, problem.moment.layer) == (2, "sequential/dense_1")
+    row = Path(__file__).read_text(encoding="utf-8").splitlines()[problem.span.start.row - 1]
+    assert "Constant(64.0)" in row
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_calibration_of_the_loss_scale_is_benign(tmp_path: Path, mode: str) -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    with watched(tmp_path):
+        model = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(1, dtype="float32")])
+        model.build((None, 3))
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.001), initial_scale=2.0**20
+        )
+
+        def step(inputs):
+            with tf.GradientTape() as tape:
+                loss = optimizer.scale_loss(tf.reduce_sum(model(inputs)))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+        run = compiled(step, mode)
+        for _ in range(8):
+            run(tf.ones([2, 3]))
+        applied = int(optimizer.iterations.numpy())
+    with read(tmp_path) as reader:
+        incidents, problems = reader.incidents(), reader.problems()
+        skipped = [row.last for row in reader.attempts() if row.applied is False]
+    assert 0 < applied < 8
+    (incident,) = incidents
+    assert (incident.kind, incident.judgement) == ("gradient-overflow", "benign")
+    assert incident.layer == "sequential/dense_1"
+    assert (incident.first_step, incident.last_step) == (0, max(skipped))
+    assert problems == []
+
+
+def test_bad_data_is_no_defect_of_a_layer(tmp_path: Path) -> None:
+    with watched(tmp_path):
+        layer = keras.layers.Dense(2)
+        layer(tf.constant([[1.0, numpy.nan]]))
+    with read(tmp_path) as reader:
+        (incident,) = reader.incidents()
+        assert reader.problems() == []
+    assert (incident.kind, incident.judgement) == ("input-nonfinite", "from-data")
+
+
 # Nothing changes
 
 

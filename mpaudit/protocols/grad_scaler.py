@@ -27,7 +27,6 @@ from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
 
-
 @dataclass(frozen=True, slots=True)
 class Phase:
     """The backward passes whose gradients are there, and what was done with them since.

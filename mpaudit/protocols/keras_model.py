@@ -48,6 +48,12 @@ class KerasProtocol(Protocol):
         """A function that is called later works with the policy and the models there are."""
         return type(self)(self.state.copy(), self.facts.copy())
 
+    def imported(self, other: Protocol) -> None:
+        """Know the layers and models of an imported module, and the policy that it sets."""
+        self.facts = {**other.facts, **self.facts}
+        if "policy" not in self.state:
+            self.state.update(other.state)
+
     def observe(self, event: Event) -> Iterator[Kept]:
         """Enter an event into the books."""
         match event:

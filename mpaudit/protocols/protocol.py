@@ -62,6 +62,9 @@ class Protocol(ABC):
         """A machine that starts from here and goes its own way."""
         return type(self)(self.state.copy(), self.facts.copy())
 
+    def imported(self, other: Protocol) -> None:  # noqa: B027 - most have nothing to take over
+        """Take over what `other` has seen while an imported module was executed."""
+
     def later(self) -> Protocol:
         """The machine that a function starts with which is called some time after all this."""
         return type(self)()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -13,11 +13,14 @@ import tensorflow as tf
 from mpaudit.event import Ref
 from mpaudit.finding import Span
 from mpaudit.runtime.keras_identity import ByObject
+from mpaudit.runtime.keras_origin import Bad, Interval, judge
 from mpaudit.runtime.keras_patch import Call, Patches
-from mpaudit.runtime.keras_taps import Clock, Tap, measurable
+from mpaudit.runtime.keras_steps import Steps
+from mpaudit.runtime.keras_taps import Clock, Numbers, Tap, measurable
 from mpaudit.runtime.record import Flow, Phase, Statistics
 
 MARK = "_mpaudit_mark"
+Passage = Literal["forward", "backward", "entered"]
 _CARRIED = ("_keras_mask", "_keras_logits")
 _UNCHANGED = frozenset({"Dropout", "Flatten", "Identity", "Permute", "RepeatVector", "Reshape"})
 _ACTIVATIONS = frozenset({"softmax", "log_softmax", "sigmoid"})
@@ -28,6 +31,7 @@ class Mark:
     """What is known of a tensor: the layer it left, and what it is, as `LossComputed.got` says."""
 
     layer: Ref
+    path: str
     got: str | None
     shown: Span | None
 
@@ -44,7 +48,8 @@ class Watched:
     known: bool = False
     flows: set[tuple[str, str]] = field(default_factory=set)
     signatures: set[object] = field(default_factory=set)
-    taps: dict[tuple[Phase, str], Tap] = field(default_factory=dict)
+    sources: set[str] = field(default_factory=set)
+    taps: dict[tuple[Passage, str], Tap] = field(default_factory=dict)
 
 
 def recording() -> bool:
@@ -63,6 +68,7 @@ class Layers:
         self._tracer = patches.tracer
         self._clock = clock
         self._gone: list[Watched] = []
+        self._waiting: dict[str, Bad] = {}
         self.made = ByObject[Span]()
         self._watched = ByObject[Watched](gone=self._gone.append)
         self._paths: dict[str, Watched] = {}
@@ -133,7 +139,7 @@ class Layers:
         passed_on = contains and bool(tensors) and all(hasattr(each, MARK) for each in tensors)
         if not passed_on:
             self._flowed(layer, watched, inputs, tensors)
-            outputs = self._measure(watched, tensors, outputs)
+            outputs = self._measure(watched, inputs, tensors, outputs)
             self._mark(layer, watched, inputs, outputs)
         self.on_call(layer, outputs)
         return outputs
@@ -172,7 +178,7 @@ class Layers:
         """Tell the tracer, once, in which dtype gradients of a layer's parameters arrived."""
         self.saw(self._paths[path], "parameter_grad", dtype)
 
-    def _measure(self, watched: Watched, tensors: list[Any], outputs: Any) -> Any:
+    def _measure(self, watched: Watched, inputs: Any, tensors: list[Any], outputs: Any) -> Any:
         training = recording()
         eager = tf.executing_eagerly()
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
@@ -180,6 +186,11 @@ class Layers:
             return outputs
         if not (training or eager):
             return outputs  # graphs without gradients may be exported: no resource belongs in them
+        for tensor in keras.tree.flatten(inputs):
+            if hasattr(tensor, MARK):
+                watched.sources.add(getattr(tensor, MARK).path)
+            elif measurable(tensor):
+                self._tap(watched, "entered", tensor.dtype.name).note(tensor)
         counts = {"calls": 1} if training else {"others": 1}
         measured = [tensor for tensor in tensors if measurable(tensor)]
         if not measured:
@@ -235,53 +246,74 @@ class Layers:
 
         return follow(value)
 
-    def _tap(self, watched: Watched, phase: Phase, dtype: str) -> Tap:
-        tap = watched.taps.get((phase, dtype))
+    def _tap(self, watched: Watched, passage: Passage, dtype: str) -> Tap:
+        tap = watched.taps.get((passage, dtype))
         if tap is None:
-            tap = watched.taps[phase, dtype] = Tap(self._clock, dtype)
+            tap = watched.taps[passage, dtype] = Tap(self._clock, dtype)
         return tap
 
     def _mark(self, layer: Any, watched: Watched, inputs: Any, outputs: Any) -> None:
         before = next(
             (getattr(t, MARK) for t in keras.tree.flatten(inputs) if hasattr(t, MARK)), None
         )
-        mark = Mark(watched.ref, *_nature(layer, watched, before))
+        mark = Mark(watched.ref, watched.path, *_nature(layer, watched, before))
         for tensor in keras.tree.flatten(outputs):
             if isinstance(tensor, tf.Tensor):
                 setattr(tensor, MARK, mark)
 
-    def drain(self, step: Callable[[int], int], attempts: int) -> None:
-        """Hand what the taps hold to the tracer; `step` is the attempt that belongs to a tick.
-
-        `attempts` is how many ended since the last time.
-        """
+    def drain(self, steps: Steps, attempts: int) -> None:
+        """Hand what the taps hold to the tracer; `attempts` ended since the last time."""
         gone = self._gone.copy()
         del self._gone[: len(gone)]
+        found: dict[Passage, dict[str, Bad]] = {"forward": {}, "backward": {}, "entered": {}}
+        largest: dict[str, float] = {}
+        sources: dict[str, set[str]] = {}
         for watched in [*self._watched.values(), *gone]:
             calls = others = 0
-            for (phase, dtype), tap in watched.taps.items():
+            sources[watched.path] = watched.sources
+            for (passage, dtype), tap in watched.taps.items():
                 numbers = tap.read()
                 if numbers is None:
                     continue
                 calls, others = calls + numbers.calls, others + numbers.others
-                first, last = numbers.first_bad, numbers.last_bad
-                if numbers.tensors:
-                    self._tracer.measured(
-                        Statistics(
-                            watched.path,
-                            phase,
-                            dtype,
-                            calls=numbers.tensors,
-                            elements=numbers.elements,
-                            inf=numbers.inf,
-                            nan=numbers.nan,
-                            first_bad_step=None if first is None else step(first),
-                            last_bad_step=None if last is None else step(last),
-                            amax=numbers.amax,
-                        )
-                    )
+                if numbers.tensors and passage != "entered":
+                    self._tracer.measured(_statistics(watched.path, passage, dtype, numbers, steps))
+                if passage == "forward":
+                    largest[watched.path] = max(largest.get(watched.path, 0.0), numbers.amax or 0.0)
+                if numbers.first_bad is not None and numbers.last_bad is not None:
+                    counts = (numbers.inf, numbers.nan, numbers.elements)
+                    bad = Bad(numbers.first_bad, numbers.last_bad, *counts, dtype)
+                    found[passage][watched.path] = bad.joined(found[passage].get(watched.path))
             if calls or others:
                 self._tracer.counted(watched.path, calls, others, attempts)
+        backward = self._decided(found["backward"], steps)
+        tables = (found["forward"], backward, found["entered"], sources, largest)
+        judge(self._tracer, Interval(*tables, steps.step, steps.applied))
+
+    def _decided(self, found: dict[str, Bad], steps: Steps) -> dict[str, Bad]:
+        """The bad gradients whose attempt has ended; the others wait for it."""
+        waited, self._waiting = self._waiting, {}
+        both = {path: bad.joined(waited.get(path)) for path, bad in found.items()}
+        both = {**waited, **both}
+        if self._patches.active and not steps.over:
+            self._waiting = {p: bad for p, bad in both.items() if steps.applied(bad.last) is None}
+        return {path: bad for path, bad in both.items() if path not in self._waiting}
+
+
+def _statistics(path: str, phase: Phase, dtype: str, numbers: Numbers, steps: Steps) -> Statistics:
+    first, last = numbers.first_bad, numbers.last_bad
+    return Statistics(
+        path,
+        phase,
+        dtype,
+        calls=numbers.tensors,
+        elements=numbers.elements,
+        inf=numbers.inf,
+        nan=numbers.nan,
+        first_bad_step=None if first is None else steps.step(first),
+        last_bad_step=None if last is None else steps.step(last),
+        amax=numbers.amax,
+    )
 
 
 def _symbolic() -> bool:

@@ -32,15 +32,17 @@ def install(tracer: Tracer) -> Callable[[], None]:
     clock = Clock()
     layers, steps = Layers(patches, clock), Steps(patches, clock)
     events = Events(patches, layers)
-    steps.on_apply = events.applied
-    layers.on_call = events.called
     drain = _Drain(patches, layers, steps, events)
+    steps.on_apply = events.applied
+    steps.on_end = drain.look
+    layers.on_call = events.called
     for part in (layers, steps, events, drain):
         with patches.guarded("installing the Keras probe"):
             part.install()
     tracer.draining.append(drain)
 
     def uninstall() -> None:
+        steps.over = True
         drain()
         tracer.draining.remove(drain)
         patches.restore()
@@ -72,19 +74,23 @@ class _Drain:
                 self._calls = 0
                 self._events.drain()
                 attempts = self._steps.drain()
-                self._layers.drain(self._steps.step, attempts)
+                self._layers.drain(self._steps, attempts)
         finally:
             self._lock.release()
+
+    def look(self) -> None:
+        """Flush if that is due; empty the ledger before it is full."""
+        self._calls += 1
+        if self._calls > ROOM // 4:
+            self()
+        self._patches.tracer.flush_if_due()
 
     def _around_function(self, original: Call) -> Call:
         def call(function: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(function, *args, **kwargs)
             if tf.executing_eagerly():
                 with self._patches.guarded("after a function"):
-                    self._calls += 1
-                    if self._calls > ROOM // 4:
-                        self()
-                    self._patches.tracer.flush_if_due()
+                    self.look()
             return result
 
         return call

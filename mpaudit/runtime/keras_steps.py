@@ -32,7 +32,8 @@ class Steps:
     """The attempts of all optimizers, in order.
 
     `on_apply` is told of every attempt that Python sees (in a graph: once, when it is traced)
-    before it happens: the optimizer, the gradients, the variables.
+    before it happens: the optimizer, the gradients, the variables. `on_end` is told when one in
+    eager mode is over.
     """
 
     def __init__(self, patches: Patches, clock: Clock) -> None:
@@ -44,7 +45,9 @@ class Steps:
         self._indices = ByObject[int]()
         self._scales: dict[int, Any] = {}
         self._read = 0  # attempts handed to the tracer so far
-        self._steps: dict[int, int] = {}
+        self.on_end: Callable[[], None] = lambda: None
+        self.over = False  # no attempt will come any more
+        self._settled: dict[int, tuple[int, bool | None]] = {}
         self._inside = threading.local()
 
     def install(self) -> None:
@@ -72,6 +75,8 @@ class Steps:
             if before is not None:
                 with self._patches.guarded("optimizer step"):
                     self._after(optimizer, *before)
+                    if tf.executing_eagerly():
+                        self.on_end()
             return result
 
         return apply
@@ -129,23 +134,24 @@ class Steps:
             rows = tf.raw_ops.ReadVariableOp(resource=self._ledger, dtype=tf.float64).numpy()
         started, self._read = self._read, now
         lost = max(now - started - ROOM, 0)
-        self._steps.clear()
+        self._settled.clear()
         for tick in range(started, now):
             index, applied, scale = rows[max(tick, started + lost) % ROOM]
             known = tick >= started + lost
             step = self._tracer.attempted(int(index))
-            self._steps[tick] = step
-            self._tracer.settled(
-                int(index),
-                step,
-                bool(applied) if known else None,
-                float(scale) if known and not math.isnan(scale) else None,
-            )
+            outcome = bool(applied) if known else None
+            self._settled[tick] = step, outcome
+            in_force = float(scale) if known and not math.isnan(scale) else None
+            self._tracer.settled(int(index), step, outcome, in_force)
         return now - started
 
     def step(self, tick: int) -> int:
         """The attempt, counted for its own optimizer, that happened at a tick."""
-        return self._steps.get(tick, self._tracer.step())
+        return self._settled[tick][0] if tick in self._settled else self._tracer.step()
+
+    def applied(self, tick: int) -> bool | None:
+        """Whether the attempt at a tick was applied, None if it has not ended."""
+        return self._settled[tick][1] if tick in self._settled else None
 
 
 def _applied(optimizer: Any) -> Any:

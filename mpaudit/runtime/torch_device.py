@@ -15,9 +15,9 @@ from torch.utils import data
 from torch.utils._device import DeviceContext, _device_constructors
 from torch.utils.checkpoint import DefaultDeviceType
 
+from mpaudit.runtime.torch_casts import Casts
 from mpaudit.runtime.torch_cuda import answer_as_one_gpu
 from mpaudit.runtime.torch_emulation import Emulation
-from mpaudit.runtime.torch_policy import Counter as CastCounter
 from mpaudit.runtime.torch_policy import CudaPolicy
 from mpaudit.runtime.torch_watch import Watch
 
@@ -40,10 +40,10 @@ def is_cuda(device: object) -> bool:
 class Remap:
     """Puts the CPU in the place of CUDA until the patches are undone."""
 
-    def __init__(self, watch: Watch, count: CastCounter, used: Callable[[], None]) -> None:
+    def __init__(self, watch: Watch, casts: Casts, used: Callable[[], None]) -> None:
         self._watch = watch
         self._tell: Callable[[], None] | None = used  # told when the first cuda call is remapped
-        self._policy = CudaPolicy(count)
+        self._policy = CudaPolicy(casts)
         watch.emulated = True
         watch.patches.also(self._policy.deactivate)
         self._tensors()

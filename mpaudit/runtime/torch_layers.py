@@ -14,7 +14,7 @@ from mpaudit.event import Forward
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
-from mpaudit.runtime.record import Cast, CastOf, Phase, Statistics
+from mpaudit.runtime.record import Phase, Statistics
 from mpaudit.runtime.torch_loop import MADE_IN
 from mpaudit.runtime.torch_measure import measurable
 from mpaudit.runtime.torch_names import WRAPPERS, Names
@@ -66,12 +66,10 @@ class Layers:
         watch.patches.also(lambda: with_kwargs.pop(after.id))  # which torch's own remove forgets
         watch.patches.also(after.remove)
 
-    def casting(self, what: CastOf, source: Any, target: Any, size: int) -> None:
-        """An autocast cast happened in the layer that is being called."""
+    def current(self) -> tuple[str, int] | None:
+        """Path and step of the innermost layer that is being called, outside recomputations."""
         calls = self._thread.calls
-        if calls:
-            names = dtype_name(source), dtype_name(target)
-            self._watch.tracer.cast(Cast(calls[-1].path, what, *names, 1, size))
+        return (calls[-1].path, calls[-1].step) if calls and not calls[-1].recomputed else None
 
     def _enter(self, module: Any, _: Any) -> None:
         if unwatched():

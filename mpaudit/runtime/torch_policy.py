@@ -22,9 +22,7 @@ import torch
 from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard
 
 from mpaudit.runtime.record import CastOf
-
-Counter = Callable[[CastOf, torch.dtype, torch.dtype, int], None]
-"""Told of each cast: "activation" or "parameter", from, to, bytes written."""
+from mpaudit.runtime.torch_casts import Casts
 
 LOWER = """_convolution.deprecated _convolution conv1d conv2d conv3d conv1d.padding conv2d.padding
 conv3d.padding conv_tbc conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution
@@ -65,9 +63,9 @@ safe to autocast."""
 class CudaPolicy:
     """Stands in for the CPU's autocast kernels while it is `active`."""
 
-    def __init__(self, count: Counter) -> None:
+    def __init__(self, casts: Casts) -> None:
         self.active = False
-        self._count = count
+        self._casts = casts
         self._library: Any = None
         self._cache: dict[int, tuple[weakref.ref[Any], torch.Tensor]] = {}
         with warnings.catch_warnings():  # torch warns of replaced kernels once in a process: now
@@ -182,23 +180,28 @@ class CudaPolicy:
 
     def _rounded(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`tensor` rounded to `dtype`, in float32 for the computation."""
-        if tensor.dtype is dtype:
-            return tensor.float()
-        if tensor.dtype is not torch.float32 or not (tensor.is_leaf and tensor.requires_grad):
-            return self._cast(tensor, dtype).float()
-        known = self._cache.get(id(tensor))
-        if known is not None and known[0]() is tensor:
-            return known[1].float()
-        cast = self._cast(tensor, dtype)
-        if torch.is_autocast_cache_enabled() and cast.requires_grad:
-            self._cache[id(tensor)] = (weakref.ref(tensor), cast)
-        return cast.float()
+        what: CastOf = "activation"
+        cast = tensor
+        if tensor.dtype is torch.float32 and tensor.is_leaf and tensor.requires_grad:
+            what = "parameter"
+            known = self._cache.get(id(tensor))
+            if known is not None and known[0]() is tensor:
+                cast = known[1]
+            else:
+                cast = self._cast(tensor, dtype)
+                if torch.is_autocast_cache_enabled() and cast.requires_grad:
+                    self._cache[id(tensor)] = (weakref.ref(tensor), cast)
+        elif tensor.dtype is not dtype:
+            cast = self._cast(tensor, dtype)
+        operand = cast.float()
+        self._casts.rounded(operand, what, dtype)
+        return operand
 
     def _cast(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         if tensor.dtype is dtype or not _eligible(tensor):
             return tensor
         what: CastOf = "parameter" if tensor.is_leaf and tensor.requires_grad else "activation"
-        self._count(what, tensor.dtype, dtype, tensor.numel() * dtype.itemsize)
+        self._casts.cast(what, tensor.dtype, dtype, tensor.numel() * dtype.itemsize)
         return tensor.to(dtype)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from mpaudit.errors import MpauditError
+from mpaudit.runtime.torch_casts import Casts
 from mpaudit.runtime.torch_compiler import Compiler
 from mpaudit.runtime.torch_device import Remap
 from mpaudit.runtime.torch_layers import Layers
@@ -38,6 +39,7 @@ def install(
         Loop(watch)
         layers = Layers(watch)
         tracer.note("framework", "torch")
+        tracer.note("sampling", {"every": 1})
         tracer.note("versions", {**(tracer.fact("versions") or {}), "torch": torch.__version__})
         if available and device != "cpu":
             tracer.note("device", torch.cuda.get_device_name())
@@ -50,7 +52,7 @@ def install(
                 why = "as asked" if available else "there is no CUDA device"
                 say(f"the script's cuda calls run on the CPU ({why}); float16 is emulated there")
 
-            Remap(watch, layers.casting, remapped)
+            Remap(watch, Casts(watch, layers.current), remapped)
     except BaseException:
         watch.patches.undo()
         raise

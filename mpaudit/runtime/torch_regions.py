@@ -29,6 +29,8 @@ def watch_regions(watch: Watch) -> None:
                 watch.thread.regions.append(Region(span, region.device, dtype, enabled))
                 if enabled:
                     watch.tracer.asked_for_amp(span, "autocast")
+                    if watch.tracer.fact("precision") is None:
+                        watch.tracer.note("precision", f"{dtype} autocast")
         return result
 
     def leave(original: Any, region: Any, *problem: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from types import FrameType, TracebackType
@@ -31,11 +32,12 @@ class Guard:
         self._where = where
 
     def __enter__(self) -> None:
-        return None
+        self._began = time.perf_counter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> bool:
+        self._tracer.spent += time.perf_counter() - self._began
         if not isinstance(error, Exception):
             return False
         self._tracer.failed(self._where, error)

@@ -47,6 +47,9 @@ class Tracer:
         self.lock = threading.RLock()
         self.draining: list[Callable[[], None]] = []
         """Called before every flush: a probe hands over what it held back (numbers on a device)."""
+        self.spent = 0.0
+        """Seconds of the host that probes have taken; a probe adds to it."""
+        self._began = time.monotonic()
         self._process = os.getpid()
         self._closed = False
         self._writer = Writer(path)
@@ -282,6 +285,8 @@ class Tracer:
             self.note("exit_code", exit_code)
             self.note("exception", exception)
             self.note("complete", exception is None)
+            share = self.spent / max(time.monotonic() - self._began, 1e-9)
+            self.note("overhead", {"seconds": round(self.spent, 3), "share": round(share, 4)})
             self.note("ended", datetime.now(timezone.utc).isoformat())
             self.flush()
             self._writer.close()

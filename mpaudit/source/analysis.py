@@ -11,7 +11,7 @@ from mpaudit.protocols.protocol import Protocol, Verdict
 from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.flow import Flow
-from mpaudit.source.heap import Heap, Layer
+from mpaudit.source.heap import Heap, Layer, Place
 from mpaudit.source.module import Module
 from mpaudit.source.path import Frame, Identities, Path, Standing, lookup
 from mpaudit.source.project import Project
@@ -31,13 +31,22 @@ from mpaudit.source.values import (
 BUDGET = 120_000
 """Evaluation steps for one entry point; what needs more is left alone."""
 
+
+@dataclass(slots=True)
+class _Ending:
+    """What an imported module leaves behind besides its names."""
+
+    machines: list[Protocol] = field(default_factory=list)
+    settings: dict[Place, Value] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _State:
     """What is shared by all entry points of a run."""
 
     identities: Identities = field(default_factory=Identities)
     world: Layer = field(default_factory=Layer)
-    absorbed: set[str] = field(default_factory=set)
+    absorbed: dict[str, _Ending] = field(default_factory=dict)
     roles: dict[str, Roles] = field(default_factory=dict)
     followed: set[ast.AST] = field(default_factory=set)
 
@@ -171,7 +180,7 @@ class Engine(Flow):
     def import_module(self, name: str, path: Path) -> Value:
         """`import name`."""
         found = self.project.find(name, path.frame.module)
-        return Imported(found, None) if found is not None else External(name)
+        return self._lazily(found, None, path) if found is not None else External(name)
 
     def import_name(self, module: str, name: str, level: int, path: Path) -> Value:
         """`from module import name`."""
@@ -182,19 +191,31 @@ class Engine(Flow):
         if found is not None and not self._defines(found, name):
             inner = self.project.find(f"{module}.{name}" if module else name, importer, level)
             if inner is not None:
-                return Imported(inner, None)
+                return self._lazily(inner, None, path)
         if found is None and level:
             inner = self.project.find(f"{module}.{name}" if module else name, importer, level)
-            return Imported(inner, None) if inner is not None else External(f".{module}.{name}")
+            return (
+                self._lazily(inner, None, path)
+                if inner is not None
+                else External(f".{module}.{name}")
+            )
         if found is not None:
-            return Imported(found, name)
+            return self._lazily(found, name, path)
         inner = self.project.find(f"{module}.{name}", importer)
-        return Imported(inner, None) if inner is not None else External(f"{module}.{name}")
+        return (
+            self._lazily(inner, None, path) if inner is not None else External(f"{module}.{name}")
+        )
+
+    def _lazily(self, module: Module, attribute: str | None, path: Path) -> Imported:
+        """An import whose module is executed when it is used; one that may set a policy, at once."""
+        if "keras" in module.text:
+            self._absorb(module, path)
+        return Imported(module, attribute)
 
     def _star(self, module: str, level: int, path: Path) -> Value:
         found = self.project.find(module, path.frame.module, level)
         if found is not None:
-            self._absorb(found)
+            self._absorb(found, path)
             for name, value in self.state.world.owners.get(self._scope(found), {}).items():
                 if not name.startswith(("_", "@")):
                     path.heap[(path.frame.scopes[0], name)] = value
@@ -209,7 +230,7 @@ class Engine(Flow):
 
     def imported(self, value: Imported, path: Path) -> Value:
         """What an import brings in; the module is executed once, on its own."""
-        self._absorb(value.module)
+        self._absorb(value.module, path)
         scope = self._scope(value.module)
         if value.attribute is None:
             return Namespace(value.module, scope)
@@ -221,21 +242,32 @@ class Engine(Flow):
             return Thing(number, text=value.attribute)
         return found
 
-    def _absorb(self, module: Module) -> None:
-        """Execute an imported module once, on its own; what it defines is there for every path."""
-        if module.filename in self.state.absorbed:
-            return
-        self.state.absorbed.add(module.filename)
-        verdicts, escaped, budget = self.verdicts, self.escaped, self.budget
-        self.verdicts, self.escaped, self.budget = [], [], BUDGET
-        try:
-            heap = self._body(module, module.name)
-        except (Exhausted, RecursionError):
-            heap = Heap(())
-        self.verdicts, self.escaped, self.budget = verdicts, escaped, budget
-        for place, value in heap.own.items():
-            if place[0] >= 0:
-                self.state.world.add(place, value)
+    def _absorb(self, module: Module, path: Path) -> None:
+        """Execute an imported module once, on its own; what it defines is there for every path.
+
+        Where the protocols then stand, and settings (owners below zero), go to the importing path.
+        """
+        if module.filename not in self.state.absorbed:
+            self.state.absorbed[module.filename] = ending = _Ending()
+            before = self.verdicts, self.escaped, self.budget, self.ended
+            self.verdicts, self.escaped, self.budget, self.ended = [], [], BUDGET, []
+            try:
+                heap = self._body(module, module.name)
+            except (Exhausted, RecursionError):
+                heap = Heap(())
+            ending.machines = self.ended
+            self.verdicts, self.escaped, self.budget, self.ended = before
+            for place, value in heap.own.items():
+                if place[0] >= 0:
+                    self.state.world.add(place, value)
+                else:
+                    ending.settings[place] = value
+        ending = self.state.absorbed[module.filename]
+        if ending.machines:
+            path.standing = path.standing.importing(ending.machines)
+        for place, value in ending.settings.items():
+            if place not in path.heap:
+                path.heap[place] = value
 
     def submodule(self, base: Namespace, name: str) -> Value | None:
         """`package.module`."""

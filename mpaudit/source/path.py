@@ -126,6 +126,17 @@ class Standing:
             machine.facts = {**twin.facts, **machine.facts}
         return Standing(machines)
 
+    def importing(self, machines: list[Protocol]) -> Standing:
+        """This state, with what the protocols have seen in an imported module."""
+        copies = [machine.copy() for machine in self.machines]
+        for machine, other in zip(copies, machines, strict=True):
+            machine.imported(other)
+        same = all(
+            m.state == o.state and m.facts == o.facts
+            for m, o in zip(self.machines, copies, strict=True)
+        )
+        return self if same else Standing(copies)
+
 
 @dataclass(slots=True)
 class Path:
@@ -196,68 +207,60 @@ def merge(paths: list[Path], limit: int, identities: Identities) -> list[Path]:
 
 
 def _join(kept: Path, other: Path, identities: Identities) -> bool:
-    """Fold `other` into `kept`; False if that would mix up what belongs together."""
+    """Fold `other` into `kept`; False if that would mix up what a protocol must tell apart.
+
+    Where the paths differ in the answer to exactly one condition, what they hold becomes a Choice;
+    otherwise it becomes unknown, unless it is a thing that a protocol watches.
+    """
     conditions = [
         asked
         for asked, answer in kept.facts.items()
         if other.facts.get(asked, answer) is not answer
     ]
-    if len(conditions) > 1:
-        return False
+    condition = conditions[0] if len(conditions) == 1 else None
+    positive = condition is None or kept.facts[condition]
+    pairs: list[tuple[Place | None, Value | None, Value | None]] = []
     mine, theirs = kept.heap.own, other.heap.own
-    differing: list[Place] = []
     for place, value in mine.items():
         found = theirs.get(place)
-        if found is not value and (found or other.heap.get(place)) != value:
-            differing.append(place)
+        if found is not value:
+            found = found or other.heap.get(place)
+            if found != value:
+                pairs.append((place, value, found))
     for place, value in theirs.items():
         if place not in mine and kept.heap.get(place) != value:
-            differing.append(place)
-    same_result = kept.result == other.result
-    if not conditions:
-        if differing or not same_result:
-            return False
-        kept.facts = _common(kept, other)
-        return True
-    condition = conditions[0]
-    positive = kept.facts[condition]
-    merged: dict[Place, Value] = {}
-    pairs: Iterable[tuple[Place | None, Value | None, Value | None]] = [
-        (key, kept.heap.get(key), other.heap.get(key)) for key in differing
-    ]
-    for key, one, two in [*pairs, (None, kept.result, other.result)]:
-        if one == two:
-            continue
-        choice = _choose(condition, one, two, positive, identities)
+            pairs.append((place, kept.heap.get(place), value))
+    if kept.result != other.result:
+        pairs.append((None, kept.result, other.result))
+    merged: list[tuple[Place | None, Value]] = []
+    for place, one, two in pairs:
+        choice = _either(condition, one, two, positive, identities)
         if choice is None:
             return False
-        if key is not None:
-            merged[key] = choice
+        merged.append((place, choice))
+    for place, choice in merged:
+        if place is not None:
+            kept.heap[place] = choice
         else:
             kept.result = choice
-    kept.heap.own.update(merged)
-    kept.facts = _common(kept, other)
+    kept.facts = {asked: a for asked, a in kept.facts.items() if other.facts.get(asked) is a}
     return True
 
 
-def _common(one: Path, other: Path) -> dict[Thing, bool]:
-    return {asked: a for asked, a in one.facts.items() if other.facts.get(asked) is a}
-
-
-def _choose(
-    condition: Thing,
+def _either(
+    condition: Thing | None,
     one: Value | None,
     two: Value | None,
     positive: bool,
     identities: Identities,
 ) -> Value | None:
-    """One value for two: a Choice; where that grows too deep, something unknown; None to give up."""
+    """One value for two: a Choice, something unknown, or None where neither will do."""
     one, two = one or _UNSET, two or _UNSET
-    if _depth(one) + _depth(two) >= MAX_CHOICE_DEPTH:
-        if _telling(one) or _telling(two):
-            return None
-        return Thing(identities.number("either", one, two), since=newest(one, two))
-    return Choice(condition, one, two) if positive else Choice(condition, two, one)
+    if condition is not None and _depth(one) + _depth(two) < MAX_CHOICE_DEPTH:
+        return Choice(condition, one, two) if positive else Choice(condition, two, one)
+    if _telling(one) or _telling(two):
+        return None
+    return Thing(identities.number("either", one, two), since=newest(one, two))
 
 
 def _telling(value: Value) -> bool:
