@@ -15,7 +15,7 @@ from mpaudit.report import Report
 from mpaudit.rewrite import write_atomically
 from mpaudit.rule import rule
 from mpaudit.source.analysis import Engine
-from mpaudit.source.discovery import concerns, files
+from mpaudit.source.discovery import concerns, files, importers
 from mpaudit.source.module import Encoding, Module, UnparsableError, decode
 from mpaudit.source.project import Project
 from mpaudit.source.repair import Context, repair
@@ -29,7 +29,8 @@ MAX_ROUNDS = 10
 class _Run:
     """One pass over files: what was read, and what was found."""
 
-    modules: dict[str, Module] = field(default_factory=dict)
+    project: Project = field(default_factory=Project)
+    modules: list[Module] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     problems: list[tuple[Problem, Fix | None]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -40,13 +41,20 @@ def check(paths: Sequence[Path], selection: Selection | None = None) -> Report:
     found = files(paths)
     run = _Run()
     for path in found:
+        run.project.add(path)
         _read(run, path, named=path in paths)
+    gated = [Path(module.filename) for module in run.modules]
+    for path in importers(gated, [path for path in found if path not in set(gated)]):
+        module = run.project.module(path)
+        if module is not None:
+            run.modules.append(module)
     return _report(run, selection or Selection(), len(found))
 
 
 def check_text(text: str, filename: str, selection: Selection | None = None) -> list[Finding]:
     """Check one text as if it stood in `filename`."""
     run = _Run()
+    run.project.add(Path(filename))
     _parse(run, text, filename, Encoding())
     return list(_report(run, selection or Selection(), 1).findings)
 
@@ -134,25 +142,25 @@ def _parse(run: _Run, text: str, filename: str, encoding: Encoding) -> None:
         run.problems.append((_unparsable(problem), None))
         return
     module.encoding = encoding
-    run.modules[filename] = module
+    run.project.add(Path(filename), module)
+    if concerns(text.encode("utf-8", "replace")):
+        run.modules.append(module)
 
 
 def _report(run: _Run, selection: Selection, checked: int) -> Report:
-    project = Project()
-    for filename, module in run.modules.items():
-        project.add(Path(filename), module)
-    engine = Engine(project)
+    engine = Engine(run.project)
     verdicts: list[Verdict] = []
-    for module in run.modules.values():
+    for module in run.modules:
         verdicts.extend(engine.audit(module))
         for look in CHECKS:
             run.problems.extend(look(module))
     settled = settle(verdicts)
     for problem in settled:
-        problem_module = run.modules.get(problem.span.filename)
-        if problem_module is not None:
-            context = Context(problem, problem_module, settled)
-            run.problems.append((problem, repair(context)))
+        there = run.project.checked(problem.span.filename)
+        if there is not None:
+            run.sources[there.filename] = there.text
+            here = [p for p in settled if p.span.filename == problem.span.filename]
+            run.problems.append((problem, repair(Context(problem, there, here))))
     findings = [f for f in map(_stamp, run.problems) if selection.includes(rule(f.name))]
     standing = list(_unsuppressed(findings, run))
     return Report(standing, run.sources, checked, warnings=tuple(run.warnings))

@@ -102,10 +102,11 @@ class GradientsClipped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalerStep(Event):
-    """`scaler.step(optimizer)`."""
+    """`scaler.step(optimizer)`; `wraps` are the optimizers that this one holds and steps itself."""
 
     scaler: Ref
     optimizer: Ref
+    wraps: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

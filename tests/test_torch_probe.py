@@ -84,7 +84,7 @@ def batches(count: int = 6) -> list[tuple[Any, Any]]:
 def train(
     network: Any, *, device: str = "cuda", factor: dict[int, float] | None = None
 ) -> list[float]:
-    """A correct loop; in the steps of `factor` the loss is multiplied, so that gradients overflow."""
+    """A correct loop; in the steps of `factor` the loss is multiplied, so that it overflows."""
     network = network.to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     criterion = nn.CrossEntropyLoss()
@@ -486,6 +486,67 @@ def test_a_failing_probe_does_not_reach_the_run(
         assert "forward hook: RuntimeError: probe broke" in run.meta["probe_errors"]
 
 
+def test_checkpoints_recompute_under_the_emulated_policy(tmp_path: Path) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    block = nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 12), nn.GELU())
+    samples = torch.randn(4, 12)
+
+    def gradient(saving: bool) -> Any:
+        block.zero_grad()
+        with torch.autocast("cuda"):
+            value = checkpoint(block, samples, use_reentrant=False) if saving else block(samples)
+        value.float().square().sum().backward()
+        return block[1].weight.grad.clone()
+
+    (plain, saved), run = trace(tmp_path, lambda: (gradient(False), gradient(True)))
+    assert torch.equal(plain, saved)
+    assert {each.calls for each in run.layers()} == {2}
+
+
+def test_casts_are_counted_by_layer(tmp_path: Path) -> None:
+    def loop() -> None:
+        network = model().to("cpu")
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for samples, _ in batches(4):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                network(samples).float().sum().backward()
+            optimizer.step()
+
+    _, run = trace(tmp_path, loop)
+    steps = run.meta["cast_steps"]
+    found = {
+        (each.layer, each.what): (each.count / steps, each.bytes / steps) for each in run.casts()
+    }
+    assert found == {
+        ("0", "activation"): (1, 8 * 12 * 2),
+        ("0", "parameter"): (2, (16 * 12 + 16) * 2),
+        ("2", "parameter"): (2, (4 * 16 + 4) * 2),
+    }
+    assert {(each.source, each.target) for each in run.casts()} == {("float32", "bfloat16")}
+
+
+def test_gradients_flushed_by_float16_are_counted(tmp_path: Path) -> None:
+    samples = torch.randn(64, 12) * 1e-2
+    scales = torch.logspace(-9, -3, 16)
+
+    def loop() -> Any:
+        layer = nn.Linear(12, 16, bias=False).cuda()
+        with torch.autocast("cuda"):
+            output = layer(samples)
+        output.backward((torch.ones(64, 1) * scales).half())
+        return layer.weight.grad
+
+    gradient, run = trace(tmp_path, loop)
+    arriving = (torch.ones(64, 1) * scales).half().double()
+    exact = arriving.T @ samples.half().double()
+    expected = int(((exact != 0) & (exact.half() == 0)).sum())
+    assert 0 < expected < gradient.numel()
+    assert int((gradient == 0).sum()) - int((exact == 0).sum()) == expected
+    (row,) = [each for each in run.statistics() if each.phase == "backward"]
+    assert (row.flushed_weight, row.flushed_weight_of) == (expected, gradient.numel())
+
+
 def pages() -> list[Any]:
     """The rules of torch whose mistake a run sees, each with its page's example."""
     return [
@@ -593,6 +654,107 @@ def test_the_corrected_article_trains_to_its_end(tmp_path: Path) -> None:
     for layer in ("0", "2"):
         assert flows[layer]["output"] == ["float16"]
         assert flows[layer]["parameter_grad"] == ["float32"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_nothing_waits_and_the_bits_are_the_same(tmp_path: Path) -> None:
+    def loop() -> list[Any]:
+        network = model().cuda()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        data = [(samples.cuda(), labels.cuda()) for samples, labels in batches()]
+        losses = []
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for samples, labels in data:
+                optimizer.zero_grad()
+                with torch.autocast("cuda", dtype=torch.bfloat16):
+                    loss = nn.functional.cross_entropy(network(samples), labels)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return [each.item() for each in losses]
+
+    plain = loop()
+    path = tmp_path / "run.mpa"
+    tracer = Tracer(path, machines())
+    uninstall = torch_probe.install(tracer, "cuda")
+    try:
+        assert loop() == plain
+        tracer.flush()
+    finally:
+        uninstall()
+        tracer.close(0)
+    with Reader(path) as run:
+        assert run.meta["probe_errors"] == []
+        assert run.dtypes()["0"]["output"] == ["bfloat16"]
+        assert {each.calls for each in run.statistics() if each.phase == "forward"} == {6}
+        assert all(each.amax for each in run.statistics())
+
+
+def test_what_a_gpu_computes_of_a_tensor_is_what_the_cpu_finds() -> None:
+    from mpaudit.runtime import torch_measure
+
+    cases = [
+        torch.tensor([1.0, -7.5, 3.0]),
+        torch.tensor([1.0, float("inf"), -2.0, float("nan")]).half(),
+        torch.tensor([float("-inf"), 4.0]).bfloat16(),
+        torch.full((3,), float("nan")),
+        torch.zeros(2, 3),
+    ]
+    for tensor in cases:
+        row = torch.zeros(4, dtype=torch.float64)
+        torch_measure._on_device(tensor, row)
+        assert torch_measure._values(tensor.numel(), row.tolist()) == torch_measure._on_cpu(tensor)
+
+
+SCRIPTS = [
+    *(ROOT / "fixtures" / "clean").glob("*.py"),
+    *(ROOT / "fixtures" / "scripts").glob("*.py"),
+]
+SEEN_BY_A_RUN = {
+    "backward-in-autocast",
+    "clip-before-unscale",
+    "double-unscale",
+    "missing-grad-scaler",
+    "missing-scaler-update",
+    "scaler-in-loop",
+    "softmax-before-cross-entropy",
+    "unscaled-backward",
+    "unscaled-step",
+    "update-before-step",
+    "autocast-device-mismatch",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "script", [each for each in SCRIPTS if "torch" in each.read_text()], ids=str
+)
+def test_a_run_marks_no_line_that_the_fixture_does_not(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = script.read_text()
+    if "tensorflow" in text or "spawn" in text or "init_process_group" in text:
+        pytest.skip("not for one process with torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script)])
+
+    def loop() -> None:
+        with suppress(RuntimeError, AssertionError, SystemExit):
+            exec(compile(text, str(script), "exec"), {"__name__": "__main__"})
+
+    try:
+        _, run = trace(tmp_path, loop)
+    except ImportError as missing:
+        pytest.skip(f"needs {missing.name}")
+    lines = text.splitlines()
+    for problem in run.problems():
+        if problem.rule in SEEN_BY_A_RUN:
+            assert f"[{problem.rule}]" in lines[problem.span.start.row - 1], problem
 
 
 @pytest.mark.parametrize("name", ["pytorch", "tensorflow"])

@@ -29,7 +29,7 @@ class AutocastProtocol(Protocol):
                     )
                 )
             case Forward(region=region) if region is not None and region.device is not None:
-                if event.model_device == "cpu" and region.device == "cuda":
+                if {event.model_device, region.device} == {"cpu", "cuda"}:
                     yield _mismatch(event)
                 else:
                     yield Kept("autocast-device-mismatch", region.span)
@@ -38,13 +38,15 @@ class AutocastProtocol(Protocol):
 def _mismatch(event: Forward) -> Broken:
     assert event.region is not None
     related = [Related(event.at, f"`{event.model.text}` runs here")]
-    if event.model_made is not None:
+    on_cpu = event.model_device == "cpu"
+    if event.model_made is not None and on_cpu:
         related.insert(0, Related(event.model_made, "the model is built here, on the CPU"))
+    casts, lives = ("CUDA", "never leaves the CPU") if on_cpu else ("the CPU", "is on the GPU")
     return Broken(
         Problem(
             "autocast-device-mismatch",
             event.region.span,
-            f"the region casts for CUDA, but `{event.model.text}` never leaves the CPU",
+            f"the region casts for {casts}, but `{event.model.text}` {lives}",
             "nothing is cast: the model runs in float32, as if there were no mixed precision",
             tuple(related),
             (("model", event.model.text),),

@@ -27,6 +27,10 @@ from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
 
+RAISES = "it raises "
+"""How the consequence of a breach begins that ends the run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
     """The backward passes whose gradients are there, and what was done with them since.
@@ -60,7 +64,9 @@ class GradScalerProtocol(Protocol):
 
     State: "phase" -> Phase; ("made", scaler) -> where it was built; ("scaled", scaler) -> the last
     LossScaled since update(); ("unscaled", scaler, optimizer) and ("stepped", scaler, optimizer) ->
-    the event since update(); ("stepper", optimizer) -> the scaler that last stepped it.
+    the event since update(); ("stepper", optimizer) -> the scaler that last stepped it; ("updated",
+    scaler) -> the last update(), if nothing was stepped since; "raised" -> the breach after which a
+    real run is over, so that nothing that follows on this path is evidence.
     """
 
     __slots__ = ()
@@ -77,6 +83,14 @@ class GradScalerProtocol(Protocol):
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Advance by one event."""
+        if "raised" in self.state:
+            return
+        for verdict in self._judge(event):
+            if isinstance(verdict, Broken) and verdict.problem.consequence.startswith(RAISES):
+                self.state["raised"] = verdict.problem.rule
+            yield verdict
+
+    def _judge(self, event: Event) -> Iterator[Verdict]:
         match event:
             case ScalerMade():
                 self.state[("made", event.scaler)] = event.at
@@ -121,11 +135,15 @@ class GradScalerProtocol(Protocol):
         if isinstance(before, Unscaled) and not event.occasional:
             yield _double_unscale(before, event)
         self.state[key] = event
+        self.state.pop(("updated", event.scaler), None)
         self.phase = replace(self.phase, unscaled=(*self.phase.unscaled, event.optimizer))
 
     def _clipped(self, event: GradientsClipped) -> Iterator[Verdict]:
         phase = self.phase
-        if not phase.all_scaled or phase.by_hand is not None:
+        if phase.by_hand is not None:
+            yield Kept("clip-before-unscale", event.at)
+            return
+        if not phase.all_scaled:
             return
         concerned = event.optimizers
         done = {step.optimizer for step in phase.stepped}
@@ -153,6 +171,10 @@ class GradScalerProtocol(Protocol):
         if phase.scaled_by(scaler):
             if phase.by_hand is not None:
                 yield _unscaled_by_hand(phase.by_hand, event)
+            for inner in event.wraps:
+                early = self.state.get(("unscaled", scaler, inner))
+                if isinstance(early, Unscaled):
+                    yield _unscaled_inside(early, event)
         elif phase.all_unscaled and not phase.closed:
             thrown = self.state.get(("scaled", scaler))
             yield _unscaled_backward(
@@ -160,6 +182,7 @@ class GradScalerProtocol(Protocol):
             )
         self.state[key] = event
         self.state[("stepper", optimizer)] = scaler
+        self.state.pop(("updated", scaler), None)
         self.phase = replace(
             phase,
             closed=True,
@@ -184,6 +207,7 @@ class GradScalerProtocol(Protocol):
             for backward in phase.backwards:
                 for scaler in backward.scalers or ():
                     self.state.pop(("scaled", scaler), None)
+                    self.state.pop(("updated", scaler), None)
         elif phase.all_unscaled:
             yield Kept("unscaled-step", event.at)
             for backward in phase.backwards:
@@ -206,16 +230,18 @@ class GradScalerProtocol(Protocol):
         ]
         for step in stepped:
             yield Kept("missing-scaler-update", step.at, event.occasional)
-        scaled = self.state.get(("scaled", scaler))
+        scaled = self.state.get(("scaled", scaler)) or self.state.get(("updated", scaler))
         if stepped or checked:
             occasional = all(each.occasional for each in (*stepped, *checked))
             yield Kept("update-before-step", event.at, occasional)
-        elif isinstance(scaled, LossScaled) and not event.to_given_scale:
+        elif isinstance(scaled, LossScaled | ScalerUpdate) and not event.to_given_scale:
             yield _update_before_step(scaled, event)
         for key in list(self.state):
             if _names(key, "stepped", scaler) or _names(key, "unscaled", scaler):
                 del self.state[key]
         self.state.pop(("scaled", scaler), None)
+        if stepped or checked:
+            self.state[("updated", scaler)] = event
 
     def _lost(self, event: LostSight) -> None:
         for key, value in list(self.state.items()):
@@ -259,11 +285,11 @@ def _missing_update(step: ScalerStep, next_use: Event) -> Broken:
             "missing-scaler-update",
             step.at,
             f"`{step.scaler.text}.step()` is never followed by `{step.scaler.text}.update()`",
-            'the second iteration raises "step() has already been called since the last update()", '
-            "and until then the scale is never adapted",
+            'it raises "step() has already been called since the last update()" in the second iteration',
             _related(*where),
             _subjects(step.scaler, step.optimizer),
-        )
+        ),
+        grounded=not step.occasional,
     )
 
 
@@ -309,6 +335,21 @@ def _unscaled_by_hand(by_hand: Unscaled, event: ScalerStep) -> Broken:
             f"`{event.scaler.text}.step()` divides them again",
             "the update is 65536 times too small at the initial scale",
             _related((event.at, "divided again here")),
+            _subjects(event.scaler, event.optimizer),
+        )
+    )
+
+
+def _unscaled_inside(early: Unscaled, event: ScalerStep) -> Broken:
+    scaler, optimizer = event.scaler.text, event.optimizer.text
+    return Broken(
+        Problem(
+            "double-unscale",
+            early.at,
+            f"the optimizer inside `{optimizer}` is unscaled, and `{scaler}.step({optimizer})` unscales "
+            "the same gradients again",
+            "the update is 65536 times too small at the initial scale",
+            _related((event.at, "unscaled again here: the scaler knows optimizers by identity")),
             _subjects(event.scaler, event.optimizer),
         )
     )
@@ -394,15 +435,16 @@ def _missing_scaler(backward: Backward, event: OptimizerStep) -> Broken:
     )
 
 
-def _update_before_step(scaled: LossScaled, event: ScalerUpdate) -> Broken:
+def _update_before_step(before: LossScaled | ScalerUpdate, event: ScalerUpdate) -> Broken:
     scaler = event.scaler.text
+    what = "the loss was scaled here" if isinstance(before, LossScaled) else "updated before here"
     return Broken(
         Problem(
             "update-before-step",
             event.at,
             f"`{scaler}.update()` runs though nothing was stepped since the last one",
             'it raises "No inf checks were recorded prior to update."',
-            _related((scaled.at, "the loss was scaled here")),
+            () if before.at == event.at else _related((before.at, what)),
             _subjects(event.scaler),
         ),
         grounded=not event.occasional,

@@ -38,15 +38,21 @@ class KerasProtocol(Protocol):
     """Keeps the books; the protocols derive from it.
 
     State: "policy" -> the PolicySet in force; "late" -> True from a mixed policy on until something is
-    built under it; "promised" -> the places of problems that rest on the policy being late.
+    built under it; "promised" -> the places of problems that rest on the policy being late; "before"
+    -> the policy that was in force when a function was called some time later.
     Facts: ("layer", ref) -> Layer; ("model", ref) -> ModelMade.
     """
 
     __slots__ = ()
 
     def later(self) -> KerasProtocol:
-        """A function that is called later works with the policy and the models there are."""
-        return type(self)(self.state.copy(), self.facts.copy())
+        """A function that is called later works with the policy and the models there are.
+
+        If it builds a model, that says nothing about those that were trained before.
+        """
+        machine = type(self)(self.state.copy(), self.facts.copy())
+        machine.state["before"] = self.state.get("policy")
+        return machine
 
     def imported(self, other: Protocol) -> None:
         """Know the layers and models of an imported module, and the policy that it sets."""
@@ -81,9 +87,10 @@ class KerasProtocol(Protocol):
         """Something is built under the policy: so it was not set too late for that."""
         policy, promised = self.state.get("policy"), self.state.get("promised")
         if self.state.get("late") and isinstance(policy, PolicySet) and isinstance(promised, tuple):
-            yield Kept("policy-after-model", policy.at)
-            for rule, span in promised:
-                yield Kept(rule, span)
+            if policy != self.state.get("before"):
+                yield Kept("policy-after-model", policy.at)
+                for rule, span in promised:
+                    yield Kept(rule, span)
             self.state["late"], self.state["promised"] = False, ()
 
     def promise(self, rule: str, span: Span) -> None:

@@ -272,9 +272,8 @@ class Events:
     def applied(self, optimizer: Any, grads: Sequence[Any], variables: Sequence[Any]) -> None:
         """Gradients go to an optimizer: the end of an iteration."""
         for gradient, variable in zip(grads, variables, strict=False):
-            path = None if gradient is None else self._layers.own_path(variable)
-            if path is not None:
-                self._layers.parameter_gradient(path, gradient.dtype.name)
+            if gradient is not None:
+                self._layers.gradient_of(variable, gradient, measured=scales(optimizer))
         at = place("apply_gradients", "apply")
         if at is None:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import tensorflow as tf
@@ -20,7 +20,7 @@ from mpaudit.runtime.keras_taps import Clock, Numbers, Tap, measurable
 from mpaudit.runtime.record import Flow, Phase, Statistics
 
 MARK = "_mpaudit_mark"
-Passage = Literal["forward", "backward", "entered"]
+Passage = Literal["forward", "backward", "weights", "entered"]
 _CARRIED = ("_keras_mask", "_keras_logits")
 _UNCHANGED = frozenset({"Dropout", "Flatten", "Identity", "Permute", "RepeatVector", "Reshape"})
 _ACTIVATIONS = frozenset({"softmax", "log_softmax", "sigmoid"})
@@ -68,7 +68,7 @@ class Layers:
         self._tracer = patches.tracer
         self._clock = clock
         self._gone: list[Watched] = []
-        self._waiting: dict[str, Bad] = {}
+        self._waiting: dict[Passage, dict[str, Bad]] = {}
         self.made = ByObject[Span]()
         self._watched = ByObject[Watched](gone=self._gone.append)
         self._paths: dict[str, Watched] = {}
@@ -89,7 +89,7 @@ class Layers:
         made = self.made.get(layer)
         return self._watched.put(layer, Watched(weakref.ref(layer), ref, "", kind, made))
 
-    def own_path(self, variable: Any) -> str | None:
+    def _own_path(self, variable: Any) -> str | None:
         """The path of the listed layer that owns a Keras variable."""
         path = str(getattr(variable, "path", "")).rpartition("/")[0]
         found = self._paths.get(path)
@@ -174,9 +174,16 @@ class Layers:
             watched.flows.add((flow, dtype))
             self._tracer.saw(watched.path, flow, dtype)
 
-    def parameter_gradient(self, path: str, dtype: str) -> None:
-        """Tell the tracer, once, in which dtype gradients of a layer's parameters arrived."""
-        self.saw(self._paths[path], "parameter_grad", dtype)
+    def gradient_of(self, variable: Any, gradient: Any, *, measured: bool) -> None:
+        """A gradient arrives at an optimizer."""
+        path = self._own_path(variable)
+        if path is None:
+            return
+        watched, dtype = self._paths[path], gradient.dtype.name
+        self.saw(watched, "parameter_grad", dtype)
+        values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+        if measured and measurable(values):
+            self._tap(watched, "weights", dtype).note(values)
 
     def _measure(self, watched: Watched, inputs: Any, tensors: list[Any], outputs: Any) -> Any:
         training = recording()
@@ -265,7 +272,7 @@ class Layers:
         """Hand what the taps hold to the tracer; `attempts` ended since the last time."""
         gone = self._gone.copy()
         del self._gone[: len(gone)]
-        found: dict[Passage, dict[str, Bad]] = {"forward": {}, "backward": {}, "entered": {}}
+        found: dict[Passage, dict[str, Bad]] = {passage: {} for passage in get_args(Passage)}
         largest: dict[str, float] = {}
         sources: dict[str, set[str]] = {}
         for watched in [*self._watched.values(), *gone]:
@@ -276,28 +283,31 @@ class Layers:
                 if numbers is None:
                     continue
                 calls, others = calls + numbers.calls, others + numbers.others
-                if numbers.tensors and passage != "entered":
+                if numbers.tensors and passage in ("forward", "backward"):
                     self._tracer.measured(_statistics(watched.path, passage, dtype, numbers, steps))
                 if passage == "forward":
                     largest[watched.path] = max(largest.get(watched.path, 0.0), numbers.amax or 0.0)
                 if numbers.first_bad is not None and numbers.last_bad is not None:
-                    counts = (numbers.inf, numbers.nan, numbers.elements)
-                    bad = Bad(numbers.first_bad, numbers.last_bad, *counts, dtype)
+                    ticks = (numbers.first_bad, numbers.last_bad)
+                    bad = Bad(*ticks, numbers.inf, numbers.nan, dtype)
                     found[passage][watched.path] = bad.joined(found[passage].get(watched.path))
             if calls or others:
                 self._tracer.counted(watched.path, calls, others, attempts)
-        backward = self._decided(found["backward"], steps)
-        tables = (found["forward"], backward, found["entered"], sources, largest)
+        backward = self._decided("backward", found["backward"], steps)
+        weights = self._decided("weights", found["weights"], steps)
+        tables = (found["forward"], backward, weights, found["entered"], sources, largest)
         judge(self._tracer, Interval(*tables, steps.step, steps.applied))
 
-    def _decided(self, found: dict[str, Bad], steps: Steps) -> dict[str, Bad]:
+    def _decided(self, what: Passage, found: dict[str, Bad], steps: Steps) -> dict[str, Bad]:
         """The bad gradients whose attempt has ended; the others wait for it."""
-        waited, self._waiting = self._waiting, {}
+        waited = self._waiting.pop(what, {})
         both = {path: bad.joined(waited.get(path)) for path, bad in found.items()}
         both = {**waited, **both}
-        if self._patches.active and not steps.over:
-            self._waiting = {p: bad for p, bad in both.items() if steps.applied(bad.last) is None}
-        return {path: bad for path, bad in both.items() if path not in self._waiting}
+        if steps.over:
+            return both
+        ended = {path: bad for path, bad in both.items() if steps.ended(bad.last)}
+        self._waiting[what] = {path: bad for path, bad in both.items() if path not in ended}
+        return ended
 
 
 def _statistics(path: str, phase: Phase, dtype: str, numbers: Numbers, steps: Steps) -> Statistics:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.runtime.record import LARGEST, Incident
@@ -23,7 +23,6 @@ class Bad:
     last: int
     inf: int
     nan: int
-    elements: int
     dtype: str
 
     @property
@@ -40,7 +39,6 @@ class Bad:
             max(self.last, other.last),
             self.inf + other.inf,
             self.nan + other.nan,
-            self.elements + other.elements,
             self.dtype,
         )
 
@@ -54,13 +52,15 @@ class Bad:
 class Interval:
     """What was bad between two reads, by layer path.
 
-    `sources` are the layers whose outputs a layer takes in, `entered` what came into it from
+    `weights` are the gradients of a layer's parameters, as the optimizer gets them; `sources` the
+    layers whose outputs a layer takes in, `entered` what came into it from
     elsewhere (data, or operations between the layers), `largest` the magnitudes that left layers.
     `step` gives the attempt of a tick, `applied` whether it was applied.
     """
 
     forward: Mapping[str, Bad]
     backward: Mapping[str, Bad]
+    weights: Mapping[str, Bad]
     entered: Mapping[str, Bad]
     sources: Mapping[str, Set[str]]
     largest: Mapping[str, float]
@@ -74,11 +74,24 @@ def judge(tracer: Tracer, seen: Interval) -> None:
         if not _passed_on(path, bad, seen):
             _forward(tracer, path, bad, seen)
     for path, bad in seen.backward.items():
-        if any(each.first <= bad.first <= each.last for each in seen.forward.values()):
-            continue  # the forward pass was wrong already
+        if _forward_was_bad(bad, seen):
+            continue
         consumers = [other for other, sources in seen.sources.items() if path in sources]
         if not any(_earlier(seen.backward.get(other), bad) for other in consumers):
             _backward(tracer, path, bad, consumers, seen)
+    for path, bad in seen.weights.items():
+        own = seen.backward.get(path)
+        if own is not None and own.first <= bad.first:
+            if bad.last <= own.last:
+                continue
+            bad = replace(bad, first=bad.last)
+        if not _forward_was_bad(bad, seen):
+            message = f"the gradient of layer {path!r}'s parameters has {bad.what}"
+            _gradient(tracer, path, bad, message, seen)
+
+
+def _forward_was_bad(bad: Bad, seen: Interval) -> bool:
+    return any(each.first <= bad.first <= each.last for each in seen.forward.values())
 
 
 def _passed_on(path: str, bad: Bad, seen: Interval) -> bool:
@@ -116,7 +129,7 @@ def _forward(tracer: Tracer, path: str, bad: Bad, seen: Interval) -> None:
             rule="activation-overflow",
             span=Span(incident.filename or "<unknown>", Position(row, 1), Position(row, 1)),
             message=f"{message}, first at step {incident.first_step}",
-            consequence=f"{bad.inf + bad.nan} of {bad.elements} values are lost there{bound}",
+            consequence=f"values are lost there, and in every layer after it{bound}",
             moment=Moment(incident.first_step, path, tracer.known(path).type),
         )
     )
@@ -130,6 +143,10 @@ def _backward(
         message = f"layer {place!r} makes {bad.what} from a finite gradient in {bad.dtype}"
     else:
         message = f"{bad.what} comes back to layer {path!r} from what follows the layers"
+    _gradient(tracer, place, bad, message, seen)
+
+
+def _gradient(tracer: Tracer, place: str, bad: Bad, message: str, seen: Interval) -> None:
     benign = seen.applied(bad.first) is False and seen.applied(bad.last) is False
     if benign:
         message += "; the step was skipped"

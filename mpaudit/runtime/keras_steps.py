@@ -149,8 +149,12 @@ class Steps:
         """The attempt, counted for its own optimizer, that happened at a tick."""
         return self._settled[tick][0] if tick in self._settled else self._tracer.step()
 
+    def ended(self, tick: int) -> bool:
+        """Whether the attempt at a tick is over."""
+        return tick < self._read
+
     def applied(self, tick: int) -> bool | None:
-        """Whether the attempt at a tick was applied, None if it has not ended."""
+        """Whether the attempt at a tick of the last interval was applied, None if not known."""
         return self._settled[tick][1] if tick in self._settled else None
 
 

@@ -16,6 +16,7 @@ import mpaudit
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.protocols import machines
+from mpaudit.rule import Rule
 from mpaudit.runtime import failure, target
 from mpaudit.runtime.arrival import Arrival
 from mpaudit.runtime.tracer import Tracer
@@ -61,7 +62,7 @@ def run(
         for line in failure.explain(error, static):
             _say(line)
     if tracer.alive:
-        _say_what_next(tracer)
+        _say_what_next(tracer, None if error is None else failure.behind(str(error)))
     return code
 
 
@@ -205,9 +206,10 @@ def _note(line: str) -> None:
     _say(f"mpaudit: {line}")
 
 
-def _say_what_next(tracer: Tracer) -> None:
+def _say_what_next(tracer: Tracer, died_of: Rule | None) -> None:
     path = shlex.quote(str(tracer.path))
-    rules = [problem.rule for problem in tracer.problems()]
+    rules = [] if died_of is None else [died_of.name]
+    rules += [problem.rule for problem in tracer.problems()]
     if tracer.fact("framework") is None:
         _note("the script imported neither torch nor keras: there was nothing to watch")
     for problem in tracer.fact("probe_errors"):

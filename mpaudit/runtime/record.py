@@ -100,6 +100,8 @@ class Flowed:
 class Cast:
     """Conversions between floating dtypes inside a layer: how many, and bytes written by them.
 
+    Counted in the steps that were sampled: the trace's fact `cast_steps` says how many those were.
+
     `what` is "activation" or "parameter" in the forward pass, "gradient" in the backward pass.
     """
 

@@ -1,4 +1,4 @@
-"""The emulated policy's casts: which layer they happened in, and what they cost the gradients."""
+"""Casts between floating dtypes: which layer they happened in, and what they cost the gradients."""
 
 from __future__ import annotations
 
@@ -6,27 +6,63 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpaudit.runtime.record import Cast, CastOf, Statistics
 from mpaudit.runtime.torch_regions import dtype_name
 from mpaudit.runtime.torch_watch import Watch
 
-_EVERY = 10  # steps between two looks at flushed gradients, after as many in a row
+Current = Callable[[], "tuple[str, int] | None"]
+"""Path and step of the layer that is being called."""
+
+_FIRST, _EVERY = 2, 100  # steps whose casts are counted: the first ones, and every so many
+_FLUSHED_EVERY = 10  # steps between two looks at flushed gradients, after as many in a row
 
 
 class Casts:
-    """Writes casts down for the layer that is being called (`current`: its path and step)."""
+    """Writes casts down for the layer that is being called.
 
-    def __init__(self, watch: Watch, current: Callable[[], tuple[str, int] | None]) -> None:
+    The fact `cast_steps` says in how many steps they were counted: the count of a `Cast`, divided
+    by it, is what a step costs. Compiled code is not looked at: it would run as eager code.
+    """
+
+    def __init__(self, watch: Watch, current: Current) -> None:
         self._watch = watch
         self._current = current
+        self._steps: set[int] = set()
+        self._mode: _CountCasts | None = None
+
+    def begin(self, step: int) -> None:
+        """The script calls a model: count the casts of this call if its step is a sampled one.
+
+        The emulated policy tells of its casts itself; torch's own are seen as operations.
+        """
+        if self._watch.compiles or (step >= _FIRST and step % _EVERY):
+            return
+        region = self._watch.region
+        if region is None or (self._watch.eager and region.device == "cuda"):
+            return
+        if torch._C._len_torch_dispatch_stack() == 0:
+            self._mode = _CountCasts(self)
+            self._mode.__enter__()
+
+    def end(self) -> None:
+        """The call is over."""
+        if self._mode is not None:
+            mode, self._mode = self._mode, None
+            mode.__exit__(None, None, None)
 
     def cast(self, what: CastOf, source: Any, target: Any, size: int) -> None:
         """A tensor was cast; `size` is in bytes, as written."""
         with self._watch.guard("cast"):
-            if (layer := self._current()) is not None:
-                names = dtype_name(source), dtype_name(target)
-                self._watch.tracer.cast(Cast(layer[0], what, *names, 1, size))
+            layer = self._current()
+            if layer is None or (layer[1] >= _FIRST and layer[1] % _EVERY):
+                return
+            if layer[1] not in self._steps:
+                self._steps.add(layer[1])
+                self._watch.tracer.note("cast_steps", len(self._steps))
+            names = dtype_name(source), dtype_name(target)
+            self._watch.tracer.cast(Cast(layer[0], what, *names, 1, size))
 
     def rounded(self, tensor: torch.Tensor, what: CastOf, dtype: torch.dtype) -> None:
         """`tensor` is an operand whose gradient will be rounded to `dtype`: count what is lost."""
@@ -34,10 +70,10 @@ class Casts:
         if layer is None or not tensor.requires_grad:
             return
         path, step = layer
-        if step >= _EVERY and step % _EVERY:
+        if step >= _FLUSHED_EVERY and step % _FLUSHED_EVERY:
             return
         limits = torch.finfo(dtype)
-        # halfway to the smallest subnormal, what rounds to the even neighbour: zero
+        # halfway to the smallest subnormal, which rounds to the even neighbour: zero
         lost = limits.smallest_normal * limits.eps / 2
 
         def count(gradient: torch.Tensor) -> None:
@@ -59,3 +95,23 @@ class Casts:
                 )
 
         tensor.register_hook(count)
+
+
+class _CountCasts(TorchDispatchMode):  # type: ignore[misc]
+    """Sees every operation below autograd, and lets it run as it is."""
+
+    def __init__(self, casts: Casts) -> None:
+        super().__init__()
+        self._casts = casts
+
+    def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if operation is torch.ops.aten._to_copy.default:
+            source, target = args[0].dtype, kwargs.get("dtype")
+            between = target is not None and target.is_floating_point and source.is_floating_point
+            if between and target is not source:
+                what: CastOf = (
+                    "parameter" if isinstance(args[0], torch.nn.Parameter) else "activation"
+                )
+                self._casts.cast(what, source, target, args[0].numel() * target.itemsize)
+        return operation(*args, **kwargs)

@@ -15,7 +15,6 @@ class Compiler:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._used = False
         self._stance: Any = None
         watch.patches.wrap(torch, "compile", self._compile)
         watch.patches.also(self._restore)
@@ -23,12 +22,12 @@ class Compiler:
     def force_eager(self) -> None:
         """A cuda call was remapped: what is compiled runs eagerly, under CUDA's cast policy."""
         self._watch.eager = True
-        if self._used:
+        if self._watch.compiles:
             self._set_stance()
 
     def _compile(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._used:
-            self._used = True
+        if not self._watch.compiles:
+            self._watch.compiles = True
             with self._watch.guard("torch.compile"):
                 self._watch.patches.hide_from_compiler()
                 if self._watch.eager:

@@ -15,6 +15,7 @@ from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
 from mpaudit.runtime.record import Phase, Statistics
+from mpaudit.runtime.torch_casts import Casts
 from mpaudit.runtime.torch_loop import MADE_IN
 from mpaudit.runtime.torch_measure import measurable
 from mpaudit.runtime.torch_names import WRAPPERS, Names
@@ -54,6 +55,7 @@ class Layers:
         self._parameters = Known()  # module -> dtypes noted of its own parameters
         self._paths: dict[int, str] = {}  # id of a parameter -> layer
         self._origins = Origins(watch.tracer)
+        self.casts = Casts(watch, self._current)
         watch.before_step = self._check_gradients
         watch.after_step = self._origins.settled
         watch.patches.set(modules, "_has_any_global_hook", _users_hooks)
@@ -66,10 +68,12 @@ class Layers:
         watch.patches.also(lambda: with_kwargs.pop(after.id))  # which torch's own remove forgets
         watch.patches.also(after.remove)
 
-    def current(self) -> tuple[str, int] | None:
-        """Path and step of the innermost layer that is being called, outside recomputations."""
-        calls = self._thread.calls
-        return (calls[-1].path, calls[-1].step) if calls and not calls[-1].recomputed else None
+    def _current(self) -> tuple[str, int] | None:
+        """Path and step of the innermost layer that is being called to train, the first time."""
+        call = self._thread.calls[-1] if self._thread.calls else None
+        if call is None or call.recomputed:
+            return None
+        return (call.path, call.step) if torch.is_grad_enabled() or call.module.training else None
 
     def _enter(self, module: Any, _: Any) -> None:
         if unwatched():
@@ -90,10 +94,12 @@ class Layers:
                 spelled = self._watch.ref(module, frame).text
                 step = self._watch.step(module.parameters())
                 recomputed = torch._C._current_graph_task_id() != -1
-                path = self._names.path(module, module, spelled)
+                named = module._orig_mod if compiled else module
+                path = self._names.path(named, named, spelled)
                 self._thread.turn += 1
                 if not recomputed:
                     self._feed_forward(module, step)
+                    self.casts.begin(step)
             if compiled:
                 self._watch.tracer.note("compiled", True)
             calls.append(_Call(module, path, step, not module._modules, recomputed))
@@ -136,6 +142,8 @@ class Layers:
         while calls[-1].module is not module:  # left by an exception
             calls.pop()
         call = calls.pop()
+        if not calls:
+            self.casts.end()
         kwargs = rest[0] if len(rest) == 2 else {}
         if rest and rest[-1] is not None:
             with self._watch.guard("forward hook"):

@@ -90,7 +90,7 @@ class Names:
                 return prefix
         has_parameters = next(root.parameters(), None) is not None
         first = has_parameters and all(prefix for _, prefix in self._roots)
-        prefix = "" if first else self._free(spelled)
+        prefix = "" if first else self._free(spelled or type(root).__name__)
         self._roots.append((weakref.ref(root), prefix))
         return prefix
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 
 from mpaudit.errors import MpauditError
-from mpaudit.runtime.torch_casts import Casts
 from mpaudit.runtime.torch_compiler import Compiler
 from mpaudit.runtime.torch_device import Remap
 from mpaudit.runtime.torch_layers import Layers
@@ -52,7 +51,7 @@ def install(
                 why = "as asked" if available else "there is no CUDA device"
                 say(f"the script's cuda calls run on the CPU ({why}); float16 is emulated there")
 
-            Remap(watch, Casts(watch, layers.current), remapped)
+            Remap(watch, layers.casts, remapped)
     except BaseException:
         watch.patches.undo()
         raise

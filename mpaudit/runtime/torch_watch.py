@@ -91,6 +91,7 @@ class Watch:
         self.thread = _Thread()
         self.numbers = Numbers()
         self.emulated = False  # the script's cuda calls are remapped to the CPU
+        self.compiles = False  # torch.compile was called
         self.eager = False  # nothing that is compiled from here on runs as compiled code
         self.cuda_made = False  # a remapped call made tensors on cuda: who is on it is not known
         self.scalers = Known()  # live scaler -> where it was made

@@ -441,6 +441,14 @@ class Calls:
 
     # Autocast regions
 
+    def enter_region(self, region: Thing, at: Span, path: Path) -> None:
+        """A region is entered; the pass of the loop that does so is remembered."""
+        iteration = path.frame.iteration
+        path.regions = (*path.regions, region)
+        number = self.identities.number("entered", iteration)
+        path.learn(region, entered=Thing(number, since=iteration))
+        self.places[region.uid] = at
+
     def region(self, path: Path) -> Thing | None:
         """The innermost region that is or may be switched on and casts; None where casting is off."""
         for region in reversed(path.regions):

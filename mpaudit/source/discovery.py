@@ -24,6 +24,40 @@ def concerns(data: bytes) -> bool:
     return _RELEVANT.search(data) is not None
 
 
+_TRAINS = re.compile(rb"\b(?:torch|tensorflow|keras)\b")
+_MAX_IMPORTED = 2000
+
+
+def importers(gated: Sequence[Path], others: Sequence[Path]) -> list[Path]:
+    """The files among `others` that import a gated file, directly or through one another.
+
+    Judged by module names in import lines, so a file too many may come along, which costs time only.
+    """
+    texts = {path: data for path in others if _TRAINS.search(data := _bytes(path))}
+    found: list[Path] = []
+    news = list(gated)
+    while news and len(found) < _MAX_IMPORTED:
+        names = {p.stem if p.stem != "__init__" else p.parent.name for p in news} - {"__main__"}
+        wanted = re.compile(
+            rb"^[ \t]*(?:from|import)\b[^#\n]*\b(?:" + b"|".join(
+                re.escape(name.encode()) for name in sorted(names)
+            ) + rb")\b",
+            re.MULTILINE,
+        )
+        news = [path for path, data in texts.items() if wanted.search(data)]
+        for path in news:
+            del texts[path]
+        found.extend(news)
+    return found
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def files(paths: Sequence[Path]) -> list[Path]:
     """The Python files that `paths` name, each once, in order.
 

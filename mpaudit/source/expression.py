@@ -180,7 +180,13 @@ class Expressions(Calls):
                 stored = path.heap.get((base.uid, f"[{key.value!r}]"))
                 if stored is not None:
                     return self._found(stored, (base.uid, f"[{key.value!r}]"), path)
-            return self.derive(self.term("[]", base, key), (base,), path)
+            made = self.term("[]", base, key)
+            each = path.known(base, "@each")
+            if isinstance(each, Thing) and each.kind:  # one of many things that were made alike
+                made = Thing(made.uid, each.kind, made.since)
+                for name, value in path.heap.of(each.uid):
+                    path.heap[(made.uid, name)] = value
+            return self.derive(made, (base,), path)
         return self.term("[]", base, key)
 
     # Literals and displays

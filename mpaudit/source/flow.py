@@ -91,7 +91,7 @@ class Flow(Expressions):
         path.frames.append(call.frame)
         for decorator in call.function.decorators:
             if isinstance(decorator, Thing) and decorator.kind == "autocast":
-                path.regions = (*path.regions, decorator)
+                self.enter_region(decorator, self.places[decorator.uid], path)
         if isinstance(call.function.node, ast.Lambda):
             ended = []
             for each, value in self.run(path, call.function.node.body):
@@ -375,9 +375,7 @@ class Flow(Expressions):
         ):
             before = each.regions
             if isinstance(value, Thing) and value.kind == "autocast":
-                each.regions = (*before, value)
-                each.learn(value, entered=_pass(self, each.frame.iteration))
-                self.places.setdefault(value.uid, each.frame.module.span(item.context_expr))
+                self.enter_region(value, each.frame.module.span(item.context_expr), each)
             bound = [each]
             if item.optional_vars is not None:
                 bound = self.bind_all([item.optional_vars], value, each)
@@ -472,6 +470,3 @@ class Flow(Expressions):
 def _name(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.expr:
     return ast.Name(id=node.name, ctx=ast.Store())
 
-
-def _pass(engine: Flow, iteration: Iteration) -> Value:
-    return Thing(engine.identities.number("entered", iteration), since=iteration)

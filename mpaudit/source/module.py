@@ -69,7 +69,7 @@ class Module:
     encoding: Encoding = field(default_factory=Encoding)
 
     @classmethod
-    def parse(cls, text: str, filename: str, **extra: str) -> Module:
+    def parse(cls, text: str, filename: str) -> Module:
         """Parse `text`. Raises UnparsableError, with the place, for anything Python cannot read."""
         try:
             with warnings.catch_warnings():
@@ -82,13 +82,14 @@ class Module:
             at = Position(1, 1)
             reason = str(problem) or "nested too deeply"
             raise UnparsableError(reason, Span(filename, at, at)) from None
-        return cls(filename, text, tree, **extra)
+        return cls(filename, text, tree)
 
     @classmethod
-    def read(cls, path: Path) -> Module:
+    def read(cls, path: Path, filename: str | None = None) -> Module:
         """Read and parse a file. Raises UnparsableError, or OSError where it cannot be read."""
-        text, encoding = decode(path.read_bytes(), str(path))
-        module = cls.parse(text, str(path))
+        filename = filename or str(path)
+        text, encoding = decode(path.read_bytes(), filename)
+        module = cls.parse(text, filename)
         module.encoding = encoding
         return module
 

@@ -21,10 +21,18 @@ class Project:
     def __init__(self) -> None:
         self._modules: dict[Path, Module | None] = {}
         self._exists: dict[Path, bool] = {}
+        self._names: dict[Path, str] = {}
 
-    def add(self, path: Path, module: Module) -> None:
-        """Make a module known that was parsed already."""
-        self._modules[path.absolute()] = module
+    def add(self, path: Path, module: Module | None = None) -> None:
+        """Make a file known by the name the user gave it, with its module if it was parsed."""
+        self._names[path.absolute()] = str(path)
+        if module is not None:
+            self._modules[path.absolute()] = module
+
+    def checked(self, filename: str) -> Module | None:
+        """The module of a file that the user asked to check and that was read; None for others."""
+        path = Path(filename).absolute()
+        return self._modules.get(path) if path in self._names else None
 
     def find(self, name: str, importer: Module, level: int = 0) -> Module | None:
         """The project module that `importer` means by `name`; None for a library, or nothing."""
@@ -68,7 +76,7 @@ class Project:
         path = path.absolute()
         if path not in self._modules:
             try:
-                self._modules[path] = Module.read(path)
+                self._modules[path] = Module.read(path, self._names.get(path))
             except (UnparsableError, OSError):
                 self._modules[path] = None
         return self._modules[path]

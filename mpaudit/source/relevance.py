@@ -13,7 +13,7 @@ from functools import lru_cache
 from mpaudit.source.module import Module
 from mpaudit.source.values import Function
 
-WORDS = frozenset(
+WORDS: frozenset[str] = frozenset(
     "GradScaler autocast amp backward unscale_ zero_grad step scale clip_grad_norm_ clip_grad_value_"
     " clip_grad_norm nn optim cuda half softmax log_softmax Softmax LogSoftmax cross_entropy"
     " CrossEntropyLoss Sequential Dense set_global_policy set_policy set_dtype_policy mixed_precision"
@@ -31,6 +31,10 @@ TELLING = frozenset(
     " train_on_batch set_global_policy set_policy set_dtype_policy GradScaler update".split()
 )
 """What an entry point must mention, itself or in what it calls, to break any protocol."""
+
+
+HELD = "(calls what it holds)"
+WORDS |= {HELD}
 
 
 def worth_entering(module: Module, name: str) -> bool:
@@ -53,6 +57,11 @@ def _relevant(module: Module, words: frozenset[str]) -> frozenset[str]:
     treated as relevant, since it is looked at only if it turns out to be called.
     """
     mentions: dict[str, set[str]] = {}
+    held = {
+        n.attr
+        for n in ast.walk(module.tree)
+        if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)
+    }
     imported = {
         alias.asname or alias.name
         for node in ast.walk(module.tree)
@@ -61,11 +70,17 @@ def _relevant(module: Module, words: frozenset[str]) -> frozenset[str]:
     }
     for node in ast.walk(module.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            mentions.setdefault(node.name, set()).update(_names(node))
+            names = _names(node)
+            if _calls_what_it_holds(node, held):
+                names.add(HELD)
+            mentions.setdefault(node.name, set()).update(names)
     classes = {n.name: n for n in ast.walk(module.tree) if isinstance(n, ast.ClassDef)}
-    words = WORDS | imported | _keras_words(module)
-    relevant = {name for name, used in mentions.items() if used & words}
-    relevant |= METHODS & mentions.keys()
+    if words is WORDS:
+        words = words | imported | _keras_words(module)
+        relevant = METHODS & mentions.keys()
+    else:
+        words, relevant = words | imported, set()
+    relevant |= {name for name, used in mentions.items() if used & words}
     while True:
         reached = relevant | {n for n, c in classes.items() if _methods(c) & relevant}
         more = {name for name, used in mentions.items() if used & reached} - relevant
@@ -93,6 +108,21 @@ def _keras_words(module: Module) -> frozenset[str]:
 def _names(node: ast.AST) -> set[str]:
     attributes = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
     return attributes | {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+
+def _calls_what_it_holds(
+    node: ast.FunctionDef | ast.AsyncFunctionDef, held: set[str]
+) -> bool:
+    """Whether a function calls one of its parameters, or an object stored in an attribute: a model."""
+    parameters = {a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+    for call in ast.walk(node):
+        if isinstance(call, ast.Call):
+            function = call.func
+            if isinstance(function, ast.Name) and function.id in parameters:
+                return True
+            if isinstance(function, ast.Attribute) and function.attr in held:
+                return True
+    return False
 
 
 def _foreign(node: ast.ImportFrom) -> bool:

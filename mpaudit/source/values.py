@@ -161,7 +161,7 @@ class Imported(Value):
     `attribute` is None for the module itself.
     """
 
-    module: Module = field(compare=False, repr=False)
+    module: Module = field(repr=False)
     attribute: str | None
 
 

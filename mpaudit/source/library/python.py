@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import attributes, function, method
+from mpaudit.source.library.registry import attributes, function, kind_of, method
 from mpaudit.source.values import NONE, Class, Const, Pack, Partial, Thing, Value
 
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ def superclass(call: Call) -> Value | None:
     call.path.heap[(made.uid, "@self")] = receiver
     call.path.heap[(made.uid, "@after")] = frame.function.owner
     return made
+
+
+@method("super", "__init__")
+def superclass_init(call: Call) -> Value | None:
+    """`super().__init__()` of a library class whose instances a summary knows."""
+    after = call.path.known(call.thing, "@after")
+    return NONE if isinstance(after, Class) and kind_of(after)[1] is not None else None
 
 
 @function("builtins.float", "builtins.int", "builtins.str", "builtins.bool")

@@ -155,9 +155,18 @@ def step(call: Call) -> Value:
                 occasional=call.occasional,
                 scaler=call.ref(call.thing),
                 optimizer=call.ref(optimizer, call.argument_node(0, "optimizer")),
+                wraps=_inner(optimizer, call.path),
             )
         )
     return call.made()
+
+
+def _inner(optimizer: Value, path: Path) -> tuple[Ref, ...]:
+    """The optimizers that an optimizer of the project holds as attributes."""
+    if not isinstance(optimizer, Thing) or path.known(optimizer, "@class") is None:
+        return ()
+    held = (value for name, value in path.heap.of(optimizer.uid) if name[0] != "@")
+    return tuple(Ref(v.uid, "") for v in held if isinstance(v, Thing) and v.kind == "Optimizer")
 
 
 @method("GradScaler", "update")
@@ -214,6 +223,7 @@ def autocast(call: Call) -> Value:
 
 def _region(call: Call, device: Value | None, dtype: Value | None, enabled: Value | None) -> Thing:
     made = call.made("autocast")
+    call.engine.places.setdefault(made.uid, call.span)
     if isinstance(device, Const) and isinstance(device.value, str):
         device = Const(device.value.partition(":")[0])
     else:
@@ -233,6 +243,21 @@ def _named(dtype: Value) -> Value:
     if isinstance(dtype, Choice):
         return Choice(dtype.condition, _named(dtype.yes), _named(dtype.no))
     return Const(DTYPES.get(dtype.name)) if isinstance(dtype, External) else NONE
+
+
+@function("contextlib.ExitStack", "contextlib.AsyncExitStack")
+def exit_stack(call: Call) -> Value:
+    """`ExitStack()`: what is entered through it is left with the `with` around it."""
+    return call.made("ExitStack")
+
+
+@method("ExitStack", "enter_context")
+def enter_context(call: Call) -> Value:
+    """`stack.enter_context(autocast("cuda"))`."""
+    context = call.picked(0, "cm")
+    if isinstance(context, Thing) and context.kind == "autocast":
+        call.engine.enter_region(context, call.span, call.path)
+    return call.made()
 
 
 # backward and gradients

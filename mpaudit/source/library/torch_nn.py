@@ -120,6 +120,8 @@ def move(call: Call) -> Value:
         target = call.argument(0, "device")
         if isinstance(target, Const) and isinstance(target.value, str):
             device = Const(target.value.partition(":")[0])
+        elif isinstance(target, Thing) and target.kind == "device":
+            device = call.path.known(target, "@type") or UNKNOWN
         elif isinstance(target, External) or (target is None and "dtype" in call.keywords):
             return call.thing
     call.path.learn(call.thing, device=device)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsClipped, GradientsZeroed, OptimizerStep
-from mpaudit.source.library.registry import base, function, method
+from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch_amp import optimizers_of
 from mpaudit.source.values import NONE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call
+    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.path import Path
 
 NOT_OPTIMIZERS = ("torch.optim.lr_scheduler", "torch.optim.swa_utils")
 
@@ -34,6 +35,14 @@ def _adopt(call: Call, made: Thing, _: str) -> None:
 
 base("Optimizer", "torch.optim.Optimizer", "torch.optim.optimizer.Optimizer", adopt=_adopt)
 base("Optimizer", "torch.optim.SGD", "torch.optim.Adam", "torch.optim.AdamW", adopt=_adopt)
+
+
+@attributes("param_groups")
+def groups(engine: Calls, optimizer: Thing, path: Path) -> Value | None:
+    """`optimizer.param_groups`."""
+    if optimizer.kind != "Optimizer":
+        return None
+    return engine.derive(engine.term(".param_groups", optimizer), (optimizer,), path)
 
 
 @method("Optimizer", "step")
