@@ -43,7 +43,7 @@ def render(report: RunReport) -> str:
             "timeline": [{"step": step, "scale": scale} for step, scale in timeline],
             "final": report.meta.get("final_scale", timeline[-1][1] if timeline else None),
         },
-        "layers": [_layer(each, report) for each in report.layers],
+        "layers": [layer(each, report) for each in report.layers],
         "events": [_event(each) for each in report.incidents],
         "findings": [
             {**item(each, check), "moment": _moment(each.moment)} for each in check.findings
@@ -71,15 +71,17 @@ def _optimizer(steps: Steps) -> dict[str, Any]:
     }
 
 
-def _layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
-    layer, dtypes = flow.layer, flow.dtypes
-    steps = max((each.total for each in report.optimizers), default=0) or 1
+def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
+    """One layer as plain data; casts are per step of those in which they were counted."""
+    row, dtypes = flow.layer, flow.dtypes
+    counted = report.meta.get("cast_steps")
+    steps = counted or max((each.total for each in report.optimizers), default=0) or 1
     forward = [cast for cast in flow.casts if cast.what != "gradient"]
     parameters = [cast for cast in forward if cast.what == "parameter"]
     return {
-        "path": layer.path,
-        "type": layer.type,
-        "calls_per_step": layer.calls_per_step,
+        "path": row.path,
+        "type": row.type,
+        "calls_per_step": row.calls_per_step,
         "param_dtype": one_or_list(dtypes.get("parameter", ())),
         "input_dtypes": list(dtypes.get("input", ())),
         "output_dtypes": list(dtypes.get("output", ())),
@@ -96,7 +98,7 @@ def _layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
             "flushed_share": flow.backward.flushed_share,
             "flushed_share_weight": flow.backward.flushed_share_weight,
         },
-        "source": _place(layer.filename, layer.row),
+        "source": _place(row.filename, row.row),
     }
 
 

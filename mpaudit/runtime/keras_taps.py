@@ -19,7 +19,8 @@ _NEVER = -1.0e300
 _ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
 """The shared name by which TensorFlow makes a resource that lives as long as its handle."""
 
-_BITS = {2: (tf.uint16, 0x7FFF), 4: (tf.uint32, 0x7FFFFFFF), 8: (tf.uint64, 0x7FFFFFFFFFFFFFFF)}
+_EVERY = 16  # attempts between two counts of the zeros of a tensor inside a graph
+_BITS = {2: (tf.int16, 0x7FFF), 4: (tf.int32, 0x7FFFFFFF), 8: (tf.int64, 0x7FFFFFFFFFFFFFFF)}
 _INFINITY = {
     "float16": 0x7C00,
     "bfloat16": 0x7F80,
@@ -33,8 +34,9 @@ _MEASURABLE = tuple(tf.dtypes.as_dtype(name) for name in _INFINITY)
 class Numbers:
     """What a tap measured since it was last read; ticks are those of the `Clock`.
 
-    `amax` is the largest finite magnitude, None if nothing was finite; `tensors` counts what was
-    measured, `calls` the calls of the layer in training and `others` the rest.
+    `amax` is the largest finite magnitude, None if nothing was finite; `zeros` are counted in a
+    sample of `zeros_of` elements; `tensors` counts what was measured, `calls` the calls of the
+    layer in training and `others` the rest.
     """
 
     amax: float | None
@@ -43,6 +45,7 @@ class Numbers:
     inf: int
     nan: int
     zeros: int
+    zeros_of: int
     elements: int
     tensors: int
     calls: int
@@ -100,7 +103,7 @@ class Tap:
     """Rolls up all tensors of one dtype that pass one place.
 
     The vector: largest magnitude, last bad tick, minus the first bad tick (all joined by maximum);
-    then inf, nan, zeros, elements, tensors, calls, other calls (all joined by sum).
+    then the fields of `Numbers` from `inf` on (all joined by sum).
     """
 
     __slots__ = ("_clock", "_dtype", "_handle", "_host", "_top")
@@ -136,11 +139,9 @@ class Tap:
     def count(self, *, calls: int = 0, others: int = 0) -> None:
         """Count a call that has nothing to measure."""
         if tf.executing_eagerly():
-            self._host[8] += calls
-            self._host[9] += others
+            self._host[-2:] += (calls, others)
         else:
-            more = tf.constant([0, 0, 0, 0, 0, calls, others], tf.float64)
-            _join(self._device(), tf.constant([-1.0, -1.0, _NEVER], tf.float64), more)
+            _join(self._device(), _vector(calls=calls, others=others))
 
     def read(self) -> Numbers | None:
         """What came since the last read, None if nothing did. Waits for the device."""
@@ -153,7 +154,7 @@ class Tap:
                 start = tf.constant(_start(), tf.float64)
                 tf.raw_ops.AssignVariableOp(resource=self._handle, value=start)
             vector = numpy.concatenate([numpy.maximum(vector[:3], seen[:3]), vector[3:] + seen[3:]])
-        if not vector[7:].any():
+        if not vector[-3:].any():
             return None
         return Numbers(
             None if vector[0] < 0 else float(vector[0]),
@@ -184,12 +185,12 @@ class Tap:
             finite = bits < infinity
             top = int(bits.max(initial=0, where=finite)) if finite.any() else -1
         self._top = max(self._top, top)
-        host[5] += bits.size - numpy.count_nonzero(bits)
-        host[6:] += (bits.size, 1, calls, others)
+        zeros = bits.size - numpy.count_nonzero(bits)
+        host[5:] += (zeros, bits.size, bits.size, 1, calls, others)
 
 
 def _start() -> Any:
-    return numpy.array([-1.0, -1.0, _NEVER, 0, 0, 0, 0, 0, 0, 0], numpy.float64)
+    return numpy.array([-1.0, -1.0, _NEVER, 0, 0, 0, 0, 0, 0, 0, 0], numpy.float64)
 
 
 def _tick(handle: Any) -> Any:
@@ -202,36 +203,73 @@ def _float(bits: int, dtype: str) -> float:
         return -1.0
     if dtype == "bfloat16":  # the upper half of a float32
         bits, dtype = bits << 16, "float32"
-    unsigned = {"float16": numpy.uint16, "float32": numpy.uint32, "float64": numpy.uint64}[dtype]
-    return float(numpy.array([bits], unsigned).view(dtype)[0])
+    integer = {"float16": numpy.int16, "float32": numpy.int32, "float64": numpy.int64}[dtype]
+    return float(numpy.array([bits], integer).view(dtype)[0])
 
 
 def _record(handle: Any, tick: Any, value: Any, calls: Any, others: Any) -> None:
+    """Join what `value` holds to the vector.
+
+    On a CPU the largest magnitude is found as an integer, in one pass; everything else is counted
+    only where there is something bad, or in a sample. GPUs have no such operation for integers.
+    """
     value = tf.stop_gradient(value)
-    finite = tf.math.is_finite(value)
-    magnitude = tf.where(finite, tf.abs(value), tf.constant(-1, value.dtype))
-    inf = _number(tf.math.is_inf(value))
-    nan = _number(tf.math.is_nan(value))
+    if tf.config.list_logical_devices("GPU"):
+        _join(handle, _counted(value, tick, calls, others))
+        return
+    integer, mask = _BITS[value.dtype.size]
+    bits = tf.bitwise.bitwise_and(tf.bitcast(value, integer), tf.constant(mask, integer))
+    top = tf.reduce_max(bits)
+    infinity = tf.constant(_INFINITY[value.dtype.name], integer)
+    size = tf.size(value, out_type=tf.int64)
+    plain = (top < infinity) & (top >= 0) & (tick % _EVERY > 0)
+    measured = tf.cond(
+        plain,
+        lambda: _vector(tf.bitcast(top, value.dtype), size=size, calls=calls, others=others),
+        lambda: _counted(value, tick, calls, others),
+    )
+    _join(handle, measured)
+
+
+def _counted(value: Any, tick: Any, calls: Any, others: Any) -> Any:
+    """The vector of one tensor, with everything counted."""
+    magnitude = tf.where(tf.math.is_finite(value), tf.abs(value), tf.constant(-1, value.dtype))
+    amax = tf.maximum(tf.reduce_max(magnitude), tf.constant(-1, value.dtype))
+    kinds = (tf.math.is_inf(value), tf.math.is_nan(value), value == tf.zeros([], value.dtype))
+    inf, nan, zeros = (tf.reduce_sum(tf.cast(kind, tf.float32)) for kind in kinds)
     now = tf.cast(tick, tf.float64)
     bad = inf + nan > 0
-    largest = [
-        tf.maximum(tf.cast(tf.reduce_max(magnitude), tf.float64), tf.constant(-1.0, tf.float64)),
-        tf.where(bad, now, tf.constant(-1.0, tf.float64)),
-        tf.where(bad, -now, tf.constant(_NEVER, tf.float64)),
-    ]
-    size = tf.cast(tf.size(value, out_type=tf.int64), tf.float64)
-    counts = [inf, nan, _number(tf.equal(value, tf.zeros([], value.dtype))), size]
-    counts += [tf.cast(each, tf.float64) for each in (1, calls, others)]
-    _join(handle, tf.stack(largest), tf.stack(counts))
+    last = tf.where(bad, now, tf.constant(-1.0, tf.float64))
+    first = tf.where(bad, -now, tf.constant(_NEVER, tf.float64))
+    size = tf.size(value, out_type=tf.int64)
+    return _vector(amax, last, first, inf, nan, zeros, size, size, calls, others)
 
 
-def _number(flags: Any) -> Any:
-    return tf.cast(tf.reduce_sum(tf.cast(flags, tf.float32)), tf.float64)
+def _vector(
+    amax: Any = -1.0,
+    last: Any = -1.0,
+    first: Any = _NEVER,
+    inf: Any = 0,
+    nan: Any = 0,
+    zeros: Any = 0,
+    zeros_of: Any = 0,
+    size: Any = None,
+    calls: Any = 0,
+    others: Any = 0,
+) -> Any:
+    """What a tap's vector is joined with; no `size` for a call that nothing was measured of."""
+    tensors = 0 if size is None else 1
+    elements = 0 if size is None else size
+    counts = (inf, nan, zeros, zeros_of, elements, tensors)
+    return tf.stack(
+        [tf.cast(each, tf.float64) for each in (amax, last, first, *counts, calls, others)]
+    )
 
 
-def _join(handle: Any, largest: Any, more: Any) -> None:
+def _join(handle: Any, more: Any) -> None:
     old = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float64)
-    new = tf.concat([tf.maximum(old[:3], largest), old[3:] + more], 0)
+    by_maximum = tf.constant([True] * 3 + [False] * 8)
+    new = tf.where(by_maximum, tf.maximum(old, more), old + more)
     tf.raw_ops.AssignVariableOp(resource=handle, value=new)
 
 

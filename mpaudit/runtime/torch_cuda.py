@@ -52,10 +52,20 @@ def answer_as_one_gpu(patches: Patches) -> None:
     patches.replace(torch.cuda, "default_stream", Stream)
     patches.replace(torch.cuda, "stream", contextlib.nullcontext)
     patches.set(torch.cuda, "device", contextlib.nullcontext)
-    patches.set(torch.cuda, "Stream", Stream)
-    patches.set(torch.cuda, "Event", Event)
+    patches.set(torch.cuda, "Stream", _as_torchs("Stream", Stream))
+    patches.set(torch.cuda, "Event", _as_torchs("Event", Event))
     for name in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool", "Byte"):
         patches.set(torch.cuda, f"{name}Tensor", getattr(torch, f"{name}Tensor"))
+
+
+def _as_torchs(name: str, plain: type) -> type:
+    """A class that makes `plain` objects and passes for torch's: the compiler asks for its base."""
+    torchs = getattr(torch, name, object)
+    made = type(name, (torchs,), {"__new__": lambda _, *args, **kwargs: plain(*args, **kwargs)})
+    abstract: Any = getattr(torch._streambase, f"_{name}Base", None)
+    if hasattr(abstract, "register"):  # up to torch 2.5
+        abstract.register(made)
+    return made
 
 
 class Stream:

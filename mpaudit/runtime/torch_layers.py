@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -17,7 +18,7 @@ from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
 from mpaudit.runtime.record import Phase, Statistics
 from mpaudit.runtime.torch_casts import Casts
 from mpaudit.runtime.torch_loop import MADE_IN
-from mpaudit.runtime.torch_measure import measurable
+from mpaudit.runtime.torch_measure import STAND_INS, measurable
 from mpaudit.runtime.torch_names import WRAPPERS, Names
 from mpaudit.runtime.torch_regions import dtype_name
 from mpaudit.runtime.torch_watch import Known, Watch, unwatched
@@ -53,19 +54,20 @@ class Layers:
         self._names = Names(watch)
         self._thread = _Thread()
         self._parameters = Known()  # module -> dtypes noted of its own parameters
-        self._paths: dict[int, str] = {}  # id of a parameter -> layer
+        self._paths = Known()  # parameter -> layer
         self._origins = Origins(watch.tracer)
         self.casts = Casts(watch, self._current)
         watch.before_step = self._check_gradients
         watch.after_step = self._origins.settled
         watch.patches.set(modules, "_has_any_global_hook", _users_hooks)
         before = modules.register_module_forward_pre_hook(self._enter)
-        after = modules.register_module_forward_hook(
-            self._leave, with_kwargs=True, always_call=True
-        )
-        with_kwargs = modules._global_forward_hooks_with_kwargs
+        register = modules.register_module_forward_hook
+        options = {"always_call": True, "with_kwargs": True}  # the second from torch 2.5 on
+        known = inspect.signature(register).parameters
+        after = register(self._leave, **{name: options[name] for name in options if name in known})
+        with_kwargs = getattr(modules, "_global_forward_hooks_with_kwargs", {})
         watch.patches.also(before.remove)
-        watch.patches.also(lambda: with_kwargs.pop(after.id))  # which torch's own remove forgets
+        watch.patches.also(lambda: with_kwargs.pop(after.id, None))  # torch's own remove forgets it
         watch.patches.also(after.remove)
 
     def _current(self) -> tuple[str, int] | None:
@@ -75,11 +77,12 @@ class Layers:
             return None
         return (call.path, call.step) if torch.is_grad_enabled() or call.module.training else None
 
-    def _enter(self, module: Any, _: Any) -> None:
+    def _enter(self, module: Any, args: Any) -> None:
         if unwatched():
             return
         compiled = type(module).__name__ == "OptimizedModule" and not self._watch.eager
-        if isinstance(module, torch.fx.GraphModule):
+        stands_in = any(isinstance(each, STAND_INS) for each in args)
+        if stands_in or isinstance(module, torch.fx.GraphModule):
             return
         if type(module).__name__ in WRAPPERS and not compiled:
             return
@@ -128,7 +131,7 @@ class Layers:
         span = user_span()
         tracer.layer(path, type(module).__name__, filename=span.filename, row=span.start.row)
         for parameter in own:
-            self._paths[id(parameter)] = path
+            self._paths.set(parameter, path)
             if parameter.is_floating_point():
                 tracer.saw(path, "parameter", dtype_name(parameter.dtype))
         self._parameters.set(module, dtypes)
@@ -268,7 +271,7 @@ class Layers:
             return
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                path = self._paths.get(id(parameter))
+                path = self._paths.get(parameter)
                 if parameter.grad is not None and path is not None:
                     dtype = dtype_name(parameter.grad.dtype)
                     self._watch.tracer.saw(path, "parameter_grad", dtype)

@@ -28,7 +28,7 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
-from mpaudit.runtime.torch_watch import Watch, unwatched
+from mpaudit.runtime.torch_watch import Known, Watch, unwatched
 
 SCALED_BY = "mpaudit.scaled_by"
 MADE_IN = "mpaudit.made_in"
@@ -43,6 +43,7 @@ class Loop:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._asked_scale = False  # get_scale() since the last backward: something is done by hand
+        self._built = Known()  # the optimizers there are
         patches = watch.patches
         scaler = torch.amp.grad_scaler.GradScaler
         patches.wrap(scaler, "__init__", self._scaler_made)
@@ -51,6 +52,7 @@ class Loop:
         patches.wrap(scaler, "step", self._scaler_step)
         patches.wrap(scaler, "update", self._update)
         patches.wrap(scaler, "get_scale", self._get_scale)
+        patches.wrap(torch.optim.Optimizer, "__init__", self._optimizer_built)
         patches.wrap(torch.Tensor, "backward", self._backward)
         patches.wrap(torch.autograd, "backward", self._autograd_backward)
         patches.wrap(torch.optim.Optimizer, "zero_grad", self._zero_grad)
@@ -72,6 +74,10 @@ class Loop:
 
     def _live(self, scaler: Any) -> bool:
         return bool(scaler._enabled) and not unwatched()
+
+    def _optimizer_built(self, original: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        original(optimizer, *args, **kwargs)
+        self._built.set(optimizer, True)
 
     def _scaler_made(self, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> None:
         original(scaler, *args, **kwargs)
@@ -207,7 +213,7 @@ class Loop:
                 ids = {id(each) for each in _tensors(parameters)}
                 owners = tuple(
                     self._ref(optimizer)
-                    for optimizer in self._watch.optimizers.things()
+                    for optimizer in self._built.things()
                     if any(id(each) in ids for each in _parameters(optimizer))
                 )
                 self._feed(GradientsClipped, how=original.__name__, optimizers=owners or None)

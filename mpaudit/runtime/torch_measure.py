@@ -8,10 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mpaudit.runtime.origin import Values
 
+STAND_INS = (FakeTensor, FunctionalTensor)  # what a compiler calls modules with
 ROWS = 4096  # measurements kept on the device before they are sent to the host
 
 
@@ -24,7 +27,7 @@ def measurable(tensor: torch.Tensor) -> bool:
         and tensor.device.type in ("cpu", "cuda")
         and not tensor.is_quantized
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and not isinstance(tensor, torch._subclasses.FakeTensor)
+        and not isinstance(tensor, STAND_INS)
     )
 
 

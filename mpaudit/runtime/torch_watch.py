@@ -95,8 +95,8 @@ class Watch:
         self.eager = False  # nothing that is compiled from here on runs as compiled code
         self.cuda_made = False  # a remapped call made tensors on cuda: who is on it is not known
         self.scalers = Known()  # live scaler -> where it was made
-        self.optimizers = Known()  # optimizer -> its index
-        self.owners: dict[int, int] = {}  # id of a parameter -> index of its optimizer
+        self.optimizers = Known()  # optimizer -> its index and how many parameters it has
+        self.owners = Known()  # parameter -> index of its optimizer
         self.on_cuda = Known()  # modules that a remapped .cuda() was called on
         self.before_step: Callable[[Any], None] = lambda _: None
         """Called with an optimizer right before it steps."""
@@ -132,14 +132,17 @@ class Watch:
 
     def index(self, optimizer: Any) -> int:
         """The index of an optimizer; its first use makes it known, with its parameters."""
-        index: int | None = self.optimizers.get(optimizer)
+        index, known = self.optimizers.get(optimizer) or (None, 0)
         if index is None:
             index = self.tracer.optimizer(type(optimizer).__name__)
-            self.optimizers.set(optimizer, index)
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                self.owners.setdefault(id(parameter), index)
-        return index
+        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        if count != known:
+            self.optimizers.set(optimizer, (index, count))
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if self.owners.get(parameter) is None:
+                        self.owners.set(parameter, index)
+        return int(index)
 
     def settled(self, index: int, step: int, applied: bool | None, scale: float | None) -> None:
         """An attempt's end is known."""
@@ -155,10 +158,7 @@ class Watch:
     def step(self, parameters: Iterable[object]) -> int:
         """The attempt that work on a model with these parameters belongs to."""
         for parameter in parameters:
-            if (index := self.owners.get(id(parameter))) is not None:
+            if (index := self.owners.get(parameter)) is not None:
                 self._last_step = self.tracer.step(index)
                 break
-        else:
-            if not self.owners:
-                self._last_step = 0
         return self._last_step

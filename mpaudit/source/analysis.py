@@ -15,7 +15,7 @@ from mpaudit.source.heap import Heap, Layer, Place
 from mpaudit.source.module import Module
 from mpaudit.source.path import Frame, Identities, Path, Standing, lookup
 from mpaudit.source.project import Project
-from mpaudit.source.relevance import worth_entering, worth_following
+from mpaudit.source.relevance import Relevance
 from mpaudit.source.roles import Roles, roles
 from mpaudit.source.values import (
     Class,
@@ -58,6 +58,7 @@ class Engine(Flow):
         self.state = _State()
         super().__init__(self.state.identities, BUDGET)
         self.project = project
+        self.relevance = Relevance(project)
         self.followed = self.state.followed
         self.verdicts = []
         self.escaped = []
@@ -78,7 +79,7 @@ class Engine(Flow):
         heap = Heap((left, self.state.world))
         after = self.ended
         for owner, node in _definitions(module):
-            if node not in self.followed:
+            if node not in self.followed and self.relevance.entering(module, node.name):
                 self.ended = after
                 self._entry(lambda o=owner, n=node: self._function(module, heap, o, n), verdicts)
         return verdicts
@@ -149,7 +150,7 @@ class Engine(Flow):
         return made, self._call(init, (made,), path)
 
     def _call(self, function: Function, arguments: tuple[Value, ...], path: Path) -> list[Path]:
-        if not worth_following(function):
+        if not self.relevance.following(function):
             return [path]
         self.followed.add(function.node)
         context = self.identities.number("entry", function.node)

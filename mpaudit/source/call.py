@@ -12,7 +12,7 @@ from mpaudit.finding import Span
 from mpaudit.source import library
 from mpaudit.source.logic import Logic
 from mpaudit.source.path import Frame, Identities, Path, lookup
-from mpaudit.source.relevance import worth_following
+from mpaudit.source.relevance import Relevance
 from mpaudit.source.roles import Roles
 from mpaudit.source.values import (
     NONE,
@@ -308,7 +308,7 @@ class Calls:
     ) -> Value:
         """Follow a call into the project, by raising Enter; its result if it is not worth following."""
         recursive = any(frame.function == function for frame in path.frames)
-        if recursive or len(path.frames) > MAX_DEPTH or not worth_following(function):
+        if recursive or len(path.frames) > MAX_DEPTH or not self.relevance.following(function):
             if isinstance(site, ast.Call) and (recursive or len(path.frames) > MAX_DEPTH):
                 self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
             made = self.made(site, path)
@@ -475,6 +475,7 @@ class Calls:
         )
 
     places: dict[int, Span]
+    relevance: Relevance
 
 
 def _parts(value: Value, path: Path) -> list[Value]:

@@ -1,0 +1,165 @@
+"""The geometry of the charts on a page: pixels in, pixels out, nothing is drawn here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from mpaudit.runtime.record import Attempts
+from mpaudit.runtime.summary import Steps
+
+WIDTH, HEIGHT = 1080, 220
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 34  # margins around the plot, for the labels
+STRIP = 240  # width of an optimizer's strip
+TICKS = 8  # at most, along an axis
+OCTAVES = 4  # at least, from the bottom to the top
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A labelled place on an axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Attempts `first` to `last` that are drawn as one; `count` of them are meant."""
+
+    x: float
+    width: float
+    first: int
+    last: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The loss scale over the attempts to step: an SVG path, the axes, the skipped attempts."""
+
+    path: str
+    across: Sequence[Tick]
+    up: Sequence[Tick]
+    skipped: Sequence[Stretch]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def timeline(steps: Steps) -> Timeline | None:
+    """The chart of an optimizer's loss scale, logarithmic upwards; None if there is none to draw.
+
+    Scales that have no place on it (zero, infinite) leave a gap.
+    """
+    scales = [each.scale for each in steps.attempts if _drawable(each.scale)]
+    if not scales:
+        return None
+    low, high = _octaves([math.log2(scale) for scale in scales if scale])
+
+    def across(step: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / steps.total
+
+    def up(scale: float) -> float:
+        share = (math.log2(scale) - low) / (high - low)
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
+
+    return Timeline(
+        path=_path(steps.attempts, across, up),
+        across=[Tick(across(step), str(step)) for step in _whole(steps.total)],
+        up=[Tick(up(2.0**exponent), power(exponent)) for exponent in _exponents(low, high)],
+        skipped=_merged((each for each in steps.attempts if each.applied is False), across),
+    )
+
+
+def strip(steps: Steps) -> list[Stretch]:
+    """The skipped attempts of an optimizer along a strip STRIP pixels wide."""
+    skipped = (each for each in steps.attempts if each.applied is False)
+    return _merged(skipped, lambda step: STRIP * step / max(steps.total, 1))
+
+
+def power(exponent: int) -> str:
+    """2 to the `exponent`, as people write it."""
+    return "2" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _drawable(scale: float | None) -> bool:
+    return scale is not None and math.isfinite(scale) and scale > 0
+
+
+def _octaves(heights: Sequence[float]) -> tuple[int, int]:
+    """Whole powers of two below and above all, with room."""
+    low, high = math.floor(min(heights)) - 1, math.ceil(max(heights)) + 1
+    missing = max(OCTAVES - (high - low), 0)
+    return low - missing // 2, high + missing - missing // 2
+
+
+def _exponents(low: int, high: int) -> range:
+    return range(low, high + 1, math.ceil((high - low + 1) / TICKS))
+
+
+def _whole(total: int) -> range:
+    """Round numbers from 0 to `total`, TICKS at most."""
+    magnitude = 1
+    while True:
+        for step in (magnitude, 2 * magnitude, 5 * magnitude):
+            if total / step < TICKS:
+                return range(0, total + 1, step)
+        magnitude *= 10
+
+
+def _path(
+    attempts: Iterable[Attempts], across: Callable[[float], float], up: Callable[[float], float]
+) -> str:
+    """A staircase; within one pixel only where it enters, how far it reaches and where it leaves."""
+    moves: list[str] = []
+    column: list[float] = []  # the heights met in the pixel column that is being drawn
+    at = -1
+    drawing = False
+
+    def flush() -> None:
+        if len(column) > 1:
+            moves.extend(f"V{each:.1f}" for each in (min(column), max(column), column[-1]))
+        column.clear()
+
+    for each in attempts:
+        if each.scale is None or not _drawable(each.scale):
+            flush()
+            drawing = False
+            continue
+        start, end, height = across(each.first), across(each.last + 1), up(each.scale)
+        if not drawing:
+            moves.append(f"M{start:.1f} {height:.1f}")
+            drawing, at = True, int(start)
+        if int(start) != at:
+            flush()
+            moves.append(f"H{start:.1f}V{height:.1f}")
+            at = int(start)
+        column.append(height)
+        if int(end) != int(start):
+            flush()
+            moves.append(f"V{height:.1f}H{end:.1f}")
+            at = int(end)
+            column.append(height)
+    flush()
+    return "".join(moves)
+
+
+def _merged(attempts: Iterable[Attempts], across: Callable[[float], float]) -> list[Stretch]:
+    """Where the attempts lie; those that are less than a pixel apart as one."""
+    stretches: list[Stretch] = []
+    for each in attempts:
+        x, end, count = across(each.first), across(each.last + 1), each.last - each.first + 1
+        before = stretches[-1] if stretches else None
+        if before is not None and x < max(before.x + before.width, before.x + 1):
+            width = max(end - before.x, before.width)
+            stretches[-1] = Stretch(
+                before.x, width, before.first, each.last, before.count + count
+            )
+        else:
+            stretches.append(Stretch(x, end - x, each.first, each.last, count))
+    return stretches
