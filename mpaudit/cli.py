@@ -245,7 +245,12 @@ def run(
 @main.command()
 @click.argument("trace", type=_PATH)
 @click.option(
-    "--format", "kind", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "--format",
+    "kind",
+    type=click.Choice(["text", "json", "html"]),
+    default="text",
+    show_default=True,
+    help="html: one page, written beside TRACE.",
 )
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write to FILE, not to stdout.")
 def report(trace: Path, kind: str, output: Path | None) -> None:
@@ -254,6 +259,12 @@ def report(trace: Path, kind: str, output: Path | None) -> None:
     from mpaudit.render import run_json, run_text
 
     summary = verdict.read(trace)
+    if kind == "html":
+        from mpaudit.render import html
+
+        output = output or html.location(trace)
+        _deliver(html.render(summary), output)
+        return _print(f"{output}\n")
     if kind == "json":
         return _deliver(run_json.render(summary), output)
     return _deliver(run_text.render(summary, colour=output is None and _coloured()), output)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mpaudit.runtime.record import Attempts
 from mpaudit.runtime.summary import Steps
 
-WIDTH, HEIGHT = 1080, 220
+WIDTH, HEIGHT = 1140, 200
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 34  # margins around the plot, for the labels
 STRIP = 240  # width of an optimizer's strip
 TICKS = 8  # at most, along an axis
@@ -115,38 +115,51 @@ def _whole(total: int) -> range:
 def _path(
     attempts: Iterable[Attempts], across: Callable[[float], float], up: Callable[[float], float]
 ) -> str:
-    """A staircase; within one pixel only where it enters, how far it reaches and where it leaves."""
-    moves: list[str] = []
-    column: list[float] = []  # the heights met in the pixel column that is being drawn
-    at = -1
-    drawing = False
-
-    def flush() -> None:
-        if len(column) > 1:
-            moves.extend(f"V{each:.1f}" for each in (min(column), max(column), column[-1]))
-        column.clear()
-
+    """A staircase; what changes within one pixel is drawn as the range of the changes."""
+    pen = _Pen()
     for each in attempts:
         if each.scale is None or not _drawable(each.scale):
-            flush()
-            drawing = False
-            continue
-        start, end, height = across(each.first), across(each.last + 1), up(each.scale)
-        if not drawing:
-            moves.append(f"M{start:.1f} {height:.1f}")
-            drawing, at = True, int(start)
-        if int(start) != at:
-            flush()
-            moves.append(f"H{start:.1f}V{height:.1f}")
-            at = int(start)
-        column.append(height)
-        if int(end) != int(start):
-            flush()
-            moves.append(f"V{height:.1f}H{end:.1f}")
-            at = int(end)
-            column.append(height)
-    flush()
-    return "".join(moves)
+            pen.lift()
+        else:
+            pen.draw(across(each.first), across(each.last + 1), up(each.scale))
+    pen.lift()
+    return "".join(pen.moves)
+
+
+class _Pen:
+    """Draws one level after the other; at most four moves within one pixel column."""
+
+    def __init__(self) -> None:
+        self.moves: list[str] = []
+        self._down = False
+        self._y = ""
+        self._column = -1
+        self._met: list[float] = []  # the levels within the column
+
+    def draw(self, start: float, end: float, level: float) -> None:
+        if not self._down:
+            self._y = f"{level:.1f}"
+            self.moves.append(f"M{start:.1f} {self._y}")
+            self._down, self._column = True, int(start)
+        self._met.append(level)
+        if int(end) > self._column:
+            self._settle()
+            self.moves.append(f"H{end:.1f}")
+            self._column = int(end)
+
+    def lift(self) -> None:
+        self._settle()
+        self._down = False
+
+    def _settle(self) -> None:
+        """Go through the levels that were met, and stay at the last."""
+        if self._met:
+            for level in (min(self._met), max(self._met), self._met[-1]):
+                y = f"{level:.1f}"
+                if y != self._y:
+                    self.moves.append(f"V{y}")
+                    self._y = y
+        self._met.clear()
 
 
 def _merged(attempts: Iterable[Attempts], across: Callable[[float], float]) -> list[Stretch]:
@@ -154,12 +167,10 @@ def _merged(attempts: Iterable[Attempts], across: Callable[[float], float]) -> l
     stretches: list[Stretch] = []
     for each in attempts:
         x, end, count = across(each.first), across(each.last + 1), each.last - each.first + 1
-        before = stretches[-1] if stretches else None
-        if before is not None and x < max(before.x + before.width, before.x + 1):
-            width = max(end - before.x, before.width)
-            stretches[-1] = Stretch(
-                before.x, width, before.first, each.last, before.count + count
-            )
+        if stretches and x - (stretches[-1].x + stretches[-1].width) < 1:
+            last = stretches.pop()
+            x, first, count = last.x, last.first, last.count + count
         else:
-            stretches.append(Stretch(x, end - x, each.first, each.last, count))
+            first = each.first
+        stretches.append(Stretch(x, end - x, first, each.last, count))
     return stretches

@@ -261,9 +261,11 @@ def _vector(
     tensors = 0 if size is None else 1
     elements = 0 if size is None else size
     counts = (inf, nan, zeros, zeros_of, elements, tensors)
-    return tf.stack(
-        [tf.cast(each, tf.float64) for each in (amax, last, first, *counts, calls, others)]
-    )
+    return tf.stack([_double(each) for each in (amax, last, first, *counts, calls, others)])
+
+
+def _double(value: Any) -> Any:
+    return tf.cast(value, tf.float64) if tf.is_tensor(value) else tf.constant(value, tf.float64)
 
 
 def _join(handle: Any, more: Any) -> None:

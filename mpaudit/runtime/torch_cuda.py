@@ -62,7 +62,7 @@ def _as_torchs(name: str, plain: type) -> type:
     """A class that makes `plain` objects and passes for torch's: the compiler asks for its base."""
     torchs = getattr(torch, name, object)
     made = type(name, (torchs,), {"__new__": lambda _, *args, **kwargs: plain(*args, **kwargs)})
-    abstract: Any = getattr(torch._streambase, f"_{name}Base", None)
+    abstract: Any = getattr(getattr(torch, "_streambase", None), f"_{name}Base", None)
     if hasattr(abstract, "register"):  # up to torch 2.5
         abstract.register(made)
     return made

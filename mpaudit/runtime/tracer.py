@@ -285,8 +285,9 @@ class Tracer:
             self.note("exit_code", exit_code)
             self.note("exception", exception)
             self.note("complete", exception is None)
-            share = self.spent / max(time.monotonic() - self._began, 1e-9)
-            self.note("overhead", {"seconds": round(self.spent, 3), "share": round(share, 4)})
+            if self.spent:  # a probe that does not measure itself says nothing
+                share = self.spent / max(time.monotonic() - self._began, 1e-9)
+                self.note("overhead", {"seconds": round(self.spent, 3), "share": round(share, 4)})
             self.note("ended", datetime.now(timezone.utc).isoformat())
             self.flush()
             self._writer.close()
