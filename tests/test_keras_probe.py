@@ -185,6 +185,9 @@ def test_numbers_of_layers_are_those_of_the_same_arithmetic_by_hand(
         assert (row.dtype, row.calls) == (dtype, 3)
         assert row.elements == sum(int(tf.size(each)) for each in tensors)
         assert (row.inf, row.nan, row.first_bad_step) == (0, 0, None)
+        counted = tensors if mode == "eager" else tensors[:1]  # a graph counts zeros in a sample
+        zeros = sum(numpy.count_nonzero(each.numpy() == 0) for each in counted)
+        assert (row.zeros, row.zeros_of) == (zeros, sum(int(tf.size(each)) for each in counted))
         amax = max(float(tf.reduce_max(tf.abs(each))) for each in tensors)
         assert row.amax == pytest.approx(amax, rel=2e-3 if mode == "xla" else 1e-6)
     assert [(layer.path, layer.type, layer.calls, layer.calls_per_step) for layer in layers] == [

@@ -90,7 +90,7 @@ def _output_not_float32(
         Problem(
             "output-not-float32",
             layer.at,
-            f"the model's output layer computes in float16, and its {activation} output leaves in float16{when}"
+            f"the model's output layer computes in float16, and its {activation} output leaves in it{when}"
             if activation != "linear"
             else f"the model's output layer computes, and its output leaves, in float16{when}",
             consequence,

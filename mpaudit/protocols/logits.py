@@ -8,7 +8,6 @@ from mpaudit.event import Event, LossComputed
 from mpaudit.finding import Problem, Related
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
-
 TORCH = ("CrossEntropyLoss", "cross_entropy")
 KERAS = {
     "CategoricalCrossentropy": ("softmax",),

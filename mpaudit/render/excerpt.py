@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from mpaudit.finding import Finding, Span
 from mpaudit.render.frame import cell_width
@@ -115,7 +116,7 @@ def _row(number: int, code: str, marks: Sequence[_Mark], gap: bool) -> Row:
     cuts = sorted({0, len(code), *(at for start, end, _ in stretches for at in (start, end))})
     pieces: list[Piece] = []
     columns = {0: 0}  # where the character at an offset is shown
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         styles = [mark.style for first, last, mark in stretches if first <= start and end <= last]
         style = next((each for each in styles if each != EVIDENCE), styles[0] if styles else "")
         piece = Piece(_clipped(code[start:end], tail=not style and start == 0), style)

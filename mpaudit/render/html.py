@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 SMALLEST = -24  # log2 of float16's smallest subnormal: where the bars of the ranges begin
-NORMAL = -14  # log2 of its smallest normal number
 NEAR, EDGE = 3.0, 1.0  # bits of headroom below which a float16 range is a warning, an error
 LISTED = 200  # skipped stretches of an optimizer that are listed
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -54,18 +53,25 @@ class Card:
     """A finding and the source it is about."""
 
     finding: Finding
+    anchor: str
     excerpts: Sequence[Excerpt]
     repair: Repair | None
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A layer of the table: `data` is its JSON; `container` says that other layers are in it."""
+    """A layer of the table: `data` is its JSON; `container` says that other layers are in it.
+
+    `risks` say by phase how near its range is to the end of float16, see `risk`; `origins` are the
+    phases in which inf or NaN that nothing excuses began here.
+    """
 
     flow: LayerFlow
     data: Mapping[str, Any]
     anchor: str
     container: bool
+    risks: Mapping[str, str]
+    origins: Container[str]
     trouble: bool
 
 
@@ -90,14 +96,13 @@ def render(report: RunReport) -> str:
         cause=_cause(report),
         lines=lines,
         anchors={each.flow.layer.path: each.anchor for each in lines},
-        tightest=_tightest(report.layers),
+        tightest=_tightest(lines, scaled=report.scaled is not None),
         low=sum(bool(LOW_PRECISION & {*each.dtypes.get("output", ())}) for each in report.layers),
         incidents=_sorted(report.incidents),
         timeline=None if report.scaled is None else chart.timeline(report.scaled),
         strips={each.index: chart.strip(each) for each in report.optimizers},
         strip_width=chart.STRIP,
         top=TOP,
-        normal=_place_of(2.0**NORMAL),
         listed=LISTED,
     )
 
@@ -117,7 +122,7 @@ def _environment() -> Environment:
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
     environment.filters.update(
-        pieces=pieces, risk=risk, place=_place_of, brief=brief, bytes=_bytes, steps=steps
+        pieces=pieces, place=_place_of, brief=brief, bytes=_bytes, steps=steps
     )
     environment.globals["count"] = count
     return environment
@@ -126,8 +131,10 @@ def _environment() -> Environment:
 def _facts(report: RunReport) -> dict[str, str]:
     meta = report.meta
     overhead, sampling = meta.get("overhead"), meta.get("sampling")
-    if isinstance(overhead, dict):
-        overhead = f"{overhead['seconds']:g} s, {overhead['share']:.1%} of the run"
+    if isinstance(overhead, dict):  # 0: the probe measures none
+        overhead = (
+            overhead["seconds"] and f"{overhead['seconds']:g} s, {overhead['share']:.1%} of the run"
+        )
     if isinstance(sampling, dict):
         sampling = ", ".join(f"{key} {each}" for key, each in sampling.items())
     ranks = meta.get("world_size") or 1
@@ -166,6 +173,7 @@ def _took(started: str | None, ended: str | None) -> str:
 def _cards(report: Report) -> list[Card]:
     """The findings; a coupled fix is shown with the first of those it repairs."""
     cards: list[Card] = []
+    anchors: set[str] = set()
     shown: dict[object, str] = {}
     for finding in report.findings:
         repair = None
@@ -176,7 +184,9 @@ def _cards(report: Report) -> list[Card]:
             diff = [] if text is None else _diff(text, apply(text, [fix])[0])
             repair = Repair(fix.message, _HOW[fix.safety], diff, same)
             shown.setdefault(key, finding.code)
-        cards.append(Card(finding, excerpts(finding, report.sources), repair))
+        anchor = finding.code if finding.code not in anchors else f"finding-{len(cards)}"
+        anchors.add(anchor)
+        cards.append(Card(finding, anchor, excerpts(finding, report.sources), repair))
     return cards
 
 
@@ -197,50 +207,66 @@ def _cause(report: RunReport) -> Finding | None:
 def _lines(report: RunReport) -> Iterator[Line]:
     paths = [each.layer.path for each in report.layers]
     inner = {path[: match.start()] for path in paths for match in re.finditer(r"[./]", path)}
+    urgent, _ = _sorted(report.incidents)
+    origins = {(each.layer, _phase(each)) for each in urgent}
     for number, flow in enumerate(report.layers):
         path = flow.layer.path
+        risks = {
+            "forward": risk(flow.forward),
+            "backward": risk(flow.backward, scaled=report.scaled is not None),
+        }
+        begun = [phase for phase in risks if (path, phase) in origins]
         yield Line(
             flow,
             layer_data(flow, report),
             f"layer-{number}",
             container=path in inner or (not path and len(paths) > 1),
-            trouble={risk(flow.forward), risk(flow.backward)} & {"bad", "edge", "near"} != set(),
+            risks=risks,
+            origins=begun,
+            trouble=bool(begun) or not {"near", "edge"}.isdisjoint(risks.values()),
         )
 
 
-def risk(numbers: Numbers) -> str:
+def risk(numbers: Numbers, *, scaled: bool = False) -> str:
     """How near a range is to the end of float16: the class of its bar.
 
-    "wide" and "beyond" are held by a wider dtype, the latter only by that.
+    "wide" is held by a wider dtype. `scaled` gradients reach the end by design, for the scaler
+    seeks it: never an "edge".
     """
     bits = numbers.headroom_bits
-    if numbers.inf or numbers.nan:
-        return "bad"
-    if bits is None:
-        return "none"
-    if "float16" not in numbers.dtypes:
-        return "beyond" if bits < 0 else "wide"
-    return "edge" if bits < EDGE else "near" if bits < NEAR else "fine"
+    if bits is None or "float16" not in numbers.dtypes:
+        return "wide"
+    if bits < EDGE and not scaled:
+        return "edge"
+    return "near" if bits < NEAR else "fine"
 
 
-def _tightest(layers: Sequence[LayerFlow]) -> tuple[LayerFlow, str, float] | None:
-    """The float16 range with the least room: layer, direction, bits."""
+def _tightest(lines: Sequence[Line], *, scaled: bool) -> tuple[LayerFlow, str, float] | None:
+    """The float16 range with the least room, of those no scaler looks after: layer, phase, bits."""
     rooms = [
-        (numbers.headroom_bits, flow, phase)
-        for flow in layers
-        for phase, numbers in (("forward", flow.forward), ("backward", flow.backward))
+        (numbers.headroom_bits, line.container, line.flow, phase)
+        for line in lines
+        for phase, numbers in (("forward", line.flow.forward), ("backward", line.flow.backward))
         if numbers.headroom_bits is not None and "float16" in numbers.dtypes
+        if phase == "forward" or not scaled
     ]
     if not rooms:
         return None
-    bits, flow, phase = min(rooms, key=lambda each: each[0])
+    bits, _, flow, phase = min(rooms, key=lambda each: each[:2])
     return flow, phase, bits
+
+
+def _phase(incident: Incident) -> str:
+    return "backward" if incident.kind.startswith("gradient") else "forward"
 
 
 def _sorted(incidents: Sequence[Incident]) -> tuple[list[Incident], list[Incident]]:
     """What calls for attention, and what is expected: a scaler's calibration, deliberate -inf."""
-    urgent = [each for each in incidents if each.judgement in ("defect", "from-data")]
-    return urgent, [each for each in incidents if each not in urgent]
+    expected = ("benign", "masked")
+    return (
+        [each for each in incidents if each.judgement not in expected],
+        [each for each in incidents if each.judgement in expected],
+    )
 
 
 def _place_of(magnitude: float | None) -> float:
@@ -268,7 +294,7 @@ def brief(number: float | None) -> str:
 
 def steps(first: int, last: int | None) -> str:
     """A stretch of steps."""
-    return f"step {first}" if last in (None, first) else f"steps {first}–{last}"  # noqa: RUF001
+    return f"step {first}" if last in (None, first) else f"steps {first}–{last}"
 
 
 def _bytes(number: float) -> str:

@@ -323,6 +323,8 @@ def _statistics(path: str, phase: Phase, dtype: str, numbers: Numbers, steps: St
         first_bad_step=None if first is None else steps.step(first),
         last_bad_step=None if last is None else steps.step(last),
         amax=numbers.amax,
+        zeros=numbers.zeros,
+        zeros_of=numbers.zeros_of,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sqlite3
 import sys
 import threading
 import traceback
@@ -54,8 +55,7 @@ def run(
         tracer.path.unlink()
         raise
     finally:
-        text = None if error is None else _last_line(error)
-        tracer.close(code, text)
+        _close(tracer, code, error)
     if error is not None:
         sys.stdout.flush()
         failure.show(error, corrected=source is not None)
@@ -64,6 +64,13 @@ def run(
     if tracer.alive:
         _say_what_next(tracer, None if error is None else failure.behind(str(error)))
     return code
+
+
+def _close(tracer: Tracer, code: int, error: BaseException | None) -> None:
+    try:
+        tracer.close(code, None if error is None else _last_line(error))
+    except sqlite3.Error as problem:  # a full disk is no reason to lose the script's own end
+        _note(f"the trace could not be finished ({problem}); it holds what was written before")
 
 
 def find(name: str, source: str | None = None, *, module: bool = False) -> target.Target:
@@ -110,7 +117,10 @@ class _Probes:
 
     def __exit__(self, *_: object) -> None:
         self._arrival.remove()
-        self._tracer.flush()
+        try:
+            self._tracer.flush()
+        except sqlite3.Error as problem:
+            self._tracer.failed("writing the trace", problem)
         while self._installed:
             try:
                 self._installed.pop()()

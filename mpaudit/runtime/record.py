@@ -50,7 +50,7 @@ class Statistics:
     `amax` is the largest finite magnitude, None if nothing was finite; `inf` and `nan` count
     elements. `flushed` counts gradient elements that the cast to this dtype made zero,
     `flushed_weight` the same for gradients of parameters, each next to the number of elements
-    looked at; None where it was not measured.
+    looked at; None where it was not measured. `zeros` of `zeros_of` elements were zero, in a sample.
     """
 
     layer: str
@@ -67,6 +67,8 @@ class Statistics:
     flushed_of: int | None = None
     flushed_weight: int | None = None
     flushed_weight_of: int | None = None
+    zeros: int | None = None
+    zeros_of: int | None = None
 
     def joined(self, other: Statistics) -> Statistics:
         """Both together; `other` comes later."""
@@ -83,6 +85,8 @@ class Statistics:
             flushed_of=_sum(self.flushed_of, other.flushed_of),
             flushed_weight=_sum(self.flushed_weight, other.flushed_weight),
             flushed_weight_of=_sum(self.flushed_weight_of, other.flushed_weight_of),
+            zeros=_sum(self.zeros, other.zeros),
+            zeros_of=_sum(self.zeros_of, other.zeros_of),
         )
 
 

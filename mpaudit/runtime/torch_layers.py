@@ -151,6 +151,8 @@ class Layers:
         if rest and rest[-1] is not None:
             with self._watch.guard("forward hook"):
                 self._look(call, list(floats((args, kwargs))), list(floats(rest[-1])))
+                if not calls:
+                    self._watch.tracer.flush_if_due()
 
     def _look(self, call: _Call, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         tracer, graph = self._watch.tracer, torch.is_grad_enabled()

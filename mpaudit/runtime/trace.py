@@ -10,6 +10,12 @@
     incidents   where numbers overflowed or vanished (record.Incident)
     findings    JSON of `finding.Problem`, as the protocols yielded them
 
+The facts in `meta`: script, module (of -m), argv, source_edited (--fix), sources (filename -> text
+that ran), framework ("torch", "keras"), versions, device, emulated (false, or what is), precision,
+amp (what asked for it), sampling, cast_steps (how many steps the casts are from), compiled,
+started, ended, pid, rank, world_size, exit_code, exception, complete (false if the run died),
+probe_errors, overhead.
+
 `application_id` says that a database is a trace, `user_version` is the version of this format.
 Steps are attempts, counted from 0 for each optimizer. Everything is rolled up, so size does not
 grow with the run but with the number of layers and of changes of the loss scale.

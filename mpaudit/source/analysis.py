@@ -10,7 +10,7 @@ from mpaudit import protocols
 from mpaudit.protocols.protocol import Protocol, Verdict
 from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
-from mpaudit.source.flow import Flow
+from mpaudit.source.compound import Compound
 from mpaudit.source.heap import Heap, Layer, Place
 from mpaudit.source.module import Module
 from mpaudit.source.path import Frame, Identities, Path, Standing, lookup
@@ -28,8 +28,12 @@ from mpaudit.source.values import (
     Value,
 )
 
-BUDGET = 120_000
+BUDGET = 50_000
 """Evaluation steps for one entry point; what needs more is left alone."""
+FILE_BUDGET = 250_000
+"""Evaluation steps for all entry points of a file, about five seconds."""
+MAX_INSTANCES = 2
+"""States that a class' `__init__` leaves behind from which its methods are entered."""
 
 
 @dataclass(slots=True)
@@ -51,7 +55,7 @@ class _State:
     followed: set[ast.AST] = field(default_factory=set)
 
 
-class Engine(Flow):
+class Engine(Compound):
     """Executes the modules of one project abstractly."""
 
     def __init__(self, project: Project) -> None:
@@ -64,6 +68,7 @@ class Engine(Flow):
         self.escaped = []
         self.places = {}
         self.exhausted = 0
+        self.left = FILE_BUDGET
         self.instances: dict[int, tuple[Thing, list[Path]]] = {}
         self.ended: list[Protocol] = []
         """Where the protocols stood when the body of a module was through."""
@@ -72,6 +77,7 @@ class Engine(Flow):
         """The verdicts on a module: its body as a script, then every function nobody called."""
         verdicts: list[Verdict] = []
         self.ended = []
+        self.left = FILE_BUDGET
         heap = self._entry(lambda: self._body(module, "__main__"), verdicts)
         left = Layer()
         for place, value in heap.own.items():
@@ -86,12 +92,15 @@ class Engine(Flow):
 
     def _entry(self, execute: object, verdicts: list[Verdict]) -> Heap:
         """Execute one entry point; its verdicts count only if it could be followed to its end."""
-        self.verdicts, self.escaped, self.budget = [], [], BUDGET
+        allowed = min(BUDGET, self.left)
+        self.verdicts, self.escaped, self.budget = [], [], allowed
         try:
             heap: Heap = execute()  # type: ignore[operator]
         except (Exhausted, RecursionError):
             self.exhausted += 1
             return Heap((self.state.world,))
+        finally:
+            self.left -= allowed - max(self.budget, 0)
         verdicts.extend(self.verdicts)
         return heap
 
@@ -134,7 +143,7 @@ class Engine(Flow):
         if cls.uid not in self.instances:
             self.instances[cls.uid] = self._instance(cls, path)
         receiver, paths = self.instances[cls.uid]
-        for each in paths[:4]:
+        for each in paths[:MAX_INSTANCES]:
             self._call(method, (receiver,), each.copy())
         return heap
 

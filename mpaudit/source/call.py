@@ -5,21 +5,20 @@ from __future__ import annotations
 import ast
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from mpaudit.event import Event, LostSight, Ref, Region
+from mpaudit.event import Event, LostSight, Region
 from mpaudit.finding import Span
 from mpaudit.source import library
+from mpaudit.source.facts import inherit, parts
 from mpaudit.source.logic import Logic
 from mpaudit.source.path import Frame, Identities, Path, lookup
 from mpaudit.source.relevance import Relevance
+from mpaudit.source.request import Call
 from mpaudit.source.roles import Roles
 from mpaudit.source.values import (
     NONE,
-    TRUE,
     UNKNOWN,
     Bound,
-    Choice,
     Class,
     Const,
     External,
@@ -55,85 +54,6 @@ class Exhausted(Exception):  # noqa: N818 - a bound, not an error
     """This entry point is larger than the analysis is willing to follow."""
 
 
-@dataclass(slots=True)
-class Call:
-    """A call to something a library summary knows.
-
-    `name` is the function's full dotted name, or the method's own name; `receiver` what a method is
-    called on; `receiver_node` and `node` are the syntax.
-    """
-
-    engine: Calls
-    path: Path
-    node: ast.Call
-    name: str
-    receiver: Value | None
-    arguments: tuple[Value, ...]
-    keywords: Mapping[str, Value]
-
-    def argument(self, position: int, keyword: str | None = None) -> Value | None:
-        """An argument by position or keyword, None if it was not given; a Choice is resolved."""
-        if position < len(self.arguments):
-            value: Value | None = self.arguments[position]
-        else:
-            value = self.keywords.get(keyword) if keyword else None
-        return None if value is None else self.engine.logic.settled(value, self.path)
-
-    def argument_node(self, position: int, keyword: str | None = None) -> ast.expr | None:
-        """The syntax of an argument."""
-        if position < len(self.node.args):
-            return self.node.args[position]
-        return next((k.value for k in self.node.keywords if keyword and k.arg == keyword), None)
-
-    def picked(self, position: int, keyword: str | None = None) -> Value | None:
-        """An argument; raises Fork where it depends on an open condition."""
-        value = self.argument(position, keyword)
-        return None if value is None else self.engine.logic.pick(value, self.path)
-
-    @property
-    def thing(self) -> Thing:
-        """The receiver of a method that only things have."""
-        assert isinstance(self.receiver, Thing)
-        return self.receiver
-
-    @property
-    def span(self) -> Span:
-        """Where the call stands."""
-        return self.path.frame.module.span(self.node)
-
-    @property
-    def occasional(self) -> bool:
-        """Whether the call stands under a condition that changes from pass to pass."""
-        return any(frame.occasional for frame in self.path.frames)
-
-    def callback(self, position: int, keyword: str | None = None) -> None:
-        """Follow a function that is handed to a library, which calls it without arguments."""
-        node, function = self.argument_node(position, keyword), self.picked(position, keyword)
-        if node is None or node in self.path.frame.done or not isinstance(function, Function):
-            return
-        self.engine.enter(node, function, (), {}, self.path)
-
-    def made(self, kind: str = "") -> Thing:
-        """The call's own new result."""
-        return self.engine.made(self.node, self.path, kind=kind)
-
-    def derived(self, *sources: Value) -> Thing:
-        """A new result that was computed from `sources`."""
-        return self.engine.derive(self.made(), sources, self.path)
-
-    def ref(self, value: Value | None, node: ast.expr | None = None) -> Ref:
-        """An object of an event; `node` is how the user spells it (the receiver if None)."""
-        if node is None and isinstance(self.node.func, ast.Attribute):
-            node = self.node.func.value
-        text = " ".join(self.path.frame.module.source(node).split()) if node is not None else ""
-        key = value.uid if isinstance(value, Thing) else ("value", value)
-        return Ref(key, text)
-
-    def emit(self, event: Event) -> None:
-        """Feed an event to the protocols of this path."""
-        self.engine.emit(event, self.path)
-
-
 class Calls:
     """The state of one analysis, and how calls are made in it."""
 
@@ -148,6 +68,10 @@ class Calls:
     @abstractmethod
     def evaluate(self, node: ast.expr, path: Path) -> Value:
         """The value of an expression."""
+
+    @abstractmethod
+    def attribute(self, base: Value, name: str, node: ast.expr, path: Path) -> Value:
+        """`base.name`."""
 
     @abstractmethod
     def emit(self, event: Event, path: Path) -> None:
@@ -202,32 +126,8 @@ class Calls:
     def derive(
         self, made: Thing, sources: Sequence[Value], path: Path, *, scales: bool = False
     ) -> Thing:
-        """Let a computed value inherit what is known of its sources.
-
-        scaled: the scalers it was multiplied by; region: the autocast region it was computed in;
-        owners: the models whose parameters it holds; tape: the gradients it was made of; weighted:
-        multiplied by who knows what (`scales`).
-        """
-        flat = [part for source in sources for part in _parts(source, path)]
-        scaled: Value | None = None
-        owners: dict[Value, None] = {}
-        for part in flat:
-            fact = path.known(part, "@scaled")
-            if fact is not None and (scaled is None or scaled == UNKNOWN):
-                scaled = fact
-            elif isinstance(fact, Pack) and isinstance(scaled, Pack):
-                scaled = Pack(tuple(dict.fromkeys((*scaled.items, *fact.items))))
-            held = path.known(part, "@owners")
-            if isinstance(held, Pack):
-                owners.update(dict.fromkeys(held.items))
-            for name in ("region", "scale_of", "tape"):
-                path.learn(made, **{name: path.known(part, "@" + name)})
-        if scales and any(path.known(part, "@scale_of") is not None for part in flat):
-            scaled = UNKNOWN
-        weights = [path.known(part, "@weighted") is not None for part in flat]
-        if weights and all(weights) or (scales and _weighs(sources, path)):
-            path.learn(made, weighted=TRUE)
-        return path.learn(made, scaled=scaled, owners=Pack(tuple(owners)) if owners else None)
+        """Let a computed value inherit what is known of its sources (`mpaudit.source.facts`)."""
+        return inherit(made, sources, path, scales=scales)
 
     # Calling
 
@@ -414,8 +314,11 @@ class Calls:
         sources = inputs if call.receiver is None else (*inputs, call.receiver)
         self.derive(made, sources, path)
         if path.known(made, "@scaled") is None:
-            hidden = isinstance(function, Bound) and isinstance(function.receiver, Thing)
-            own = hidden and function.receiver.kind in ("instance", "super")  # type: ignore[union-attr]
+            own = (
+                isinstance(function, Bound)
+                and isinstance(function.receiver, Thing)
+                and function.receiver.kind in ("instance", "super")
+            )
             given = any(isinstance(v, Thing) and v.kind == "GradScaler" for v in inputs)
             path.learn(made, scaled=UNKNOWN if own or given else Pack(()))
         if any(isinstance(v, Thing) and v.kind == "KerasOptimizer" for v in inputs):
@@ -427,7 +330,7 @@ class Calls:
         """Values went where they cannot be followed."""
         keys = set()
         for value in values:
-            for part in _parts(value, path):
+            for part in parts(value, path):
                 if not isinstance(part, Thing):
                     continue
                 keys.add(part.uid)
@@ -476,30 +379,3 @@ class Calls:
 
     places: dict[int, Span]
     relevance: Relevance
-
-
-def _parts(value: Value, path: Path) -> list[Value]:
-    """A value and, for a container, what is known to be in it."""
-    if isinstance(value, Pack):
-        return [part for item in value.items for part in _parts(item, path)]
-    if isinstance(value, Choice):
-        return [*_parts(value.yes, path), *_parts(value.no, path)]
-    if isinstance(value, Partial):
-        return [
-            p for v in (*value.arguments, *(v for _, v in value.keywords)) for p in _parts(v, path)
-        ]
-    items = path.known(value, "@items")
-    if isinstance(items, Pack) and isinstance(value, Thing) and value.kind in ("list", "dict"):
-        return [value, *(part for item in items.items for part in _parts(item, path))]
-    return [value]
-
-
-def _weighs(sources: Sequence[Value], path: Path) -> bool:
-    """Whether one factor of a product may be a loss scale: a large constant, or unknown."""
-    for source in sources:
-        if isinstance(source, Const) and isinstance(source.value, int | float):
-            if source.value >= 64:
-                return True
-        elif path.known(source, "@region") is None:
-            return True
-    return False

@@ -10,8 +10,25 @@ from pathlib import Path
 from mpaudit.errors import MpauditError
 
 SKIPPED = frozenset(
-    ".git .hg .svn .tox .nox .venv venv .mypy_cache .pytest_cache .ruff_cache __pycache__ node_modules"
-    " .eggs build dist site-packages __pypackages__".split()
+    [
+        ".git",
+        ".hg",
+        ".svn",
+        ".tox",
+        ".nox",
+        ".venv",
+        "venv",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+        "__pycache__",
+        "node_modules",
+        ".eggs",
+        "build",
+        "dist",
+        "site-packages",
+        "__pypackages__",
+    ]
 )
 _RELEVANT = re.compile(
     rb"GradScaler|autocast|\bamp\b|unscale_|mixed_precision|mixed_float16|mixed_bfloat16|set_global_policy"
@@ -39,9 +56,9 @@ def importers(gated: Sequence[Path], others: Sequence[Path]) -> list[Path]:
     while news and len(found) < _MAX_IMPORTED:
         names = {p.stem if p.stem != "__init__" else p.parent.name for p in news} - {"__main__"}
         wanted = re.compile(
-            rb"^[ \t]*(?:from|import)\b[^#\n]*\b(?:" + b"|".join(
-                re.escape(name.encode()) for name in sorted(names)
-            ) + rb")\b",
+            rb"^[ \t]*(?:from|import)\b[^#\n]*\b(?:"
+            + b"|".join(re.escape(name.encode()) for name in sorted(names))
+            + rb")\b",
             re.MULTILINE,
         )
         news = [path for path, data in texts.items() if wanted.search(data)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,7 @@ class Frame:
     in_class: bool = False
 
     def copy(self) -> Frame:
+        """An activation that shares nothing mutable with this one."""
         return Frame(
             self.module,
             self.scopes,
@@ -233,14 +234,14 @@ def _join(kept: Path, other: Path, identities: Identities) -> bool:
     if kept.result != other.result:
         pairs.append((None, kept.result, other.result))
     merged: list[tuple[Place | None, Value]] = []
-    for place, one, two in pairs:
+    for where, one, two in pairs:
         choice = _either(condition, one, two, positive, identities)
         if choice is None:
             return False
-        merged.append((place, choice))
-    for place, choice in merged:
-        if place is not None:
-            kept.heap[place] = choice
+        merged.append((where, choice))
+    for where, choice in merged:
+        if where is not None:
+            kept.heap[where] = choice
         else:
             kept.result = choice
     kept.facts = {asked: a for asked, a in kept.facts.items() if other.facts.get(asked) is a}

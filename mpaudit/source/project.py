@@ -8,9 +8,35 @@ from pathlib import Path
 from mpaudit.source.module import Module, UnparsableError
 
 _FOREIGN = frozenset(
-    "torch torchvision torchaudio numpy scipy pandas sklearn matplotlib PIL cv2 tqdm tensorflow keras"
-    " tf_keras transformers datasets accelerate lightning pytorch_lightning timm wandb apex deepspeed"
-    " einops yaml omegaconf hydra".split()
+    [
+        "torch",
+        "torchvision",
+        "torchaudio",
+        "numpy",
+        "scipy",
+        "pandas",
+        "sklearn",
+        "matplotlib",
+        "PIL",
+        "cv2",
+        "tqdm",
+        "tensorflow",
+        "keras",
+        "tf_keras",
+        "transformers",
+        "datasets",
+        "accelerate",
+        "lightning",
+        "pytorch_lightning",
+        "timm",
+        "wandb",
+        "apex",
+        "deepspeed",
+        "einops",
+        "yaml",
+        "omegaconf",
+        "hydra",
+    ]
 )
 _MAX_LEVELS = 8
 

@@ -15,24 +15,75 @@ from mpaudit.source.values import Function
 HELD = "(calls what it holds)"
 """Stands for a call of a parameter, or of an object stored in an attribute: it may be a model."""
 WORDS: frozenset[str] = frozenset(
-    "GradScaler autocast amp backward unscale_ zero_grad step scale clip_grad_norm_ clip_grad_value_"
-    " clip_grad_norm nn optim cuda half softmax log_softmax Softmax LogSoftmax cross_entropy"
-    " CrossEntropyLoss Sequential Dense set_global_policy set_policy set_dtype_policy"
-    " mixed_precision LossScaleOptimizer GradientTape gradient apply_gradients scale_loss"
-    " from_logits get_scaled_loss nullcontext suppress grad get_scale enter_context partial"
-    " update".split()
+    [
+        "GradScaler",
+        "autocast",
+        "amp",
+        "backward",
+        "unscale_",
+        "zero_grad",
+        "step",
+        "scale",
+        "clip_grad_norm_",
+        "clip_grad_value_",
+        "clip_grad_norm",
+        "nn",
+        "optim",
+        "cuda",
+        "half",
+        "softmax",
+        "log_softmax",
+        "Softmax",
+        "LogSoftmax",
+        "cross_entropy",
+        "CrossEntropyLoss",
+        "Sequential",
+        "Dense",
+        "set_global_policy",
+        "set_policy",
+        "set_dtype_policy",
+        "mixed_precision",
+        "LossScaleOptimizer",
+        "GradientTape",
+        "gradient",
+        "apply_gradients",
+        "scale_loss",
+        "from_logits",
+        "get_scaled_loss",
+        "nullcontext",
+        "suppress",
+        "grad",
+        "get_scale",
+        "enter_context",
+        "partial",
+        "update",
+    ]
 ) | {HELD}
 """What a function must mention to be followed when it is called."""
-KERAS_WORDS = frozenset("keras tf_keras layers fit minimize apply get_unscaled_gradients run".split())
+KERAS_WORDS = frozenset(
+    ["keras", "tf_keras", "layers", "fit", "minimize", "apply", "get_unscaled_gradients", "run"]
+)
 """What matters in addition in a file that imports Keras, with all names it imports from there."""
 KERAS_TELLING = frozenset(
-    "apply_gradients apply gradient minimize fit compile train_on_batch set_global_policy set_policy"
-    " set_dtype_policy".split()
+    [
+        "apply_gradients",
+        "apply",
+        "gradient",
+        "minimize",
+        "fit",
+        "compile",
+        "train_on_batch",
+        "set_global_policy",
+        "set_policy",
+        "set_dtype_policy",
+    ]
 )
 MAX_REEXPORTS = 4
-METHODS = frozenset("__init__ __call__ forward call train_step __enter__".split())
+METHODS = frozenset(["__init__", "__call__", "forward", "call", "train_step", "__enter__"])
 """Methods that are called without being named."""
-TELLING = frozenset("autocast backward unscale_ cross_entropy CrossEntropyLoss GradScaler".split())
+TELLING = frozenset(
+    ["autocast", "backward", "unscale_", "cross_entropy", "CrossEntropyLoss", "GradScaler"]
+)
 """What an entry point must mention, itself or in what it calls, to break any protocol."""
 
 
@@ -107,9 +158,7 @@ class Relevance:
                         found.add(alias.asname or alias.name)
         return frozenset(found)
 
-    def _offers(
-        self, module: Module | None, name: str, *, telling: bool, depth: int = 0
-    ) -> bool:
+    def _offers(self, module: Module | None, name: str, *, telling: bool, depth: int = 0) -> bool:
         """Whether what a file calls `name`, or passes on under that name, is relevant."""
         if module is None or depth > MAX_REEXPORTS:
             return False

@@ -52,8 +52,7 @@ def roles(module: Module) -> Roles:
         if "unscale_" in used
         or "scale().backward" in used
         or {"scale", "update"} <= used
-        or {"step", "update"} <= used
-        and used & {"get_scale", "is_enabled"}
+        or ({"step", "update"} <= used and used & {"get_scale", "is_enabled"})
     }
     optimizers = {text for scaler in scalers for text in arguments[scaler]}
     optimizers |= {text for text, used in methods.items() if {"zero_grad", "step()"} <= used}

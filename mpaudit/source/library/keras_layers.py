@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpaudit.event import LayerMade, Ref
 from mpaudit.source.library.keras_names import (
-    SEEN,
     computed,
     everywhere,
     flat,
@@ -17,12 +15,21 @@ from mpaudit.source.library.keras_names import (
     text,
 )
 from mpaudit.source.library.keras_policy import policy_name
+from mpaudit.source.library.keras_values import (
+    OPAQUE,
+    LayerOf,
+    Outlet,
+    Tensor,
+    left,
+    read,
+    write,
+)
 from mpaudit.source.library.registry import base, called, function
-from mpaudit.source.values import NONE, UNKNOWN, Class, Const, External, Pack, Thing, Value
+from mpaudit.source.values import NONE, UNKNOWN, Class, Const, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 NO_LAYERS = ("Input", "InputLayer", "InputSpec")
 WITH_KERNEL = ("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D", "SeparableConv2D")
@@ -53,24 +60,12 @@ ACTIVATIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Outlet:
-    """What leaves a layer or model: the layer it left, what it is, and which layer made it that.
-
-    `got` is "logits", "softmax", "log_softmax", "sigmoid", None if it is not known.
-    """
-
-    layer: Thing | None = None
-    got: str | None = None
-    shown: Thing | None = None
-
-
 @keras("layers.*")
 def make_layer(call: Call) -> Value | None:
     """`keras.layers.Dense(10, activation="softmax")`."""
     name = last(call.name)
     if name == "Input":
-        return call.path.learn(call.made(), inputs=Pack(()), scaled=Pack(()), region=SEEN)
+        return computed(call)
     if not name[:1].isupper() or name in NO_LAYERS:
         return None if name in NO_LAYERS else computed(call, *call.arguments)
     return new_layer(call, call.made("KerasLayer"), name)
@@ -79,7 +74,7 @@ def make_layer(call: Call) -> Value | None:
 @keras("Input")
 def make_input(call: Call) -> Value | None:
     """`keras.Input(shape=(784,))`."""
-    return call.path.learn(call.made(), inputs=Pack(()), scaled=Pack(()), region=SEEN)
+    return computed(call)
 
 
 def new_layer(call: Call, made: Thing, name: str) -> Thing:
@@ -90,7 +85,7 @@ def new_layer(call: Call, made: Thing, name: str) -> Thing:
     elif name in ("TimeDistributed", "Wrapper") or (activation is None and "**" in call.keywords):
         activation = UNKNOWN
     inner = call.argument(0, "layer") if name == "TimeDistributed" else None
-    call.path.learn(made, layer=Const(name), act=activation or NONE, inner=inner)
+    call.path.learn(made, layer=LayerOf(name, activation or NONE, inner or NONE))
     call.engine.places[made.uid] = call.span
     call.emit(
         LayerMade(
@@ -119,7 +114,8 @@ def activation_name(value: Value | None, path: Path) -> str | None:
     if value is None or value == UNKNOWN:
         return "?"
     if isinstance(value, Thing) and value.kind == "KerasLayer":
-        return activation_name(path.known(value, "@act") or UNKNOWN, path)
+        known = path.known(value, "@layer")
+        return activation_name(known.activation if isinstance(known, LayerOf) else UNKNOWN, path)
     name = last(value.name) if isinstance(value, External) else text(value)
     if value == NONE or name == "linear":
         return None
@@ -130,73 +126,52 @@ def _adopt(call: Call, made: Thing, _: str) -> None:
     """An instance of a project's own layer class."""
     owner = call.path.known(made, "@class")
     new_layer(call, made, owner.node.name if isinstance(owner, Class) else "Layer")
-    call.path.learn(made, act=UNKNOWN)
+    call.path.learn(made, layer=OPAQUE)
 
 
 base("KerasLayer", *everywhere("layers.Layer", "Layer"), adopt=_adopt)
 
 
-def outlet(layer: Thing, path: Path, before: Outlet) -> Outlet:
+def outlet(layer: Thing, call: Call, before: Outlet) -> Outlet:
     """What leaves a layer of Keras that is given what left `before`."""
-    name = text(path.known(layer, "@layer")) or ""
-    inner = path.known(layer, "@inner")
-    if isinstance(inner, Thing) and inner.kind == "KerasLayer":
-        return outlet(inner, path, before)
-    if path.known(layer, "@class") is not None:
+    path = call.path
+    known = settled(call, path.known(layer, "@layer"))
+    if not isinstance(known, LayerOf) or known == OPAQUE:
         return Outlet()
-    activation = activation_name(path.known(layer, "@act"), path)
-    if name in UNCHANGED or (name == "Activation" and activation is None):
+    if isinstance(known.inner, Thing) and known.inner.kind == "KerasLayer":
+        return outlet(known.inner, call, before)
+    activation = activation_name(settled(call, known.activation), path)
+    if known.name in UNCHANGED or (known.name == "Activation" and activation is None):
         return Outlet(layer, before.got, before.shown)
     if activation in NATURES:
         return Outlet(layer, activation, layer)
-    linear = activation is None and name in WITH_KERNEL
+    linear = activation is None and known.name in WITH_KERNEL
     return Outlet(layer, "logits" if linear else None, layer if linear else None)
-
-
-def read(tensor: Value | None, path: Path) -> Outlet:
-    """What is known of a tensor."""
-    layer, shown = path.known(tensor or NONE, "@from"), path.known(tensor or NONE, "@shown")
-    return Outlet(
-        layer if isinstance(layer, Thing) else None,
-        text(path.known(tensor or NONE, "@activation")),
-        shown if isinstance(shown, Thing) else None,
-    )
-
-
-def write(tensor: Thing, found: Outlet, call: Call) -> Thing:
-    """Note what a tensor is; a tensor that an operation made is shown where that stands."""
-    path, places = call.path, call.engine.places
-    for name in ("from", "activation", "shown"):
-        path.heap.forget((tensor.uid, "@" + name))
-    if found.shown is not None and found.shown.uid in places:
-        places[tensor.uid] = places[found.shown.uid]
-    got = None if found.got is None else Const(found.got)
-    return path.learn(tensor, **{"from": found.layer}, activation=got, shown=found.shown)
 
 
 @called("KerasLayer")
 def call_layer(call: Call) -> Value:
     """`layer(x)`."""
-    layer, path = call.thing, call.path
-    made = path.learn(computed(call, *call.arguments, *call.keywords.values()), by=layer)
-    given = flat(call.argument(0), path)
-    return write(made, outlet(layer, path, read(given[0] if given else None, path)), call)
+    layer, sources = call.thing, (*call.arguments, *call.keywords.values())
+    given = flat(call.argument(0), call.path)
+    found = outlet(layer, call, read(given[0] if given else None, call.path))
+    return left(call, call.made(), Tensor(sources, layer, found))
 
 
 @function(*ACTIVATIONS)
 def activate(call: Call) -> Value:
     """`tf.nn.softmax(x)`."""
-    made = computed(call, *call.arguments)
+    made = call.made()
     call.engine.places[made.uid] = call.span
-    return write(made, Outlet(None, last(call.name), made), call)
+    return left(call, made, Tensor(call.arguments, None, Outlet(None, last(call.name), made)))
 
 
 @function("tensorflow.cast", *everywhere("ops.cast", "backend.cast"))
 def cast(call: Call) -> Value:
-    """`tf.cast(x, tf.float32)`: the same numbers, but they no longer leave the layer as they were."""
+    """`tf.cast(x, tf.float32)`: the same numbers, but no longer as they left the layer."""
     before = read(call.argument(0), call.path)
-    made = call.path.learn(call.derived(*call.arguments[:1]), inputs=Pack(call.arguments[:1]))
-    return write(made, Outlet(None, before.got, before.shown), call)
+    facts = Tensor(call.arguments[:1], None, Outlet(None, before.got, before.shown))
+    return write(call.derived(*call.arguments[:1]), facts, call)
 
 
 @function(
@@ -209,5 +184,5 @@ def cast(call: Call) -> Value:
 )
 def reshaped(call: Call) -> Value:
     """`tf.reshape(x, ...)`: the same numbers in another shape."""
-    made = call.path.learn(call.derived(*call.arguments[:1]), inputs=Pack(call.arguments[:1]))
-    return write(made, read(call.argument(0), call.path), call)
+    facts = Tensor(call.arguments[:1], None, read(call.argument(0), call.path))
+    return write(call.derived(*call.arguments[:1]), facts, call)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import LossComputed, Ref
 from mpaudit.finding import Span
-from mpaudit.source.library.keras_layers import Outlet, read
 from mpaudit.source.library.keras_names import computed, everywhere, keras, last, text
+from mpaudit.source.library.keras_values import Outlet, read
 from mpaudit.source.library.registry import base, called, function
 from mpaudit.source.values import Const, External, Function, Partial, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 PROBABILITIES = {
     "CategoricalCrossentropy": "softmax",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import LayerMade, ModelMade, Ref
-from mpaudit.source.library.keras_layers import Outlet, outlet, read, write
+from mpaudit.source.library.keras_layers import outlet
 from mpaudit.source.library.keras_names import (
     LEGACY,
-    computed,
     everywhere,
     flat,
     keras,
@@ -16,12 +15,14 @@ from mpaudit.source.library.keras_names import (
     text,
 )
 from mpaudit.source.library.keras_policy import in_force
+from mpaudit.source.library.keras_values import Outlet, Tensor, left, origin, read
 from mpaudit.source.library.registry import attributes, base, called, entered, method
 from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 MAX_LAYERS = 4000
 
@@ -200,10 +201,11 @@ def _through_graph(outputs: Pack, path: Path) -> list[Thing]:
         if not isinstance(tensor, Thing) or tensor.uid in seen:
             continue
         seen.add(tensor.uid)
-        maker, inputs = path.known(tensor, "@by"), path.known(tensor, "@inputs")
-        if isinstance(maker, Thing):
-            found[maker] = None
-        waiting.extend(flat(inputs, path))
+        known = origin(tensor, path)
+        if known is not None:
+            if known.by is not None:
+                found[known.by] = None
+            waiting.extend(flat(Pack(known.inputs), path))
     return list(reversed(found))
 
 
@@ -223,7 +225,7 @@ def outlets(model: Thing, call: Call) -> list[Outlet]:
     found = Outlet()
     for item in items.items if isinstance(items, Pack) else ():
         if isinstance(item, Thing) and item.kind == "KerasLayer":
-            found = outlet(item, path, found)
+            found = outlet(item, call, found)
         elif isinstance(item, Thing) and item.kind == "KerasModel":
             inner = outlets(item, call)
             found = inner[0] if len(inner) == 1 else Outlet()
@@ -244,16 +246,15 @@ def call_model(call: Call) -> Value:
     model, path = call.thing, call.path
     tell(call, model)
     sources = (*call.arguments, *call.keywords.values())
-    made = path.learn(computed(call, *sources), by=model)
-    found = outlets(model, call)
+    made, found = call.made(), outlets(model, call)
+    left(call, made, Tensor(sources, model, found[0] if len(found) == 1 else Outlet()))
     if len(found) <= 1:
-        return write(made, found[0] if found else Outlet(), call)
+        return made
     parts = []
     for index, each in enumerate(found):
         number = call.engine.identities.number("output", made, index)
-        part = call.engine.derive(Thing(number, since=made.since), (made,), path)
-        path.learn(part, inputs=Pack((made,)), by=model)
-        parts.append(write(part, each, call))
+        part = Thing(number, since=made.since)
+        parts.append(left(call, part, Tensor((made,), model, each)))
     named = path.known(model, "@named")
     if isinstance(named, Thing):
         keys = [name for name, _ in path.heap.of(named.uid) if name[0] == "["]
@@ -288,4 +289,4 @@ def output(engine: Calls, thing: Thing, path: Path) -> Value | None:
     if isinstance(outputs, Pack) and len(outputs.items) == 1:
         return outputs.items[0]
     made = engine.term(".output", thing)
-    return path.learn(made, by=thing, inputs=Pack(()), scaled=Pack(()))
+    return path.learn(made, tensor=Tensor((), thing), scaled=Pack(()))

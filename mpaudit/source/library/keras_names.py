@@ -6,14 +6,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mpaudit.source.library.keras_values import Tensor, left
 from mpaudit.source.library.registry import Summary, function
 from mpaudit.source.values import Choice, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
     import ast
 
-    from mpaudit.source.call import Call
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 ROOTS = (
     "keras",
@@ -26,8 +27,6 @@ ROOTS = (
 )
 LEGACY = ("tf_keras.", "tensorflow.python.keras.", "tensorflow.compat.v1.keras.")
 """Where Keras 2 is meant for certain."""
-SEEN = Const("keras")
-"""The "@region" of what Keras computes: known to be no autocast region of torch."""
 
 
 def everywhere(*names: str) -> tuple[str, ...]:
@@ -70,10 +69,8 @@ def flat(value: Value | None, path: Path) -> list[Value]:
 
 
 def computed(call: Call, *sources: Value) -> Thing:
-    """A new tensor that Keras computes from `sources`: not scaled, and by no unknown factor."""
-    made = call.derived(*sources)
-    call.path.heap.forget((made.uid, "@weighted"))
-    return call.path.learn(made, scaled=Pack(()), region=SEEN, inputs=Pack(sources))
+    """A new tensor that Keras computes from `sources`."""
+    return left(call, call.made(), Tensor(sources))
 
 
 def settled(call: Call, value: Value | None) -> Value | None:

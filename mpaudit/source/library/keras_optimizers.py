@@ -11,8 +11,9 @@ from mpaudit.source.library.registry import attributes, base, function, kind_of,
 from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Class, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 NO_OPTIMIZERS = (".schedules.", ".legacy.schedules.")
 

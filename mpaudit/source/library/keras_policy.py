@@ -10,8 +10,9 @@ from mpaudit.source.library.registry import attributes
 from mpaudit.source.values import NONE, UNKNOWN, Const, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 IN_FORCE = (-1, "@keras_policy")
 """Where a path keeps the name of the global policy; negative owners are no other module's business."""
@@ -20,7 +21,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64", "half")
 
 def in_force(path: Path) -> Value:
     """The name of the global policy; UNKNOWN where it is not known."""
-    return path.heap.get(IN_FORCE, Const("float32"))
+    return path.heap.get(IN_FORCE) or Const("float32")
 
 
 def policy_name(value: Value | None, path: Path) -> str | None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Forward, GradientsApplied, Ref, TapeGradient
-from mpaudit.source.library.keras_layers import Outlet, read, write
 from mpaudit.source.library.keras_losses import Loss, computed_from, describe
 from mpaudit.source.library.keras_models import layers_of, outlets, tell
 from mpaudit.source.library.keras_names import computed, flat, last, site
 from mpaudit.source.library.keras_optimizers import optimizer_of_model, scales, wrapped
+from mpaudit.source.library.keras_values import Outlet, Tensor, left, read
 from mpaudit.source.library.registry import function, method
 from mpaudit.source.path import lookup
 from mpaudit.source.values import (
@@ -29,7 +29,7 @@ from mpaudit.source.values import (
 )
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call
+    from mpaudit.source.request import Call
 
 
 # compile and fit
@@ -161,7 +161,7 @@ def _own_loss(call: Call, loss: Value | None, found: Outlet) -> None:
     if not isinstance(loss, Function):
         return
     number = call.engine.identities.number("prediction", call.node, call.path.frame.iteration)
-    prediction = write(Thing(number, since=call.path.frame.iteration), found, call)
+    prediction = left(call, Thing(number, since=call.path.frame.iteration), Tensor((), None, found))
     _through(call, "loss", loss, (call.engine.term("labels", prediction), prediction))
 
 

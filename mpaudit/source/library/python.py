@@ -8,8 +8,9 @@ from mpaudit.source.library.registry import attributes, function, kind_of, metho
 from mpaudit.source.values import NONE, Class, Const, Pack, Partial, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 
 @function("functools.partial")

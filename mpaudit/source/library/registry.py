@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mpaudit.source.values import Bound, Class, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 Summary = Callable[["Call"], Value | None]
 Attribute = Callable[["Calls", Thing, "Path"], Value | None]
 Augmented = Callable[["Calls", ast.AugAssign, Value, Value, "Path"], None]
+
+S = TypeVar("S", bound=Summary)
 
 _functions: dict[str, Summary] = {}
 _prefixes: list[tuple[str, Summary]] = []
@@ -52,10 +55,10 @@ HARMLESS = (
 )
 
 
-def function(*names: str) -> Callable[[Summary], Summary]:
+def function(*names: str) -> Callable[[S], S]:
     """Register a summary for library functions or classes; "torch.optim.*" stands for all below."""
 
-    def register(summary: Summary) -> Summary:
+    def register(summary: S) -> S:
         for name in names:
             if name.endswith("*"):
                 _prefixes.append((name[:-1], summary))
@@ -66,20 +69,20 @@ def function(*names: str) -> Callable[[Summary], Summary]:
     return register
 
 
-def method(kind: str, *names: str) -> Callable[[Summary], Summary]:
+def method(kind: str, *names: str) -> Callable[[S], S]:
     """Register a summary for methods of things of a kind; kind "" is a thing nothing is known of."""
 
-    def register(summary: Summary) -> Summary:
+    def register(summary: S) -> S:
         _methods.update({(kind, name): summary for name in names})
         return summary
 
     return register
 
 
-def called(kind: str) -> Callable[[Summary], Summary]:
+def called(kind: str) -> Callable[[S], S]:
     """Register a summary for calling a thing of a kind."""
 
-    def register(summary: Summary) -> Summary:
+    def register(summary: S) -> S:
         _called[kind] = summary
         return summary
 
@@ -120,7 +123,7 @@ def on_augmented(hook: Augmented) -> Augmented:
 
 def base(kind: str, *names: str, adopt: Callable[[Call, Thing, str], None] | None = None) -> None:
     """Say that instances of project classes derived from these library classes are of `kind`."""
-    _bases.update({name: (kind, adopt) for name in names})
+    _bases.update(dict.fromkeys(names, (kind, adopt)))
 
 
 def summary(call: Call, function: Value) -> Value | None:

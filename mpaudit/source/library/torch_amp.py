@@ -27,7 +27,6 @@ from mpaudit.source.values import (
     NONE,
     NOWHERE,
     TRUE,
-    UNKNOWN,
     Choice,
     Const,
     External,
@@ -37,8 +36,9 @@ from mpaudit.source.values import (
 )
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 LEGACY_SCALERS = (
     "torch.cuda.amp.GradScaler",
@@ -326,7 +326,7 @@ def gradient_clamped(call: Call) -> Value | None:
             at=call.span,
             occasional=call.occasional,
             how=call.name,
-            optimizers=optimizers_of(call.engine, call.receiver, call.path),
+            optimizers=optimizers_of(call.receiver, call.path),
         )
     )
     return call.receiver
@@ -365,7 +365,7 @@ def _unscaled_by_hand(engine: Calls, node: ast.AST, scaler: Thing, path: Path) -
     )
 
 
-def optimizers_of(engine: Calls, parameters: Value | None, path: Path) -> tuple[Ref, ...] | None:
+def optimizers_of(parameters: Value | None, path: Path) -> tuple[Ref, ...] | None:
     """The optimizers that own parameters (or their gradients), None where that is not known."""
     owners = path.known(parameters, "@owners") if parameters is not None else None
     known = path.heap.get((0, "@optimizers"))

@@ -17,8 +17,9 @@ from mpaudit.source.library.registry import (
 from mpaudit.source.values import NONE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 ACTIVATIONS = {
     "Softmax": "softmax",
@@ -72,9 +73,10 @@ def _starred(call: Call) -> list[bool]:
 def _adopt(call: Call, made: Thing, name: str) -> None:
     path = call.path
     call.engine.places.setdefault(made.uid, call.span)
-    if name not in ("torch.nn.Module", "torch.nn.modules.Module"):
-        path.learn(made, device=UNKNOWN)
-    elif (0, "@default_device") in path.heap:
+    if (
+        name not in ("torch.nn.Module", "torch.nn.modules.Module")
+        or (0, "@default_device") in path.heap
+    ):
         path.learn(made, device=UNKNOWN)
 
 

@@ -10,8 +10,9 @@ from mpaudit.source.library.torch_amp import optimizers_of
 from mpaudit.source.values import NONE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Call, Calls
+    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
 
 NOT_OPTIMIZERS = ("torch.optim.lr_scheduler", "torch.optim.swa_utils")
 
@@ -91,7 +92,7 @@ def clip(call: Call) -> Value:
                 at=call.span,
                 occasional=call.occasional,
                 how=call.name.rpartition(".")[2],
-                optimizers=optimizers_of(call.engine, parameters, call.path),
+                optimizers=optimizers_of(parameters, call.path),
             )
         )
     return call.made()

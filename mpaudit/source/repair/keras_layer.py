@@ -90,7 +90,7 @@ def _remove(module: Module, node: ast.Call, argument: ast.expr | ast.keyword) ->
 def _append(module: Module, node: ast.Call, argument: str) -> Edit | None:
     """Add an argument behind the last one, on a line of its own where the others have one."""
     arguments = _arguments(node)
-    start, end = module.range(node)
+    _, end = module.range(node)
     if not arguments:
         return Edit(end - 1, end - 1, argument)
     first, last = module.range(arguments[-1])

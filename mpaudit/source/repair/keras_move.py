@@ -165,7 +165,7 @@ def _starts_line(module: Module, statement: ast.stmt) -> bool:
 
 def _first_row(module: Module, statement: ast.stmt) -> int:
     """The row of a statement, or of the comment that stands directly above it."""
-    decorators = getattr(statement, "decorator_list", [])
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
     row = min([statement.lineno, *(d.lineno for d in decorators)])
     while row > 1:
         line = module.line(row - 1)

@@ -1,0 +1,209 @@
+"""Compound statements: branches, exceptions, contexts and loops."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+
+from mpaudit.source.flow import Flow
+from mpaudit.source.path import Path
+from mpaudit.source.values import (
+    NOWHERE,
+    Choice,
+    Iteration,
+    Pack,
+    Thing,
+    Value,
+)
+
+MAX_ITEMS = 6
+"""A container of so few known items is gone through item by item."""
+LOOP_PASSES = 2
+"""Other loops run twice, so that what one pass leaves behind is seen by the next."""
+
+
+class Compound(Flow):
+    """Executes the statements that hold other statements."""
+
+    # Branches
+
+    def _do_If(self, node: ast.If, path: Path) -> list[Path]:
+        paths: list[Path] = []
+        for each, test in self.run(path, node.test):
+            known = self.logic.truth(test, each)
+            if known is not None:
+                paths.extend(self.block(node.body if known else node.orelse, [each]))
+                continue
+            paths.extend(self._branches(node, each, test))
+        return paths
+
+    def _branches(self, node: ast.If, path: Path, test: Value) -> list[Path]:
+        before = path.frame.occasional
+        changing = before or self._changes(test, path)
+        outcomes: list[list[Path]] = []
+        undecided = [path]
+        sides: dict[bool, list[Path]] = {True: [], False: []}
+        while undecided:
+            current = undecided.pop()
+            known = self.logic.truth(test, current)
+            if known is None:
+                undecided.extend(self.split(current, self.logic.question(test, current)))
+            else:
+                current.frame.occasional = changing
+                sides[known].append(current)
+        for side, body in ((True, node.body), (False, node.orelse)):
+            outcomes.append(self.block(body, self.merged(sides[side])))
+        for outcome, other in (outcomes, outcomes[::-1]):
+            if not any(each.exit for each in other):
+                for each in outcome:
+                    if each.exit is None:
+                        each.frame.occasional = before
+        return [*outcomes[0], *outcomes[1]]
+
+    def _changes(self, test: Value, path: Path) -> bool:
+        """Whether the answer can be another one in the next pass through the innermost loop."""
+        condition = test.condition if isinstance(test, Choice) else test
+        if not isinstance(condition, Thing):
+            return False
+        if condition.since != NOWHERE and condition.since >= path.frame.iteration:
+            return True
+        return self._counts(condition)
+
+    def _counts(self, value: object) -> bool:
+        """Whether a condition rests on a remainder, as the guards of accumulation do."""
+        if not isinstance(value, Thing):
+            return False
+        operation, *operands = self.identities.description(value.uid)
+        return operation == "Mod" or (
+            operation in ("==", "not", "and", "or", "Lt", "Add", "Sub", "is None")
+            and any(self._counts(operand) for operand in operands)
+        )
+
+    def _do_Match(self, node: ast.Match, path: Path) -> list[Path]:
+        paths: list[Path] = []
+        for each, _ in self.run(path, node.subject):
+            for case in node.cases:
+                paths.extend(self.block(case.body, [each.copy()]))
+        return self.merged(paths)
+
+    def _do_Try(self, node: ast.Try, path: Path) -> list[Path]:
+        paths: list[Path] = []
+        for each in self.block(node.body, [path]):
+            if each.exit == "raise" and node.handlers:
+                each.exit = None
+                paths.extend(self.block(node.handlers[0].body, [each]))
+            elif each.exit is None:
+                paths.extend(self.block(node.orelse, [each]))
+            else:
+                paths.append(each)
+        if not node.finalbody:
+            return paths
+        ended: list[Path] = []
+        for each in paths:
+            leaving, result = each.exit, each.result
+            each.exit = None
+            for done in self.block(node.finalbody, [each]):
+                if done.exit is None:
+                    done.exit, done.result = leaving, result
+                ended.append(done)
+        return ended
+
+    _do_TryStar = _do_Try
+
+    # Contexts
+
+    def _do_With(self, node: ast.With | ast.AsyncWith, path: Path) -> list[Path]:
+        return self._enter(node, 0, path)
+
+    _do_AsyncWith = _do_With
+
+    def _enter(self, node: ast.With | ast.AsyncWith, index: int, path: Path) -> list[Path]:
+        if index == len(node.items):
+            return self.block(node.body, [path])
+        item = node.items[index]
+        ended: list[Path] = []
+        for each, value in self.attempt(
+            path, lambda p: self.logic.pick(self.evaluate(item.context_expr, p), p)
+        ):
+            before = each.regions
+            if isinstance(value, Thing) and value.kind == "autocast":
+                self.enter_region(value, each.frame.module.span(item.context_expr), each)
+            bound = [each]
+            if item.optional_vars is not None:
+                bound = self.bind_all([item.optional_vars], value, each)
+            for current in bound:
+                for done in self._enter(node, index + 1, current):
+                    done.regions = before
+                    ended.append(done)
+        return ended
+
+    # Loops
+
+    def _do_For(self, node: ast.For | ast.AsyncFor, path: Path) -> list[Path]:
+        paths: list[Path] = []
+        for each, over in self.run(path, node.iter):
+            over = self.logic.settled(over, each) or over
+            items = over if isinstance(over, Pack) else each.known(over, "@items")
+            known = isinstance(items, Pack) and 0 < len(items.items) <= MAX_ITEMS
+            passes: list[Value | None] = [None] * LOOP_PASSES
+            if known and isinstance(items, Pack):
+                passes = list(items.items)
+
+            def start(current: Path, item: Value | None, over: Value = over) -> list[Path]:
+                value = self.each(over, node.iter, current) if item is None else item
+                return self.bind_all([node.target], value, current)
+
+            paths.extend(self._loop(node, each, passes, start))
+        return paths
+
+    _do_AsyncFor = _do_For
+
+    def _do_While(self, node: ast.While, path: Path) -> list[Path]:
+        paths: list[Path] = []
+        for each, test in self.run(path, node.test):
+            if self.logic.truth(test, each) is False:
+                paths.append(each)
+                continue
+            paths.extend(self._loop(node, each, [None] * LOOP_PASSES, lambda current, _: [current]))
+        return paths
+
+    def _loop(
+        self,
+        node: ast.For | ast.AsyncFor | ast.While,
+        path: Path,
+        passes: list[Value | None],
+        start: Callable[[Path, Value | None], list[Path]],
+    ) -> list[Path]:
+        """Execute the body once for each pass, and then what follows the loop."""
+        outer: Iteration = path.frame.iteration
+        occasional = path.frame.occasional
+        depth = outer[0] + 1
+        going, left = [path], []
+        for index, item in enumerate(passes):
+            number = self.identities.number("pass", node, path.frame.context, outer, index)
+            started: list[Path] = []
+            for each in going:
+                each.frame.iteration = (depth, number)
+                started.extend(start(each, item))
+            going = []
+            for each in self.block(node.body, started):
+                each.frame.occasional = occasional
+                each.facts = {
+                    asked: a for asked, a in each.facts.items() if asked.since < (depth, 0)
+                }
+                if each.exit in (None, "continue"):
+                    each.exit = None
+                    going.append(each)
+                else:
+                    each.frame.iteration = outer
+                    left.append(each)
+            going = self.merged(going)
+            if not going:
+                break
+        for each in going:
+            each.frame.iteration = outer
+        ended = self.block(node.orelse, going) if node.orelse else going
+        for each in left:
+            if each.exit == "break":
+                each.exit = None
+        return [*ended, *left]

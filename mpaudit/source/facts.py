@@ -1,0 +1,64 @@
+"""What a computed value inherits from the values it was computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpaudit.source.path import Path
+from mpaudit.source.values import TRUE, UNKNOWN, Choice, Const, Pack, Partial, Thing, Value
+
+
+def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool = False) -> Thing:
+    """Let a computed value inherit what is known of its sources.
+
+    scaled: the scalers it was multiplied by; region: the autocast region it was computed in;
+    owners: the models whose parameters it holds; tape: the gradients it was made of; weighted:
+    multiplied by who knows what (`scales`).
+    """
+    flat = [part for source in sources for part in parts(source, path)]
+    scaled: Value | None = None
+    owners: dict[Value, None] = {}
+    for part in flat:
+        fact = path.known(part, "@scaled")
+        if fact is not None and (scaled is None or scaled == UNKNOWN):
+            scaled = fact
+        elif isinstance(fact, Pack) and isinstance(scaled, Pack):
+            scaled = Pack(tuple(dict.fromkeys((*scaled.items, *fact.items))))
+        held = path.known(part, "@owners")
+        if isinstance(held, Pack):
+            owners.update(dict.fromkeys(held.items))
+        for name in ("region", "scale_of", "tape"):
+            path.learn(made, **{name: path.known(part, "@" + name)})
+    if scales and any(path.known(part, "@scale_of") is not None for part in flat):
+        scaled = UNKNOWN
+    weights = [path.known(part, "@weighted") is not None for part in flat]
+    if (weights and all(weights)) or (scales and _weighs(sources, path)):
+        path.learn(made, weighted=TRUE)
+    return path.learn(made, scaled=scaled, owners=Pack(tuple(owners)) if owners else None)
+
+
+def parts(value: Value, path: Path) -> list[Value]:
+    """A value and, for a container, what is known to be in it."""
+    if isinstance(value, Pack):
+        return [part for item in value.items for part in parts(item, path)]
+    if isinstance(value, Choice):
+        return [*parts(value.yes, path), *parts(value.no, path)]
+    if isinstance(value, Partial):
+        return [
+            p for v in (*value.arguments, *(v for _, v in value.keywords)) for p in parts(v, path)
+        ]
+    items = path.known(value, "@items")
+    if isinstance(items, Pack) and isinstance(value, Thing) and value.kind in ("list", "dict"):
+        return [value, *(part for item in items.items for part in parts(item, path))]
+    return [value]
+
+
+def _weighs(sources: Sequence[Value], path: Path) -> bool:
+    """Whether one factor of a product may be a loss scale: a large constant, or unknown."""
+    for source in sources:
+        if isinstance(source, Const) and isinstance(source.value, int | float):
+            if source.value >= 64:
+                return True
+        elif path.known(source, "@region") is None:
+            return True
+    return False

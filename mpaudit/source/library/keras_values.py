@@ -1,0 +1,76 @@
+"""What is known of Keras layers and of the tensors that leave them, each as one value on a path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpaudit.source.values import NONE, UNKNOWN, Const, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
+
+SEEN = Const("keras")
+"""The "@region" of what Keras computes: known to be no autocast region of torch."""
+UNSCALED = Pack(())
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """What leaves a layer or model: the layer it left, what it is, and which layer made it that.
+
+    `got` is "logits", "softmax", "log_softmax", "sigmoid", None if it is not known.
+    """
+
+    layer: Thing | None = None
+    got: str | None = None
+    shown: Thing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor(Value):
+    """Where a tensor comes from: the layer or model that was called (if any), and on what."""
+
+    inputs: tuple[Value, ...] = ()
+    by: Thing | None = None
+    left: Outlet = Outlet()
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOf(Value):
+    """A layer of Keras: its class, its activation as given (NONE: none), the layer it wraps."""
+
+    name: str
+    activation: Value = NONE
+    inner: Value = NONE
+
+
+OPAQUE = LayerOf("", UNKNOWN)
+"""A layer of the project's own class."""
+
+
+def read(value: Value | None, path: Path) -> Outlet:
+    """What is known of a tensor."""
+    known = path.known(value, "@tensor") if value is not None else None
+    return known.left if isinstance(known, Tensor) else Outlet()
+
+
+def origin(value: Value, path: Path) -> Tensor | None:
+    """Where a tensor comes from, None if that is not known."""
+    known = path.known(value, "@tensor")
+    return known if isinstance(known, Tensor) else None
+
+
+def write(tensor: Thing, facts: Tensor, call: Call) -> Thing:
+    """Note what a tensor is; it is shown where the layer or operation stands that made it that."""
+    shown, places = facts.left.shown, call.engine.places
+    if shown is not None and shown.uid in places:
+        places[tensor.uid] = places[shown.uid]
+    return call.path.learn(tensor, tensor=facts)
+
+
+def left(call: Call, made: Thing, facts: Tensor) -> Thing:
+    """A tensor that Keras computes: not scaled, and by no unknown factor."""
+    call.path.heap.forget((made.uid, "@weighted"))
+    return write(call.path.learn(made, scaled=UNSCALED, region=SEEN), facts, call)

@@ -1,0 +1,95 @@
+"""A call to something that a library summary knows: what it is given, and what it can do."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpaudit.event import Event, Ref
+from mpaudit.finding import Span
+from mpaudit.source.path import Path
+from mpaudit.source.values import Function, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.call import Calls
+
+
+@dataclass(slots=True)
+class Call:
+    """A call to something a library summary knows.
+
+    `name` is the function's full dotted name, or the method's own name; `receiver` what a method is
+    called on; `receiver_node` and `node` are the syntax.
+    """
+
+    engine: Calls
+    path: Path
+    node: ast.Call
+    name: str
+    receiver: Value | None
+    arguments: tuple[Value, ...]
+    keywords: Mapping[str, Value]
+
+    def argument(self, position: int, keyword: str | None = None) -> Value | None:
+        """An argument by position or keyword, None if it was not given; a Choice is resolved."""
+        if position < len(self.arguments):
+            value: Value | None = self.arguments[position]
+        else:
+            value = self.keywords.get(keyword) if keyword else None
+        return None if value is None else self.engine.logic.settled(value, self.path)
+
+    def argument_node(self, position: int, keyword: str | None = None) -> ast.expr | None:
+        """The syntax of an argument."""
+        if position < len(self.node.args):
+            return self.node.args[position]
+        return next((k.value for k in self.node.keywords if keyword and k.arg == keyword), None)
+
+    def picked(self, position: int, keyword: str | None = None) -> Value | None:
+        """An argument; raises Fork where it depends on an open condition."""
+        value = self.argument(position, keyword)
+        return None if value is None else self.engine.logic.pick(value, self.path)
+
+    @property
+    def thing(self) -> Thing:
+        """The receiver of a method that only things have."""
+        assert isinstance(self.receiver, Thing)
+        return self.receiver
+
+    @property
+    def span(self) -> Span:
+        """Where the call stands."""
+        return self.path.frame.module.span(self.node)
+
+    @property
+    def occasional(self) -> bool:
+        """Whether the call stands under a condition that changes from pass to pass."""
+        return any(frame.occasional for frame in self.path.frames)
+
+    def callback(self, position: int, keyword: str | None = None) -> None:
+        """Follow a function that is handed to a library, which calls it without arguments."""
+        node, function = self.argument_node(position, keyword), self.picked(position, keyword)
+        if node is None or node in self.path.frame.done or not isinstance(function, Function):
+            return
+        self.engine.enter(node, function, (), {}, self.path)
+
+    def made(self, kind: str = "") -> Thing:
+        """The call's own new result."""
+        return self.engine.made(self.node, self.path, kind=kind)
+
+    def derived(self, *sources: Value) -> Thing:
+        """A new result that was computed from `sources`."""
+        return self.engine.derive(self.made(), sources, self.path)
+
+    def ref(self, value: Value | None, node: ast.expr | None = None) -> Ref:
+        """An object of an event; `node` is how the user spells it (the receiver if None)."""
+        if node is None and isinstance(self.node.func, ast.Attribute):
+            node = self.node.func.value
+        text = " ".join(self.path.frame.module.source(node).split()) if node is not None else ""
+        key = value.uid if isinstance(value, Thing) else ("value", value)
+        return Ref(key, text)
+
+    def emit(self, event: Event) -> None:
+        """Feed an event to the protocols of this path."""
+        self.engine.emit(event, self.path)
