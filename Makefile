@@ -14,8 +14,28 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,torch]' tensorflow-cpu
 	touch $(READY)
 
+# $(call step,arguments of mpaudit,expected exit code): show a command, run it in demo/, check its code
+define step
+	@printf '\n\033[1m$$ mpaudit %s\033[0m\n' "$(1)"
+	@cd demo && ../$(BIN)/mpaudit $(1); code=$$?; \
+	  test $$code -eq $(2) || { echo "expected exit code $(2), got $$code"; exit 1; }
+endef
+
 demo: $(READY)  ## The article's two scripts, from broken to proven
-	@sh fixtures/article/demo.sh $(BIN)/mpaudit
+	@rm -rf demo && mkdir demo && cp fixtures/article/*.py demo
+	$(call step,check article_pytorch.py,1)
+	$(call step,check article_pytorch.py --fix --unsafe-fixes,0)
+	$(call step,run --device cpu -o broken.mpa run_pytorch.py,1)
+	$(call step,explain 'step() has already been called since the last update()',0)
+	$(call step,run --device cpu --fix -o repaired.mpa run_pytorch.py,0)
+	$(call step,report repaired.mpa,0)
+	$(call step,check article_tensorflow.py,1)
+	$(call step,check article_tensorflow.py --fix --unsafe-fixes,0)
+	$(call step,run -o unmixed.mpa run_tensorflow.py,0)
+	$(call step,report unmixed.mpa,0)
+	$(call step,run --fix -o mixed.mpa run_tensorflow.py,0)
+	$(call step,report mixed.mpa,0)
+	@printf '\nThe scripts, repaired, and the traces are in demo/.\n'
 
 test: lint  ## Lint, types and the fast tests
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"

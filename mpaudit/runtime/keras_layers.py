@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import keras
 import tensorflow as tf
 
+from mpaudit.errors import MpauditError
 from mpaudit.event import Ref
 from mpaudit.finding import Span
 from mpaudit.runtime.keras_identity import ByObject
@@ -189,7 +190,7 @@ class Layers:
         training = recording()
         eager = tf.executing_eagerly()
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            self._tracer.failed("taps", NotImplementedError("several replicas: dtypes only"))
+            self._tracer.failed("taps", MpauditError("of several replicas only dtypes are seen"))
             return outputs
         if not (training or eager):
             return outputs  # graphs without gradients may be exported: no resource belongs in them

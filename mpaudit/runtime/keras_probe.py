@@ -1,96 +1,37 @@
-"""Keras 3 on TensorFlow, watched from inside: installed right after the script imported `keras`."""
+"""Keras, watched from inside: installed right after the script imported it, before it is used."""
 
 from __future__ import annotations
 
-import threading
+import sys
 from collections.abc import Callable
-from typing import Any
 
-import keras
-import tensorflow as tf
-
-from mpaudit.runtime.keras_events import Events
-from mpaudit.runtime.keras_layers import Layers
-from mpaudit.runtime.keras_patch import Call, Patches
-from mpaudit.runtime.keras_steps import ROOM, Steps
-from mpaudit.runtime.keras_taps import Clock
+from mpaudit.errors import MpauditError
 from mpaudit.runtime.tracer import Tracer
 
 
 def install(tracer: Tracer) -> Callable[[], None]:
     """Watch Keras for `tracer`; the function that comes back hands over the rest and undoes all.
 
-    With another backend than TensorFlow nothing is watched, and the trace says so.
+    Keras 3 on TensorFlow is watched. With another backend, or with Keras 2 (tf_keras), nothing is,
+    and the trace says so.
     """
-    versions = {"keras": keras.__version__, "tensorflow": tf.__version__}
+    if "keras" not in sys.modules:
+        tracer.failed("Keras", MpauditError("Keras 2 (tf_keras) is not watched, Keras 3 is"))
+        return _nothing
+    if tracer.fact("framework") == "keras":  # tf_keras arrived as well
+        return _nothing
+    import keras
+
     tracer.note("framework", "keras")
-    tracer.note("versions", {**(tracer.fact("versions") or {}), **versions})
-    patches = Patches(tracer)
-    if keras.backend.backend() != "tensorflow":
-        tracer.note("keras_backend", keras.backend.backend())
-        return patches.restore
-    clock = Clock()
-    layers, steps = Layers(patches, clock), Steps(patches, clock)
-    events = Events(patches, layers)
-    drain = _Drain(patches, layers, steps, events)
-    steps.on_apply = events.applied
-    steps.on_end = drain.look
-    layers.on_call = events.called
-    for part in (layers, steps, events, drain):
-        with patches.guarded("installing the Keras probe"):
-            part.install()
-    tracer.draining.append(drain)
+    backend = keras.backend.backend()
+    tracer.note("versions", {**(tracer.fact("versions") or {}), "keras": keras.__version__})
+    tracer.note("keras_backend", backend)
+    if backend != "tensorflow":
+        return _nothing
+    from mpaudit.runtime.keras_watch import watch
 
-    def uninstall() -> None:
-        steps.over = True
-        drain()
-        tracer.draining.remove(drain)
-        patches.restore()
-
-    return uninstall
+    return watch(tracer)
 
 
-class _Drain:
-    """Brings what the device holds to the tracer; a `tf.function` that returns is an occasion."""
-
-    def __init__(self, patches: Patches, layers: Layers, steps: Steps, events: Events) -> None:
-        self._patches = patches
-        self._layers = layers
-        self._steps = steps
-        self._events = events
-        self._lock = threading.Lock()
-        self._calls = 0
-
-    def install(self) -> None:
-        """Look after every outermost call of a compiled function whether a flush is due."""
-        compiled = type(tf.function(lambda: None))
-        self._patches.wrap(compiled, "__call__", self._around_function)
-
-    def __call__(self) -> None:
-        if not self._patches.active or not self._lock.acquire(blocking=False):
-            return
-        try:
-            with self._patches.guarded("reading the taps"):
-                self._calls = 0
-                self._events.drain()
-                attempts = self._steps.drain()
-                self._layers.drain(self._steps, attempts)
-        finally:
-            self._lock.release()
-
-    def look(self) -> None:
-        """Flush if that is due; empty the ledger before it is full."""
-        self._calls += 1
-        if self._calls > ROOM // 4:
-            self()
-        self._patches.tracer.flush_if_due()
-
-    def _around_function(self, original: Call) -> Call:
-        def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(function, *args, **kwargs)
-            if tf.executing_eagerly():
-                with self._patches.guarded("after a function"):
-                    self.look()
-            return result
-
-        return call
+def _nothing() -> None:
+    """There is nothing to undo."""

@@ -1,0 +1,167 @@
+"""CUDA calls on the CPU: the cast policy, the rounding, and what is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from watched import launch, trace  # noqa: E402
+
+
+def test_half_precision_is_rounded_as_on_a_gpu(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    samples, weight = torch.randn(5, 300), torch.randn(7, 300)
+    expected = (samples.half().double() @ weight.half().double().T).half()
+
+    def forward() -> Any:
+        layer = nn.Linear(300, 7, bias=False)
+        layer.weight.data = weight.clone()
+        with torch.autocast("cuda"):
+            return layer(samples), layer
+
+    (output, layer), _ = trace(tmp_path, forward)
+    assert output.dtype is torch.float16
+    assert torch.allclose(output.double(), expected.double(), rtol=2**-10, atol=1e-3)
+    arriving = torch.randn(5, 7).half()
+    output.backward(arriving)
+    gradient = (arriving.double().T @ samples.half().double()).half()
+    assert layer.weight.grad.dtype is torch.float32
+    assert torch.equal(layer.weight.grad, layer.weight.grad.half().float())
+    assert torch.allclose(layer.weight.grad.double(), gradient.double(), rtol=2**-9, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("operation", "dtype"),
+    [
+        (lambda h: torch.softmax(h, -1), "float32"),
+        (lambda h: torch.log_softmax(h, -1), "float32"),
+        (lambda h: h.exp(), "float32"),
+        (lambda h: h**2, "float32"),
+        (lambda h: h.sum(), "float32"),
+        (lambda h: h.norm(), "float32"),
+        (lambda h: nn.functional.layer_norm(h, (16,)), "float32"),
+        (lambda h: nn.functional.mse_loss(h, h), "float32"),
+        (lambda h: torch.cat([h, h.float()]), "float32"),
+        (lambda h: torch.addcmul(h, h, h.float()), "float32"),
+        (lambda h: h.float() @ h.float().T, "float16"),
+        (lambda h: torch.einsum("ij,kj->ik", h.float(), h.float()), "float16"),
+        (lambda h: torch.relu(h), "float16"),
+        (lambda h: h + 1, "float16"),
+        (lambda h: nn.LSTM(16, 4)(h.float())[0], "float16"),
+        (lambda h: nn.Conv1d(1, 2, 3)(h[:, None].float()), "float16"),
+        (lambda h: nn.MultiheadAttention(16, 2)(h, h, h)[0], "float16"),
+    ],
+)
+def test_the_cast_policy_is_cudas(tmp_path: Path, operation: Any, dtype: str) -> None:
+    def loop() -> Any:
+        with torch.autocast("cuda"):
+            return operation(torch.randn(8, 16).half())
+
+    result, _ = trace(tmp_path, loop)
+    assert str(result.dtype) == f"torch.{dtype}"
+
+
+def test_bce_is_refused_as_by_cuda(tmp_path: Path) -> None:
+    def loop() -> None:
+        with torch.autocast("cuda"), pytest.raises(RuntimeError, match="unsafe to autocast"):
+            nn.functional.binary_cross_entropy(torch.rand(3), torch.ones(3))
+
+    trace(tmp_path, loop)
+
+
+def test_a_script_that_asks_for_the_cpu_is_not_altered(tmp_path: Path) -> None:
+    hidden = torch.randn(4, 16).half()
+
+    def own_policy() -> Any:
+        with torch.autocast("cpu", dtype=torch.float16):
+            return [nn.functional.layer_norm(hidden, (16,)), torch.softmax(hidden, -1)]
+
+    expected = own_policy()
+
+    def loop() -> Any:
+        with torch.autocast("cuda"):
+            first = torch.softmax(hidden, -1)
+            inner = own_policy()
+            again = torch.softmax(hidden, -1)
+        return [first, again], inner + own_policy()
+
+    (cuda, cpu), _ = trace(tmp_path, loop)
+    assert [each.dtype for each in cuda] == [torch.float32] * 2
+    for ours, theirs in zip(cpu, expected * 2, strict=True):
+        assert ours.dtype is torch.float16
+        assert torch.equal(ours, theirs)
+
+
+def test_checkpoints_recompute_under_the_emulated_policy(tmp_path: Path) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    block = nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 12), nn.GELU())
+    samples = torch.randn(4, 12)
+
+    def gradient(saving: bool) -> Any:
+        block.zero_grad()
+        with torch.autocast("cuda"):
+            value = checkpoint(block, samples, use_reentrant=False) if saving else block(samples)
+        value.float().square().sum().backward()
+        return block[1].weight.grad.clone()
+
+    (plain, saved), run = trace(tmp_path, lambda: (gradient(False), gradient(True)))
+    assert torch.equal(plain, saved)
+    assert {each.calls for each in run.layers()} == {2}
+
+
+def test_gradients_flushed_by_float16_are_counted(tmp_path: Path) -> None:
+    samples = torch.randn(64, 12) * 1e-2
+    scales = torch.logspace(-9, -3, 16)
+
+    def loop() -> Any:
+        layer = nn.Linear(12, 16, bias=False).cuda()
+        with torch.autocast("cuda"):
+            output = layer(samples)
+        output.backward((torch.ones(64, 1) * scales).half())
+        return layer.weight.grad
+
+    gradient, run = trace(tmp_path, loop)
+    arriving = (torch.ones(64, 1) * scales).half().double()
+    exact = arriving.T @ samples.half().double()
+    expected = int(((exact != 0) & (exact.half() == 0)).sum())
+    assert 0 < expected < gradient.numel()
+    assert int((gradient == 0).sum()) - int((exact == 0).sum()) == expected
+    (row,) = [each for each in run.statistics() if each.phase == "backward"]
+    assert (row.flushed_weight, row.flushed_weight_of) == (expected, gradient.numel())
+
+
+CUDA_CALLS = """
+import torch
+assert torch.cuda.is_available() and torch.cuda.device_count() == 1
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+assert device.type == "cuda"
+torch.cuda.manual_seed_all(0); torch.cuda.synchronize(); torch.cuda.empty_cache()
+assert torch.cuda.memory_allocated() == 0 and torch.cuda.is_bf16_supported()
+x = torch.zeros(2, 3, device=device) + torch.ones(2, 3).to(device) + torch.ones(2, 3).cuda()
+x = x.to("cuda:0", torch.float64, non_blocking=True).to(z := torch.ones(1)).to(device=device)
+y = torch.tensor([1.0], device="cuda", pin_memory=False).pin_memory()
+z = x.new_zeros(2, device=device)
+layer = torch.nn.Linear(3, 3, device=device).cuda().to(device)
+loader = torch.utils.data.DataLoader([1, 2, 3], pin_memory=True)
+assert [int(each) for each in loader] == [1, 2, 3]
+torch.save(layer.state_dict(), "w.pt"); torch.load("w.pt", map_location=device)
+event = torch.cuda.Event(enable_timing=True); event.record(); event.synchronize()
+with torch.cuda.stream(torch.cuda.Stream()):
+    torch.cuda.current_stream().synchronize()
+with torch.device("cuda"):
+    torch.ones(3)
+print(x.device.type, x.dtype, layer(torch.ones(1, 3)).shape)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_calls_are_remapped_and_it_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "calls.py").write_text(CUDA_CALLS)
+    done = launch(tmp_path / "calls.py", tmp_path)
+    assert done.stdout == "cpu torch.float32 torch.Size([1, 3])\n", done.stderr
+    assert done.stderr.count("cuda calls run on the CPU") == 1

@@ -1,0 +1,145 @@
+"""Whole scripts under the torch probe: the article, the rules' pages, every fixture."""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from watched import ROOT, launch, trace  # noqa: E402
+
+from mpaudit.rule import catalogue  # noqa: E402
+from mpaudit.runtime.record import Attempts  # noqa: E402
+from mpaudit.runtime.trace import Reader  # noqa: E402
+
+ARTICLE = ROOT / "fixtures" / "article"
+
+
+def pages() -> list[Any]:
+    """The rules of torch whose mistake a run sees, each with its page's example."""
+    return [
+        pytest.param(rule, title, id=f"{rule.name}-{title}")
+        for rule in catalogue().values()
+        if "torch" in rule.frameworks and "run" in rule.seen_by
+        for title in ("Bad", "Good")
+        if rule.example(title)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("rule", "title"), pages())
+def test_the_run_sees_what_the_page_marks(tmp_path: Path, rule: Any, title: str) -> None:
+    text = rule.example(title, marked=True)
+    script = tmp_path / "example.py"
+    script.write_text(text)
+    marked = [row for row, line in enumerate(text.splitlines(), 1) if "# error" in line]
+
+    def loop() -> None:
+        with suppress(RuntimeError, AssertionError):  # what torch says to some of them
+            exec(compile(text, str(script), "exec"), {"__name__": "__main__"})
+
+    _, run = trace(tmp_path, loop)
+    found = [(each.rule, each.span.start.row) for each in run.problems()]
+    assert found == [(rule.name, row) for row in marked]
+
+
+SCRIPTS = [
+    *(ROOT / "fixtures" / "clean").glob("*.py"),
+    *(ROOT / "fixtures" / "scripts").glob("*.py"),
+]
+SEEN_BY_A_RUN = {
+    "backward-in-autocast",
+    "clip-before-unscale",
+    "double-unscale",
+    "missing-grad-scaler",
+    "missing-scaler-update",
+    "scaler-in-loop",
+    "softmax-before-cross-entropy",
+    "unscaled-backward",
+    "unscaled-step",
+    "update-before-step",
+    "autocast-device-mismatch",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "script", [each for each in SCRIPTS if "torch" in each.read_text()], ids=str
+)
+def test_a_run_marks_no_line_that_the_fixture_does_not(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = script.read_text()
+    if "tensorflow" in text or "spawn" in text or "init_process_group" in text:
+        pytest.skip("not for one process with torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script)])
+
+    def loop() -> None:
+        with suppress(RuntimeError, AssertionError, SystemExit):
+            exec(compile(text, str(script), "exec"), {"__name__": "__main__"})
+
+    try:
+        _, run = trace(tmp_path, loop)
+    except ImportError as missing:
+        pytest.skip(f"needs {missing.name}")
+    lines = text.splitlines()
+    for problem in run.problems():
+        if problem.rule in SEEN_BY_A_RUN:
+            assert f"[{problem.rule}]" in lines[problem.span.start.row - 1], problem
+
+
+def test_the_article_dies_at_its_second_iteration_and_the_rule_is_named(tmp_path: Path) -> None:
+    script = ARTICLE / "run_pytorch.py"
+    done = launch(script, tmp_path)
+    assert done.returncode == 1
+    _, _, tail = done.stderr.partition("Traceback (most recent call last):\n")
+    assert re.search(r'File "[^"]*run_pytorch\.py", line \d+, in <module>\n    policy\.step', tail)
+    assert "mpaudit/runtime" not in tail
+    message = "RuntimeError: step() has already been called since the last update().\n"
+    assert message in tail
+    assert tail.index("mpaudit: MP104 missing-scaler-update explains this") > tail.index(message)
+    (path,) = tmp_path.glob("*.mpa")
+    with Reader(path) as run:
+        assert run.attempts() == [Attempts(0, 0, 0, True, 65536.0)]
+        found = {each.rule: each for each in run.problems()}
+        assert run.meta["exception"] == message.strip()
+    line = script.read_text().splitlines()[found["missing-scaler-update"].span.start.row - 1]
+    assert line.strip() == "policy.step(optimizer)"
+
+
+def test_the_corrected_article_trains_to_its_end(tmp_path: Path) -> None:
+    text = (ARTICLE / "run_pytorch.py").read_text()
+    corrected = tmp_path / "corrected.py"
+    corrected.write_text(
+        text.replace("policy.step(optimizer)", "policy.step(optimizer)\n        policy.update()")
+    )
+    done = launch(corrected, tmp_path)
+    assert done.returncode == 0, done.stderr
+    loss = float(done.stdout.removeprefix("final loss "))
+    assert 0 < loss < 0.1  # ln 10 = 2.3 before training
+    (path,) = tmp_path.glob("*.mpa")
+    with Reader(path) as run:
+        flows = run.dtypes()
+        assert run.attempts() == [Attempts(0, 0, 159, True, 65536.0)]
+        assert {each.type for each in run.optimizers()} == {"Adam"}
+        assert "missing-scaler-update" not in {each.rule for each in run.problems()}
+        assert "no-mixed-precision" not in {each.rule for each in run.problems()}
+    for layer in ("0", "2"):
+        assert flows[layer]["output"] == ["float16"]
+        assert flows[layer]["parameter_grad"] == ["float32"]
+
+
+@pytest.mark.parametrize("name", ["pytorch", "tensorflow"])
+def test_the_articles_code_is_unchanged_in_the_runnable_scripts(name: str) -> None:
+    article = (ARTICLE / f"article_{name}.py").read_bytes()
+    before, _, after = (ARTICLE / f"run_{name}.py").read_bytes().partition(article)
+    assert before.count(b"\n") < 10
+    assert after.strip().count(b"\n") == 0
+    assert b"final loss" in after
