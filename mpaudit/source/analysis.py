@@ -28,10 +28,10 @@ from mpaudit.source.values import (
     Value,
 )
 
-BUDGET = 50_000
+BUDGET = 30_000
 """Evaluation steps for one entry point; what needs more is left alone."""
-FILE_BUDGET = 250_000
-"""Evaluation steps for all entry points of a file, about five seconds."""
+FILE_BUDGET = 120_000
+"""Evaluation steps for all entry points of a file, some seconds."""
 MAX_INSTANCES = 2
 """States that a class' `__init__` leaves behind from which its methods are entered."""
 
