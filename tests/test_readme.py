@@ -16,7 +16,10 @@ def table() -> str:
         f"| {r.code} | [{r.name}](rules/{r.name}.md) | {r.severity.value} | {r.fix} | {r.summary} |"
         for r in catalogue().values()
     ]
-    return "\n".join(["| code | rule | severity | fix | what |", "|---|---|---|---|---|", *rows]) + "\n\n"
+    return (
+        "\n".join(["| code | rule | severity | fix | what |", "|---|---|---|---|---|", *rows])
+        + "\n\n"
+    )
 
 
 def test_the_rule_table_is_up_to_date():

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from mpaudit.event import Event, Forward, LossComputed, PolicySet, Ref, TapeGradient
-from mpaudit.finding import Problem, Related
+from mpaudit.event import (
+    Event,
+    Forward,
+    LossComputed,
+    ModelMade,
+    PolicySet,
+    Ref,
+    TapeGradient,
+)
+from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.keras_model import KerasProtocol, Layer
 from mpaudit.protocols.protocol import Broken, Verdict
 
 HALF = ("mixed_float16", "float16")
-BUILT = "the first of the layers is built here, under another policy"
+BUILT = "the model is built here, before that policy is set"
 
 
 class KerasPolicyProtocol(KerasProtocol):
@@ -37,7 +45,18 @@ class KerasPolicyProtocol(KerasProtocol):
     def _used(self, event: Event, *models: Ref) -> Iterator[Verdict]:
         policy = self.overdue(*models)
         if policy is not None:
-            yield _policy_after_model(policy, next(iter(self.layers(*models).values())), event)
+            yield _policy_after_model(policy, self._begun(*models), event)
+
+    def _begun(self, *models: Ref) -> tuple[Span, str | None]:
+        """Where the first piece of these models was built, and under which policy."""
+        layers = self.layers(*models)
+        order = [name[1] for name in self.facts if isinstance(name, tuple) and name[0] == "layer"]
+        first = next(layers[ref] for ref in order if isinstance(ref, Ref) and ref in layers)
+        at = first.at
+        for made in map(self.facts.get, (("model", model) for model in models)):
+            if isinstance(made, ModelMade) and made.at.filename == at.filename:
+                at = min(at, made.at)
+        return at, next(layer.under for layer in layers.values() if layer.unmixed)
 
     def _outputs(self, *models: Ref) -> Iterator[Verdict]:
         late = self.overdue(*models)
@@ -52,17 +71,18 @@ class KerasPolicyProtocol(KerasProtocol):
                 yield _output_not_float32(layer, loss, self.state.get("policy"), late)
 
 
-def _policy_after_model(policy: PolicySet, first: Layer, event: Event) -> Broken:
+def _policy_after_model(policy: PolicySet, begun: tuple[Span, str | None], event: Event) -> Broken:
+    at, before = begun
     trained = isinstance(event, TapeGradient)
     return Broken(
         Problem(
             "policy-after-model",
             policy.at,
-            f"the policy `{policy.policy}` is set after the layers were built: they stay {first.under}",
+            f"the policy `{policy.policy}` is set after the layers were built: they stay {before}",
             "nothing is mixed: every layer of the model computes in float32, `compile` adds no loss "
             "scaling, and nothing warns",
             (
-                Related(first.at, BUILT),
+                Related(at, BUILT),
                 Related(event.at, f"the model is {'trained' if trained else 'used'} here"),
             ),
             (("policy", policy.policy or ""),),

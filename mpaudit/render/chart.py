@@ -59,10 +59,11 @@ def timeline(steps: Steps) -> Timeline | None:
     scales = [each.scale for each in steps.attempts if _drawable(each.scale)]
     if not scales:
         return None
+    total = steps.total
     low, high = _octaves([math.log2(scale) for scale in scales if scale])
 
     def across(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * step / steps.total
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / total
 
     def up(scale: float) -> float:
         share = (math.log2(scale) - low) / (high - low)
@@ -70,7 +71,7 @@ def timeline(steps: Steps) -> Timeline | None:
 
     return Timeline(
         path=_path(steps.attempts, across, up),
-        across=[Tick(across(step), str(step)) for step in _whole(steps.total)],
+        across=[Tick(across(step), str(step)) for step in _whole(total)],
         up=[Tick(up(2.0**exponent), power(exponent)) for exponent in _exponents(low, high)],
         skipped=_merged((each for each in steps.attempts if each.applied is False), across),
     )
@@ -78,8 +79,9 @@ def timeline(steps: Steps) -> Timeline | None:
 
 def strip(steps: Steps) -> list[Stretch]:
     """The skipped attempts of an optimizer along a strip STRIP pixels wide."""
+    total = max(steps.total, 1)
     skipped = (each for each in steps.attempts if each.applied is False)
-    return _merged(skipped, lambda step: STRIP * step / max(steps.total, 1))
+    return _merged(skipped, lambda step: STRIP * step / total)
 
 
 def power(exponent: int) -> str:

@@ -21,8 +21,8 @@ from mpaudit.render.run_json import META
 from mpaudit.render.run_json import layer as layer_data
 from mpaudit.report import Report, count
 from mpaudit.rule import rule
-from mpaudit.runtime.record import LOW_PRECISION, Incident
-from mpaudit.runtime.summary import TOP, LayerFlow, Numbers, RunReport
+from mpaudit.runtime.record import LOW_PRECISION, Attempts, Incident
+from mpaudit.runtime.summary import TOP, LayerFlow, Numbers, RunReport, Steps
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -75,6 +75,20 @@ class Line:
     trouble: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What became of an optimizer's steps; `stretches` are the first of those that were skipped."""
+
+    index: int
+    type: str
+    total: int
+    applied: int
+    skipped: int
+    stretches: Sequence[Attempts]
+    more: int
+    strip: Sequence[chart.Stretch]
+
+
 def location(trace: Path) -> Path:
     """Where the page of a trace goes: beside it."""
     return trace.with_name(f"mpaudit-html-{trace.stem}.html")
@@ -84,7 +98,8 @@ def render(report: RunReport) -> str:
     """The page. Raises MpauditError where jinja2 is not installed."""
     template = _environment().get_template("run.html")
     check = Report(report.findings, report.sources)
-    lines = list(_lines(report))
+    scaled = report.scaled
+    lines = list(_lines(report, scaled=scaled is not None))
     return template.render(
         report=report,
         meta={**dict.fromkeys((*META, "source_edited")), **report.meta},
@@ -96,14 +111,15 @@ def render(report: RunReport) -> str:
         cause=_cause(report),
         lines=lines,
         anchors={each.flow.layer.path: each.anchor for each in lines},
-        tightest=_tightest(lines, scaled=report.scaled is not None),
+        tightest=_tightest(lines, scaled=scaled is not None),
         low=sum(bool(LOW_PRECISION & {*each.dtypes.get("output", ())}) for each in report.layers),
         incidents=_sorted(report.incidents),
-        timeline=None if report.scaled is None else chart.timeline(report.scaled),
-        strips={each.index: chart.strip(each) for each in report.optimizers},
+        scaled=scaled,
+        scales=_ends(scaled, report.meta),
+        timeline=None if scaled is None else chart.timeline(scaled),
+        courses=[_course(each) for each in report.optimizers],
         strip_width=chart.STRIP,
         top=TOP,
-        listed=LISTED,
     )
 
 
@@ -204,7 +220,7 @@ def _cause(report: RunReport) -> Finding | None:
     return next(quoting, None)
 
 
-def _lines(report: RunReport) -> Iterator[Line]:
+def _lines(report: RunReport, *, scaled: bool) -> Iterator[Line]:
     paths = [each.layer.path for each in report.layers]
     inner = {path[: match.start()] for path in paths for match in re.finditer(r"[./]", path)}
     urgent, _ = _sorted(report.incidents)
@@ -213,7 +229,7 @@ def _lines(report: RunReport) -> Iterator[Line]:
         path = flow.layer.path
         risks = {
             "forward": risk(flow.forward),
-            "backward": risk(flow.backward, scaled=report.scaled is not None),
+            "backward": risk(flow.backward, scaled=scaled),
         }
         begun = [phase for phase in risks if (path, phase) in origins]
         yield Line(
@@ -227,18 +243,40 @@ def _lines(report: RunReport) -> Iterator[Line]:
         )
 
 
+def _course(steps: Steps) -> Course:
+    skipped = [each for each in steps.attempts if each.applied is False]
+    return Course(
+        index=steps.index,
+        type=steps.type,
+        total=steps.total,
+        applied=steps.applied,
+        skipped=sum(each.last - each.first + 1 for each in skipped),
+        stretches=skipped[:LISTED],
+        more=max(len(skipped) - LISTED, 0),
+        strip=chart.strip(steps),
+    )
+
+
+def _ends(scaled: Steps | None, meta: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The first and the final loss scale."""
+    if scaled is None:
+        return None
+    scales = [each.scale for each in scaled.attempts if each.scale is not None]
+    return scales[0], meta.get("final_scale", scales[-1])
+
+
 def risk(numbers: Numbers, *, scaled: bool = False) -> str:
     """How near a range is to the end of float16: the class of its bar.
 
-    "wide" is held by a wider dtype. `scaled` gradients reach the end by design, for the scaler
-    seeks it: never an "edge".
+    "wide" is held by a wider dtype. `scaled` gradients are always "fine": they reach the end by
+    design, for the scaler seeks it.
     """
     bits = numbers.headroom_bits
     if bits is None or "float16" not in numbers.dtypes:
         return "wide"
-    if bits < EDGE and not scaled:
-        return "edge"
-    return "near" if bits < NEAR else "fine"
+    if scaled:
+        return "fine"
+    return "edge" if bits < EDGE else "near" if bits < NEAR else "fine"
 
 
 def _tightest(lines: Sequence[Line], *, scaled: bool) -> tuple[LayerFlow, str, float] | None:

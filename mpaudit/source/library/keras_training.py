@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpaudit.event import Forward, GradientsApplied, Ref, TapeGradient
 from mpaudit.source.library.keras_losses import Loss, computed_from, describe
 from mpaudit.source.library.keras_models import layers_of, outlets, tell
-from mpaudit.source.library.keras_names import computed, flat, last, site
+from mpaudit.source.library.keras_names import computed, flat, last, settled, site
 from mpaudit.source.library.keras_optimizers import optimizer_of_model, scales, wrapped
 from mpaudit.source.library.keras_values import Outlet, Tensor, left, read
 from mpaudit.source.library.registry import function, method
@@ -103,12 +103,11 @@ def fit(call: Call) -> Value:
         computed_from(call, loss, each)
     if isinstance(losses, list) and len(losses) == len(found) == 1:
         _own_loss(call, losses[0], found[0])
-    optimizer = optimizer_of_model(call.engine, model, path)
-    assert isinstance(optimizer, Thing)
-    does = scales(optimizer, call)
-    gradients = Ref(call.made().uid, "")
-    scaled = {None: None, True: (Ref(optimizer.uid, ""),), False: ()}[does]
-    text = call.ref(model).text
+    optimizer = settled(call, optimizer_of_model(call.engine, model, path))
+    does = scales(optimizer, call) if isinstance(optimizer, Thing) else None
+    gradients, text = Ref(call.made().uid, ""), call.ref(model).text
+    wrapper = Ref(optimizer.uid if isinstance(optimizer, Thing) else "?", f"{text}.optimizer")
+    scaled = {None: None, True: (wrapper,), False: ()}[does]
     call.emit(
         TapeGradient(
             at=call.span,
@@ -123,7 +122,7 @@ def fit(call: Call) -> Value:
         GradientsApplied(
             at=call.span,
             occasional=call.occasional,
-            optimizer=Ref(optimizer.uid, f"{text}.optimizer"),
+            optimizer=wrapper,
             scales=does,
             gradients=gradients,
         )

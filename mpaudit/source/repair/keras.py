@@ -42,6 +42,8 @@ def repair_together(context: Context) -> Fix | None:
         if part is None:
             return None
         edits.extend(part)
+    if not edits:
+        return None
     safety = Safety.SAFE if rules <= set(SAFE) else Safety.UNSAFE
     if len(rules) == 1:
         return Fix(MESSAGES[context.problem.rule], tuple(edits), safety)

@@ -115,13 +115,27 @@ def _neutralise(module: Module, node: ast.Call, name: str, *, half: bool) -> lis
     others = "".join(f", {module.source(keyword)}" for keyword in kept)
     function = module.source(node.func)
     if name == "Softmax":
-        if not isinstance(node.func, ast.Attribute):
+        spelled = _activation_layer(module, node.func)
+        if spelled is None:
             return None
-        function = function.removesuffix("Softmax") + "Activation"
+        function = spelled
     elif len(node.args) > 1 or _activation(node, name) is None:
         return None
     text = f"{function}({_quoted(module, 'linear')}{dtype}{others})"
     return [Edit(*module.range(node), text)]
+
+
+def _activation_layer(module: Module, softmax: ast.expr) -> str | None:
+    """How the file can spell the layer `Activation`, going by how it spells `Softmax`."""
+    if isinstance(softmax, ast.Attribute):
+        return f"{module.source(softmax.value)}.Activation"
+    names = Names.of(module)
+    if isinstance(softmax, ast.Name):
+        for root in ROOTS:
+            known = names.spelling(f"{root}.layers.Activation", softmax)
+            if known is not None:
+                return known
+    return None
 
 
 def _removable(module: Module, node: ast.Call) -> bool:

@@ -57,28 +57,74 @@ def _wrapper(module: Module, function: ast.expr) -> str | None:
 
 
 def scale_loss(module: Module, problem: Problem) -> list[Edit] | None:
-    """Scale the loss at the end of the tape, and take the gradients of the scaled loss."""
+    """Scale the loss at the end of the tape, and take the gradients of the scaled loss.
+
+    None where the gradients are clipped, logged or kept on their way to the optimizer: there they
+    would be the scaled ones.
+    """
     gradient, optimizer = _related(module, problem, TAKEN), dict(problem.subjects).get("optimizer")
+    applied = module.node_at(problem.span, ast.Call)
     if not isinstance(gradient, ast.Call) or not isinstance(gradient.func, ast.Attribute):
         return None
-    applied = module.node_at(problem.span, ast.Call)
     if applied is None or not optimizer or "TF_USE_LEGACY_KERAS" in module.text:
         return None
     function = _function_around(module, gradient)
     if function is not _function_around(module, applied) or not _dotted(optimizer):
         return None
-    if _scales_already(function, optimizer):
-        return []
     target = next((k.value for k in gradient.keywords if k.arg == "target"), None)
     target = gradient.args[0] if gradient.args else target
-    if not isinstance(target, ast.Name):
+    if not isinstance(target, ast.Name) or not _straight(module, function, gradient, applied):
         return None
     scaled = f"scaled_{target.id}"
-    if any(isinstance(n, ast.Name) and n.id == scaled for n in ast.walk(module.tree)):
+    if any(isinstance(n, ast.Name) and n.id == scaled for n in ast.walk(function)):
         return None
-    line = f"{scaled} = {optimizer}.scale_loss({target.id})"
-    added = _insert(module, function, gradient, line)
+    calls = _calls_of_scale_loss(function, optimizer)
+    if calls:  # a plain optimizer hands the loss back as it is
+        thrown = _thrown_away(module, calls, target.id)
+        if thrown is None:
+            return [] if problem.rule == "keras-loop-without-loss-scaling" else None
+        start, _ = module.range(thrown)
+        added: Edit | None = Edit(start, start, f"{scaled} = ")
+    else:
+        line = f"{scaled} = {optimizer}.scale_loss({target.id})"
+        added = _insert(module, function, gradient, line)
     return None if added is None else [added, Edit(*module.range(target), scaled)]
+
+
+def _straight(module: Module, function: ast.AST, gradient: ast.Call, applied: ast.AST) -> bool:
+    """Whether the gradients go from the tape to the optimizer and nowhere else."""
+    inside = {id(node) for node in ast.walk(applied)}
+    if id(gradient) in inside:
+        return True
+    statement = module.statement(gradient)
+    if not isinstance(statement, ast.Assign) or statement.value is not gradient:
+        return False
+    if len(statement.targets) != 1 or not isinstance(statement.targets[0], ast.Name):
+        return False
+    name = statement.targets[0].id
+    uses = [n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == name]
+    elsewhere = [n for n in uses if id(n) not in inside and n is not statement.targets[0]]
+    return not elsewhere
+
+
+def _calls_of_scale_loss(function: ast.AST, optimizer: str) -> list[ast.Call]:
+    return [
+        node
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "scale_loss"
+        and ast.unparse(node.func.value) == optimizer
+    ]
+
+
+def _thrown_away(module: Module, calls: list[ast.Call], loss: str) -> ast.Call | None:
+    """The call of `scale_loss(loss)` whose result nobody takes."""
+    for call in calls:
+        taken = not isinstance(module.parents[call], ast.Expr)
+        if not taken and len(call.args) == 1 and ast.unparse(call.args[0]) == loss:
+            return call
+    return None
 
 
 def _insert(module: Module, function: ast.AST, gradient: ast.Call, line: str) -> Edit | None:
@@ -118,13 +164,3 @@ def _function_around(module: Module, node: ast.AST) -> ast.AST:
 
 def _dotted(text: str) -> bool:
     return all(part.isidentifier() for part in text.split("."))
-
-
-def _scales_already(function: ast.AST, optimizer: str) -> bool:
-    """Whether the loss goes through `scale_loss`, which a plain optimizer hands back as it is."""
-    return any(
-        isinstance(node, ast.Attribute)
-        and node.attr == "scale_loss"
-        and ast.unparse(node.value) == optimizer
-        for node in ast.walk(function)
-    )
