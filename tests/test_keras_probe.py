@@ -238,6 +238,33 @@ def test_an_overflow_is_counted_in_its_step(tmp_path: Path, mode: str) -> None:
     assert (row.amax, row.calls, row.elements) == (16.0, 6, 72)
 
 
+def test_a_tape_around_a_compiled_forward_pass(tmp_path: Path) -> None:
+    """The backward pass is a graph of its own then, also that of a loop."""
+    x = tf.constant(samples(6, 4, 3))
+    with watched(tmp_path):
+        layers = [keras.layers.RNN(keras.layers.LSTMCell(5)), keras.layers.Dense(2)]
+        optimizer = keras.optimizers.SGD(0.0)
+
+        @tf.function
+        def forward(inputs):
+            return layers[1](layers[0](inputs))
+
+        for _ in range(3):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(forward(x) * 7.0)
+            variables = [v for layer in layers for v in layer.trainable_variables]
+            optimizer.apply(tape.gradient(loss, variables), variables)
+    with read(tmp_path) as reader:
+        found = numbers(reader)
+        layers_seen = {row.path: (row.calls, row.calls_per_step) for row in reader.layers()}
+    assert found["dense", "backward"].amax == 7.0
+    assert (found["dense", "backward"].elements, found["dense", "backward"].calls) == (36, 3)
+    assert found["rnn/lstm_cell", "backward"].calls == found["rnn/lstm_cell", "forward"].calls
+    assert found["rnn/lstm_cell", "backward"].amax > 0
+    assert layers_seen["rnn"] == (3, 1)
+    assert layers_seen["rnn/lstm_cell"] == (12, 4)
+
+
 def test_micro_batches_and_validation_are_counted_apart(tmp_path: Path) -> None:
     x, y = samples(8, 2), samples(8, 1)
     with watched(tmp_path):

@@ -12,6 +12,7 @@ from mpaudit.runtime.summary import Steps
 WIDTH, HEIGHT = 1140, 200
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 34  # margins around the plot, for the labels
 STRIP = 240  # width of an optimizer's strip
+BLUR = 3  # pixels within which what happened apart is drawn as one
 TICKS = 8  # at most, along an axis
 OCTAVES = 4  # at least, from the bottom to the top
 
@@ -33,6 +34,11 @@ class Stretch:
     first: int
     last: int
     count: int
+
+    @property
+    def share(self) -> float:
+        """How many of the attempts are meant, above 0 to 1."""
+        return self.count / (self.last - self.first + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +171,16 @@ class _Pen:
 
 
 def _merged(attempts: Iterable[Attempts], across: Callable[[float], float]) -> list[Stretch]:
-    """Where the attempts lie; those that are less than a pixel apart as one."""
+    """Where the attempts lie: neighbours as one, and those that are too close to be told apart."""
     stretches: list[Stretch] = []
     for each in attempts:
-        x, end, count = across(each.first), across(each.last + 1), each.last - each.first + 1
-        if stretches and x - (stretches[-1].x + stretches[-1].width) < 1:
-            last = stretches.pop()
-            x, first, count = last.x, last.first, last.count + count
-        else:
-            first = each.first
-        stretches.append(Stretch(x, end - x, first, each.last, count))
+        first, count = each.first, each.last - each.first + 1
+        start, end = across(first), across(each.last + 1)
+        if stretches:
+            last = stretches[-1]
+            solid = last.share == 1 and first == last.last + 1
+            if solid or end - last.x <= BLUR:
+                stretches.pop()
+                start, first, count = last.x, last.first, last.count + count
+        stretches.append(Stretch(start, end - start, first, each.last, count))
     return stretches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -135,6 +136,8 @@ class Layers:
         flat = [outputs] if isinstance(outputs, tf.Tensor) else keras.tree.flatten(outputs)
         if any(isinstance(each, keras.KerasTensor) for each in flat) or _symbolic():
             return outputs
+        if hasattr(layer, "state_size") and _rehearsed():
+            return outputs
         tensors = [each for each in flat if isinstance(each, tf.Tensor)]
         contains = bool(layer._layers)
         passed_on = contains and bool(tensors) and all(hasattr(each, MARK) for each in tensors)
@@ -245,7 +248,10 @@ class Layers:
                     if self._patches.active:
                         self.saw(watched, "output_grad", dtype)
                         sparse = isinstance(gradient, tf.IndexedSlices)
-                        note(gradient.values if sparse else gradient)
+                        done = note(gradient.values if sparse else gradient)
+                        if done is not None:
+                            with tf.control_dependencies([done]):
+                                return tf.identity(gradient)
                 except Exception as error:
                     self._tracer.failed("gradient of a layer", error)
                 return gradient
@@ -327,6 +333,15 @@ def _statistics(path: str, phase: Phase, dtype: str, numbers: Numbers, steps: St
         zeros=numbers.zeros,
         zeros_of=numbers.zeros_of,
     )
+
+
+def _rehearsed() -> bool:
+    """Whether a recurrent cell is called outside its loop: Keras throws that result away."""
+    loop = keras.src.backend.tensorflow.rnn.rnn.__code__
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename != loop.co_filename:
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None and frame.f_code is loop and not frame.f_locals["unroll"]
 
 
 def _symbolic() -> bool:

@@ -8,6 +8,7 @@ of one sign have the order of their bits, and that is ten times faster than Tens
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -58,11 +59,19 @@ def measurable(value: object) -> bool:
 
 
 def resource(start: Any) -> Any:
-    """A fresh resource that holds `start`, outside every graph that is being traced."""
+    """A fresh resource that holds `start`, outside every graph that is being traced.
+
+    A plain resource and no `tf.Variable`: tapes, models and distribution strategies do not see it.
+    What it holds is noted on the handle, as for a variable: TensorFlow wants to know that when the
+    backward pass of a graph is a graph of its own.
+    """
+    from tensorflow.python.ops import handle_data_util
+
     with tf.init_scope():
         handle = tf.raw_ops.VarHandleOp(
             dtype=start.dtype, shape=start.shape, shared_name=_ANONYMOUS
         )
+        handle._handle_data = handle_data_util.create_handle_data(start.shape, start.dtype)
         tf.raw_ops.AssignVariableOp(resource=handle, value=start)
     return handle
 
@@ -106,13 +115,14 @@ class Tap:
     then the fields of `Numbers` from `inf` on (all joined by sum).
     """
 
-    __slots__ = ("_clock", "_dtype", "_handle", "_host", "_top")
+    __slots__ = ("_clock", "_dtype", "_handle", "_host", "_last", "_top")
 
     def __init__(self, clock: Clock, dtype: str) -> None:
         self._clock = clock
         self._dtype = dtype
         self._handle: Any = None
         self._host = _start()
+        self._last: tuple[weakref.ref[Any], Any] | None = None  # graph and operation
         self._top = -1  # the largest finite magnitude seen by the host, as bits
 
     def note(self, value: Any, *, calls: int = 0, others: int = 0) -> None:
@@ -124,17 +134,28 @@ class Tap:
         else:
             _record(self._device(), self._clock.now(), value, calls, others)
 
-    def later(self) -> Callable[[Any], None]:
+    def later(self) -> Callable[[Any], Any]:
         """`note` for the backward pass of what is computed now.
 
-        The gradient of a loop may only use resources that the loop itself has captured, so they
-        are captured here.
+        It returns the operation that something has to wait for, or None: a graph that consists of
+        a backward pass neither runs nor orders operations for their effect alone. The gradient of
+        a loop may only use resources that the loop itself has captured: they are captured here.
         """
         if tf.executing_eagerly():
             return self.note
         graph = tf.compat.v1.get_default_graph()
         handle, clock = graph.capture(self._device()), graph.capture(self._clock.handle)
-        return lambda value: _record(handle, _tick(clock), value, 0, 0)
+
+        def note(value: Any) -> Any:
+            inside = tf.compat.v1.get_default_graph()
+            before, self._last = self._last, None
+            waits = [before[1]] if before is not None and before[0]() is inside else []
+            with tf.control_dependencies(waits):
+                done = _record(handle, _tick(clock), value, 0, 0)
+            self._last = weakref.ref(inside), done
+            return done
+
+        return note
 
     def count(self, *, calls: int = 0, others: int = 0) -> None:
         """Count a call that has nothing to measure."""
@@ -207,7 +228,7 @@ def _float(bits: int, dtype: str) -> float:
     return float(numpy.array([bits], integer).view(dtype)[0])
 
 
-def _record(handle: Any, tick: Any, value: Any, calls: Any, others: Any) -> None:
+def _record(handle: Any, tick: Any, value: Any, calls: Any, others: Any) -> Any:
     """Join what `value` holds to the vector.
 
     On a CPU the largest magnitude is found as an integer, in one pass; everything else is counted
@@ -215,8 +236,7 @@ def _record(handle: Any, tick: Any, value: Any, calls: Any, others: Any) -> None
     """
     value = tf.stop_gradient(value)
     if tf.config.list_logical_devices("GPU"):
-        _join(handle, _counted(value, tick, calls, others))
-        return
+        return _join(handle, _counted(value, tick, calls, others))
     integer, mask = _BITS[value.dtype.size]
     bits = tf.bitwise.bitwise_and(tf.bitcast(value, integer), tf.constant(mask, integer))
     top = tf.reduce_max(bits)
@@ -228,7 +248,7 @@ def _record(handle: Any, tick: Any, value: Any, calls: Any, others: Any) -> None
         lambda: _vector(tf.bitcast(top, value.dtype), size=size, calls=calls, others=others),
         lambda: _counted(value, tick, calls, others),
     )
-    _join(handle, measured)
+    return _join(handle, measured)
 
 
 def _counted(value: Any, tick: Any, calls: Any, others: Any) -> Any:
@@ -268,17 +288,17 @@ def _double(value: Any) -> Any:
     return tf.cast(value, tf.float64) if tf.is_tensor(value) else tf.constant(value, tf.float64)
 
 
-def _join(handle: Any, more: Any) -> None:
+def _join(handle: Any, more: Any) -> Any:
     old = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float64)
     by_maximum = tf.constant([True] * 3 + [False] * 8)
     new = tf.where(by_maximum, tf.maximum(old, more), old + more)
-    tf.raw_ops.AssignVariableOp(resource=handle, value=new)
+    return tf.raw_ops.AssignVariableOp(resource=handle, value=new)
 
 
-_recorders: dict[Any, Callable[..., None]] = {}
+_recorders: dict[Any, Callable[..., Any]] = {}
 
 
-def _recorder(dtype: Any) -> Callable[..., None]:
+def _recorder(dtype: Any) -> Callable[..., Any]:
     """`_record` as one operation for eager tensors on a device."""
     if dtype not in _recorders:
         count = tf.TensorSpec([], tf.int32)

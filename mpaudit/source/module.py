@@ -69,7 +69,9 @@ class Module:
     encoding: Encoding = field(default_factory=Encoding)
 
     @classmethod
-    def parse(cls, text: str, filename: str) -> Module:
+    def parse(
+        cls, text: str, filename: str, *, name: str = "imported", package: str = ""
+    ) -> Module:
         """Parse `text`. Raises UnparsableError, with the place, for anything Python cannot read."""
         try:
             with warnings.catch_warnings():
@@ -82,7 +84,7 @@ class Module:
             at = Position(1, 1)
             reason = str(problem) or "nested too deeply"
             raise UnparsableError(reason, Span(filename, at, at)) from None
-        return cls(filename, text, tree)
+        return cls(filename, text, tree, name, package)
 
     @classmethod
     def read(cls, path: Path, filename: str | None = None) -> Module:

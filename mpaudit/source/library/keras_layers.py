@@ -85,7 +85,8 @@ def new_layer(call: Call, made: Thing, name: str) -> Thing:
     elif name in ("TimeDistributed", "Wrapper") or (activation is None and "**" in call.keywords):
         activation = UNKNOWN
     inner = call.argument(0, "layer") if name == "TimeDistributed" else None
-    call.path.learn(made, layer=LayerOf(name, activation or NONE, inner or NONE))
+    label = text(call.argument(99, "name"))
+    call.path.learn(made, layer=LayerOf(name, activation or NONE, inner or NONE, label))
     call.engine.places[made.uid] = call.span
     call.emit(
         LayerMade(

@@ -88,6 +88,19 @@ def make_model(call: Call) -> Value:
     return model
 
 
+@method("super", "__init__")
+def initialise(call: Call) -> Value | None:
+    """`super().__init__(inputs, outputs)` in a model of the project's own class."""
+    model = call.path.known(call.thing, "@self")
+    if not isinstance(model, Thing) or model.kind not in ("KerasModel", "KerasLayer"):
+        return None
+    outputs = call.argument(1, "outputs")
+    if model.kind == "KerasModel" and outputs is not None:
+        call.path.learn(model, outputs=Pack(tuple(flat(outputs, call.path))))
+        tell(call, model)
+    return NONE
+
+
 def _adopt(call: Call, made: Thing, name: str) -> None:
     """An instance of a project's own model class; its layers are told of when they exist."""
     _new(call, made)

@@ -10,7 +10,7 @@ from mpaudit.source.library.keras_losses import Loss, computed_from, describe
 from mpaudit.source.library.keras_models import layers_of, outlets, tell
 from mpaudit.source.library.keras_names import computed, flat, last, settled, site
 from mpaudit.source.library.keras_optimizers import optimizer_of_model, scales, wrapped
-from mpaudit.source.library.keras_values import Outlet, Tensor, left, read
+from mpaudit.source.library.keras_values import LayerOf, Outlet, Tensor, left, read
 from mpaudit.source.library.registry import function, method
 from mpaudit.source.path import lookup
 from mpaudit.source.values import (
@@ -84,7 +84,15 @@ def _pairs(
         described = [describe(each, call) for each in losses]
         pairs = zip(losses, described, found, strict=True)
         return [(loss, each) for value, loss, each in pairs if value not in (None, NONE)]
+    if isinstance(losses, dict):
+        named = [(losses.get(_label(call, each.layer) or ""), each) for each in found]
+        return [(describe(loss, call), each) for loss, each in named]
     return [(Loss("the loss"), each) for each in found]
+
+
+def _label(call: Call, layer: Thing | None) -> str | None:
+    known = call.path.known(layer, "@layer") if layer is not None else None
+    return known.label if isinstance(known, LayerOf) else None
 
 
 @method("KerasModel", "fit", "fit_generator", "train_on_batch")

@@ -39,11 +39,12 @@ class Tensor(Value):
 
 @dataclass(frozen=True, slots=True)
 class LayerOf(Value):
-    """A layer of Keras: its class, its activation as given (NONE: none), the layer it wraps."""
+    """A layer of Keras: its class, its activation as given (NONE: none), the layer it wraps, `name=`."""
 
     name: str
     activation: Value = NONE
     inner: Value = NONE
+    label: str | None = None
 
 
 OPAQUE = LayerOf("", UNKNOWN)
