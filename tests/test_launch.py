@@ -253,3 +253,18 @@ def test_threads_that_still_run_are_waited_for(tmp_path: Path) -> None:
     began = time.monotonic()
     assert start("late.py", cwd=tmp_path).stdout == "late\n"
     assert time.monotonic() - began > 0.3
+
+
+def test_a_missing_framework_is_named_and_nothing_is_written(tmp_path):
+    (tmp_path / "train.py").write_text("import torch\n", encoding="utf-8")
+    blocked = "import sys; sys.modules['torch'] = None; from mpaudit.cli import main; main()"
+    # an entry of None in sys.modules makes the import fail as if torch were not installed
+    ran = subprocess.run(
+        [sys.executable, "-c", blocked, "run", "train.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1
+    assert "pip install 'mpaudit[torch]'" in ran.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.py"]

@@ -10,7 +10,7 @@ from mpaudit.runtime.record import Attempts
 from mpaudit.runtime.summary import Steps
 
 WIDTH, HEIGHT = 1140, 200
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 34  # margins around the plot, for the labels
+LEFT, RIGHT, TOP, BOTTOM = 64, 32, 14, 34  # margins around the plot, for the labels
 STRIP = 240  # width of an optimizer's strip
 BLUR = 3  # pixels within which what happened apart is drawn as one
 TICKS = 8  # at most, along an axis

@@ -29,6 +29,11 @@ def show(error: BaseException, *, corrected: bool) -> None:
         sys.excepthook(type(error), error, error.__traceback__)
 
 
+def lacks_framework(error: BaseException | None) -> bool:
+    """Whether the script ended because torch, TensorFlow or Keras is not installed."""
+    return isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS
+
+
 def explain(
     error: BaseException, static: Callable[[], Sequence[Finding]] | None = None
 ) -> list[str]:

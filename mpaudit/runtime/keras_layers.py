@@ -337,7 +337,7 @@ def _statistics(path: str, phase: Phase, dtype: str, numbers: Numbers, steps: St
 
 def _rehearsed() -> bool:
     """Whether a recurrent cell is called outside its loop: Keras throws that result away."""
-    loop = keras.src.backend.tensorflow.rnn.rnn.__code__
+    loop = sys.modules["keras.src.backend.tensorflow.rnn"].rnn.__code__
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename != loop.co_filename:
         frame = frame.f_back  # type: ignore[assignment]

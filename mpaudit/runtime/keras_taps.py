@@ -140,6 +140,7 @@ class Tap:
         It returns the operation that something has to wait for, or None: a graph that consists of
         a backward pass neither runs nor orders operations for their effect alone. The gradient of
         a loop may only use resources that the loop itself has captured: they are captured here.
+        A body that is being vectorised (a jacobian) cannot wait, and is not measured.
         """
         if tf.executing_eagerly():
             return self.note
@@ -148,6 +149,8 @@ class Tap:
 
         def note(value: Any) -> Any:
             inside = tf.compat.v1.get_default_graph()
+            if "loop_body" in inside.get_name_scope().split("/"):
+                return None
             before, self._last = self._last, None
             waits = [before[1]] if before is not None and before[0]() is inside else []
             with tf.control_dependencies(waits):

@@ -61,7 +61,9 @@ def run(
         failure.show(error, corrected=source is not None)
         for line in failure.explain(error, static):
             _say(line)
-    if tracer.alive:
+    if failure.lacks_framework(error):
+        tracer.path.unlink(missing_ok=True)  # nothing ran that could have been watched
+    elif tracer.alive:
         _say_what_next(tracer, None if error is None else failure.behind(str(error)))
     return code
 

@@ -16,7 +16,7 @@ from mpaudit.source.library.keras_names import (
 )
 from mpaudit.source.library.keras_policy import in_force
 from mpaudit.source.library.keras_values import Outlet, Tensor, left, origin, read
-from mpaudit.source.library.registry import attributes, base, called, entered, method
+from mpaudit.source.library.registry import attributes, base, called, entered, initialised, method
 from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -88,17 +88,13 @@ def make_model(call: Call) -> Value:
     return model
 
 
-@method("super", "__init__")
-def initialise(call: Call) -> Value | None:
+@initialised("KerasModel")
+def initialise(call: Call, model: Thing) -> None:
     """`super().__init__(inputs, outputs)` in a model of the project's own class."""
-    model = call.path.known(call.thing, "@self")
-    if not isinstance(model, Thing) or model.kind not in ("KerasModel", "KerasLayer"):
-        return None
     outputs = call.argument(1, "outputs")
-    if model.kind == "KerasModel" and outputs is not None:
+    if outputs is not None:
         call.path.learn(model, outputs=Pack(tuple(flat(outputs, call.path))))
         tell(call, model)
-    return NONE
 
 
 def _adopt(call: Call, made: Thing, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import attributes, function, kind_of, method
+from mpaudit.source.library.registry import attributes, function, initialising, kind_of, method
 from mpaudit.source.values import NONE, Class, Const, Pack, Partial, Thing, Value
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def superclass(call: Call) -> Value | None:
 def superclass_init(call: Call) -> Value | None:
     """`super().__init__()` of a library class whose instances a summary knows."""
     after = call.path.known(call.thing, "@after")
+    initialising(call, call.path.known(call.thing, "@self"))
     return NONE if isinstance(after, Class) and kind_of(after)[1] is not None else None
 
 

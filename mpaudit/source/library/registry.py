@@ -24,6 +24,7 @@ _prefixes: list[tuple[str, Summary]] = []
 _methods: dict[tuple[str, str], Summary] = {}
 _called: dict[str, Summary] = {}
 _entered: dict[str, Callable[[Call], None]] = {}
+_initialised: dict[str, Callable[[Call, Thing], None]] = {}
 _attributes: dict[str, list[Attribute]] = {}
 _augmented: list[Augmented] = []
 _bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
@@ -103,6 +104,21 @@ def entering(call: Call, kind: str) -> None:
     """Tell the summaries that a call of a project's own object is about to be followed."""
     if kind in _entered:
         _entered[kind](call)
+
+
+def initialised(kind: str) -> Callable[[Callable[[Call, Thing], None]], None]:
+    """Register what is told when `super().__init__(...)` of a project's own object of a kind runs."""
+
+    def register(tell: Callable[[Call, Thing], None]) -> None:
+        _initialised[kind] = tell
+
+    return register
+
+
+def initialising(call: Call, instance: Value | None) -> None:
+    """Tell the summaries of `super().__init__(...)` in a project's own class."""
+    if isinstance(instance, Thing) and instance.kind in _initialised:
+        _initialised[instance.kind](call, instance)
 
 
 def attributes(name: str) -> Callable[[Attribute], Attribute]:
