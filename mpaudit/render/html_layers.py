@@ -32,6 +32,7 @@ class Line:
 
 
 def lines(report: RunReport, *, scaled: bool) -> Iterator[Line]:
+    """The table of the layers, in order; `scaled` says that a scaler looks after the gradients."""
     paths = [each.layer.path for each in report.layers]
     inner = {path[: match.start()] for path in paths for match in re.finditer(r"[./]", path)}
     urgent, _ = sorted_incidents(report.incidents)
@@ -57,11 +58,11 @@ def lines(report: RunReport, *, scaled: bool) -> Iterator[Line]:
 def risk(numbers: Numbers, *, scaled: bool = False) -> str:
     """How near a range is to the end of float16: the class of its bar.
 
-    "wide" is held by a wider dtype. `scaled` gradients are always "fine": they reach the end by
-    design, for the scaler seeks it.
+    "wide" is held by a wider dtype, alone or beside float16. `scaled` gradients are always "fine":
+    they reach the end by design, for the scaler seeks it.
     """
     bits = numbers.headroom_bits
-    if bits is None or "float16" not in numbers.dtypes:
+    if bits is None or bits < 0 or "float16" not in numbers.dtypes:
         return "wide"
     if scaled:
         return "fine"

@@ -52,6 +52,19 @@ class Watched:
     signatures: set[object] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
     taps: dict[tuple[Passage, str], Tap] = field(default_factory=dict)
+    calls: int = 0
+    attempts: int = 0
+    called: bool = False
+
+    def counted(self, calls: int, attempts: int) -> int:
+        """Calls per step in training, with those of one more interval of so many attempts.
+
+        An attempt may end in the interval after the one of its calls.
+        """
+        self.calls += calls
+        self.attempts += attempts if calls else min(attempts, self.called)
+        self.called = bool(calls)
+        return round(self.calls / max(self.attempts, 1))
 
 
 def recording() -> bool:
@@ -298,8 +311,9 @@ class Layers:
                     ticks = (numbers.first_bad, numbers.last_bad)
                     bad = Bad(*ticks, numbers.inf, numbers.nan, dtype)
                     found[passage][watched.path] = bad.joined(found[passage].get(watched.path))
+            per_step = watched.counted(calls, attempts)
             if calls or others:
-                self._tracer.counted(watched.path, calls, others, attempts)
+                self._tracer.counted(watched.path, calls + others, per_step)
         backward = self._decided("backward", found["backward"], steps)
         weights = self._decided("weights", found["weights"], steps)
         tables = (found["forward"], backward, weights, found["entered"], sources, largest)

@@ -126,19 +126,12 @@ class Tracer:
             self._put((Layer, layer), self._layers[layer])
             return before
 
-    def counted(self, layer: str, calls: int, others: int, attempts: int) -> None:
-        """Add calls of a known layer that were counted elsewhere, during that many attempts.
-
-        `calls` are those in training, `others` the rest.
-        """
+    def counted(self, layer: str, calls: int, per_step: int) -> None:
+        """Add calls of a known layer that a probe counted itself, and how many a step has."""
         with self.lock:
-            counted = self._calls[layer]
-            if calls:
-                counted[round(calls / max(attempts, 1))] += max(attempts, 1)
-            usual = max(counted, key=lambda each: (counted[each], each), default=0)
             known = self._layers[layer]
-            total = known.calls + calls + others
-            self._layers[layer] = replace(known, calls=total, calls_per_step=usual)
+            total = known.calls + calls
+            self._layers[layer] = replace(known, calls=total, calls_per_step=per_step)
             self._put((Layer, layer), self._layers[layer])
 
     def saw(self, layer: str, flow: Flow, dtype: str) -> None:

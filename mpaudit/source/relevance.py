@@ -9,11 +9,10 @@ from __future__ import annotations
 import ast
 
 from mpaudit.source.module import Module
+from mpaudit.source.outline import HELD, Outline, outline
 from mpaudit.source.project import Project
 from mpaudit.source.values import Function
 
-HELD = "(calls what it holds)"
-"""Stands for a call of a parameter, or of an object stored in an attribute: it may be a model."""
 WORDS: frozenset[str] = frozenset(
     [
         "GradScaler",
@@ -93,6 +92,7 @@ class Relevance:
     def __init__(self, project: Project) -> None:
         self.project = project
         self._known: dict[tuple[str, bool], frozenset[str]] = {}
+        self._outlines: dict[str, Outline] = {}
 
     def entering(self, module: Module, name: str) -> bool:
         """Whether a function that nobody calls is worth executing for itself."""
@@ -105,57 +105,44 @@ class Relevance:
         return function.name in self._relevant(function.module, telling=False)
 
     def _relevant(self, module: Module, *, telling: bool) -> frozenset[str]:
-        """The functions and classes of a file that mention a word, or something that does."""
+        """The functions, classes and variables of a file that mention a word, or what does."""
         key = (module.filename, telling)
         if key in self._known:
             return self._known[key]
         self._known[key] = frozenset()  # what an import cycle sees
-        keras = _keras_words(module)
+        seen = self._outline(module)
+        keras = _keras_words(seen)
         words = (TELLING | (KERAS_TELLING if keras else set())) if telling else WORDS | keras
         words |= self._imported(module, telling=telling)
-        held = {
-            n.attr
-            for n in ast.walk(module.tree)
-            if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)
-        }
-        mentions: dict[str, set[str]] = {}
-        classes: dict[str, set[str]] = {}
-        for node in ast.walk(module.tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                names = mentions.setdefault(node.name, set())
-                names |= _names(node)
-                if _calls_what_it_holds(node, held):
-                    names.add(HELD)
-            elif isinstance(node, ast.ClassDef):
-                classes[node.name] = _methods(node) | set().union(*map(_names, node.bases))
-        relevant = {name for name, used in mentions.items() if used & words}
+        relevant = {name for name, used in seen.functions.items() if used & words}
+        relevant |= {name for name, used in seen.assigned.items() if used & words}
         if not telling:
-            relevant |= METHODS & mentions.keys()
-        relevant |= {
-            target.id
-            for node in module.tree.body
-            if isinstance(node, ast.Assign) and _names(node.value) & words
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+            relevant |= METHODS & seen.functions.keys()
         while True:
-            reached = relevant | {name for name, used in classes.items() if used & relevant}
-            more = {name for name, used in mentions.items() if used & reached} - relevant
+            reached = relevant | {name for name, used in seen.classes.items() if used & relevant}
+            more = {name for name, used in seen.functions.items() if used & reached} - relevant
             if not more:
                 break
             relevant |= more
         self._known[key] = frozenset(reached)
         return self._known[key]
 
+    def _outline(self, module: Module) -> Outline:
+        if module.filename not in self._outlines:
+            try:
+                self._outlines[module.filename] = outline(module)
+            except RecursionError:  # generated code, nested thousands deep
+                self._outlines[module.filename] = Outline()
+        return self._outlines[module.filename]
+
     def _imported(self, module: Module, *, telling: bool) -> frozenset[str]:
         """The names that a file imports from relevant places of the project."""
         found: set[str] = set()
-        for node in ast.walk(module.tree):
-            if isinstance(node, ast.ImportFrom):
-                source = self.project.find(node.module or "", module, node.level)
-                for alias in node.names if source is not None else ():
-                    if self._offers(source, alias.name, telling=telling):
-                        found.add(alias.asname or alias.name)
+        for node in self._outline(module).imports:
+            source = self.project.find(node.module or "", module, node.level)
+            for alias in node.names if source is not None else ():
+                if self._offers(source, alias.name, telling=telling):
+                    found.add(alias.asname or alias.name)
         return frozenset(found)
 
     def _offers(self, module: Module | None, name: str, *, telling: bool, depth: int = 0) -> bool:
@@ -178,39 +165,13 @@ class Relevance:
         )
 
 
-def _keras_words(module: Module) -> frozenset[str]:
-    found: set[str] = set()
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.ImportFrom) and "keras" in (node.module or ""):
-            found |= {alias.asname or alias.name for alias in node.names} | KERAS_WORDS
-        elif isinstance(node, ast.Import | ast.ImportFrom) and any(
-            alias.name.partition(".")[0] in ("tensorflow", "keras", "tf_keras")
-            for alias in node.names
-        ):
-            found |= KERAS_WORDS
-    for statement in module.tree.body if found else ():
-        if isinstance(statement, ast.Assign) and _names(statement.value) & (found | WORDS):
-            found |= set().union(*map(_names, statement.targets))
-    return frozenset(found)
-
-
-def _names(node: ast.AST) -> set[str]:
-    attributes = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
-    return attributes | {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-
-
-def _methods(node: ast.ClassDef) -> set[str]:
-    return {s.name for s in node.body if isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef)}
-
-
-def _calls_what_it_holds(node: ast.FunctionDef | ast.AsyncFunctionDef, held: set[str]) -> bool:
-    """Whether a function calls one of its parameters, or an object stored in an attribute."""
-    parameters = {a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
-    for call in ast.walk(node):
-        if isinstance(call, ast.Call):
-            function = call.func
-            if isinstance(function, ast.Name) and function.id in parameters:
-                return True
-            if isinstance(function, ast.Attribute) and function.attr in held:
-                return True
-    return False
+def _keras_words(seen: Outline) -> frozenset[str]:
+    """What matters in a file because it imports Keras; nothing in other files."""
+    from_keras = [node for node in seen.imports if "keras" in (node.module or "")]
+    found = {alias.asname or alias.name for node in from_keras for alias in node.names}
+    libraries = {"tensorflow", "keras", "tf_keras"}
+    imported = {alias.name for node in seen.imports for alias in node.names} | seen.modules
+    if not from_keras and not imported & libraries:
+        return frozenset()
+    found |= KERAS_WORDS
+    return frozenset(found | {name for name, used in seen.assigned.items() if used & found})

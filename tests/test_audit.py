@@ -1,0 +1,145 @@
+"""The static check as a whole: files in, findings and repaired files out."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpaudit import audit
+from mpaudit.config import Selection
+from mpaudit.errors import MpauditError
+
+LOOP = """\
+import torch
+scaler = torch.amp.GradScaler("cuda")
+for x, y in loader:
+    optimizer.zero_grad()
+    with torch.autocast("cuda"):
+        loss = criterion(model(x), y)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+"""
+REPAIRED = LOOP + "    scaler.update()\n"
+
+
+def names(text: str) -> list[str]:
+    return [finding.name for finding in audit.check_text(text, "train.py")]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (LOOP.encode(), REPAIRED.encode()),
+        (LOOP.replace("\n", "\r\n").encode(), REPAIRED.replace("\n", "\r\n").encode()),
+        (b"\xef\xbb\xbf" + LOOP.encode(), b"\xef\xbb\xbf" + REPAIRED.encode()),
+        (LOOP.replace("    ", "\t").encode(), REPAIRED.replace("    ", "\t").encode()),
+        (LOOP.rstrip().encode(), REPAIRED.rstrip().encode()),
+        (
+            ("# -*- coding: latin-1 -*-\n# caf\xe9\n" + LOOP).encode("latin-1"),
+            ("# -*- coding: latin-1 -*-\n# caf\xe9\n" + REPAIRED).encode("latin-1"),
+        ),
+    ],
+    ids=["plain", "crlf", "bom", "tabs", "no-final-newline", "latin-1"],
+)
+def test_a_fix_keeps_every_other_byte(tmp_path, before, after):
+    path = tmp_path / "train.py"
+    path.write_bytes(before)
+    report, changed = audit.fix([path], unsafe=False, write=True)
+    assert path.read_bytes() == after
+    assert not report.findings
+    assert report.fixed == {str(path): 1}
+    assert list(changed) == [str(path)]
+
+
+def test_nothing_is_written_unless_asked(tmp_path):
+    path = tmp_path / "train.py"
+    path.write_text(LOOP, encoding="utf-8")
+    _, changed = audit.fix([path], unsafe=False, write=False)
+    assert changed[str(path)] == (LOOP, REPAIRED)
+    assert path.read_text(encoding="utf-8") == LOOP
+
+
+def test_only_the_selected_rules_are_fixed(tmp_path):
+    path = tmp_path / "train.py"
+    path.write_text(LOOP, encoding="utf-8")
+    audit.fix([path], Selection(select=("MP701",)), unsafe=True, write=True)
+    assert path.read_text(encoding="utf-8") == LOOP
+
+
+def test_a_comment_silences_one_place():
+    step = "    scaler.step(optimizer)"
+    assert names(LOOP) == ["missing-scaler-update"]
+    assert names(LOOP.replace(step, step + "  # mpaudit: ignore[missing-scaler-update] why")) == []
+    assert names(LOOP.replace(step, step + "  # mpaudit: ignore[MP104]")) == []
+    assert names(LOOP.replace(step, step + "  # mpaudit: ignore[MP105]")) == [
+        "missing-scaler-update"
+    ]
+
+
+def test_a_clean_run_reads_no_rule_page(tmp_path):
+    (tmp_path / "a.py").write_text("import torch\n", encoding="utf-8")
+    code = (
+        "from pathlib import Path\nfrom mpaudit import audit, rule\n"
+        f"assert not audit.check([Path({str(tmp_path)!r})]).findings\n"
+        "assert rule.rule.cache_info().currsize == 0\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_missing_path_and_an_empty_folder_are_errors(tmp_path):
+    with pytest.raises(MpauditError, match="no such file"):
+        audit.check([tmp_path / "nowhere.py"])
+    with pytest.raises(MpauditError, match="no Python file"):
+        audit.check([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("data", "row"),
+    [(b"import torch\nx = (\n", 2), (b"caf\xe9 = 1\n", 1), (b"\x00\x01\x02", 1), (b"print 1\n", 1)],
+    ids=["syntax", "encoding", "binary", "python-2"],
+)
+def test_what_cannot_be_read_is_said(tmp_path, data, row):
+    path = tmp_path / "bad.py"
+    path.write_bytes(data)
+    (finding,) = audit.check([path]).findings
+    assert (finding.code, finding.span.start.row) == ("MP001", row)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "(" * 150 + "1" + ")" * 150,
+        "x = " + " + ".join(["1"] * 5000),
+        "def f():\n    return f()\nf()\nscaler = autocast = f",
+        "class A(A): pass\nA().step()",
+        "from torch.amp import *\nexec('scaler.step(opt)')",
+        "while True:\n    while True:\n        scaler.scale(loss).backward()",
+        "if a:\n" + "".join(f"    if b{i}: x = {i}\n" for i in range(300)) + "    autocast",
+    ],
+    ids=["parentheses", "sum", "recursion", "own-base", "exec", "endless", "branches"],
+)
+def test_odd_code_is_survived(text):
+    assert isinstance(audit.check_text("import torch.amp\n" + text + "\n", "odd.py"), list)
+
+
+def test_files_that_import_a_trainer_are_followed(tmp_path):
+    (tmp_path / "helper.py").write_text(
+        "from torch.nn.utils import clip_grad_norm_\n\n\ndef clip(model):\n"
+        "    clip_grad_norm_(model.parameters(), 1.0)\n",
+        encoding="utf-8",
+    )
+    training = REPAIRED.replace("import torch\n", "import torch\nfrom helper import clip\n")
+    training = training.replace("    scaler.step", "    clip(model)\n    scaler.step")
+    (tmp_path / "train.py").write_text(training, encoding="utf-8")
+    (finding,) = audit.check([tmp_path]).findings
+    assert finding.name == "clip-before-unscale"
+    assert Path(finding.span.filename).name == "helper.py"
+    assert {Path(r.span.filename).name for r in finding.related} == {"train.py"}
+
+
+def test_many_independent_branches_end_soon():
+    body = "".join(f"    if flag{i}:\n        x{i} = model.layer{i}(x)\n" for i in range(60))
+    text = REPAIRED.replace("    scaler.step", body + "    scaler.step")
+    assert names(text) == []
+    assert names(text.replace("    scaler.update()\n", "")) == ["missing-scaler-update"]
