@@ -102,7 +102,10 @@ for x, y in ds:
     "from_logits_flag": """\
 import keras
 def build(logits):
-    m = keras.Sequential([keras.layers.Dense(8), keras.layers.Dense(3, activation=None if logits else "softmax")])
+    m = keras.Sequential([
+        keras.layers.Dense(8),
+        keras.layers.Dense(3, activation=None if logits else "softmax"),
+    ])
     m.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=logits))
     return m
 build(flag)
@@ -135,7 +138,10 @@ for x, y in ds:
 import tensorflow as tf
 tf.keras.mixed_precision.set_global_policy("mixed_float16")
 HEAD = tf.float32
-m = tf.keras.Sequential([tf.keras.layers.Dense(8), tf.keras.layers.Dense(3, activation="softmax", dtype=HEAD)])
+m = tf.keras.Sequential([
+    tf.keras.layers.Dense(8),
+    tf.keras.layers.Dense(3, activation="softmax", dtype=HEAD),
+])
 m.compile("adam", "categorical_crossentropy")
 m.fit(x, y)
 """,
@@ -320,7 +326,10 @@ import tensorflow as tf
 for fold in range(5):
     tf.keras.backend.clear_session()
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
-    m = tf.keras.Sequential([tf.keras.layers.Dense(8), tf.keras.layers.Dense(2, activation="softmax", dtype="float32")])
+    m = tf.keras.Sequential([
+        tf.keras.layers.Dense(8),
+        tf.keras.layers.Dense(2, activation="softmax", dtype="float32"),
+    ])
     m.compile("adam", "categorical_crossentropy")
     m.fit(x, y)
 """,

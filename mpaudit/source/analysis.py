@@ -92,12 +92,14 @@ class Engine(Compound):
 
     def _entry(self, execute: object, verdicts: list[Verdict]) -> Heap:
         """Execute one entry point; its verdicts count only if it could be followed to its end."""
-        allowed = min(BUDGET, self.left)
+        allowed, followed = min(BUDGET, self.left), self.followed.copy()
         self.verdicts, self.escaped, self.budget = [], [], allowed
         try:
             heap: Heap = execute()  # type: ignore[operator]
         except (Exhausted, RecursionError):
             self.exhausted += 1
+            self.followed.clear()
+            self.followed |= followed  # what was not followed to the end is entered for itself
             return Heap((self.state.world,))
         finally:
             self.left -= allowed - max(self.budget, 0)

@@ -235,6 +235,11 @@ def _join(kept: Path, other: Path, identities: Identities) -> bool:
         pairs.append((None, kept.result, other.result))
     merged: list[tuple[Place | None, Value]] = []
     for where, one, two in pairs:
+        if where is not None and where[1][0] == "@" and (one is None or two is None):
+            fact = one or two  # of a thing that only one of the paths has, or knows better
+            assert fact is not None
+            merged.append((where, fact))
+            continue
         choice = _either(condition, one, two, positive, identities)
         if choice is None:
             return False

@@ -141,6 +141,8 @@ def device_of(model: Thing, path: Path, seen: frozenset[int] = frozenset()) -> s
     device = path.known(model, "@device")
     if isinstance(device, Const):
         return None if device == UNKNOWN else str(device.value)
+    if device is not None:
+        return None
     if model.kind != "Module":
         return None
     items = path.known(model, "@items")
