@@ -14,6 +14,7 @@ from mpaudit.event import (
     Backward,
     Event,
     GradientsClipped,
+    GradientsZeroed,
     LossScaled,
     LostSight,
     OptimizerStep,
@@ -78,6 +79,8 @@ class GradScalerProtocol(Protocol):
                 yield from self._optimizer_step(event)
             case ScalerUpdate():
                 yield from self._update(event)
+            case GradientsZeroed(optimizer=None):
+                self.state.pop("phase", None)
             case LostSight():
                 self._lost(event)
 

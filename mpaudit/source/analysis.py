@@ -28,9 +28,9 @@ from mpaudit.source.values import (
     Value,
 )
 
-BUDGET = 30_000
+BUDGET = 60_000
 """Evaluation steps for one entry point; what needs more is left alone."""
-FILE_BUDGET = 120_000
+FILE_BUDGET = 180_000
 """Evaluation steps for all entry points of a file, some seconds."""
 MAX_INSTANCES = 2
 """States that a class' `__init__` leaves behind from which its methods are entered."""
@@ -79,6 +79,8 @@ class Engine(Compound):
         self.ended = []
         self.left = FILE_BUDGET
         heap = self._entry(lambda: self._body(module, "__main__"), verdicts)
+        if not heap.own:  # too much to follow: what it defines is still there to be entered
+            heap = self._entry(lambda: self._body(module, module.name), verdicts)
         left = Layer()
         for place, value in heap.own.items():
             left.add(place, value)

@@ -175,7 +175,13 @@ class Path:
 
     def known(self, thing: Value, name: str) -> Value | None:
         """A hidden fact about a thing ("@scaled"), None if there is none."""
-        return self.heap.get((thing.uid, name)) if isinstance(thing, Thing) else None
+        fact = self.heap.get((thing.uid, name)) if isinstance(thing, Thing) else None
+        while isinstance(fact, Choice):
+            answer = self.facts.get(fact.condition)
+            if answer is None:
+                return fact
+            fact = fact.yes if answer else fact.no
+        return None if fact == _UNSET else fact
 
     def learn(self, thing: Thing, **facts: Value | None) -> Thing:
         """Note hidden facts about a thing; None is no fact. Returns the thing."""
@@ -235,11 +241,6 @@ def _join(kept: Path, other: Path, identities: Identities) -> bool:
         pairs.append((None, kept.result, other.result))
     merged: list[tuple[Place | None, Value]] = []
     for where, one, two in pairs:
-        if where is not None and where[1][0] == "@" and (one is None or two is None):
-            fact = one or two  # of a thing that only one of the paths has, or knows better
-            assert fact is not None
-            merged.append((where, fact))
-            continue
         choice = _either(condition, one, two, positive, identities)
         if choice is None:
             return False

@@ -175,7 +175,7 @@ def _role(call: Call, receiver: Thing) -> str:
     if call.name in ("scale", "unscale_", "step", "update", "is_enabled", "get_scale"):
         if ast.unparse(call.node.func.value) in roles.scalers:
             return "GradScaler"
-    if call.name == "step" and ast.unparse(call.node.func.value) in roles.optimizers:
+    if call.name in ("step", "zero_grad") and ast.unparse(call.node.func.value) in roles.optimizers:
         return "Optimizer"
     return ""
 

@@ -128,10 +128,18 @@ def _scaled(call: Call, loss: Value) -> Thing:
     return made
 
 
+def _optimizer(call: Call) -> Value | None:
+    """The optimizer argument; what is None here was set where nobody looked, once for each scaler."""
+    optimizer = call.picked(0, "optimizer")
+    if optimizer is None or isinstance(optimizer, Thing):
+        return optimizer
+    return call.engine.term("optimizer of", call.thing)
+
+
 @method("GradScaler", "unscale_")
 def unscale(call: Call) -> Value:
     """`scaler.unscale_(optimizer)`."""
-    optimizer = call.picked(0, "optimizer")
+    optimizer = _optimizer(call)
     if not _off(call):
         call.emit(
             Unscaled(
@@ -147,7 +155,7 @@ def unscale(call: Call) -> Value:
 @method("GradScaler", "step")
 def step(call: Call) -> Value:
     """`scaler.step(optimizer)`."""
-    optimizer = call.picked(0, "optimizer")
+    optimizer = _optimizer(call)
     if optimizer is not None and not _off(call):
         call.emit(
             ScalerStep(

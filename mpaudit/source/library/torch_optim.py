@@ -65,6 +65,19 @@ def zero_grad(call: Call) -> Value:
     return NONE
 
 
+@method("Module", "zero_grad")
+def zero_grad_of_model(call: Call) -> Value:
+    """`model.zero_grad()`."""
+    call.emit(GradientsZeroed(at=call.span, occasional=call.occasional, optimizer=None))
+    return NONE
+
+
+@method("", "zero_grad")
+def zero_grad_of_either(call: Call) -> Value:
+    """`zero_grad()` of what may be a model or an optimizer."""
+    return zero_grad_of_model(call)
+
+
 @method("Optimizer", "state_dict", "load_state_dict", "add_param_group", "train", "eval")
 def untouched(call: Call) -> Value:
     """Methods that change nothing a protocol watches."""
