@@ -169,7 +169,7 @@ class Engine(Compound):
         context = self.identities.number("entry", function.node)
         scope = self.identities.number("scope", function.node, context)
         frame = Frame(function.module, (scope, *function.scopes), context, function)
-        self.bind(function, frame, arguments, {}, path)
+        self.bind(function, frame, arguments, {}, path, anyhow=True)
         self._annotate(function, frame, path)
         site = ast.Name(id=function.name, ctx=ast.Load())
         return self.follow(path, Enter(site, function, frame, None))

@@ -230,8 +230,13 @@ class Calls:
         arguments: tuple[Value, ...],
         keywords: Mapping[str, Value],
         path: Path,
+        *,
+        anyhow: bool = False,
     ) -> None:
-        """Put a call's arguments where the function's parameters are looked up."""
+        """Put a call's arguments where the function's parameters are looked up.
+
+        `anyhow` is for a caller nobody has seen: a default is then one value among others.
+        """
         scope = frame.scopes[0]
         spec = function.node.args
         positional = [*spec.posonlyargs, *spec.args]
@@ -243,7 +248,7 @@ class Calls:
                 value = arguments[index]
             elif parameter.arg in keywords:
                 value = keywords[parameter.arg]
-            elif parameter in defaults and extra is None:
+            elif parameter in defaults and extra is None and not anyhow:
                 value = self._default(defaults[parameter], function, path)
             else:
                 number = self.identities.number("parameter", parameter, frame.context)

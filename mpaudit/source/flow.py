@@ -38,7 +38,7 @@ class Flow(Expressions):
     def merged(self, paths: list[Path]) -> list[Path]:
         """The paths, joined where no protocol can tell them apart."""
         if len(paths) > 1:
-            self.spend(sum(1 + len(path.heap.own) // 50 for path in paths))
+            self.spend(sum(1 + len(path.heap.own) // 150 for path in paths))
         return merge(paths, MAX_PATHS, self.identities)
 
     # Running expressions, whatever they need on the way
