@@ -164,14 +164,26 @@ def test_the_repaired_keras_script_learns_as_well_as_float32(tmp_path):
         1,
     )
     baseline = seeded.replace("tf.keras.mixed_precision.set_global_policy(policy)\n", "")
+    policy = "policy = tf.keras.mixed_precision.Policy('mixed_float16')\n"
+    half = seeded.replace(policy, "").replace(
+        "import tensorflow as tf\n",
+        f"import tensorflow as tf\n{policy}tf.keras.mixed_precision.set_global_policy(policy)\n",
+        1,
+    )
     repaired = audit.fix_text(seeded, "run_tensorflow.py", unsafe=True)
     assert audit.check_text(repaired, "run_tensorflow.py") == []
     accuracy = {}
-    for name, script in (("float32", baseline), ("repaired", repaired)):
+    for name, script in (
+        ("float32", baseline),
+        ("half repaired", half),
+        ("repaired", repaired),
+    ):
         path = tmp_path / f"{name}.py"
         path.write_text(script + ACCURACY, encoding="utf-8")
         ran = subprocess.run([sys.executable, path], capture_output=True, text=True, cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
         accuracy[name] = float(ran.stdout.split("accuracy ")[1])
     assert accuracy["float32"] > 0.9
+    assert accuracy["half repaired"] < 0.9 * accuracy["float32"]
     assert accuracy["repaired"] >= 0.99 * accuracy["float32"]
+    print(accuracy)
