@@ -20,6 +20,17 @@ from mpaudit.source.repair.registry import (
 )
 
 
+@repairs("missing-grad-scaler")
+def suggest_scaler(_: Context) -> Fix:
+    """Two repairs are right, and which one only the author can say: shown, never applied."""
+    message = (
+        "Build `scaler = torch.amp.GradScaler(...)` before the loop and run "
+        "`scaler.scale(loss).backward()`, `scaler.step(optimizer)`, `scaler.update()`; "
+        "or use `dtype=torch.bfloat16`, which needs no scaler"
+    )
+    return Fix(message, (), Safety.SUGGESTION)
+
+
 @repairs("missing-scaler-update")
 def add_update(context: Context) -> Fix | None:
     """Insert `scaler.update()` below the last step of the block."""
