@@ -111,10 +111,9 @@ class ScalerStep(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerStep(Event):
-    """`optimizer.step()`, called by the script itself; `inside` as in `Backward`."""
+    """`optimizer.step()`, called by the script itself."""
 
     optimizer: Ref
-    inside: Region | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

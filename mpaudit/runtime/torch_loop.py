@@ -225,7 +225,7 @@ class Loop:
         thread = self._watch.thread
         with self._watch.guard("optimizer step"):
             if not thread.stepping and not thread.optimizer:
-                self._feed(OptimizerStep, optimizer=self._ref(optimizer), inside=self._watch.region)
+                self._feed(OptimizerStep, optimizer=self._ref(optimizer))
             thread.optimizer.append(id(optimizer))
             self._watch.index(optimizer)
             self._watch.before_step(optimizer)
