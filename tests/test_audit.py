@@ -115,9 +115,19 @@ def test_what_cannot_be_read_is_said(tmp_path, data, row):
         "class A(A): pass\nA().step()",
         "from torch.amp import *\nexec('scaler.step(opt)')",
         "while True:\n    while True:\n        scaler.scale(loss).backward()",
+        "if a:\n    import torch as t\nelse:\n    t = None\ndef f(s: t.Tensor):\n    s.backward()",
         "if a:\n" + "".join(f"    if b{i}: x = {i}\n" for i in range(300)) + "    autocast",
     ],
-    ids=["parentheses", "sum", "recursion", "own-base", "exec", "endless", "branches"],
+    ids=[
+        "parentheses",
+        "sum",
+        "recursion",
+        "own-base",
+        "exec",
+        "endless",
+        "annotation",
+        "branches",
+    ],
 )
 def test_odd_code_is_survived(text):
     assert isinstance(audit.check_text("import torch.amp\n" + text + "\n", "odd.py"), list)

@@ -13,7 +13,7 @@ from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.compound import Compound
 from mpaudit.source.heap import Heap, Layer, Place
 from mpaudit.source.module import Module
-from mpaudit.source.path import Frame, Identities, Path, Standing, lookup
+from mpaudit.source.path import Fork, Frame, Identities, Path, Standing, lookup
 from mpaudit.source.project import Project
 from mpaudit.source.relevance import Relevance
 from mpaudit.source.roles import Roles, roles
@@ -183,7 +183,10 @@ class Engine(Compound):
             if parameter.annotation is None or not isinstance(value, Thing) or value.kind:
                 continue
             if isinstance(parameter.annotation, ast.Name | ast.Attribute):
-                stated = self.evaluate(parameter.annotation, path)
+                try:
+                    stated = self.evaluate(parameter.annotation, path)
+                except (Enter, Fork):  # it depends on what is not known here: no statement
+                    continue
                 if isinstance(stated, External):
                     kind = library.stated_kind(stated.name)
                     path.heap[(frame.scopes[0], parameter.arg)] = Thing(value.uid, kind)
