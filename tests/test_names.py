@@ -135,7 +135,7 @@ def test_two_meanings_are_none_and_the_same_twice_is_one() -> None:
     assert meaning(both.format("cuda.amp") + "autocast") == "torch.cuda.amp.autocast"
 
 
-def test_none_as_a_placeholder_is_no_meaning() -> None:
+def test_none_until_something_is_imported_is_no_meaning() -> None:
     text = "try:\n    import torch\nexcept ImportError:\n    torch = None\ntorch.amp"
     assert meaning(text) == "torch.amp"
 

@@ -1,7 +1,7 @@
 """One Python source text: its tree, and where each node stands in the text.
 
-The tree is the standard library's `ast`: it parses 3-4 times faster than a concrete syntax tree, knows
-the place of every node, and is the grammar of the very Python that will run the script. Fixes edit the
+The tree is the standard library's `ast`: it parses faster than a concrete syntax tree, knows the place
+of every node, and is the grammar of the very Python that will run the script. Fixes edit the
 text itself, so nothing is lost by the tree having no white space.
 """
 

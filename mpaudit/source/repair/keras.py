@@ -1,8 +1,8 @@
 """Repairs of Keras scripts: what hits one model is repaired together, or not at all.
 
 Half a repair makes things worse: with the policy moved to the top, a softmax under
-`from_logits=True` is applied twice in silence (accuracy 0.670 instead of 1.000 on the article's
-script, tests/test_article.py), and an optimizer that is wrapped without `scale_loss` divides every
+`from_logits=True` is applied twice in silence (accuracy 0.670 instead of 1.000 on data chosen
+to show it, tests/test_article.py), and an optimizer that is wrapped without `scale_loss` divides every
 gradient by 32768.
 """
 
