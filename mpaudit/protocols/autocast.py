@@ -14,6 +14,11 @@ class AutocastProtocol(Protocol):
 
     __slots__ = ()
 
+    takes = (
+        Backward,
+        Forward,
+    )
+
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Judge one event."""
         match event:

@@ -42,6 +42,19 @@ class GradScalerProtocol(Protocol):
 
     __slots__ = ()
 
+    takes = (
+        ScalerMade,
+        LossScaled,
+        Backward,
+        Unscaled,
+        GradientsClipped,
+        ScalerStep,
+        OptimizerStep,
+        ScalerUpdate,
+        GradientsZeroed,
+        LostSight,
+    )
+
     @property
     def phase(self) -> Phase:
         """The phase in progress."""

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from mpaudit.event import Event, GradientsApplied, LossComputed, Ref, TapeGradient
+from mpaudit.event import (
+    Event,
+    GradientsApplied,
+    LayerMade,
+    LossComputed,
+    ModelMade,
+    PolicySet,
+    Ref,
+    TapeGradient,
+)
 from mpaudit.finding import Problem, Related
 from mpaudit.protocols.keras_model import KerasProtocol
 from mpaudit.protocols.protocol import Broken, Kept, Verdict
@@ -22,6 +31,15 @@ class KerasLossScaleProtocol(KerasProtocol):
     """
 
     __slots__ = ()
+
+    takes = (
+        PolicySet,
+        LayerMade,
+        ModelMade,
+        LossComputed,
+        TapeGradient,
+        GradientsApplied,
+    )
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Advance by one event."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from mpaudit.event import (
     Event,
     Forward,
+    LayerMade,
     LossComputed,
     ModelMade,
     PolicySet,
@@ -29,6 +30,15 @@ class KerasPolicyProtocol(KerasProtocol):
     """
 
     __slots__ = ()
+
+    takes = (
+        PolicySet,
+        LayerMade,
+        ModelMade,
+        LossComputed,
+        Forward,
+        TapeGradient,
+    )
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Advance by one event."""

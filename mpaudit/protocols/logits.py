@@ -32,6 +32,8 @@ class LogitsProtocol(Protocol):
 
     __slots__ = ()
 
+    takes = (LossComputed,)
+
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Judge one loss."""
         if not isinstance(event, LossComputed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mpaudit.event import Event
 from mpaudit.finding import Problem, Span
@@ -42,9 +43,13 @@ class Protocol(ABC):
     abstract execution copies a machine by copying a dict, and paths in the same state are merged.
     `facts`, a mapping of the same form, holds what is said once of an object and stays true of it
     (a layer was built under this policy): it does not keep paths apart, they pool it.
+    `takes` are the events that it acts on: others are not fed to it on the static side, where every
+    event costs each path a copy of the machines that take it.
     """
 
     __slots__ = ("facts", "state")
+
+    takes: ClassVar[tuple[type[Event], ...]]
 
     def __init__(
         self,

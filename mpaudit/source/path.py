@@ -114,8 +114,12 @@ class Standing:
 
     def after(self, event: Event) -> tuple[Standing, list[Verdict]]:
         """Where the protocols stand once they have seen `event`, and what they say to it."""
-        machines = [machine.copy() for machine in self.machines]
-        verdicts = [verdict for machine in machines for verdict in machine.feed(event)]
+        machines = self.machines.copy()
+        verdicts: list[Verdict] = []
+        for index, machine in enumerate(machines):
+            if isinstance(event, machine.takes):
+                machines[index] = moved = machine.copy()
+                verdicts.extend(moved.feed(event))
         return Standing(machines), verdicts
 
     def joined(self, other: Standing) -> Standing:

@@ -1,0 +1,56 @@
+"""What every event has: a place, and the objects it is about.
+
+An event holds no syntax node, tensor or hook: objects are `Ref`s, places are `Span`s. Three-valued
+facts are `bool | None`, None meaning "not known"; a protocol never reports on what is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from mpaudit.finding import Moment, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An object of the training: equal keys are the same object; `text` is how the user spells it."""
+
+    key: Hashable
+    text: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """An autocast region that is entered: device type, dtype name and switch as far as known."""
+
+    span: Span
+    device: str | None
+    dtype: str | None
+    enabled: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened at a place.
+
+    `occasional` says that it stands under a condition that changes from iteration to iteration (the
+    guard of a gradient accumulation). `moment` is set by a run.
+    """
+
+    at: Span
+    occasional: bool = False
+    moment: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostSight(Event):
+    """Objects went where they cannot be followed: what is known of them no longer holds."""
+
+    objects: frozenset[Hashable]

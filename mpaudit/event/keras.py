@@ -1,0 +1,68 @@
+"""Keras: policies, layers, models, tapes and what is applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref
+from mpaudit.finding import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySet(Event):
+    """The global Keras dtype policy became `policy` ("mixed_float16"), None if not known."""
+
+    policy: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerMade(Event):
+    """A Keras layer was built.
+
+    `policy` is its own `dtype=` argument: None for the global policy, "?" if it is not known.
+    """
+
+    layer: Ref
+    kind: str
+    policy: str | None
+    activation: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMade(Event):
+    """A Keras model was built from `layers` in order; `output` are those whose results leave it.
+
+    The event of a model that is told again replaces the earlier one. No layers: nothing can be seen
+    of the inside (a model loaded from a file).
+    """
+
+    model: Ref
+    layers: tuple[Ref, ...]
+    output: tuple[Ref, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapeGradient(Event):
+    """`tape.gradient(loss, variables)`; `scaled_by` are the optimizers whose scale_loss it went
+    through, None if that is not known. `model` is the one whose variables are the target, `others`
+    are further ones. Keras' own training step stands at the same place as its `GradientsApplied`.
+    """
+
+    loss: Ref
+    gradients: Ref
+    model: Ref | None
+    scaled_by: tuple[Ref, ...] | None
+    others: tuple[Ref, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientsApplied(Event):
+    """`optimizer.apply_gradients(...)` or `apply`; `scales` says whether the optimizer is a
+    LossScaleOptimizer (None: not known), `gradients` what it was given, `made` where the optimizer
+    was built.
+    """
+
+    optimizer: Ref
+    scales: bool | None
+    gradients: Ref | None
+    made: Span | None = None

@@ -1,0 +1,35 @@
+"""Models that are called, and losses of what comes out of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref, Region
+from mpaudit.finding import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward(Event):
+    """A model was called. `model_device` is the device type of its parameters, as far as known."""
+
+    model: Ref
+    model_made: Span | None
+    model_device: str | None
+    region: Region | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossComputed(Event):
+    """A loss function was applied.
+
+    `wants` is what the loss takes, `got` what the prediction is: "logits", "softmax", "log_softmax",
+    "sigmoid" or None (not known). `shown` is where the prediction's last activation stands, `made`
+    where the loss was built, `output` the Keras layer that the prediction left, as it left it.
+    """
+
+    loss: str
+    wants: str | None
+    got: str | None
+    shown: Span | None = None
+    made: Span | None = None
+    output: Ref | None = None
