@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export CUDA_VISIBLE_DEVICES ?=
 
-.PHONY: demo test test-all lint gpu clean
+.PHONY: demo test test-all lint accuracy corpus gpu clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,12 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+accuracy: $(READY)  ## How many mistakes put into correct code are seen, at the right place
+	$(BIN)/python -m tests.accuracy
+
+corpus: $(READY)  ## The check on pinned packages, compared with verdicts read by hand
+	$(BIN)/python -m tests.accuracy.corpus
 
 gpu: $(READY)  ## What only a CUDA device can show
 	CUDA_VISIBLE_DEVICES=0 $(BIN)/pytest -m gpu

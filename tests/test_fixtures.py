@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpaudit.audit import check
+from mpaudit.config import Selection
 from mpaudit.rule import catalogue
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -48,10 +49,13 @@ def expected(path: Path) -> list[Place]:
 
 
 def found(path: Path) -> list[Place]:
-    """What `mpaudit check` finds in a file or a project with its default rules."""
+    """What `mpaudit check` finds with its default rules, and with those that are marked though off."""
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    marked = {rule for file in files for _, _, rule in marks(file)}
+    on = {name for name, rule in catalogue().items() if rule.default or name in marked}
     return sorted(
         (name_of(Path(each.span.filename).resolve()), each.span.start.row, each.name)
-        for each in check([path]).findings
+        for each in check([path], Selection(select=tuple(sorted(on)))).findings
     )
 
 

@@ -15,6 +15,7 @@ MAX_LINES = 400
 # Each part may import itself and what is named here, and nothing else of mpaudit.
 ALLOWED = {
     "errors": set(),
+    "autocast_lists": set(),
     "rule": {"errors"},
     "fix": set(),
     "finding": {"fix", "rule"},
@@ -24,9 +25,9 @@ ALLOWED = {
     "explain": {"config", "errors", "rule"},
     "report": {"finding", "fix"},
     "protocols": {"event", "finding"},
-    "source": {"errors", "event", "finding", "fix", "protocols"},
+    "source": {"autocast_lists", "errors", "event", "finding", "fix", "protocols"},
     "checks": {"finding", "fix", "source"},
-    "runtime": {"errors", "event", "finding", "protocols", "rule", "__version__"},
+    "runtime": {"autocast_lists", "errors", "event", "finding", "protocols", "rule", "__version__"},
 }
 
 

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from mpaudit.checks import deprecated_torch_amp
+from mpaudit.checks import (
+    assumed_bfloat16,
+    autocast_never_entered,
+    bad_autocast_argument,
+    bad_scaler_argument,
+    dead_amp_branch,
+    deprecated_torch_amp,
+    misused_custom_fwd,
+    mixed_tf32_api,
+    unprotected_autograd_function,
+)
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix
 from mpaudit.source.module import Module
 
 Check = Callable[[Module], Iterator[tuple[Problem, Fix | None]]]
 
-CHECKS: tuple[Check, ...] = (deprecated_torch_amp.check,)
+CHECKS: tuple[Check, ...] = (
+    deprecated_torch_amp.check,
+    bad_autocast_argument.check,
+    bad_scaler_argument.check,
+    autocast_never_entered.check,
+    misused_custom_fwd.check,
+    mixed_tf32_api.check,
+    assumed_bfloat16.check,
+    dead_amp_branch.check,
+    unprotected_autograd_function.check,
+)

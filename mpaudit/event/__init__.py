@@ -6,7 +6,16 @@ half by watching the real run. `mpaudit.protocols` consumes them and cannot tell
 
 from __future__ import annotations
 
+from mpaudit.event.autocast import (
+    Captured,
+    CastCacheCleared,
+    FunctionApplied,
+    RegionBackward,
+    RegionStep,
+)
+from mpaudit.event.checkpoint import ScalerStateTaken, StateSaved
 from mpaudit.event.core import Event, LostSight, Ref, Region
+from mpaudit.event.dtype import ConstantMet, InputHalved
 from mpaudit.event.grad_scaler import (
     Backward,
     GradientsClipped,
@@ -18,16 +27,24 @@ from mpaudit.event.grad_scaler import (
     ScalerUpdate,
     Unscaled,
 )
+from mpaudit.event.half_step import HalfStep
 from mpaudit.event.keras import GradientsApplied, LayerMade, ModelMade, PolicySet, TapeGradient
 from mpaudit.event.model import Forward, LossComputed
+from mpaudit.event.scaler_use import ScaledBare
 
 __all__ = [
     "Backward",
+    "Captured",
+    "CastCacheCleared",
+    "ConstantMet",
     "Event",
     "Forward",
+    "FunctionApplied",
     "GradientsApplied",
     "GradientsClipped",
     "GradientsZeroed",
+    "HalfStep",
+    "InputHalved",
     "LayerMade",
     "LossComputed",
     "LossScaled",
@@ -37,9 +54,14 @@ __all__ = [
     "PolicySet",
     "Ref",
     "Region",
+    "RegionBackward",
+    "RegionStep",
+    "ScaledBare",
     "ScalerMade",
+    "ScalerStateTaken",
     "ScalerStep",
     "ScalerUpdate",
+    "StateSaved",
     "TapeGradient",
     "Unscaled",
 ]

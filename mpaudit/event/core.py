@@ -41,11 +41,13 @@ class Event:
     """Something that happened at a place.
 
     `occasional` says that it stands under a condition that changes from iteration to iteration (the
-    guard of a gradient accumulation). `moment` is set by a run.
+    guard of a gradient accumulation); `counted` that this condition counts the passes, by a
+    remainder. `moment` is set by a run.
     """
 
     at: Span
     occasional: bool = False
+    counted: bool = False
     moment: Moment | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpaudit.event.core import Event, Ref, Region
+from mpaudit.finding import Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,11 +17,15 @@ class ScalerMade(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossScaled(Event):
-    """`scaler.scale(loss)`; `loss` is the argument, `result` what came back."""
+    """`scaler.scale(loss)`; `loss` is the argument, `result` what came back.
+
+    `before` are the scalers that the argument had been multiplied by already, as far as known.
+    """
 
     scaler: Ref
     loss: Ref
     result: Ref
+    before: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,39 +34,60 @@ class Backward(Event):
 
     `scalers` are the scalers that the loss had been multiplied by, None if that is not known.
     `made_in` is the innermost enabled low-precision region the loss was computed in, `inside` the
-    enabled autocast region that the call itself stands in.
+    enabled autocast region that the call itself stands in. `whole` says that the loss is the mean
+    over one batch as a loss function returns it, divided by nothing; `idle` that it went through the
+    `scale()` of a scaler that is switched off.
     """
 
     loss: Ref
     scalers: tuple[Ref, ...] | None
     made_in: Region | None = None
     inside: Region | None = None
+    whole: bool = False
+    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unscaled(Event):
-    """`scaler.unscale_(optimizer)`; `by_hand` for gradients divided by `get_scale()`."""
+    """`scaler.unscale_(optimizer)`; `by_hand` for gradients divided by `get_scale()`.
+
+    `definite` says that no other `Ref` can stand for the same optimizer. `guard` is where control may
+    leave between here and the update below.
+    """
 
     scaler: Ref
     optimizer: Ref | None
     by_hand: bool = False
+    definite: bool = True
+    guard: Span | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientsClipped(Event):
-    """Gradients were clipped or edited; `optimizers` own them as far as known (None: not known)."""
+    """Gradients were clipped or edited; `optimizers` own them as far as known (None: not known).
+
+    `exact` says that some gradients of each of these optimizers are among them for certain.
+    """
 
     how: str
     optimizers: tuple[Ref, ...] | None = None
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalerStep(Event):
-    """`scaler.step(optimizer)`; `wraps` are the optimizers that this one holds and steps itself."""
+    """`scaler.step(optimizer)`; `wraps` are the optimizers that this one holds and steps itself.
+
+    `definite` says that no other `Ref` can stand for the same optimizer. `closure` says how a
+    closure comes in: "keyword", "positional" (where the optimizer calls it), or "missing" where the
+    optimizer cannot step without one; None for an ordinary step.
+    """
 
     scaler: Ref
     optimizer: Ref
     wraps: tuple[Ref, ...] = ()
+    definite: bool = True
+    closure: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +107,10 @@ class ScalerUpdate(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientsZeroed(Event):
-    """`optimizer.zero_grad()` (or a model's: then `optimizer` is None)."""
+    """`optimizer.zero_grad()` (or a model's: then `optimizer` is None).
+
+    `to_none` says that the gradients are dropped, and not filled with zeros.
+    """
 
     optimizer: Ref | None
+    to_none: bool = True

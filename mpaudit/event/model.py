@@ -25,6 +25,7 @@ class LossComputed(Event):
     `wants` is what the loss takes, `got` what the prediction is: "logits", "softmax", "log_softmax",
     "sigmoid" or None (not known). `shown` is where the prediction's last activation stands, `made`
     where the loss was built, `output` the Keras layer that the prediction left, as it left it.
+    `region` is the enabled autocast region that the call itself stands in.
     """
 
     loss: str
@@ -33,3 +34,4 @@ class LossComputed(Event):
     shown: Span | None = None
     made: Span | None = None
     output: Ref | None = None
+    region: Region | None = None

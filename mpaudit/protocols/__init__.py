@@ -5,17 +5,45 @@ Whoever adds a rule about order adds it here, never to the static or the runtime
 
 from __future__ import annotations
 
+from mpaudit.protocols.accumulation import AccumulationProtocol
 from mpaudit.protocols.autocast import AutocastProtocol
+from mpaudit.protocols.bare_scaler import BareScalerProtocol
+from mpaudit.protocols.autograd_function import AutogradFunctionProtocol
+from mpaudit.protocols.cast_cache import CastCacheProtocol
+from mpaudit.protocols.checkpoint import CheckpointProtocol
 from mpaudit.protocols.grad_scaler import GradScalerProtocol
+from mpaudit.protocols.half_constants import HalfConstantsProtocol
+from mpaudit.protocols.half_input import HalfInputProtocol
+from mpaudit.protocols.half_parameters import HalfParametersProtocol
+from mpaudit.protocols.guard import GuardProtocol
 from mpaudit.protocols.keras_loss_scale import KerasLossScaleProtocol
 from mpaudit.protocols.keras_policy import KerasPolicyProtocol
 from mpaudit.protocols.logits import LogitsProtocol
+from mpaudit.protocols.loss_scaling import LossScalingProtocol
+from mpaudit.protocols.optimizer_match import OptimizerMatchProtocol
 from mpaudit.protocols.protocol import Protocol
+from mpaudit.protocols.refused import RefusedProtocol
+from mpaudit.protocols.scaler_use import ScalerUseProtocol
+from mpaudit.protocols.stepping import SteppingProtocol
 
 _ALL: tuple[type[Protocol], ...] = (
     GradScalerProtocol,
     AutocastProtocol,
+    CastCacheProtocol,
+    AutogradFunctionProtocol,
+    OptimizerMatchProtocol,
+    SteppingProtocol,
+    AccumulationProtocol,
+    GuardProtocol,
+    LossScalingProtocol,
     LogitsProtocol,
+    RefusedProtocol,
+    CheckpointProtocol,
+    ScalerUseProtocol,
+    BareScalerProtocol,
+    HalfConstantsProtocol,
+    HalfInputProtocol,
+    HalfParametersProtocol,
     KerasPolicyProtocol,
     KerasLossScaleProtocol,
 )

@@ -118,7 +118,7 @@ class GradScalerProtocol(Protocol):
             return
         key = ("unscaled", event.scaler, event.optimizer)
         before = self.state.get(key)
-        if isinstance(before, Unscaled) and not event.occasional:
+        if isinstance(before, Unscaled) and not (event.occasional and before.at == event.at):
             yield problems.double_unscale(before, event)
         self.state[key] = event
         self.state.pop(("updated", event.scaler), None)
@@ -195,7 +195,8 @@ class GradScalerProtocol(Protocol):
                     self.state.pop(("scaled", scaler), None)
                     self.state.pop(("updated", scaler), None)
         elif phase.all_unscaled:
-            yield Kept("unscaled-step", event.at)
+            if not any(backward.idle for backward in phase.backwards):
+                yield Kept("unscaled-step", event.at)
             for backward in phase.backwards:
                 region = backward.made_in
                 if region is not None and region.dtype == "float16":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,7 +33,15 @@ class Kept:
     occasional: bool = False
 
 
-Verdict = Broken | Kept
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something that the whole program is judged by at the end, in `by.conclude`."""
+
+    by: type[Protocol]
+    fact: Hashable
+
+
+Verdict = Broken | Kept | Noted
 
 
 class Protocol(ABC):
@@ -70,6 +78,11 @@ class Protocol(ABC):
     def imported(self, other: Protocol) -> None:  # noqa: B027 - most have nothing to take over
         """Take over what `other` has seen while an imported module was executed."""
 
+    @classmethod
+    def conclude(cls, facts: Sequence[Hashable]) -> Iterator[Problem]:  # noqa: ARG003
+        """The problems that follow from what was noted in the whole program, each fact once."""
+        return iter(())
+
     def later(self) -> Protocol:
         """The machine that a function starts with which is called some time after all this."""
         return type(self)()
@@ -89,4 +102,11 @@ def settle(verdicts: list[Verdict]) -> list[Problem]:
             key = (verdict.problem.rule, verdict.problem.span)
             if key not in (firmly if verdict.grounded else kept):
                 standing.setdefault(key, verdict.problem)
+    notes: dict[type[Protocol], dict[Hashable, None]] = {}
+    for verdict in verdicts:
+        if isinstance(verdict, Noted):
+            notes.setdefault(verdict.by, {})[verdict.fact] = None
+    for protocol, facts in notes.items():
+        for problem in protocol.conclude(tuple(facts)):
+            standing.setdefault((problem.rule, problem.span), problem)
     return list(standing.values())

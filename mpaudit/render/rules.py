@@ -36,7 +36,7 @@ def text(rules: Sequence[Rule], *, colour: bool = False) -> str:
     for rule in rules:
         kind = rule.severity.value
         fix = "" if rule.fix == "none" else f"{rule.fix} fix"
-        mark = " (preview)" if rule.preview else ""
+        mark = " (preview)" if rule.preview else "" if rule.default else " (off unless selected)"
         columns = f"{paint(f'{kind:7}', kind)}  {fix:14}  {rule.summary}{mark}"
         lines.append(f"{rule.code}  {rule.name:{wide}}  {columns}")
     return "\n".join(lines) + "\n"

@@ -113,7 +113,14 @@ class Loop:
         if not scaler._enabled:
             return original(scaler, optimizer, *args, **kwargs)
         with self._watch.guard("GradScaler.step"):
-            self._feed(ScalerStep, scaler=self._ref(scaler), optimizer=self._ref(optimizer))
+            held = [v for v in vars(optimizer).values() if isinstance(v, torch.optim.Optimizer)]
+            self._feed(
+                ScalerStep,
+                scaler=self._ref(scaler),
+                optimizer=self._ref(optimizer),
+                wraps=tuple(self._ref(each) for each in held),
+                closure=_closure(optimizer, args, kwargs),
+            )
         self._watch.thread.stepping += 1
         try:
             result = original(scaler, optimizer, *args, **kwargs)
@@ -202,7 +209,8 @@ class Loop:
         with self._watch.guard("zero_grad"):
             if not unwatched():
                 ours = None if isinstance(owner, torch.nn.Module) else self._ref(owner)
-                self._feed(GradientsZeroed, optimizer=ours)
+                to_none = args[0] if args else kwargs.get("set_to_none", True)
+                self._feed(GradientsZeroed, optimizer=ours, to_none=bool(to_none))
         return result
 
     def _clip(self, original: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
@@ -241,6 +249,15 @@ class Loop:
                 index = self._watch.index(optimizer)
                 step = self._watch.tracer.attempted(index)
                 self._watch.settled(index, step, True, None)
+
+
+def _closure(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """How a closure comes into `scaler.step(optimizer, ...)`, as `ScalerStep.closure` says it."""
+    if "closure" in kwargs:
+        return "keyword"
+    if args and callable(args[0]) and type(optimizer).__module__.startswith("torch.optim"):
+        return "positional"
+    return "missing" if not args and isinstance(optimizer, torch.optim.LBFGS) else None
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mpaudit import protocols
-from mpaudit.protocols.protocol import Protocol, Verdict
+from mpaudit.protocols.protocol import Broken, Protocol, Verdict
 from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.compound import Compound
@@ -28,10 +28,12 @@ from mpaudit.source.values import (
     Value,
 )
 
-BUDGET = 60_000
+BUDGET = 30_000
 """Evaluation steps for one entry point; what needs more is left alone."""
-FILE_BUDGET = 180_000
+FILE_BUDGET = 240_000
 """Evaluation steps for all entry points of a file, some seconds."""
+GRADIENTS = frozenset(["backward", "unscale_", "clip_grad_norm_", "clip_grad_value_", "step"])
+"""What makes a function worth another look where no caller came by."""
 MAX_INSTANCES = 2
 """States that a class' `__init__` leaves behind from which its methods are entered."""
 
@@ -66,6 +68,8 @@ class Engine(Compound):
         self.followed = self.state.followed
         self.verdicts = []
         self.escaped = []
+        self.executed = set()
+        self.guards = 0
         self.places = {}
         self.exhausted = 0
         self.left = FILE_BUDGET
@@ -79,34 +83,56 @@ class Engine(Compound):
         self.ended = []
         self.left = FILE_BUDGET
         heap = self._entry(lambda: self._body(module, "__main__"), verdicts)
-        if not heap.own:  # too much to follow: what it defines is still there to be entered
+        if not len(heap):  # too much to follow: what it defines is still there to be entered
             heap = self._entry(lambda: self._body(module, module.name), verdicts)
         left = Layer()
-        for place, value in heap.own.items():
+        for place, value in heap:
             left.add(place, value)
         heap = Heap((left, self.state.world))
         after = self.ended
         for owner, node in _definitions(module):
-            if node not in self.followed and self.relevance.entering(module, node.name):
-                self.ended = after
-                self._entry(lambda o=owner, n=node: self._function(module, heap, o, n), verdicts)
+            name = None if owner is None else owner.name
+            if not self.relevance.entering(module, name, node.name):
+                continue
+            passed_by = self._passed_by(node) if node in self.followed else None
+            if passed_by is None or passed_by:
+                self.followed.discard(node)
+                self.ended, found = after, []
+                self._entry(lambda o=owner, n=node: self._function(module, heap, o, n), found)
+                verdicts.extend(v for v in found if passed_by is None or _stands_in(v, passed_by))
         return verdicts
 
+    def _passed_by(self, function: ast.AST) -> set[int]:
+        """The rows of a function that was followed, but not there, and that handle gradients."""
+        return {
+            row
+            for node in ast.walk(function)
+            if isinstance(node, ast.Expr | ast.Assign) and node not in self.executed
+            if any(isinstance(n, ast.Attribute) and n.attr in GRADIENTS for n in ast.walk(node))
+            for row in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        }
+
     def _entry(self, execute: object, verdicts: list[Verdict]) -> Heap:
-        """Execute one entry point; its verdicts count only if it could be followed to its end."""
-        allowed, followed = min(BUDGET, self.left), self.followed.copy()
-        self.verdicts, self.escaped, self.budget = [], [], allowed
-        try:
-            heap: Heap = execute()  # type: ignore[operator]
-        except (Exhausted, RecursionError):
-            self.exhausted += 1
-            self.followed.clear()
-            self.followed |= followed  # what was not followed to the end is entered for itself
-            return Heap((self.state.world,))
-        finally:
-            self.left -= allowed - max(self.budget, 0)
-        verdicts.extend(self.verdicts)
-        return heap
+        """Execute one entry point; its verdicts count only if it could be followed to its end.
+
+        Where the budget does not allow to follow everything that matters, only what handles scalers,
+        regions and gradients is followed, and what is handed to anything else is lost sight of.
+        """
+        for self.narrow in (False, True):
+            allowed, followed = min(BUDGET, self.left), self.followed.copy()
+            self.verdicts, self.escaped, self.guards, self.budget = [], [], 0, allowed
+            try:
+                heap: Heap = execute()  # type: ignore[operator]
+            except (Exhausted, RecursionError):
+                self.followed.clear()
+                self.followed |= followed  # what was not followed to the end is entered for itself
+            else:
+                verdicts.extend(self.verdicts)
+                return heap
+            finally:
+                self.left -= allowed - max(self.budget, 0)
+        self.exhausted += 1
+        return Heap((self.state.world,))
 
     def _body(self, module: Module, name: str) -> Heap:
         path = self._start(module, Heap((self.state.world,)))
@@ -266,15 +292,16 @@ class Engine(Compound):
         """
         if module.filename not in self.state.absorbed:
             self.state.absorbed[module.filename] = ending = _Ending()
-            before = self.verdicts, self.escaped, self.budget, self.ended
-            self.verdicts, self.escaped, self.budget, self.ended = [], [], BUDGET, []
+            before = self.verdicts, self.escaped, self.budget, self.ended, self.guards
+            self.verdicts, self.escaped, self.ended, self.guards = [], [], [], 0
+            self.budget = BUDGET
             try:
                 heap = self._body(module, module.name)
             except (Exhausted, RecursionError):
                 heap = Heap(())
-            ending.machines = self.ended
-            self.verdicts, self.escaped, self.budget, self.ended = before
-            for place, value in heap.own.items():
+            ending.machines = self.ended if any(m.state or m.facts for m in self.ended) else []
+            self.verdicts, self.escaped, self.budget, self.ended, self.guards = before
+            for place, value in heap:
                 if place[0] >= 0:
                     self.state.world.add(place, value)
                 else:
@@ -298,6 +325,10 @@ class Engine(Compound):
         if known is None:
             known = self.state.roles[module.filename] = roles(module)
         return known
+
+
+def _stands_in(verdict: Verdict, rows: set[int]) -> bool:
+    return isinstance(verdict, Broken) and verdict.problem.span.start.row in rows
 
 
 def _definitions(

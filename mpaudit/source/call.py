@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from mpaudit.event import Event, LostSight, Region
 from mpaudit.finding import Span
 from mpaudit.source import library
-from mpaudit.source.facts import inherit, parts
+from mpaudit.source.facts import inherit, item_of, parts
 from mpaudit.source.logic import Logic
 from mpaudit.source.path import Frame, Identities, Path, lookup
 from mpaudit.source.relevance import Relevance
@@ -62,6 +62,8 @@ class Calls:
         self.logic = Logic(identities)
         self.budget = budget
         self.followed: set[ast.AST] = set()
+        self.narrow = False
+        self.sites: dict[tuple[ast.expr, int], ast.expr] = {}
 
     # To be filled in below this class: the house has one engine, cut at its joints.
 
@@ -95,6 +97,10 @@ class Calls:
         if self.budget < 0:
             raise Exhausted
 
+    def site(self, node: ast.expr, index: int) -> ast.expr:
+        """A place to call from, beside `node`: for what a library calls more than once."""
+        return self.sites.setdefault((node, index), ast.copy_location(ast.Name("_"), node))
+
     # Making values
 
     def made(self, node: ast.AST, path: Path, *, kind: str = "") -> Thing:
@@ -111,7 +117,7 @@ class Calls:
         """An unknown item of what is iterated over, in the loop pass in progress."""
         known = path.known(over, "@each")
         if known is not None:
-            return known
+            return item_of(over, known, path, self.identities)
         iteration = path.frame.iteration
         within = path.known(over, "@enumerated")
         if within is not None:
@@ -168,7 +174,7 @@ class Calls:
             )
         if isinstance(function, Thing):
             method = self._callable(function, path)
-            if method is not None:
+            if method is not None and not self._opaque(function, method):
                 library.entering(
                     Call(self, path, node, method.name, function, arguments, keywords),
                     function.kind,
@@ -182,11 +188,17 @@ class Calls:
                 receiver, name = described[1], str(described[2].value)  # type: ignore[assignment]
         call = Call(self, path, node, name, receiver, arguments, keywords)
         result = library.summary(call, function)
-        return self.unknown_call(call, function) if result is None else result
+        if result is None:
+            result = self.unknown_call(call, function)
+        return library.finished(call, function, result)
 
     def library_attribute(self, base: Thing, name: str, path: Path) -> Value | None:
         """An attribute of a thing of a library, where a summary knows it."""
         return library.attribute(self, base, name, path)
+
+    def _opaque(self, model: Thing, method: Function) -> bool:
+        """Whether a model's own code says no more than its call itself."""
+        return model.kind == "Module" and not self.relevance.following(method)
 
     def _callable(self, thing: Thing, path: Path) -> Function | None:
         owner = path.known(thing, "@class")
@@ -212,6 +224,10 @@ class Calls:
             if isinstance(site, ast.Call) and (recursive or len(path.frames) > MAX_DEPTH):
                 self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
             made = self.made(site, path)
+            return result or self.derive(made, (*arguments, *keywords.values()), path)
+        if self.narrow and not self.relevance.handling(function):
+            self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
+            made = path.learn(self.made(site, path), scaled=UNKNOWN)
             return result or self.derive(made, (*arguments, *keywords.values()), path)
         frame = path.frame
         context = self.identities.number("in", frame.context, site, frame.iteration)
@@ -353,7 +369,7 @@ class Calls:
         """A region is entered; the pass of the loop that does so is remembered."""
         iteration = path.frame.iteration
         path.regions = (*path.regions, region)
-        number = self.identities.number("entered", iteration)
+        number = self.identities.number("entered", iteration, at, path.frame.context)
         path.learn(region, entered=Thing(number, since=iteration))
         self.places[region.uid] = at
 

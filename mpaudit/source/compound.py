@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 
+from mpaudit.source.call import Enter
 from mpaudit.source.flow import Flow
-from mpaudit.source.path import Path
+from mpaudit.source.path import Fork, Path
 from mpaudit.source.values import (
     NOWHERE,
     Choice,
+    Const,
     Iteration,
     Pack,
     Thing,
@@ -29,18 +31,22 @@ class Compound(Flow):
 
     def _do_If(self, node: ast.If, path: Path) -> list[Path]:
         paths: list[Path] = []
+        before, asked = path.frame.occasional, set(path.facts)
+        decided: dict[bool, list[Path]] = {True: [], False: []}
         for each, test in self.run(path, node.test):
             known = self.logic.truth(test, each)
-            if known is not None:
+            if known is None:
+                paths.extend(self._branches(node, each, test))
+            elif any(self._changes(fact, each) for fact in each.facts if fact not in asked):
+                each.frame.occasional = True
+                decided[known].append(each)
+            else:
                 paths.extend(self.block(node.body if known else node.orelse, [each]))
-                continue
-            paths.extend(self._branches(node, each, test))
-        return paths
+        return [*paths, *self._sides(node, decided, before)]
 
     def _branches(self, node: ast.If, path: Path, test: Value) -> list[Path]:
         before = path.frame.occasional
         changing = before or self._changes(test, path)
-        outcomes: list[list[Path]] = []
         undecided = [path]
         sides: dict[bool, list[Path]] = {True: [], False: []}
         while undecided:
@@ -51,8 +57,14 @@ class Compound(Flow):
             else:
                 current.frame.occasional = changing
                 sides[known].append(current)
-        for side, body in ((True, node.body), (False, node.orelse)):
-            outcomes.append(self.block(body, self.merged(sides[side])))
+        return self._sides(node, sides, before)
+
+    def _sides(self, node: ast.If, sides: dict[bool, list[Path]], before: bool) -> list[Path]:
+        """Execute both branches; what follows is as occasional as `before` unless one of them left."""
+        outcomes = [
+            self.block(body, self.merged(sides[side]))
+            for side, body in ((True, node.body), (False, node.orelse))
+        ]
         for outcome, other in (outcomes, outcomes[::-1]):
             if not any(each.exit for each in other):
                 for each in outcome:
@@ -88,7 +100,12 @@ class Compound(Flow):
 
     def _do_Try(self, node: ast.Try, path: Path) -> list[Path]:
         paths: list[Path] = []
-        for each in self.block(node.body, [path]):
+        self.guards += 1
+        try:
+            ended = self.block(node.body, [path])
+        finally:
+            self.guards -= 1
+        for each in ended:
             if each.exit == "raise" and node.handlers:
                 each.exit = None
                 paths.extend(self.block(node.handlers[0].body, [each]))
@@ -98,7 +115,7 @@ class Compound(Flow):
                 paths.append(each)
         if not node.finalbody:
             return paths
-        ended: list[Path] = []
+        ended = []
         for each in paths:
             leaving, result = each.exit, each.result
             each.exit = None
@@ -184,6 +201,8 @@ class Compound(Flow):
             started: list[Path] = []
             for each in going:
                 each.frame.iteration = (depth, number)
+                if index and item is None:
+                    self._count(node, each)
                 started.extend(start(each, item))
             going = []
             for each in self.block(node.body, started):
@@ -207,3 +226,25 @@ class Compound(Flow):
             if each.exit == "break":
                 each.exit = None
         return [*ended, *left]
+
+    def _count(self, node: ast.For | ast.AsyncFor | ast.While, path: Path) -> None:
+        """Counters stand for any number from the second pass on: it is every later pass, too."""
+        iteration = path.frame.iteration
+        for target in _counters(node):
+            try:
+                held = self.evaluate(target, path)
+            except (Fork, Enter):
+                continue
+            if isinstance(held, Const) and type(held.value) in (int, float):
+                number = self.identities.number("count", ast.dump(target), iteration)
+                self.assign(target, Thing(number, since=iteration), path)
+
+
+def _counters(node: ast.For | ast.AsyncFor | ast.While) -> list[ast.expr]:
+    """What a loop's body adds to."""
+    return [
+        each.target
+        for statement in node.body
+        for each in ast.walk(statement)
+        if isinstance(each, ast.AugAssign) and isinstance(each.target, ast.Name | ast.Attribute)
+    ]

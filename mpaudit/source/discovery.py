@@ -33,6 +33,7 @@ SKIPPED = frozenset(
 _RELEVANT = re.compile(
     rb"GradScaler|autocast|\bamp\b|unscale_|mixed_precision|mixed_float16|mixed_bfloat16|set_global_policy"
     rb"|set_dtype_policy|LossScaleOptimizer|GradientTape|from_logits|CrossEntropyLoss|cross_entropy"
+    rb"|float16|\.half\(|torch\.half\b|fp32_precision|float32_matmul_precision"
 )
 
 

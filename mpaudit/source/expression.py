@@ -7,6 +7,7 @@ import builtins
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mpaudit.source import library
 from mpaudit.source.operators import Operators
 from mpaudit.source.path import Path, lookup
 from mpaudit.source.values import (
@@ -28,6 +29,10 @@ from mpaudit.source.values import (
 
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
+
+
+MAX_TABLE = 4
+"""So many entries of a table of functions are told apart."""
 
 
 class Expressions(Operators):
@@ -56,15 +61,14 @@ class Expressions(Operators):
         for scope in frame.scopes:
             value = path.heap.get((scope, name))
             if value is not None:
-                return self._found(value, (scope, name), path)
+                return self._found(value, path)
         if hasattr(builtins, name):
             return External(f"builtins.{name}")
         return Thing(self.identities.number("name", frame.module.filename, name), text=name)
 
-    def _found(self, value: Value, place: tuple[int, str], path: Path) -> Value:
+    def _found(self, value: Value, path: Path) -> Value:
         if isinstance(value, Imported):
             value = self.imported(value, path)
-            path.heap[place] = value
         elif isinstance(value, Choice):
             settled = self.logic.settled(value, path)
             assert settled is not None
@@ -86,15 +90,17 @@ class Expressions(Operators):
         if isinstance(base, Namespace):
             value = path.heap.get((base.uid, name))
             if value is not None:
-                return self._found(value, (base.uid, name), path)
+                return self._found(value, path)
             return self.submodule(base, name) or self.term(".", base_thing(self, base), Const(name))
         if isinstance(base, Class):
             value = lookup(path, base, name)
+            if isinstance(value, Function) and External("builtins.classmethod") in value.decorators:
+                return Bound(base, name, value)
             return value if value is not None else Bound(base, name)
         if isinstance(base, Thing):
             value = path.heap.get((base.uid, name))
             if value is not None:
-                return self._found(value, (base.uid, name), path)
+                return self._found(value, path)
             return self._member(base, name, node, path)
         if isinstance(base, Function | Partial | Bound | Pack | Const):
             return Bound(base, name)
@@ -161,15 +167,35 @@ class Expressions(Operators):
             if isinstance(key, Const):
                 stored = path.heap.get((base.uid, f"[{key.value!r}]"))
                 if stored is not None:
-                    return self._found(stored, (base.uid, f"[{key.value!r}]"), path)
+                    return self._found(stored, path)
+            chosen = self._looked_up(base, key, path)
+            if chosen is not None:
+                return chosen
             made = self.term("[]", base, key)
             each = path.known(base, "@each")
             if isinstance(each, Thing) and each.kind:  # one of many things that were made alike
                 made = Thing(made.uid, each.kind, made.since)
                 for name, value in path.heap.of(each.uid):
                     path.heap[(made.uid, name)] = value
-            return self.derive(made, (base,), path)
+            self.derive(made, (base,), path)
+            return library.operated(self, "[]", (base, key), made, path)
         return self.term("[]", base, key)
+
+    def _looked_up(self, table: Thing, key: Value, path: Path) -> Value | None:
+        """What a small table of functions holds under a key that is not known yet."""
+        if table.kind != "dict" or not isinstance(key, Thing):
+            return None
+        entries = [(name, v) for name, v in path.heap.of(table.uid) if name.startswith("[")]
+        known = path.known(table, "@items")
+        if not isinstance(known, Pack) or not 0 < len(entries) == len(known.items) <= MAX_TABLE:
+            return None
+        if not all(isinstance(value, Function | Bound | Partial) for _, value in entries):
+            return None
+        *others, (_, chosen) = entries
+        for name, value in reversed(others):
+            constant = Const(ast.literal_eval(name[1:-1]))
+            chosen = Choice(self.term("==", key, constant), value, chosen)
+        return self.logic.settled(chosen, path)
 
     # Literals and displays
 

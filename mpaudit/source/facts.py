@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mpaudit.source.path import Path
-from mpaudit.source.values import TRUE, UNKNOWN, Choice, Const, Pack, Partial, Thing, Value
+from mpaudit.source.path import Identities, Path
+from mpaudit.source.values import (
+    NOWHERE,
+    TRUE,
+    UNKNOWN,
+    Choice,
+    Const,
+    Pack,
+    Partial,
+    Thing,
+    Value,
+)
+
+APART = ("Optimizer", "GradScaler")
+"""Kinds of which the items of a comprehension are told apart, pass by pass."""
 
 
 def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool = False) -> Thing:
@@ -35,6 +48,18 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
     if (weights and all(weights)) or (scales and _weighs(sources, path)):
         path.learn(made, weighted=TRUE)
     return path.learn(made, scaled=scaled, owners=Pack(tuple(owners)) if owners else None)
+
+
+def item_of(over: Value, each: Value, path: Path, identities: Identities) -> Value:
+    """The item of a comprehension in this pass of a loop; loops over the same meet the same items."""
+    iteration = path.frame.iteration
+    if not isinstance(each, Thing) or each.kind not in APART or iteration == NOWHERE:
+        return each
+    _, _, _, outer, index = identities.description(iteration[1])
+    made = Thing(identities.number("item", over, outer, index), each.kind, iteration)
+    for name, value in path.heap.of(each.uid):
+        path.heap[(made.uid, name)] = value
+    return made
 
 
 def parts(value: Value, path: Path) -> list[Value]:

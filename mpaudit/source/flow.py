@@ -14,14 +14,20 @@ from mpaudit.source.call import Enter
 from mpaudit.source.expression import Expressions
 from mpaudit.source.path import Fork, Frame, Path, merge
 from mpaudit.source.values import (
+    Bound,
+    Choice,
     Class,
     Const,
+    Function,
     Pack,
+    Partial,
     Thing,
     Value,
 )
 
 MAX_PATHS = 48
+WATCHED = frozenset(["GradScaler", "autocast", "Optimizer", "context"])
+"""The kinds of things that protocols watch."""
 
 
 class Flow(Expressions):
@@ -29,6 +35,9 @@ class Flow(Expressions):
 
     verdicts: list[Verdict]
     escaped: list[Path]
+    executed: set[ast.stmt]
+    guards: int
+    """How many `try` statements are in progress."""
 
     def emit(self, event: Event, path: Path) -> None:
         """Feed an event to the path's protocols."""
@@ -38,8 +47,21 @@ class Flow(Expressions):
     def merged(self, paths: list[Path]) -> list[Path]:
         """The paths, joined where no protocol can tell them apart."""
         if len(paths) > 1:
-            self.spend(sum(1 + len(path.heap.own) // 150 for path in paths))
-        return merge(paths, MAX_PATHS, self.identities)
+            self.spend(len(paths))
+        return merge(paths, MAX_PATHS, self.identities, self.telling)
+
+    def telling(self, value: Value) -> bool:
+        """Whether a protocol would miss a value if it became unknown."""
+        if isinstance(value, Thing):
+            return value.kind in WATCHED
+        if isinstance(value, Choice):
+            return self.telling(value.yes) or self.telling(value.no)
+        if isinstance(value, Function):
+            return self.relevance.following(value)
+        if isinstance(value, Bound):
+            method = value.function
+            return self.telling(value.receiver if method is None else method)
+        return isinstance(value, Partial)
 
     # Running expressions, whatever they need on the way
 
@@ -131,6 +153,7 @@ class Flow(Expressions):
     def statement(self, node: ast.stmt, path: Path) -> list[Path]:
         """Execute one statement."""
         self.spend()
+        self.executed.add(node)
         method: Callable[[ast.stmt, Path], list[Path]] | None
         method = getattr(self, "_do_" + type(node).__name__, None)
         return method(node, path) if method else [path]
@@ -190,6 +213,8 @@ class Flow(Expressions):
         return paths
 
     def _do_Raise(self, _: ast.Raise, path: Path) -> list[Path]:
+        if not self.guards:  # the program ends here, and nothing that follows is reached
+            return []
         path.exit = "raise"
         return [path]
 

@@ -28,20 +28,39 @@ class Layer:
         return None if names is None else names.get(place[1])
 
 
+class _Trail:
+    """The owners written to since the last fork, after those of the forks before it."""
+
+    __slots__ = ("before", "depth", "written")
+
+    def __init__(self, before: _Trail | None = None) -> None:
+        self.before = before
+        self.depth: int = 0 if before is None else before.depth + 1
+        self.written: set[int] = set()
+
+
 class Heap:
-    """One path's places: its own writes over shared layers, so that a copy costs only the writes."""
+    """One path's places: its own writes over shared layers.
 
-    __slots__ = ("layers", "own")
+    A fork copies one dict of owners; the places of an owner are copied when one side writes to them.
+    Two heaps with a common past know which owners have been written to since, so that comparing them
+    costs what they did, not what they hold.
+    """
 
-    def __init__(self, layers: tuple[Layer, ...], own: dict[Place, Value] | None = None) -> None:
+    __slots__ = ("_trail", "layers", "owners")
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
         self.layers = layers
-        self.own: dict[Place, Value] = {} if own is None else own
+        self.owners: dict[int, dict[str, Value]] = {}
+        self._trail = _Trail()
 
     def get(self, place: Place, default: Value | None = None) -> Value | None:
         """What a place holds, `default` if nothing."""
-        value = self.own.get(place)
-        if value is not None:
-            return value
+        names = self.owners.get(place[0])
+        if names is not None:
+            value = names.get(place[1])
+            if value is not None:
+                return value
         for layer in self.layers:
             value = layer.get(place)
             if value is not None:
@@ -55,28 +74,84 @@ class Heap:
         return value
 
     def __setitem__(self, place: Place, value: Value) -> None:
-        self.own[place] = value
+        self._writable(place[0])[place[1]] = value
 
     def __contains__(self, place: Place) -> bool:
         return self.get(place) is not None
 
+    def __len__(self) -> int:
+        """How many owners this path has written to."""
+        return len(self.owners)
+
+    def __iter__(self) -> Iterator[tuple[Place, Value]]:
+        """The places that this path has written to, and what they hold."""
+        for owner, names in self.owners.items():
+            for name, value in names.items():
+                yield (owner, name), value
+
+    def _writable(self, owner: int) -> dict[str, Value]:
+        names = self.owners.get(owner)
+        if owner not in self._trail.written:
+            self._trail.written.add(owner)
+            names = self.owners[owner] = {} if names is None else names.copy()
+        elif names is None:
+            names = self.owners[owner] = {}
+        return names
+
     def forget(self, place: Place) -> None:
         """Drop what this path wrote to a place."""
-        self.own.pop(place, None)
+        if place[1] in self.owners.get(place[0], ()):
+            del self._writable(place[0])[place[1]]
 
     def forget_owner(self, owner: int) -> None:
         """Drop all that this path wrote to the places of an owner."""
-        for place in [place for place in self.own if place[0] == owner]:
-            del self.own[place]
+        if self.owners.pop(owner, None) is not None:
+            self._trail.written.add(owner)
 
     def of(self, owner: int) -> Iterator[tuple[str, Value]]:
         """The names of an owner and what they hold."""
         names: dict[str, Value] = {}
         for layer in reversed(self.layers):
             names.update(layer.owners.get(owner, {}))
-        names.update((name, value) for (uid, name), value in self.own.items() if uid == owner)
+        names.update(self.owners.get(owner, {}))
         return iter(names.items())
 
     def copy(self) -> Heap:
         """A heap that starts from here and goes its own way."""
-        return Heap(self.layers, self.own.copy())
+        other = Heap(self.layers)
+        other.owners = self.owners.copy()
+        other._trail, self._trail = _Trail(self._trail), _Trail(self._trail)
+        return other
+
+    def differences(self, other: Heap) -> Iterator[tuple[Place, Value | None, Value | None]]:
+        """The places that two heaps of the same layers differ in, and what they hold there."""
+        for owner in self._written_since_fork(other):
+            mine, theirs = self.owners.get(owner, {}), other.owners.get(owner, {})
+            if mine is theirs:
+                continue
+            for name, value in mine.items():
+                found = theirs.get(name)
+                if found is not value:
+                    found = found or other.get((owner, name))
+                    if found is not value and found != value:
+                        yield (owner, name), value, found
+            for name, value in theirs.items():
+                if name not in mine:
+                    held = self.get((owner, name))
+                    if held != value:
+                        yield (owner, name), held, value
+
+    def _written_since_fork(self, other: Heap) -> set[int]:
+        written: set[int] = set()
+        one: _Trail | None = self._trail
+        two: _Trail | None = other._trail
+        while one is not two:
+            if one is None or two is None:  # no common past
+                return self.owners.keys() | other.owners.keys()
+            if one.depth >= two.depth:
+                written |= one.written
+                one = one.before
+            else:
+                written |= two.written
+                two = two.before
+        return written

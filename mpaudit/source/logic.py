@@ -139,11 +139,24 @@ class Logic:
                 other, *others = self.identities.description(asked.uid)
                 if answer and other == "==" and others[0] == subject and others[1] != constant:
                     return False
+                if answer and other == "==" and others[1] == constant:
+                    if self._neighbours(others[0], subject):
+                        return False
             return None
         if thing.kind:
             return True if thing.kind not in ("list", "dict") else None
         none = path.facts.get(self.term("is None", thing))
         return None if none is None else not none
+
+    def _neighbours(self, one: object, other: object) -> bool:
+        """Whether these are remainders of neighbours, `i % n` and `(i + 1) % n`: never equal."""
+        if not isinstance(one, Thing) or not isinstance(other, Thing):
+            return False
+        (mod, a, *n), (too, b, *m) = map(self.identities.description, (one.uid, other.uid))
+        if mod != "Mod" or too != "Mod" or n != m or n == [Const(1)]:
+            return False
+        after = {self.term("Add", v, Const(1)) for v in (a, b) if isinstance(v, Thing)}
+        return a in after or b in after
 
 
 def _value(operand: object) -> Value:

@@ -8,7 +8,9 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from mpaudit.source import library
 from mpaudit.source.call import Calls
+from mpaudit.source.dtypes import dtype_named, same_dtype
 from mpaudit.source.path import Path
 from mpaudit.source.values import (
     FALSE,
@@ -19,6 +21,7 @@ from mpaudit.source.values import (
     Const,
     External,
     Function,
+    Pack,
     Value,
 )
 
@@ -74,12 +77,13 @@ class Operators(Calls):
             return self.logic.negate(value if known is None else Const(known))
         if isinstance(value, Const) and isinstance(value.value, int | float):
             return Const(-value.value if isinstance(node.op, ast.USub) else value.value)
-        return self.derive(self.term(type(node.op).__name__, value), (value,), path)
+        made = self.derive(self.term(type(node.op).__name__, value), (value,), path)
+        return library.operated(self, type(node.op).__name__, (value,), made, path)
 
     def _BinOp(self, node: ast.BinOp, path: Path) -> Value:
-        return self.binary(
-            node.op, self.evaluate(node.left, path), self.evaluate(node.right, path), path
-        )
+        left, right = self.evaluate(node.left, path), self.evaluate(node.right, path)
+        library.applied(self, node, left, right, path)
+        return self.binary(node.op, left, right, path)
 
     def binary(self, op: ast.operator, left: Value, right: Value, path: Path) -> Value:
         """The result of an arithmetic operator."""
@@ -92,7 +96,8 @@ class Operators(Calls):
                 except (ArithmeticError, ValueError):
                     pass
         made = self.term(type(op).__name__, left, right)
-        return self.derive(made, (left, right), path, scales=isinstance(op, ast.Mult | ast.Pow))
+        self.derive(made, (left, right), path, scales=isinstance(op, ast.Mult | ast.Pow))
+        return library.operated(self, type(op).__name__, (left, right), made, path)
 
     def _Compare(self, node: ast.Compare, path: Path) -> Value:
         values = [self.evaluate(part, path) for part in (node.left, *node.comparators)]
@@ -119,10 +124,17 @@ class Operators(Calls):
                 return TRUE if left.value == right.value else FALSE
             if left == right and isinstance(left, External | Function | Class):
                 return TRUE
-            if isinstance(left, Choice) and isinstance(right, Const):
+            same = same_dtype(left, right)
+            if same is not None:
+                return TRUE if same else FALSE
+            if isinstance(left, Choice) and isinstance(right, Const | External):
                 yes = self._compare(op, left.yes, right, path)
                 return Choice(left.condition, yes, self._compare(op, left.no, right, path))
             return self.term("==", left, right)
+        if isinstance(op, ast.In) and isinstance(right, Pack) and dtype_named(left):
+            answers = [self._compare(ast.Eq(), left, item, path) for item in right.items]
+            if TRUE in answers or all(answer == FALSE for answer in answers):
+                return TRUE if TRUE in answers else FALSE
         compute = _ORDER.get(type(op))
         if compute and isinstance(left, Const) and isinstance(right, Const):
             try:

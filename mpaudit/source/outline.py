@@ -8,83 +8,148 @@ from dataclasses import dataclass, field
 from mpaudit.source.module import Module
 
 HELD = "(calls what it holds)"
-"""Stands for a call of a parameter, or of an object stored in an attribute: it may be a model."""
+"""Stands for a call of what is in a variable, a table or an attribute: it may be a model."""
+
+KEEPS = "(keeps what it is given)"
+"""Stands for storing a variable in an attribute, or in a container that is held in one."""
+KEEPERS = ("append", "add", "insert", "extend")
+
+AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(slots=True)
+class Mentions:
+    """What a function mentions: names that are not its own variables, attributes, and calls.
+
+    `x.step(...)` mentions "step" and "step()", `x.update(y)` mentions "update" and "update(...)":
+    what an ordinary word means shows in how it is called. `nn.Linear` mentions "nn.Class". What is
+    mentioned only as an attribute of an imported library, `torch.load`, is in `foreign` as well.
+    """
+
+    name: str
+    owner: str | None
+    words: set[str] = field(default_factory=set)
+    called: set[str] = field(default_factory=set)
+    own: frozenset[str] = frozenset()
+    foreign: set[str] = field(default_factory=set)
+    local: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class Outline:
     """The names a file's parts mention.
 
-    `functions` and `classes` map a name to all that is mentioned inside (of a class: its methods and
-    bases); `assigned` maps the variables of the module body to what their values mention; `imports`
-    are all `from ... import` statements.
+    `functions` are all functions by (class, name), the class None outside of one; `classes` map a
+    name to the names of its bases; `assigned` maps the variables of the module body to what their
+    values mention; `imports` are all `from ... import` statements.
     """
 
-    functions: dict[str, set[str]] = field(default_factory=dict)
+    functions: dict[tuple[str | None, str], Mentions] = field(default_factory=dict)
     classes: dict[str, set[str]] = field(default_factory=dict)
     assigned: dict[str, set[str]] = field(default_factory=dict)
     imports: list[ast.ImportFrom] = field(default_factory=list)
     modules: set[str] = field(default_factory=set)
     stored: set[str] = field(default_factory=set)
-    called: dict[str, set[str]] = field(default_factory=dict)
 
 
 def outline(module: Module) -> Outline:
     """Walk a file once."""
     found = Outline()
-    _visit(module.tree, [], found)
+    for top in module.tree.body:
+        if isinstance(top, ast.Import):
+            found.modules |= {alias.asname or alias.name.partition(".")[0] for alias in top.names}
+    _visit(module.tree, (), None, found)
     for statement in module.tree.body:
         if isinstance(statement, ast.Assign):
-            mentioned = _names(statement.value)
+            value = Mentions("", None)
+            for node in ast.walk(statement.value):
+                _note(node, value, found)
             for target in statement.targets:
                 for name in _names(target):
-                    found.assigned.setdefault(name, set()).update(mentioned)
-    for name, attributes in found.called.items():
-        if attributes & found.stored:
-            found.functions[name].add(HELD)
+                    found.assigned.setdefault(name, set()).update(value.words)
+    for mentions in found.functions.values():
+        if mentions.called & found.stored:
+            mentions.words.add(HELD)
+        mentions.foreign -= mentions.local
     return found
 
 
-def _visit(node: ast.AST, inside: list[tuple[str, set[str], set[str]]], found: Outline) -> None:
-    """`inside` are the functions around: name, mentioned names, parameters."""
-    if isinstance(node, ast.Name):
-        for _, names, _ in inside:
-            names.add(node.id)
-    elif isinstance(node, ast.Attribute):
-        for _, names, _ in inside:
-            names.add(node.attr)
+def _visit(node: ast.AST, inside: tuple[Mentions, ...], owner: str | None, found: Outline) -> None:
+    """`inside` are the functions around, `owner` is the class whose body this is."""
+    for mentions in inside:
+        _note(node, mentions, found)
+    if isinstance(node, ast.Attribute):
         if isinstance(node.ctx, ast.Store):
             found.stored.add(node.attr)
-    elif isinstance(node, ast.Call):
-        _note_call(node.func, inside, found)
     elif isinstance(node, ast.ImportFrom):
         found.imports.append(node)
     elif isinstance(node, ast.Import):
         found.modules |= {alias.name.partition(".")[0] for alias in node.names}
     elif isinstance(node, ast.ClassDef):
-        bases = set().union(*map(_names, node.bases))
-        found.classes.setdefault(node.name, set()).update(bases | _methods(node))
-    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        found.classes.setdefault(node.name, set()).update(*map(_names, node.bases))
+        owner = node.name
+    elif isinstance(node, AnyFunction):
+        mentions = found.functions.setdefault((owner, node.name), Mentions(node.name, owner))
         spec = node.args
-        parameters = {a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)}
-        names = found.functions.setdefault(node.name, set())
-        inside = [*inside, (node.name, names, parameters)]
+        parameters = frozenset(a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs))
+        mentions.own |= parameters | frozenset(_assigned(node))
+        inside, owner = (*inside, mentions), None
     for child in ast.iter_child_nodes(node):
-        _visit(child, inside, found)
+        _visit(child, inside, owner, found)
 
 
-def _note_call(
-    function: ast.expr, inside: list[tuple[str, set[str], set[str]]], found: Outline
-) -> None:
-    for name, names, parameters in inside:
-        if isinstance(function, ast.Name) and function.id in parameters:
-            names.add(HELD)
+def _note(node: ast.AST, mentions: Mentions, found: Outline) -> None:
+    if isinstance(node, ast.Name):
+        if node.id not in mentions.own:
+            mentions.words.add(node.id)
+            mentions.local.add(node.id)
+    elif isinstance(node, ast.Attribute):
+        _note_attribute(node, node.attr, mentions, found)
+        if isinstance(node.value, ast.Name | ast.Attribute) and node.attr[:1].isupper():
+            around = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
+            mentions.words.add(f"{around}.Class")
+    elif isinstance(node, ast.Assign):
+        if any(isinstance(each, ast.Attribute) for each in node.targets):
+            _note_kept([node.value], mentions)
+    elif isinstance(node, ast.Call):
+        function = node.func
+        if isinstance(function, ast.Attribute) and function.attr in KEEPERS:
+            _note_kept(node.args, mentions)
+        if isinstance(function, ast.Subscript | ast.Call) or (
+            isinstance(function, ast.Name)
+            and (function.id in mentions.own or function.id == "getattr")
+        ):
+            mentions.words.add(HELD)
         elif isinstance(function, ast.Attribute):
-            found.called.setdefault(name, set()).add(function.attr)
+            mentions.called.add(function.attr)
+            called = f"{function.attr}({'...' if node.args else ''})"
+            _note_attribute(function, called, mentions, found)
 
 
-def _methods(node: ast.ClassDef) -> set[str]:
-    return {s.name for s in node.body if isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef)}
+def _note_kept(values: list[ast.expr], mentions: Mentions) -> None:
+    if any(isinstance(value, ast.Name) and value.id in mentions.own for value in values):
+        mentions.words.add(KEEPS)
+
+
+def _note_attribute(node: ast.Attribute, word: str, mentions: Mentions, found: Outline) -> None:
+    root = node.value
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    library = isinstance(root, ast.Name) and root.id in found.modules
+    mentions.words.add(word)
+    (mentions.foreign if library else mentions.local).add(word)
+
+
+def _assigned(function: AnyFunction) -> set[str]:
+    """The names a function binds, its own functions and classes apart."""
+    found: set[str] = set()
+    others: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            others.update(node.names)
+    return found - others
 
 
 def _names(node: ast.AST) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,11 @@ from mpaudit.protocols.protocol import Protocol, Verdict
 from mpaudit.source.heap import Heap, Place
 from mpaudit.source.values import (
     NOWHERE,
-    Bound,
     Choice,
     Class,
     Const,
     Function,
     Iteration,
-    Partial,
     Thing,
     Value,
     newest,
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
     from mpaudit.source.module import Module
 
 MAX_CHOICE_DEPTH = 4
+SCOPES = ("scope", "module")
+"""The owners whose names are variables."""
 _UNSET = Const("<unset>")
 
 
@@ -37,7 +37,7 @@ class Identities:
 
     def __init__(self) -> None:
         self._numbers: dict[Hashable, int] = {}
-        self._descriptions: list[tuple[Hashable, ...]] = [()]
+        self._descriptions: list[tuple[Hashable, ...]] = [("settings",)]
 
     def number(self, *description: Hashable) -> int:
         """The number of this description."""
@@ -48,8 +48,8 @@ class Identities:
         return known
 
     def description(self, number: int) -> tuple[Hashable, ...]:
-        """What `number` stands for."""
-        return self._descriptions[number]
+        """What `number` stands for; owners up to zero are settings of the whole program."""
+        return self._descriptions[max(number, 0)]
 
 
 class Fork(Exception):  # noqa: N818 - not an error: the statement goes on once for each answer
@@ -195,7 +195,11 @@ class Path:
         return thing
 
 
-def merge(paths: list[Path], limit: int, identities: Identities) -> list[Path]:
+Telling = Callable[[Value], bool]
+"""Whether a protocol would miss a value if it became unknown."""
+
+
+def merge(paths: list[Path], limit: int, identities: Identities, telling: Telling) -> list[Path]:
     """Join paths that no protocol can tell apart; what differs becomes a `Choice`.
 
     Two paths are joined if they leave the same way, in the same regions and protocol states, and either
@@ -209,7 +213,7 @@ def merge(paths: list[Path], limit: int, identities: Identities) -> list[Path]:
         key = (path.exit, path.regions, path.standing.state, len(path.frames))
         group = groups.setdefault(key, [])
         for other in group:
-            if _join(other, path, identities):
+            if _join(other, path, identities, telling):
                 other.standing = other.standing.joined(path.standing)
                 break
         else:
@@ -217,7 +221,7 @@ def merge(paths: list[Path], limit: int, identities: Identities) -> list[Path]:
     return [path for group in groups.values() for path in group][:limit]
 
 
-def _join(kept: Path, other: Path, identities: Identities) -> bool:
+def _join(kept: Path, other: Path, identities: Identities, telling: Telling) -> bool:
     """Fold `other` into `kept`; False if that would mix up what a protocol must tell apart.
 
     Where the paths differ in the answer to exactly one condition, what they hold becomes a Choice;
@@ -230,25 +234,22 @@ def _join(kept: Path, other: Path, identities: Identities) -> bool:
     ]
     condition = conditions[0] if len(conditions) == 1 else None
     positive = condition is None or kept.facts[condition]
-    pairs: list[tuple[Place | None, Value | None, Value | None]] = []
-    mine, theirs = kept.heap.own, other.heap.own
-    for place, value in mine.items():
-        found = theirs.get(place)
-        if found is not value:
-            found = found or other.heap.get(place)
-            if found != value:
-                pairs.append((place, value, found))
-    for place, value in theirs.items():
-        if place not in mine and kept.heap.get(place) != value:
-            pairs.append((place, kept.heap.get(place), value))
-    if kept.result != other.result:
-        pairs.append((None, kept.result, other.result))
     merged: list[tuple[Place | None, Value]] = []
-    for where, one, two in pairs:
-        choice = _either(condition, one, two, positive, identities)
+    if kept.result != other.result:
+        choice = _either(condition, kept.result, other.result, positive, identities, telling)
         if choice is None:
             return False
-        merged.append((where, choice))
+        merged.append((None, choice))
+    for place, one, two in kept.heap.differences(other.heap):
+        if (one is None or two is None) and identities.description(place[0])[0] in SCOPES:
+            choice = one or two  # where the name is not set, reading it would raise NameError
+        else:
+            hidden = place[1].startswith("@")  # a fact that gets lost silences, and misleads nobody
+            watched = _nothing if hidden else telling
+            choice = _either(condition, one, two, positive, identities, watched)
+        if choice is None:
+            return False
+        merged.append((place, choice))
     for where, choice in merged:
         if where is not None:
             kept.heap[where] = choice
@@ -264,23 +265,19 @@ def _either(
     two: Value | None,
     positive: bool,
     identities: Identities,
+    telling: Telling,
 ) -> Value | None:
     """One value for two: a Choice, something unknown, or None where neither will do."""
     one, two = one or _UNSET, two or _UNSET
     if condition is not None and _depth(one) + _depth(two) < MAX_CHOICE_DEPTH:
         return Choice(condition, one, two) if positive else Choice(condition, two, one)
-    if _telling(one) or _telling(two):
+    if telling(one) or telling(two):
         return None
     return Thing(identities.number("either", one, two), since=newest(one, two))
 
 
-def _telling(value: Value) -> bool:
-    """Whether a protocol would miss this value if it became unknown."""
-    if isinstance(value, Choice):
-        return _telling(value.yes) or _telling(value.no)
-    if isinstance(value, Thing):
-        return value.kind in ("GradScaler", "autocast", "Optimizer", "context")
-    return isinstance(value, Function | Partial | Bound)
+def _nothing(_: Value) -> bool:
+    return False
 
 
 def _depth(value: Value) -> int:

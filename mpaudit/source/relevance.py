@@ -7,9 +7,10 @@ models cannot emit an event; its result is unknown, and nothing handed to it is 
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 
 from mpaudit.source.module import Module
-from mpaudit.source.outline import HELD, Outline, outline
+from mpaudit.source.outline import HELD, KEEPS, Mentions, Outline, outline
 from mpaudit.source.project import Project
 from mpaudit.source.values import Function
 
@@ -21,15 +22,19 @@ WORDS: frozenset[str] = frozenset(
         "backward",
         "unscale_",
         "zero_grad",
-        "step",
-        "scale",
+        "step()",
+        "step(...)",
+        "scale()",
+        "scale(...)",
         "clip_grad_norm_",
         "clip_grad_value_",
         "clip_grad_norm",
-        "nn",
-        "optim",
-        "cuda",
-        "half",
+        "nn.Class",
+        "optim.Class",
+        "cuda()",
+        "cuda(...)",
+        "half()",
+        "half(...)",
         "softmax",
         "log_softmax",
         "Softmax",
@@ -55,7 +60,17 @@ WORDS: frozenset[str] = frozenset(
         "get_scale",
         "enter_context",
         "partial",
-        "update",
+        "jit",
+        "make_graphed_callables",
+        "update()",
+        "binary_cross_entropy",
+        "BCELoss",
+        "float16",
+        "bfloat16",
+        "masked_fill",
+        "masked_fill_",
+        "state_dict()",
+        "save(...)",
     ]
 ) | {HELD}
 """What a function must mention to be followed when it is called."""
@@ -78,12 +93,30 @@ KERAS_TELLING = frozenset(
     ]
 )
 MAX_REEXPORTS = 4
-METHODS = frozenset(["__init__", "__call__", "forward", "call", "train_step", "__enter__"])
-"""Methods that are called without being named."""
+METHODS = frozenset(["__init__", "__call__", "forward", "call", "__enter__", "__exit__"])
+"""Methods that are called without being named: their class stands for them."""
 TELLING = frozenset(
     ["autocast", "backward", "unscale_", "cross_entropy", "CrossEntropyLoss", "GradScaler"]
 )
 """What an entry point must mention, itself or in what it calls, to break any protocol."""
+HANDLING = TELLING | {
+    "step()",
+    "step(...)",
+    "scale(...)",
+    "update()",
+    "zero_grad",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+}
+"""What a function must mention that is followed even where the budget is short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relevant:
+    """What matters in a file: its functions by (class, name), and the names that stand for them."""
+
+    functions: frozenset[tuple[str | None, str]] = frozenset()
+    names: frozenset[str] = frozenset()
 
 
 class Relevance:
@@ -91,40 +124,59 @@ class Relevance:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self._known: dict[tuple[str, bool], frozenset[str]] = {}
+        self._known: dict[tuple[str, frozenset[str]], Relevant] = {}
         self._outlines: dict[str, Outline] = {}
 
-    def entering(self, module: Module, name: str) -> bool:
+    def entering(self, module: Module, owner: str | None, name: str) -> bool:
         """Whether a function that nobody calls is worth executing for itself."""
-        return name in self._relevant(module, telling=True)
+        return (owner, name) in self._relevant(module, least=TELLING).functions
 
     def following(self, function: Function) -> bool:
         """Whether calling this function can matter to any protocol."""
-        if isinstance(function.node, ast.Lambda):
+        if isinstance(function.node, ast.Lambda) or function.name == "__init__":
             return True
-        return function.name in self._relevant(function.module, telling=False)
+        owner = function.owner.node.name if function.owner else None
+        relevant = self._relevant(function.module, least=WORDS)
+        return (owner, function.name) in relevant.functions
 
-    def _relevant(self, module: Module, *, telling: bool) -> frozenset[str]:
-        """The functions, classes and variables of a file that mention a word, or what does."""
-        key = (module.filename, telling)
+    def handling(self, function: Function) -> bool:
+        """Whether a function handles scalers, regions or gradients itself, or calls what does."""
+        owner = function.owner.node.name if function.owner else None
+        relevant = self._relevant(function.module, least=HANDLING)
+        if function.name == "__init__":
+            return owner in relevant.names
+        return isinstance(function.node, ast.Lambda) or (owner, function.name) in relevant.functions
+
+    def _relevant(self, module: Module, *, least: frozenset[str]) -> Relevant:
+        """What mentions a word in a file, or what mentions that."""
+        key = (module.filename, least)
         if key in self._known:
             return self._known[key]
-        self._known[key] = frozenset()  # what an import cycle sees
+        self._known[key] = Relevant()  # what an import cycle sees
         seen = self._outline(module)
         keras = _keras_words(seen)
-        words = (TELLING | (KERAS_TELLING if keras else set())) if telling else WORDS | keras
-        words |= self._imported(module, telling=telling)
-        relevant = {name for name, used in seen.functions.items() if used & words}
-        relevant |= {name for name, used in seen.assigned.items() if used & words}
-        if not telling:
-            relevant |= METHODS & seen.functions.keys()
+        words = least | keras if least is WORDS else least | (KERAS_TELLING if keras else set())
+        if least is TELLING and "GradScaler" in module.text:
+            words |= {"state_dict()"}
+        names = self._imported(module, least=least)
+        names |= {name for name, used in seen.assigned.items() if used & words}
+        functions: set[tuple[str | None, str]] = set()
         while True:
-            reached = relevant | {name for name, used in seen.classes.items() if used & relevant}
-            more = {name for name, used in seen.functions.items() if used & reached} - relevant
+            more = {
+                place
+                for place, mentions in seen.functions.items()
+                if place not in functions and _matters(mentions, seen, words, names)
+            }
             if not more:
                 break
-            relevant |= more
-        self._known[key] = frozenset(reached)
+            functions |= more
+            reached = {name for _, name in more if name not in METHODS}
+            reached |= {owner for owner, _ in functions if owner is not None}
+            reached |= {name for name, bases in seen.classes.items() if bases & (reached | names)}
+            names |= reached
+        if least is WORDS:
+            functions |= {place for place, m in seen.functions.items() if KEEPS in m.words}
+        self._known[key] = Relevant(frozenset(functions), frozenset(names))
         return self._known[key]
 
     def _outline(self, module: Module) -> Outline:
@@ -135,27 +187,29 @@ class Relevance:
                 self._outlines[module.filename] = Outline()
         return self._outlines[module.filename]
 
-    def _imported(self, module: Module, *, telling: bool) -> frozenset[str]:
+    def _imported(self, module: Module, *, least: frozenset[str]) -> set[str]:
         """The names that a file imports from relevant places of the project."""
         found: set[str] = set()
         for node in self._outline(module).imports:
             source = self.project.find(node.module or "", module, node.level)
             for alias in node.names if source is not None else ():
-                if self._offers(source, alias.name, telling=telling):
+                if self._offers(source, alias.name, least=least):
                     found.add(alias.asname or alias.name)
-        return frozenset(found)
+        return found
 
-    def _offers(self, module: Module | None, name: str, *, telling: bool, depth: int = 0) -> bool:
+    def _offers(
+        self, module: Module | None, name: str, *, least: frozenset[str], depth: int = 0
+    ) -> bool:
         """Whether what a file calls `name`, or passes on under that name, is relevant."""
         if module is None or depth > MAX_REEXPORTS:
             return False
-        if name in self._relevant(module, telling=telling):
+        if name in self._relevant(module, least=least).names:
             return True
         return any(
             self._offers(
                 self.project.find(node.module or "", module, node.level),
                 name if alias.name == "*" else alias.name,
-                telling=telling,
+                least=least,
                 depth=depth + 1,
             )
             for node in module.tree.body
@@ -163,6 +217,20 @@ class Relevance:
             for alias in node.names
             if name == (alias.asname or alias.name) or alias.name == "*"
         )
+
+
+def _matters(mentions: Mentions, seen: Outline, words: frozenset[str], names: set[str]) -> bool:
+    """Whether a function mentions a word, or the name of what matters in the project.
+
+    A `forward` calls layers that `__init__` has stored: what counts is what they are made of.
+    """
+    mentioned, foreign = mentions.words, mentions.foreign
+    if mentions.name == "forward" and mentions.owner is not None:
+        init = seen.functions.get((mentions.owner, "__init__"))
+        if init is not None:
+            mentioned, foreign = mentioned | init.words, foreign | init.foreign
+        words -= {HELD, "nn.Class", "Sequential"}
+    return bool(mentioned & words or (mentioned & names) - foreign)
 
 
 def _keras_words(seen: Outline) -> frozenset[str]:

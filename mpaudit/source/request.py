@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mpaudit.event import Event, Ref
 from mpaudit.finding import Span
 from mpaudit.source.path import Path
-from mpaudit.source.values import Function, Thing, Value
+from mpaudit.source.values import Bound, Function, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -67,12 +67,38 @@ class Call:
         """Whether the call stands under a condition that changes from pass to pass."""
         return any(frame.occasional for frame in self.path.frames)
 
-    def callback(self, position: int, keyword: str | None = None) -> None:
-        """Follow a function that is handed to a library, which calls it without arguments."""
+    @property
+    def counted(self) -> bool:
+        """Whether a condition that this path has met in this pass counts the passes."""
+        return self.occasional and any(
+            asked.since >= self.path.frame.iteration and self._counts(asked)
+            for asked in self.path.facts
+        )
+
+    def _counts(self, value: object) -> bool:
+        if not isinstance(value, Thing):
+            return False
+        operation, *operands = self.engine.identities.description(value.uid)
+        return operation == "Mod" or (
+            operation in ("==", "not", "Lt", "Add", "Sub", "int")
+            and any(self._counts(operand) for operand in operands)
+        )
+
+    def callback(self, position: int, keyword: str | None = None, times: int = 1) -> None:
+        """Follow a function that is handed to a library, which calls it so many times or more.
+
+        What the library hands to it is not known.
+        """
         node, function = self.argument_node(position, keyword), self.picked(position, keyword)
-        if node is None or node in self.path.frame.done or not isinstance(function, Function):
+        if node is None or not isinstance(function, Function | Bound):
             return
-        self.engine.enter(node, function, (), {}, self.path)
+        receiver = () if isinstance(function, Function) else (function.receiver,)
+        called = function if isinstance(function, Function) else function.function
+        if called is None:
+            return
+        for site in (node, *(self.engine.site(node, index) for index in range(1, times))):
+            if site not in self.path.frame.done:
+                self.engine.enter(site, called, receiver, {}, self.path)
 
     def made(self, kind: str = "") -> Thing:
         """The call's own new result."""

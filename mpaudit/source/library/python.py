@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.source.library.registry import attributes, function, initialising, kind_of, method
+from mpaudit.source.library.torch_device import device_type
 from mpaudit.source.values import NONE, Class, Const, Pack, Partial, Thing, Value
 
 if TYPE_CHECKING:
@@ -188,13 +189,11 @@ def copied_object(call: Call) -> Value | None:
 def device(call: Call) -> Value:
     """`torch.device("cuda")`."""
     made = call.made("device")
-    target = call.argument(0, "type")
-    if isinstance(target, Const) and isinstance(target.value, str):
-        call.path.learn(made, type=Const(target.value.partition(":")[0]))
-    return made
+    known = device_type(call.argument(0, "type"))
+    return call.path.learn(made, type=None if known == NONE else known)
 
 
 @attributes("type")
-def device_type(_: Calls, thing: Thing, path: Path) -> Value | None:
+def type_of_device(_: Calls, thing: Thing, path: Path) -> Value | None:
     """`device.type`."""
     return path.known(thing, "@type") if thing.kind == "device" else None

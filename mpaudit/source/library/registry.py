@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Summary = Callable[["Call"], Value | None]
 Attribute = Callable[["Calls", Thing, "Path"], Value | None]
 Augmented = Callable[["Calls", ast.AugAssign, Value, Value, "Path"], None]
+Result = Callable[["Call", Value, Value], None]
+Binary = Callable[["Calls", ast.BinOp | ast.AugAssign, Value, Value, "Path"], None]
+Operation = Callable[["Calls", str, tuple[Value, ...], Thing, "Path"], None]
 
 S = TypeVar("S", bound=Summary)
 
@@ -27,6 +30,9 @@ _entered: dict[str, Callable[[Call], None]] = {}
 _initialised: dict[str, Callable[[Call, Thing], None]] = {}
 _attributes: dict[str, list[Attribute]] = {}
 _augmented: list[Augmented] = []
+_results: list[Result] = []
+_binaries: list[Binary] = []
+_operations: list[Operation] = []
 _bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
 
 HARMLESS = (
@@ -137,6 +143,24 @@ def on_augmented(hook: Augmented) -> Augmented:
     return hook
 
 
+def on_result(hook: Result) -> Result:
+    """Register a hook for calls of libraries: the call, what was called, what came of it."""
+    _results.append(hook)
+    return hook
+
+
+def on_binary(hook: Binary) -> Binary:
+    """Register a hook for `left op right` and `target op= value` where they stand in the source."""
+    _binaries.append(hook)
+    return hook
+
+
+def on_operation(hook: Operation) -> Operation:
+    """Register a hook for operators and subscripts: "Add", "USub", "[]", the operands, the result."""
+    _operations.append(hook)
+    return hook
+
+
 def base(kind: str, *names: str, adopt: Callable[[Call, Thing, str], None] | None = None) -> None:
     """Say that instances of project classes derived from these library classes are of `kind`."""
     _bases.update(dict.fromkeys(names, (kind, adopt)))
@@ -191,7 +215,32 @@ def attribute(engine: Calls, base: Thing, name: str, path: Path) -> Value | None
 
 def augmented(engine: Calls, node: ast.AugAssign, left: Value, right: Value, path: Path) -> None:
     """Tell the summaries of an augmented assignment."""
+    applied(engine, node, left, right, path)
     for hook in _augmented:
+        hook(engine, node, left, right, path)
+
+
+def finished(call: Call, function: Value, result: Value) -> Value:
+    """Tell the summaries what came of a call of a library. Returns the result."""
+    for hook in _results:
+        hook(call, function, result)
+    return result
+
+
+def operated(
+    engine: Calls, operation: str, operands: tuple[Value, ...], made: Thing, path: Path
+) -> Thing:
+    """Tell the summaries of an operator or a subscript. Returns the result."""
+    for hook in _operations:
+        hook(engine, operation, operands, made, path)
+    return made
+
+
+def applied(
+    engine: Calls, node: ast.BinOp | ast.AugAssign, left: Value, right: Value, path: Path
+) -> None:
+    """Tell the summaries of an operator between two operands in the source."""
+    for hook in _binaries:
         hook(engine, node, left, right, path)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import (
     Backward,
-    GradientsClipped,
     LossScaled,
     Ref,
     ScalerMade,
@@ -15,13 +13,11 @@ from mpaudit.event import (
     ScalerUpdate,
     Unscaled,
 )
-from mpaudit.source.library.registry import (
-    attributes,
-    base,
-    function,
-    method,
-    on_augmented,
-)
+from mpaudit.source.guard import guard_after
+from mpaudit.source.library.registry import base, function, method
+from mpaudit.source.library.torch_device import decided, device_type
+from mpaudit.source.library.torch_training import closure_of, is_whole
+from mpaudit.source.library.torch_region import backward_inside, stepped_inside
 from mpaudit.source.values import (
     FALSE,
     NONE,
@@ -36,7 +32,6 @@ from mpaudit.source.values import (
 )
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
@@ -103,11 +98,19 @@ def _off(call: Call) -> bool:
 def scale(call: Call) -> Value:
     """`scaler.scale(loss)`: the loss itself where the scaler is off."""
     loss = call.picked(0, "outputs")
-    if loss is None or _off(call):
-        return loss or NONE
+    if loss is None:
+        return NONE
+    through = _passed_on if _off(call) else _scaled
     if isinstance(loss, Pack):
-        return Pack(tuple(_scaled(call, item) for item in loss.items))
-    return _scaled(call, loss)
+        return Pack(tuple(through(call, item) for item in loss.items))
+    return through(call, loss)
+
+
+def _passed_on(call: Call, loss: Value) -> Value:
+    """A scaler that is switched off returns what it is given."""
+    number = call.engine.identities.number("idle", call.thing, loss, call.path.frame.iteration)
+    made = call.engine.derive(Thing(number, since=call.path.frame.iteration), (loss,), call.path)
+    return call.path.learn(made, idle=TRUE)
 
 
 def _scaled(call: Call, loss: Value) -> Thing:
@@ -123,6 +126,9 @@ def _scaled(call: Call, loss: Value) -> Thing:
             scaler=call.ref(call.thing),
             loss=call.ref(loss, call.argument_node(0, "outputs")),
             result=Ref(made.uid, ""),
+            before=tuple(Ref(each.uid, "") for each in earlier if isinstance(each, Thing))
+            if isinstance(loss, Thing) and call.engine.identities.description(loss.uid)[0] == "scaled"
+            else (),
         )
     )
     return made
@@ -140,6 +146,10 @@ def _optimizer(call: Call) -> Value | None:
 def unscale(call: Call) -> Value:
     """`scaler.unscale_(optimizer)`."""
     optimizer = _optimizer(call)
+    if isinstance(optimizer, Thing):
+        operation, *operands = call.engine.identities.description(optimizer.uid)
+        if operation == "." and isinstance(operands[0], Thing):
+            call.path.learn(operands[0], inner=optimizer)
     if not _off(call):
         call.emit(
             Unscaled(
@@ -147,6 +157,8 @@ def unscale(call: Call) -> Value:
                 occasional=call.occasional,
                 scaler=call.ref(call.thing),
                 optimizer=call.ref(optimizer, call.argument_node(0, "optimizer")),
+                definite=_definite(call, optimizer),
+                guard=guard_after(call.path.frame.module, call.node),
             )
         )
     return NONE
@@ -164,17 +176,36 @@ def step(call: Call) -> Value:
                 scaler=call.ref(call.thing),
                 optimizer=call.ref(optimizer, call.argument_node(0, "optimizer")),
                 wraps=_inner(optimizer, call.path),
+                definite=_definite(call, optimizer),
+                counted=call.counted,
+                closure=closure_of(call, optimizer),
             )
         )
+    if optimizer is not None:
+        stepped_inside(call, optimizer)
     return call.made()
 
 
+def _definite(call: Call, value: Value | None) -> bool:
+    """Whether a value is the one name of an object: made in view, or a parameter or attribute."""
+    while isinstance(value, Thing):
+        operation, *operands = call.engine.identities.description(value.uid)
+        if operation != ".":
+            if operation == "made":
+                return value.kind == "Optimizer"
+            return operation in ("parameter", "name", "global", "instance")
+        value = operands[0] if isinstance(operands[0], Value) else None
+    return False
+
+
 def _inner(optimizer: Value, path: Path) -> tuple[Ref, ...]:
-    """The optimizers that an optimizer of the project holds as attributes."""
-    if not isinstance(optimizer, Thing) or path.known(optimizer, "@class") is None:
-        return ()
-    held = (value for name, value in path.heap.of(optimizer.uid) if name[0] != "@")
-    return tuple(Ref(v.uid, "") for v in held if isinstance(v, Thing) and v.kind == "Optimizer")
+    """The optimizers that an optimizer holds as attributes, as far as they are seen."""
+    inner = path.known(optimizer, "@inner")
+    held = [inner] if inner is not None else []
+    if isinstance(optimizer, Thing) and path.known(optimizer, "@class") is not None:
+        stored = (value for name, value in path.heap.of(optimizer.uid) if name[0] != "@")
+        held += [v for v in stored if isinstance(v, Thing) and v.kind == "Optimizer"]
+    return tuple(Ref(value.uid, "") for value in held if isinstance(value, Thing))
 
 
 @method("GradScaler", "update")
@@ -187,6 +218,7 @@ def update(call: Call) -> Value:
                 at=call.span,
                 occasional=call.occasional,
                 scaler=call.ref(call.thing),
+                counted=call.counted,
                 to_given_scale=given is not None and given != NONE,
             )
         )
@@ -206,7 +238,7 @@ def is_enabled(call: Call) -> Value:
     return FALSE if _off(call) else TRUE
 
 
-@method("GradScaler", "state_dict", "load_state_dict", "set_growth_interval", "to")
+@method("GradScaler", "load_state_dict", "set_growth_interval", "to")
 def untouched(call: Call) -> Value:
     """Methods that change nothing a protocol watches."""
     return call.made()
@@ -219,37 +251,38 @@ def untouched(call: Call) -> Value:
 def legacy_autocast(call: Call) -> Value:
     """`torch.cuda.amp.autocast(enabled=True, dtype=torch.float16, cache_enabled=True)`."""
     device = LEGACY_AUTOCASTS[call.name]
-    return _region(call, Const(device), call.argument(1, "dtype"), call.argument(0, "enabled"))
+    made = _region(call, Const(device), call.argument(1, "dtype"), call.argument(0, "enabled"))
+    return call.path.learn(made, cache=call.argument(2, "cache_enabled"))
 
 
 @function(*AUTOCASTS)
 def autocast(call: Call) -> Value:
     """`torch.autocast(device_type, dtype=None, enabled=True, cache_enabled=None)`."""
     device = call.argument(0, "device_type")
-    return _region(call, device, call.argument(1, "dtype"), call.argument(2, "enabled"))
+    made = _region(call, device, call.argument(1, "dtype"), call.argument(2, "enabled"))
+    return call.path.learn(made, cache=call.argument(3, "cache_enabled"))
 
 
 def _region(call: Call, device: Value | None, dtype: Value | None, enabled: Value | None) -> Thing:
     made = call.made("autocast")
     call.engine.places.setdefault(made.uid, call.span)
-    if isinstance(device, Const) and isinstance(device.value, str):
-        device = Const(device.value.partition(":")[0])
-    else:
-        device = NONE
+    device = device_type(device)
     if dtype is None or dtype == NONE:
-        dtype = Const(DEFAULT_DTYPE.get(str(device.value)))
+        dtype = decided(device, _default)
     elif isinstance(dtype, External):
         dtype = Const(DTYPES.get(dtype.name))
     elif not isinstance(dtype, Choice):
         dtype = NONE
     if isinstance(dtype, Choice):
-        dtype = _named(dtype)
+        dtype = decided(dtype, _named)
     return call.path.learn(made, device=device, dtype=dtype, enabled=enabled or TRUE)
 
 
+def _default(device: Value) -> Value:
+    return Const(DEFAULT_DTYPE.get(str(device.value)) if isinstance(device, Const) else None)
+
+
 def _named(dtype: Value) -> Value:
-    if isinstance(dtype, Choice):
-        return Choice(dtype.condition, _named(dtype.yes), _named(dtype.no))
     return Const(DTYPES.get(dtype.name)) if isinstance(dtype, External) else NONE
 
 
@@ -268,7 +301,7 @@ def enter_context(call: Call) -> Value:
     return call.made()
 
 
-# backward and gradients
+# backward
 
 
 @method("", "backward")
@@ -291,11 +324,14 @@ def backward(call: Call) -> Value | None:
             loss=call.ref(receiver),
             scalers=scalers,
             made_in=region,
+            whole=is_whole(receiver, call),
+            idle=path.known(receiver, "@idle") is not None,
             inside=None
             if call.argument(9, "create_graph")
             else engine.describe(_around(call), path),
         )
     )
+    backward_inside(call, receiver)
     return NONE
 
 
@@ -307,83 +343,3 @@ def _around(call: Call) -> Thing | None:
     iteration = path.frame.iteration
     since = entered.since if isinstance(entered, Thing) else NOWHERE
     return region if since == iteration else None
-
-
-@attributes("grad")
-def gradient(engine: Calls, thing: Thing, path: Path) -> Value | None:
-    """`parameter.grad`."""
-    if path.known(thing, "@owners") is None or thing.kind:
-        return None
-    made = engine.derive(engine.term(".grad", thing), (thing,), path)
-    return path.learn(made, gradient=TRUE)
-
-
-@attributes("data")
-def gradient_data(_: Calls, thing: Thing, path: Path) -> Value | None:
-    """`parameter.grad.data` is the gradient."""
-    return thing if path.known(thing, "@gradient") is not None else None
-
-
-@method("", "clamp_", "clip_")
-def gradient_clamped(call: Call) -> Value | None:
-    """`parameter.grad.clamp_(-1, 1)`."""
-    if call.receiver is None or call.path.known(call.receiver, "@gradient") is None:
-        return None
-    call.emit(
-        GradientsClipped(
-            at=call.span,
-            occasional=call.occasional,
-            how=call.name,
-            optimizers=optimizers_of(call.receiver, call.path),
-        )
-    )
-    return call.receiver
-
-
-@method("", "div_", "mul_")
-def gradient_scaled(call: Call) -> Value | None:
-    """`parameter.grad.div_(scaler.get_scale())`."""
-    if call.receiver is None or call.path.known(call.receiver, "@gradient") is None:
-        return None
-    scaler = call.path.known(call.argument(0) or NONE, "@scale_of")
-    if isinstance(scaler, Thing):
-        _unscaled_by_hand(call.engine, call.node, scaler, call.path)
-    return call.receiver
-
-
-@on_augmented
-def gradient_divided(
-    engine: Calls, node: ast.AugAssign, left: Value, right: Value, path: Path
-) -> None:
-    """`parameter.grad /= scaler.get_scale()`."""
-    scaler = path.known(right, "@scale_of")
-    if path.known(left, "@gradient") is not None and isinstance(scaler, Thing):
-        _unscaled_by_hand(engine, node, scaler, path)
-
-
-def _unscaled_by_hand(engine: Calls, node: ast.AST, scaler: Thing, path: Path) -> None:
-    engine.emit(
-        Unscaled(
-            at=path.frame.module.span(node),
-            scaler=Ref(scaler.uid, ""),
-            optimizer=None,
-            by_hand=True,
-        ),
-        path,
-    )
-
-
-def optimizers_of(parameters: Value | None, path: Path) -> tuple[Ref, ...] | None:
-    """The optimizers that own parameters (or their gradients), None where that is not known."""
-    owners = path.known(parameters, "@owners") if parameters is not None else None
-    known = path.heap.get((0, "@optimizers"))
-    if not isinstance(owners, Pack) or not isinstance(known, Pack):
-        return None
-    found = []
-    for optimizer in known.items:
-        held = path.known(optimizer, "@owners")
-        if not isinstance(held, Pack):
-            return None
-        if set(held.items) & set(owners.items) and isinstance(optimizer, Thing):
-            found.append(Ref(optimizer.uid, ""))
-    return tuple(found) or None

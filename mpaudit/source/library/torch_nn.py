@@ -14,7 +14,10 @@ from mpaudit.source.library.registry import (
     kind_of,
     method,
 )
-from mpaudit.source.values import NONE, UNKNOWN, Const, External, Pack, Thing, Value
+from mpaudit.source.library.torch_region import compiling
+from mpaudit.source.library.torch_training import mark_mean
+from mpaudit.source.library.torch_half_input import half_inputs
+from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -35,6 +38,8 @@ WANTED = {
     "cross_entropy": "logits",
     "BCEWithLogitsLoss": "logits",
     "binary_cross_entropy_with_logits": "logits",
+    "BCELoss": "probabilities",
+    "binary_cross_entropy": "probabilities",
 }
 WRAPPERS = (
     "torch.nn.parallel.DistributedDataParallel",
@@ -58,6 +63,8 @@ def make_module(call: Call) -> Value | None:
     made = call.made("Loss" if name.endswith("Loss") else "Module")
     path = call.path
     path.learn(made, layer=Const(name))
+    if call.keywords.get("reduction") in (None, Const("mean")):
+        path.learn(made, mean=TRUE)
     call.engine.places.setdefault(made.uid, call.span)
     if name == "Sequential" and not any(_starred(call)):
         path.learn(made, items=Pack(call.arguments))
@@ -96,7 +103,10 @@ def wrap(call: Call) -> Value | None:
     """A wrapper that stands for the model it is given."""
     model = call.argument(0, "module") or call.keywords.get("model")
     if isinstance(model, Thing) and "Parallel" in call.name:
-        call.path.learn(model, device=UNKNOWN)
+        if call.path.known(model, "@device") is None:
+            call.path.learn(model, device=UNKNOWN)
+    if call.name == "torch.compile":
+        compiling(call)
     return model
 
 
@@ -164,6 +174,7 @@ def forward_event(call: Call, model: Thing) -> None:
         if frame.function and frame.function.owner and kind_of(frame.function.owner)[0] == "Module":
             return
     region = call.engine.region(path)
+    half_inputs(call, model, call.engine.describe(region, path))
     call.emit(
         Forward(
             at=call.span,
@@ -219,6 +230,8 @@ def functional(call: Call, name: str) -> Value | None:
     """`torch.nn.functional.name(...)`."""
     if name in WANTED:
         return _loss(call, name)
+    if name.endswith("_loss"):
+        return _loss(call, name)
     return activation(call) if name in ACTIVATIONS else None
 
 
@@ -255,6 +268,9 @@ def _loss(call: Call, name: str) -> Value:
     wants = WANTED.get(name)
     if wants is not None:
         shown = call.engine.places.get(prediction.uid) if isinstance(prediction, Thing) else None
+        region = call.engine.region(path)
+        if wants == "probabilities" and region is not None:
+            call.engine.logic.pick(path.known(region, "@device") or NONE, path)
         call.emit(
             LossComputed(
                 at=call.span,
@@ -263,6 +279,7 @@ def _loss(call: Call, name: str) -> Value:
                 wants=wants,
                 got=str(got.value) if isinstance(got, Const) else None,
                 shown=shown if got is not None else None,
+                region=call.engine.describe(region, path),
             )
         )
-    return _output(call, None)
+    return mark_mean(call, _output(call, None), call.receiver)

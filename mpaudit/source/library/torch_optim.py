@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsClipped, GradientsZeroed, OptimizerStep
 from mpaudit.source.library.registry import attributes, base, function, method
-from mpaudit.source.library.torch_amp import optimizers_of
-from mpaudit.source.values import NONE, Const, External, Pack, Thing, Value
+from mpaudit.source.library.torch_gradient import optimizers_of, told_apart
+from mpaudit.source.library.torch_region import stepped_inside
+from mpaudit.source.values import FALSE, NONE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -24,7 +25,7 @@ def make_optimizer(call: Call) -> Value | None:
         return None
     made = call.made("Optimizer")
     _adopt(call, made, call.name)
-    return made
+    return call.path.learn(made, maker=Const(call.name))
 
 
 def _adopt(call: Call, made: Thing, _: str) -> None:
@@ -53,6 +54,7 @@ def step(call: Call) -> Value:
     call.emit(
         OptimizerStep(at=call.span, occasional=call.occasional, optimizer=call.ref(call.thing))
     )
+    stepped_inside(call, call.thing)
     return NONE
 
 
@@ -60,7 +62,13 @@ def step(call: Call) -> Value:
 def zero_grad(call: Call) -> Value:
     """`optimizer.zero_grad()`."""
     call.emit(
-        GradientsZeroed(at=call.span, occasional=call.occasional, optimizer=call.ref(call.thing))
+        GradientsZeroed(
+            at=call.span,
+            occasional=call.occasional,
+            counted=call.counted,
+            optimizer=call.ref(call.thing),
+            to_none=call.argument(0, "set_to_none") != FALSE,
+        )
     )
     return NONE
 
@@ -68,7 +76,11 @@ def zero_grad(call: Call) -> Value:
 @method("Module", "zero_grad")
 def zero_grad_of_model(call: Call) -> Value:
     """`model.zero_grad()`."""
-    call.emit(GradientsZeroed(at=call.span, occasional=call.occasional, optimizer=None))
+    call.emit(
+        GradientsZeroed(
+            at=call.span, occasional=call.occasional, counted=call.counted, optimizer=None
+        )
+    )
     return NONE
 
 
@@ -78,7 +90,7 @@ def zero_grad_of_either(call: Call) -> Value:
     return zero_grad_of_model(call)
 
 
-@method("Optimizer", "state_dict", "load_state_dict", "add_param_group", "train", "eval")
+@method("Optimizer", "load_state_dict", "add_param_group", "train", "eval")
 def untouched(call: Call) -> Value:
     """Methods that change nothing a protocol watches."""
     return call.made()
@@ -100,12 +112,14 @@ def clip(call: Call) -> Value:
     limit = call.argument(1, "max_norm") or call.keywords.get("clip_value")
     parameters = call.picked(0, "parameters")
     if not _infinite(limit) and call.path.known(limit or NONE, "@scale_of") is None:
+        concerned = optimizers_of(parameters, call.path)
         call.emit(
             GradientsClipped(
                 at=call.span,
                 occasional=call.occasional,
                 how=call.name.rpartition(".")[2],
-                optimizers=optimizers_of(parameters, call.path),
+                optimizers=concerned,
+                exact=told_apart(concerned, call.path),
             )
         )
     return call.made()

@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
-from mpaudit.source.repair import autocast, grad_scaler, keras
+from mpaudit.source.repair import (
+    accumulation,
+    autocast,
+    autograd_function,
+    cast_cache,
+    checkpoint,
+    grad_scaler,
+    half_constant,
+    half_epsilon,
+    half_input,
+    half_parameters,
+    keras,
+    loss_scaling,
+    optimizer,
+    refused,
+    scaler_use,
+)
 from mpaudit.source.repair.registry import Context, repair
 
-FAMILIES = (autocast, grad_scaler, keras)
+FAMILIES = (
+    accumulation,
+    autocast,
+    autograd_function,
+    cast_cache,
+    checkpoint,
+    grad_scaler,
+    half_constant,
+    half_epsilon,
+    half_input,
+    half_parameters,
+    keras,
+    loss_scaling,
+    optimizer,
+    refused,
+    scaler_use,
+)
 
 __all__ = ["FAMILIES", "Context", "repair"]

@@ -1,0 +1,32 @@
+"""Checkpoints: whose state is taken, and whose is written to a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref
+from mpaudit.finding import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalerStateTaken(Event):
+    """`scaler.state_dict()`, or the scaler itself is written to a file.
+
+    `scaler` may be any object whose state is taken; None if it cannot be told which scaler it is.
+    """
+
+    scaler: Ref | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSaved(Event):
+    """`torch.save(...)` of something that holds the state of an optimizer.
+
+    `taken` is where the state was taken, and where the functions around that place were called from,
+    innermost first. `unseen` says that nobody saw the optimizer being set, so that only its spelling
+    tells which it is.
+    """
+
+    optimizer: Ref
+    taken: tuple[Span, ...]
+    unseen: bool = False

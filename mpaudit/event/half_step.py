@@ -1,0 +1,25 @@
+"""Optimizers that step parameters of 16 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref
+from mpaudit.finding import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfStep(Event):
+    """A plain optimizer of torch stepped a model whose parameters were cast to 16 bits.
+
+    `cast` is where that was done, `made` where the optimizer was built, `maker` its class; `eps` is the
+    constant it adds to its denominator, None where it has none, computes in float32, or it is not known.
+    """
+
+    optimizer: Ref
+    model: str
+    dtype: str
+    cast: Span
+    made: Span
+    maker: str
+    eps: float | None = None

@@ -1,0 +1,70 @@
+"""Guards against bad batches that leave a pass of the loop before the scaler is updated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mpaudit.event import Event, LostSight, OptimizerStep, Ref, ScalerUpdate, Unscaled
+from mpaudit.finding import Problem, Related
+from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
+
+RULE = "guard-skips-update"
+
+
+class GuardProtocol(Protocol):
+    """MP123.
+
+    State: ("unscaled", scaler, optimizer) -> its unscale_ since the last update. That it comes again
+    is double-unscale where a count of micro-batches lets the update wait, and this rule where another
+    condition does: which of them it is, the path that reaches the update says.
+    """
+
+    __slots__ = ()
+
+    takes = (Unscaled, ScalerUpdate, OptimizerStep, LostSight)
+
+    def feed(self, event: Event) -> Iterator[Verdict]:
+        """Advance by one event."""
+        match event:
+            case Unscaled(optimizer=Ref() as optimizer):
+                key = ("unscaled", event.scaler, optimizer)
+                before = self.state.get(key)
+                if isinstance(before, Unscaled) and before.at == event.at:
+                    if before.guard is not None and not event.occasional:
+                        yield _skipped(before)
+                self.state[key] = event
+            case ScalerUpdate():
+                for key, before in list(self.state.items()):
+                    if isinstance(key, tuple) and key[1] == event.scaler:
+                        del self.state[key]
+                        if isinstance(before, Unscaled) and before.guard is not None:
+                            guarded = event.occasional and not event.counted
+                            yield (
+                                Kept("double-unscale", before.at)
+                                if guarded
+                                else Kept(RULE, before.guard)
+                            )
+            case OptimizerStep():
+                self.state.clear()
+            case LostSight():
+                for key in list(self.state):
+                    refs = key if isinstance(key, tuple) else ()
+                    if any(isinstance(r, Ref) and r.key in event.objects for r in refs):
+                        del self.state[key]
+
+
+def _skipped(before: Unscaled) -> Broken:
+    assert before.guard is not None and before.optimizer is not None
+    scaler, optimizer = before.scaler.text, before.optimizer.text
+    return Broken(
+        Problem(
+            RULE,
+            before.guard,
+            f"this goes around `{scaler}.update()` after `{scaler}.unscale_({optimizer})`",
+            'it raises "unscale_() has already been called on this optimizer since the last update()." '
+            "in the next iteration",
+            (Related(before.at, "unscaled here, and again in the next iteration"),),
+            (("scaler", scaler), ("optimizer", optimizer)),
+        ),
+        grounded=True,
+    )

@@ -1,0 +1,221 @@
+"""The own `torch.autograd.Function`s of a project: their guards, and what of them autocast breaks."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpaudit.protocols.autograd_function import problem
+from mpaudit.source.names import Names
+
+if TYPE_CHECKING:
+    from mpaudit.finding import Problem
+    from mpaudit.source.module import Module
+
+FUNCTION = frozenset(["torch.autograd.Function", "torch.autograd.function.Function"])
+FWD = frozenset(
+    f"torch.{place}.custom_fwd"
+    for place in ("amp", "amp.autocast_mode", "cuda.amp", "cuda.amp.autocast_mode")
+)
+BWD = frozenset(name.replace("_fwd", "_bwd") for name in FWD)
+_PLAIN = frozenset(["builtins.staticmethod"])
+_PRODUCTS = frozenset(
+    ["mm", "bmm", "matmul", "addmm", "addbmm", "baddbmm", "einsum", "chain_matmul"]
+    + ["linear", "bilinear"]
+    + [f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)]
+)
+_PRODUCT_METHODS = frozenset(["mm", "bmm", "matmul", "addmm", "addmm_", "baddbmm", "baddbmm_"])
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A `custom_fwd` or `custom_bwd` on a method: the decorator, its call if it is one, its name."""
+
+    node: ast.expr
+    call: ast.Call | None
+    name: str
+
+    @property
+    def legacy(self) -> bool:
+        """Whether it is the one of torch.cuda.amp, which knows its device."""
+        return ".cuda." in self.name
+
+    @property
+    def open(self) -> bool:
+        """Whether arguments come from a dict."""
+        return self.call is not None and any(k.arg is None for k in self.call.keywords)
+
+    def argument(self, name: str) -> ast.expr | None:
+        """A keyword argument."""
+        keywords = self.call.keywords if self.call is not None else []
+        return next((k.value for k in keywords if k.arg == name), None)
+
+    @property
+    def device(self) -> str | None:
+        """The device it is for, as far as it is written down."""
+        given = self.argument("device_type")
+        if isinstance(given, ast.Constant) and isinstance(given.value, str):
+            return given.value
+        return "cuda" if self.legacy else None
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method, the guard on it, and whether decorators stand on it that nobody knows."""
+
+    node: ast.FunctionDef
+    guard: Guard | None
+    unknown: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AutogradFunction:
+    """A class derived from `torch.autograd.Function`."""
+
+    node: ast.ClassDef
+    methods: dict[str, Method]
+
+
+def functions(module: Module) -> Iterator[AutogradFunction]:
+    """Every `torch.autograd.Function` that the file defines."""
+    if "Function" not in module.text:
+        return
+    names = Names.of(module)
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ClassDef) and any(names.resolve(b) in FUNCTION for b in node.bases):
+            defined = [s for s in node.body if isinstance(s, ast.FunctionDef)]
+            yield AutogradFunction(node, {s.name: _method(s, names) for s in defined})
+
+
+def _method(node: ast.FunctionDef, names: Names) -> Method:
+    guard: Guard | None = None
+    unknown = False
+    for decorator in node.decorator_list:
+        call = decorator if isinstance(decorator, ast.Call) else None
+        name = names.resolve(call.func if call is not None else decorator)
+        if name in FWD or name in BWD:
+            guard = Guard(decorator, call, str(name))
+        elif name not in _PLAIN:
+            unknown = True
+    return Method(node, guard, unknown)
+
+
+def multiplies(function: ast.AST, names: Names) -> ast.expr | None:
+    """The first operation of a function that autocast runs in half: a product of matrices."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            return node
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            meaning = names.resolve(node.func) or ""
+            library, _, last = meaning.rpartition(".")
+            if library in ("torch", "torch.nn.functional") and last in _PRODUCTS:
+                return node
+            if not meaning and isinstance(node.func, ast.Attribute):
+                if node.func.attr in _PRODUCT_METHODS:
+                    return node
+    return None
+
+
+_CASTS = frozenset(
+    ["to", "type", "type_as", "float", "half", "bfloat16", "autocast", "is_autocast_enabled"]
+    + ["get_autocast_dtype", "get_autocast_gpu_dtype", "autocast_kwargs"]
+)
+
+
+def flaw(function: AutogradFunction, module: Module) -> tuple[str, ast.expr] | None:
+    """What goes wrong with a function under autocast ("products", "recomputes"), and where.
+
+    Nothing where one of its methods casts, asks for autocast, or is decorated by what is not known.
+    """
+    forward, backward = function.methods.get("forward"), function.methods.get("backward")
+    if forward is None or backward is None:
+        return None
+    if any(m.guard is not None or m.unknown for m in (forward, backward)):
+        return None
+    if _casts(forward.node) or _casts(backward.node):
+        return None
+    again = _recomputed(forward.node, backward.node, Names.of(module))
+    if again is not None:
+        return "recomputes", again
+    product = multiplies(backward.node, Names.of(module))
+    if product is None or multiplies(forward.node, Names.of(module)) is None:
+        return None
+    return ("products", product) if _saves(forward.node) else None
+
+
+def problem_of(function: AutogradFunction, module: Module) -> tuple[str, Problem] | None:
+    """The flaw of a function and the problem that it is, wherever the function is applied."""
+    found = flaw(function, module)
+    if found is None:
+        return None
+    return found[0], problem(found[0], function.node.name, module.span(found[1]))
+
+
+def _casts(function: ast.AST) -> bool:
+    return any(
+        (isinstance(node, ast.Attribute) and (node.attr in _CASTS or "autocast" in node.attr))
+        or (isinstance(node, ast.Name) and "autocast" in node.id)
+        or (isinstance(node, ast.keyword) and node.arg == "dtype")
+        for node in ast.walk(function)
+    )
+
+
+def _saves(forward: ast.FunctionDef) -> bool:
+    return any(
+        isinstance(node, ast.Attribute) and node.attr == "save_for_backward"
+        for node in ast.walk(forward)
+    )
+
+
+def _recomputed(
+    forward: ast.FunctionDef, backward: ast.FunctionDef, names: Names
+) -> ast.Call | None:
+    """Where `backward` runs again, with gradients, the function that `forward` was handed and called."""
+    parameters = {each.arg for each in (*forward.args.posonlyargs, *forward.args.args)}
+    called = {n.func.id for n in ast.walk(forward) if _calls_name(n)}  # type: ignore[attr-defined]
+    kept = {
+        target.attr
+        for node in ast.walk(forward)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name)
+        for target in node.targets
+        if isinstance(target, ast.Attribute) and node.value.id in parameters
+    }
+    called_kept = {
+        n.func.attr
+        for n in ast.walk(forward)
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+    }
+    if not (called & parameters or called_kept & kept):
+        return None
+    for node in ast.walk(backward):
+        if isinstance(node, ast.With) and any(
+            isinstance(item.context_expr, ast.Call)
+            and names.resolve(item.context_expr.func) == "torch.enable_grad"
+            for item in node.items
+        ):
+            for call in ast.walk(node):
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                    if call.func.attr in kept and isinstance(call.func.value, ast.Name):
+                        return call
+    return None
+
+
+def _calls_name(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+def speaks_of_amp(module: Module) -> bool:
+    """Whether a file itself uses autocast, a scaler, or a guard of autograd functions."""
+    if not any(word in module.text for word in ("autocast", "GradScaler", "custom_fwd")):
+        return False
+    names = Names.of(module)
+    return any(_about_amp(names.resolve(node) or "") for node in names.reads())
+
+
+def _about_amp(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return name.startswith("torch.") and (
+        last in ("autocast", "GradScaler") or name in FWD or name in BWD
+    )

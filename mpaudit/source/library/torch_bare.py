@@ -1,0 +1,65 @@
+"""Loss scaling in programs that never ask for low precision."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from mpaudit.event import ScaledBare
+from mpaudit.source.library.registry import on_result
+from mpaudit.source.reach import reached
+from mpaudit.source.values import Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.module import Module
+    from mpaudit.source.project import Project
+    from mpaudit.source.request import Call
+
+MAX_TEXT = 40
+_LOW = re.compile(
+    r"autocast|\bhalf\b|float16|MixedPrecision|mixed_precision|\bapex\b"
+    r"|\baccelerate\b|lightning|deepspeed|\bFabric\b|HalfTensor"
+)
+"""Whatever makes a model compute in low precision has one of these names."""
+_KNOWN: WeakKeyDictionary[Project, dict[str, bool]] = WeakKeyDictionary()
+
+
+@on_result
+def scaled(call: Call, _: Value, __: Value) -> None:
+    """`scaler.scale(loss)` where no file of the program mentions anything of low precision."""
+    receiver = call.receiver
+    if call.name != "scale" or not isinstance(receiver, Thing) or receiver.kind != "GradScaler":
+        return
+    if call.path.known(receiver, "@off") is not None or call.path.regions:
+        return
+    project = call.engine.relevance.project
+    if all(_bare(frame.module, project) for frame in call.path.frames):
+        call.emit(ScaledBare(at=call.span, occasional=call.occasional, scaler=call.ref(receiver)))
+
+
+def _bare(module: Module, project: Project) -> bool:
+    known = _KNOWN.setdefault(project, {})
+    if module.filename not in known:
+        files = reached(module, project)
+        known[module.filename] = files is not None and not any(
+            _LOW.search(word) for each in files for word in _words(each)
+        )
+    return known[module.filename]
+
+
+def _words(module: Module) -> Iterator[str]:
+    """The names and the short texts of a file; what its comments say does not count."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value if len(node.value) < MAX_TEXT else ""

@@ -1,0 +1,178 @@
+"""Checkpoints: `state_dict()`, and what is written to a file."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mpaudit.event import Ref, ScalerStateTaken, StateSaved
+from mpaudit.finding import Span
+from mpaudit.source.library.registry import function, method
+from mpaudit.source.values import NONE, Choice, Const, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
+
+SCALER = re.compile(r"scal|amp", re.IGNORECASE)
+MAX_NESTING = 5
+"""How deep a checkpoint is looked into."""
+
+
+@method("GradScaler", "state_dict")
+def scaler_state(call: Call) -> Value:
+    """`scaler.state_dict()`."""
+    if call.path.known(call.thing, "@off") is None:
+        _scaler_taken(call, call.ref(call.thing))
+    return call.path.learn(call.made(), scaled=Pack(()))
+
+
+@method("Optimizer", "state_dict")
+def optimizer_state(call: Call) -> Value:
+    """`optimizer.state_dict()`."""
+    return _taken(call, call.thing)
+
+
+@method("", "state_dict")
+def some_state(call: Call) -> Value | None:
+    """`x.state_dict()` of something unknown: whoever steps it will say whether it is an optimizer."""
+    receiver = call.receiver
+    if not isinstance(receiver, Thing) or receiver.kind:
+        return None
+    call.engine.derive(call.made(), (receiver,), call.path)
+    _scaler_taken(call, Ref(receiver.uid, ""))
+    _unseen(call)
+    return _taken(call, receiver)
+
+
+@method("Const", "state_dict")
+def state_of_none(call: Call) -> Value | None:
+    """`self.optimizer.state_dict()` where nobody saw the optimizer being set."""
+    _unseen(call)
+    return _taken(call, NONE) if call.receiver == NONE else None
+
+
+@method("Bound", "state_dict")
+def state_of_member(call: Call) -> Value | None:
+    """`step.scaler.state_dict()`, an attribute of a function."""
+    _unseen(call)
+    return None
+
+
+def _unseen(call: Call) -> None:
+    """What is called a scaler, or was picked by a computed name, may be the one: this only silences."""
+    if SCALER.search(call.ref(None).text) or _picked(call):
+        _scaler_taken(call, None)
+
+
+def _picked(call: Call) -> bool:
+    """Whether the receiver is one of several: `for part in parts`, `parts[name]`, `getattr(x, name)`."""
+    if not isinstance(call.receiver, Thing):
+        return False
+    operation, *operands = call.engine.identities.description(call.receiver.uid)
+    if operation == "[]":
+        return not isinstance(operands[1], Const)
+    node = operands[0] if operands else None
+    if operation == "made" and isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "getattr"
+    return operation == "each"
+
+
+def _taken(call: Call, owner: Value) -> Thing:
+    ref = call.ref(owner)
+    fact = Const((ref, _places(call)))
+    return call.path.learn(call.made(), state_of=fact, scaled=Pack(()))
+
+
+def _places(call: Call) -> tuple[Span, ...]:
+    """Where a call stands, and where the functions around it were called from, innermost first."""
+    places = [call.span]
+    frames = [frame for frame in call.path.frames if not frame.in_class]
+    for inner, outer in zip(reversed(frames), reversed(frames[:-1]), strict=False):
+        origin, *rest = call.engine.identities.description(inner.context)
+        if origin != "in":
+            break
+        places.append(outer.module.span(rest[1]))  # type: ignore[arg-type]
+    return tuple(places)
+
+
+def _scaler_taken(call: Call, scaler: Ref | None) -> None:
+    call.emit(ScalerStateTaken(at=call.span, occasional=call.occasional, scaler=scaler))
+
+
+@function("torch.save", "pickle.dump", "joblib.dump", "torch.distributed.checkpoint.save")
+def save(call: Call) -> Value:
+    """`torch.save(checkpoint, path)`."""
+    saved = call.argument(0, "obj") or call.keywords.get("state_dict")
+    for part in _inside(saved, call.path, frozenset()) if saved is not None else ():
+        if part.kind == "GradScaler":
+            _scaler_taken(call, Ref(part.uid, ""))
+        elif part.kind == "Optimizer":
+            _saved(call, Ref(part.uid, ""), _places(call))
+        else:
+            fact = call.path.known(part, "@state_of")
+            if isinstance(fact, Const) and isinstance(fact.value, tuple):
+                _saved(call, *fact.value)
+    return NONE
+
+
+def _saved(call: Call, optimizer: Ref, taken: tuple[Span, ...]) -> None:
+    call.emit(
+        StateSaved(
+            at=call.span,
+            occasional=call.occasional,
+            optimizer=optimizer,
+            taken=taken,
+            unseen=optimizer.key == ("value", NONE),
+        )
+    )
+
+
+def _inside(value: Value, path: Path, seen: frozenset[int]) -> Iterator[Thing]:
+    """The things that a value is made of: items, entries, attributes of plain objects."""
+    if isinstance(value, Pack):
+        for item in value.items:
+            yield from _inside(item, path, seen)
+    elif isinstance(value, Choice):
+        yield from _inside(value.yes, path, seen)
+        yield from _inside(value.no, path, seen)
+    elif isinstance(value, Thing):
+        yield value
+        if value.uid in seen or len(seen) > MAX_NESTING:
+            return
+        if value.kind in ("", "dict", "list", "instance"):
+            for name, held in list(path.heap.of(value.uid)):
+                if name[0] != "@" or name in ("@items", "@each"):
+                    yield from _inside(held, path, seen | {value.uid})
+
+
+@method("dict", "update")
+def update(call: Call) -> Value | None:
+    """`checkpoint.update(other, key=value)`."""
+    other = call.argument(0)
+    if (other is not None and call.path.known(other, "@items") is None) or "**" in call.keywords:
+        return None
+    if isinstance(other, Thing):
+        for name, value in list(call.path.heap.of(other.uid)):
+            if name.startswith("["):
+                call.path.heap[(call.thing.uid, name)] = value
+    for name, value in call.keywords.items():
+        call.path.heap[(call.thing.uid, f"[{name!r}]")] = value
+    sources = [*call.arguments, *call.keywords.values()]
+    call.engine.derive(call.thing, sources, call.path)
+    return NONE
+
+
+@function("dataclasses.asdict")
+def as_dict(call: Call) -> Value | None:
+    """`asdict(snapshot)`."""
+    source = call.argument(0, "obj")
+    if not isinstance(source, Thing) or source.kind != "instance":
+        return None
+    made = call.made("dict")
+    held = {name: v for name, v in call.path.heap.of(source.uid) if name[0] != "@"}
+    for name, value in held.items():
+        call.path.heap[(made.uid, f"[{name!r}]")] = value
+    return call.path.learn(made, items=Pack(tuple(held.values())), scaled=Pack(()))

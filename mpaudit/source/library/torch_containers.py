@@ -1,0 +1,43 @@
+"""nn.ModuleList and nn.ModuleDict: which modules are in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpaudit.source.library.registry import method, on_result
+from mpaudit.source.values import NONE, External, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.request import Call
+
+CONTAINERS = ("torch.nn.ModuleList", "torch.nn.ModuleDict")
+
+
+@on_result
+def held(call: Call, callee: Value, made: Value) -> None:
+    """`nn.ModuleList([Block(), Block()])`, `nn.ModuleDict({"head": head})`."""
+    if not isinstance(callee, External) or callee.name not in CONTAINERS:
+        return
+    given, path = call.argument(0, "modules"), call.path
+    if not isinstance(made, Thing):
+        return
+    if given is None:
+        path.learn(made, items=Pack(()))
+    elif isinstance(given, Pack):
+        path.learn(made, items=given)
+    elif isinstance(given, Thing):
+        path.learn(made, items=path.known(given, "@items"), each=path.known(given, "@each"))
+        for name, value in list(path.heap.of(given.uid)):
+            if name.startswith("["):
+                path.heap[(made.uid, name)] = value
+
+
+@method("Module", "append")
+def append(call: Call) -> Value:
+    """`self.blocks.append(Block())`."""
+    known = call.path.known(call.thing, "@items")
+    if isinstance(known, Pack) and call.arguments:
+        call.path.learn(call.thing, items=Pack((*known.items, call.arguments[0])))
+    elif call.arguments:
+        call.path.learn(call.thing, each=call.arguments[0])
+    return NONE

@@ -1,0 +1,173 @@
+"""Models whose parameters are cast to 16 bits, and the optimizers of torch that train them.
+
+An optimizer counts only if it is given a model's parameters whole, as `parameters()` returns them:
+what was picked out or copied may be float32. A model that went where it cannot be followed, or in
+whose file parameters are frozen or their data replaced, is left alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TYPE_CHECKING
+
+from mpaudit.event import HalfStep, Ref
+from mpaudit.source.dtypes import HALF, Dtype, dtype, dtype_named, parameter_dtype
+from mpaudit.source.facts import parts
+from mpaudit.source.library.registry import harmless, on_result
+from mpaudit.source.values import FALSE, NONE, TRUE, Choice, Const, External, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
+
+EPSILON = {
+    "Adam": 1e-8,
+    "AdamW": 1e-8,
+    "NAdam": 1e-8,
+    "Adamax": 1e-8,
+    "RMSprop": 1e-8,
+    "Adagrad": 1e-10,
+}
+"""The defaults of the optimizers that a vanished epsilon makes divide by zero."""
+LOADERS = ("transformers.", "diffusers.")
+SAME = ("to", "cuda", "cpu", "train", "eval", "requires_grad_")
+KNOWN = frozenset(
+    """parameters named_parameters modules named_modules state_dict load_state_dict zero_grad half
+    bfloat16 float gradient_checkpointing_enable save_pretrained generate forward""".split()  # noqa: SIM905
+)
+_UNSET = Const("<unset>")
+_TAKEN_CARE_OF = re.compile(r"requires_grad|\.data\b|master|\bpeft\b|[Ll]o[Rr]A\b|adapter")
+
+
+@on_result
+def told(call: Call, callee: Value, made: Value) -> None:
+    """A call of a library is over."""
+    if isinstance(callee, External):
+        _function(call, callee.name, made)
+    elif isinstance(call.receiver, Thing):
+        if call.receiver.kind in ("", "Module", "library"):
+            _method(call, call.receiver, made)
+        elif call.receiver.kind == "Optimizer" and call.name == "step":
+            _stepped(call, call.receiver)
+        elif call.receiver.kind == "GradScaler" and call.name == "step":
+            optimizer = call.argument(0, "optimizer")
+            if isinstance(optimizer, Thing) and optimizer.kind == "Optimizer":
+                _stepped(call, optimizer)
+
+
+def _function(call: Call, name: str, made: Value) -> None:
+    path = call.path
+    if name.startswith("torch.optim.") and isinstance(made, Thing) and made.kind == "Optimizer":
+        _optimizer(call, name, made)
+    elif name in ("builtins.list", "itertools.chain") and isinstance(made, Thing):
+        whole = [path.known(argument, "@whole") for argument in call.arguments]
+        models = tuple(m for each in whole if isinstance(each, Pack) for m in each.items)
+        if whole and all(isinstance(each, Pack) for each in whole):
+            path.learn(made, whole=Pack(models))
+    elif name.endswith(".from_pretrained") and name.startswith(LOADERS) and isinstance(made, Thing):
+        given = dtype_named(call.keywords.get("torch_dtype") or call.keywords.get("dtype"))
+        if given in HALF and "quantization_config" not in call.keywords:
+            path.learn(made, param_dtype=Const(Dtype(str(given), call.span, "cast")))
+    elif not harmless(name):
+        for argument in (*call.arguments, *call.keywords.values()):
+            _stray(argument, path)
+
+
+def _stray(value: Value, path: Path) -> None:
+    if isinstance(value, Thing) and (value.kind == "Optimizer" or _dtype(value, path)):
+        path.learn(value, strayed=TRUE)
+
+
+def _method(call: Call, receiver: Thing, made: Value) -> None:
+    path = call.path
+    if call.name == "parameters" and isinstance(made, Thing):
+        path.learn(made, whole=Pack((receiver,)))
+    elif receiver.kind == "Module":
+        return
+    elif call.name in ("half", "bfloat16", "float"):
+        if isinstance(path.frame.module.parents.get(call.node), ast.Expr):
+            path.learn(receiver, param_dtype=path.known(made, "@dtype"))
+    elif call.name in SAME and isinstance(made, Thing) and made != receiver:
+        known = path.known(receiver, "@param_dtype")
+        if known is not None and path.known(made, "@dtype") is None:
+            path.learn(made, param_dtype=known)
+    elif call.name not in KNOWN and path.known(receiver, "@param_dtype") is not None:
+        path.learn(receiver, strayed=TRUE)
+
+
+def _dtype(model: Thing, path: Path) -> Dtype | None:
+    """The dtype of a model's parameters; a thing nothing is known of is cast like a tensor."""
+    known = parameter_dtype(model, path)
+    return dtype(model, path) if known is None and not model.kind else known
+
+
+def _optimizer(call: Call, name: str, made: Thing) -> None:
+    """An optimizer was built: note the models that it is given whole."""
+    path = call.path
+    given = call.argument(0, "params")
+    models: dict[Value, None] = {}
+    for part in parts(given, path) if given is not None else ():
+        whole = path.known(part, "@whole")
+        if isinstance(whole, Pack):
+            models.update(dict.fromkeys(whole.items))
+    if models:
+        call.engine.places.setdefault(made.uid, call.span)
+        eps = _epsilon(call, name.rpartition(".")[2])
+        path.learn(made, trains=Pack(tuple(models)), maker=Const(name), eps=Const(eps))
+
+
+def _epsilon(call: Call, name: str) -> float | None:
+    """The epsilon, where it is added in the dtype of the parameters."""
+    fused = call.keywords.get("fused")
+    if name not in EPSILON or "**" in call.keywords or (fused not in (None, FALSE, NONE)):
+        return None
+    eps = call.keywords.get("eps")
+    position = {"Adam": 3, "AdamW": 3, "NAdam": 3, "Adamax": 3, "RMSprop": 3, "Adagrad": 5}[name]
+    if eps is None and position < len(call.arguments):
+        eps = call.arguments[position]
+    if eps is None:
+        return EPSILON[name]
+    value = eps.value if isinstance(eps, Const) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _fact(thing: Thing, name: str, path: Path) -> Value | None:
+    """A fact of an object that was made on some paths only: there it is what it is."""
+    found = path.known(thing, name)
+    while isinstance(found, Choice):
+        if _UNSET not in (found.yes, found.no):
+            return None
+        found = found.no if found.yes == _UNSET else found.yes
+    return found
+
+
+def _stepped(call: Call, optimizer: Thing) -> None:
+    path, engine = call.path, call.engine
+    trains = _fact(optimizer, "@trains", path)
+    made = engine.places.get(optimizer.uid)
+    if not isinstance(trains, Pack) or made is None or path.known(optimizer, "@strayed"):
+        return
+    maker, eps = _fact(optimizer, "@maker", path), _fact(optimizer, "@eps", path)
+    for model in trains.items:
+        known = _dtype(model, path) if isinstance(model, Thing) else None
+        if known is None or known.name not in HALF or known.how != "cast" or known.at is None:
+            continue
+        scaled = call.name == "step" and call.receiver != optimizer
+        if path.known(model, "@strayed") or (scaled and known.name == "float16"):
+            continue  # unscale_ refuses float16 parameters: another rule
+        if any(_TAKEN_CARE_OF.search(frame.module.text) for frame in path.frames):
+            continue
+        call.emit(
+            HalfStep(
+                at=call.span,
+                occasional=call.occasional,
+                optimizer=Ref(optimizer.uid, ""),
+                model="",
+                dtype=known.name,
+                cast=known.at,
+                made=made,
+                maker=str(maker.value) if isinstance(maker, Const) else "",
+                eps=eps.value if isinstance(eps, Const) and isinstance(eps.value, float) else None,
+            )
+        )

@@ -1,0 +1,123 @@
+"""What happens inside autocast regions to the cast copies of weights that they keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpaudit.event import Captured, CastCacheCleared, RegionBackward, RegionStep
+from mpaudit.source.library.registry import function, method
+from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, External, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.request import Call
+
+_CACHE = (0, "@cast_cache")
+_COMPILED = (0, "@compiled")
+_COMPILE = External("torch.compile")
+
+
+def caches(call: Call, region: Thing) -> bool:
+    """Whether a region certainly casts weights and keeps the copies."""
+    path = call.path
+    described = call.engine.describe(region, path)
+    if described is None or _CACHE in path.heap or described.dtype not in ("float16", "bfloat16"):
+        return False
+    switch = call.engine.logic.settled(path.known(region, "@cache"), path)
+    return switch is None or switch in (NONE, TRUE)
+
+
+def backward_inside(call: Call, loss: Thing) -> None:
+    """Tell of `loss.backward()` where the loss was computed in a region that is still entered."""
+    path = call.path
+    region = path.known(loss, "@region")
+    entry = _entry(call)
+    if entry is None or not isinstance(region, Thing) or region not in path.regions:
+        return
+    outermost = call.engine.describe(path.regions[0], path)
+    if outermost is None or not caches(call, region) or _compiled(call):
+        return
+    call.emit(
+        RegionBackward(
+            at=call.span,
+            occasional=call.occasional,
+            entry=entry,
+            region=outermost,
+        )
+    )
+
+
+def stepped_inside(call: Call, optimizer: Value) -> None:
+    """Tell of a step in a region; one of weights that are in half themselves changes nothing kept."""
+    entry = _entry(call)
+    if entry is None:
+        return
+    owners = call.path.known(optimizer, "@owners")
+    models = owners.items if isinstance(owners, Pack) else ()
+    if models and all(call.path.known(model, "@param_dtype") is not None for model in models):
+        return
+    call.emit(RegionStep(at=call.span, occasional=call.occasional, entry=entry))
+
+
+def _entry(call: Call) -> tuple[int, int] | None:
+    """The entry of the outermost region in progress."""
+    if not call.path.regions:
+        return None
+    outermost = call.path.regions[0]
+    entered = call.path.known(outermost, "@entered")
+    return (outermost.uid, entered.uid) if isinstance(entered, Thing) else None
+
+
+def _compiled(call: Call) -> bool:
+    """Whether compiled code may run here: it keeps no copies."""
+    return _COMPILED in call.path.heap or any(
+        frame.function is not None and _COMPILE in frame.function.decorators
+        for frame in call.path.frames
+    )
+
+
+def compiling(call: Call) -> None:
+    """Note that something was compiled."""
+    call.path.heap[_COMPILED] = UNKNOWN
+
+
+@method("Module", "compile")
+def compile_in_place(call: Call) -> Value:
+    """`model.compile()`."""
+    compiling(call)
+    return NONE
+
+
+@function("torch.clear_autocast_cache")
+def clear(call: Call) -> Value:
+    """`torch.clear_autocast_cache()`."""
+    call.emit(CastCacheCleared(at=call.span, occasional=call.occasional))
+    return NONE
+
+
+@function("torch.set_autocast_cache_enabled")
+def switch_cache(call: Call) -> Value:
+    """`torch.set_autocast_cache_enabled(False)`."""
+    if call.argument(0) == TRUE:
+        call.path.heap.forget(_CACHE)
+    else:
+        call.path.heap[_CACHE] = FALSE
+    return NONE
+
+
+@function("torch.jit.trace", "torch.jit.trace_module", "torch.cuda.make_graphed_callables")
+@function("torch.cuda.graphs.make_graphed_callables")
+def capture(call: Call) -> Value | None:
+    """`torch.jit.trace(model, example)`; what comes back is as unknown as ever."""
+    region = call.engine.region(call.path)
+    described = call.engine.describe(region, call.path)
+    if region is None or described is None or not caches(call, region):
+        return None
+    if call.keywords.get("check_trace") == FALSE:  # then it runs once only
+        return None
+    how = call.name.rpartition(".")[2]
+    if "graph" not in how or described.device == "cuda":
+        how = how if "graph" in how else f"torch.jit.{how}"
+        call.emit(
+            Captured(at=call.span, occasional=call.occasional, how=how, region=described),
+        )
+    return None

@@ -1,0 +1,35 @@
+"""Repairs of what a GradScaler is used with."""
+
+from __future__ import annotations
+
+import ast
+
+from mpaudit.fix import Edit, Fix, Safety
+from mpaudit.source.repair.registry import Context, repairs
+
+
+@repairs("scaler-with-bfloat16")
+def switch_off(context: Context) -> Fix | None:
+    """`GradScaler("cuda")` -> `GradScaler("cuda", enabled=False)`."""
+    module, call = context.module, context.node(ast.Call)
+    if not isinstance(call, ast.Call) or len(call.args) > 1:
+        return None
+    if not ast.unparse(call.func).endswith("GradScaler"):
+        return None
+    edit = None
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            return None
+        if keyword.arg == "enabled":
+            if not isinstance(keyword.value, ast.Constant):
+                return None
+            edit = Edit(*module.range(keyword.value), "False")
+    if edit is None:
+        parts = [*call.args, *(keyword.value for keyword in call.keywords)]
+        _, end = module.range(parts[-1] if parts else call.func)
+        if parts:
+            edit = Edit(end, end, ", enabled=False")
+        else:
+            at = module.text.index("(", end) + 1
+            edit = Edit(at, at, "enabled=False")
+    return Fix("Switch the scaler off: bfloat16 needs none", (edit,), Safety.SAFE)

@@ -1,0 +1,188 @@
+"""What sort of thing an expression is, as far as the text says: a device object, a truth value, a dtype.
+
+A name is of a sort if everything that is assigned to it in its scope is; an attribute of `self` if
+everything is that its class assigns to it. Nobody knows what a caller hands in, so a parameter is of no sort,
+except one whose default is a truth value. What is not certain has no sort.
+"""
+
+from __future__ import annotations
+
+import ast
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from mpaudit.source.names import Names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpaudit.source.module import Module
+
+MAX_STEPS = 8
+"""Assignments that are followed one after another."""
+
+
+class Sort(Enum):
+    """What an expression evaluates to."""
+
+    DEVICE = auto()  # a torch.device object
+    BOOL = auto()
+    DTYPE = auto()  # torch.float16 and its kin
+    TEXT = auto()
+    NONE = auto()
+
+
+DTYPES = frozenset(
+    f"torch.{name}"
+    for name in ("float16", "half", "bfloat16", "float32", "float", "float64", "double")
+)
+_CALLS = {
+    "torch.device": Sort.DEVICE,
+    "builtins.bool": Sort.BOOL,
+    "builtins.isinstance": Sort.BOOL,
+    "builtins.hasattr": Sort.BOOL,
+    "builtins.str": Sort.TEXT,
+    "torch.cuda.is_available": Sort.BOOL,
+    "torch.cuda.is_bf16_supported": Sort.BOOL,
+}
+_FLAGS = frozenset(["store_true", "store_false"])
+
+
+def sort_of(node: ast.expr, module: Module, steps: int = MAX_STEPS) -> Sort | None:
+    """The sort of an expression, None where it is not certain."""
+    if steps == 0:
+        return None
+    match node:
+        case ast.Constant(value=bool()):
+            return Sort.BOOL
+        case ast.Constant(value=str()) | ast.JoinedStr():
+            return Sort.TEXT
+        case ast.Constant(value=None):
+            return Sort.NONE
+        case ast.Compare() | ast.UnaryOp(op=ast.Not()):
+            return Sort.BOOL
+        case ast.BoolOp(values=values):
+            return _agreed(sort_of(each, module, steps - 1) for each in values)
+        case ast.IfExp(body=yes, orelse=no):
+            return _agreed(sort_of(each, module, steps - 1) for each in (yes, no))
+        case ast.Call(func=function):
+            return _CALLS.get(Names.of(module).resolve(function) or "")
+        case ast.Name():
+            return _name(node, module, steps)
+        case ast.Attribute():
+            return _attribute(node, module, steps)
+    return None
+
+
+def _agreed(sorts: Iterator[Sort | None]) -> Sort | None:
+    found = set(sorts)
+    return found.pop() if len(found) == 1 else None
+
+
+def _name(node: ast.Name, module: Module, steps: int) -> Sort | None:
+    names = Names.of(module)
+    if names.resolve(node) in DTYPES:
+        return Sort.DTYPE
+    found: set[Sort | None] = set()
+    for binding in names.bindings(node):
+        if isinstance(binding.origin, ast.expr):
+            found.add(sort_of(binding.origin, module, steps - 1))
+        elif isinstance(binding.node, ast.arg):
+            found.add(_parameter(binding.node, module))
+        else:
+            return None
+    return found.pop() if len(found) == 1 else None
+
+
+def _parameter(node: ast.arg, module: Module) -> Sort | None:
+    """A parameter is a truth value if its default is one, and its annotation says no other thing."""
+    if isinstance(node.annotation, ast.Name) and node.annotation.id == "bool":
+        return Sort.BOOL
+    spec = module.parents[node]
+    if node.annotation is not None or not isinstance(spec, ast.arguments):
+        return None
+    positional = [*spec.posonlyargs, *spec.args]
+    defaults = dict(zip(reversed(positional), reversed(spec.defaults), strict=False))
+    defaults |= {a: d for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d}
+    default = defaults.get(node)
+    is_flag = isinstance(default, ast.Constant) and isinstance(default.value, bool)
+    return Sort.BOOL if is_flag else None
+
+
+def _attribute(node: ast.Attribute, module: Module, steps: int) -> Sort | None:
+    if Names.of(module).resolve(node) in DTYPES:
+        return Sort.DTYPE
+    if not isinstance(node.value, ast.Name):
+        return Sort.DEVICE if node.attr == "device" and _is_parameter(node.value, module) else None
+    owner = _class_around(node, module)
+    if owner is not None and node.value.id == _receiver(node, module):
+        values = list(_assigned(owner, node.attr, module))
+        if values:
+            return _agreed(
+                None if each is None else sort_of(each, module, steps - 1) for each in values
+            )
+        return None
+    return Sort.BOOL if _is_flag(node.attr, module) else None
+
+
+def _is_parameter(node: ast.expr, module: Module) -> bool:
+    """`next(model.parameters())`: its device is a device object."""
+    match node:
+        case ast.Call(func=function, args=[ast.Call(func=ast.Attribute(attr="parameters"))]):
+            return Names.of(module).resolve(function) == "builtins.next"
+    return False
+
+
+def _class_around(node: ast.AST, module: Module) -> ast.ClassDef | None:
+    while node in module.parents:
+        node = module.parents[node]
+        if isinstance(node, ast.ClassDef):
+            return node
+    return None
+
+
+def _receiver(node: ast.AST, module: Module) -> str | None:
+    """What the method around a place calls its instance."""
+    found: str | None = None
+    while node in module.parents and not isinstance(node, ast.ClassDef):
+        node = module.parents[node]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = [*node.args.posonlyargs, *node.args.args][:1]
+            found = first[0].arg if first else None
+    return found
+
+
+def _assigned(owner: ast.ClassDef, name: str, module: Module) -> Iterator[ast.expr | None]:
+    """What a class assigns to an attribute of its instances; None for what is no plain assignment."""
+    for node in ast.walk(owner):
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            yield None  # a property
+        if not isinstance(node, ast.Attribute) or node.attr != name:
+            continue
+        if isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
+            if node.value.id == _receiver(node, module):
+                parent = module.parents[node]
+                plain = isinstance(parent, ast.Assign) and node in parent.targets
+                annotated = isinstance(parent, ast.AnnAssign)
+                yield parent.value if plain or annotated else None  # type: ignore[attr-defined]
+
+
+def _is_flag(name: str, module: Module) -> bool:
+    """Whether the file's command line has a switch of that name."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "add_argument" and _option(node) == name:
+                given = {k.arg: k.value for k in node.keywords}
+                action = given.get("action")
+                return isinstance(action, ast.Constant) and action.value in _FLAGS
+    return False
+
+
+def _option(call: ast.Call) -> str | None:
+    """The attribute that an option of argparse ends up in."""
+    for keyword in call.keywords:
+        if keyword.arg == "dest" and isinstance(keyword.value, ast.Constant):
+            return str(keyword.value.value)
+    texts = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    long = [text for text in texts if text.startswith("--")] or texts
+    return long[0].lstrip("-").replace("-", "_") if long else None

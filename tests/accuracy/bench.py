@@ -1,0 +1,209 @@
+"""Runs mpaudit on originals and on their mutants, and counts what it catches."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mpaudit.audit import check, check_text
+from mpaudit.finding import Finding
+from mpaudit.rule import catalogue
+
+from . import (  # noqa: F401
+    dtype_mutations,
+    keras_mutations,
+    loss_mutations,
+    order_mutations,
+    place_mutations,
+    region_mutations,
+    scaler_mutations,
+)
+from .mutation import Mutant, mutants
+from .roles import Program
+from .script import Script
+
+ROOT = Path(__file__).parents[2]
+CLEAN = ROOT / "fixtures" / "clean"
+PROJECTS = ROOT / "fixtures" / "projects"
+SHAPES = Path(__file__).with_name("shapes")
+MIGRATION = "MP7"
+TRAINS = re.compile(r"\.unscale_\(|scaler\w*\.step\(|\.scale\(.*\)\.backward\(")
+MARK = re.compile(r"# error: \[([a-z-]+)\]")
+
+
+MOST = 2
+"""Mutants of one operator in one file of a package; the fixtures take them all."""
+
+SECONDS = 60
+"""After this long, no further mutant of a package's file is tried."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """A correct program: its name in tables, its folder or file, and where it comes from."""
+
+    name: str
+    path: Path
+    real: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one mutant: "caught", "elsewhere" (right rule, wrong place), "other" or "silent"."""
+
+    rule: str
+    operator: str
+    place: str
+    became: str
+    rows: tuple[int, ...]
+    saw: tuple[str, ...]
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One original and its mutants. `findings` are those of the original itself."""
+
+    name: str
+    real: bool
+    findings: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    seconds: float
+    failure: str = ""
+
+
+def originals() -> Iterator[Original]:
+    """The clean scripts and projects of `fixtures/`."""
+    for path in sorted(CLEAN.glob("*.py")):
+        yield Original(path.stem, path)
+    for path in sorted(PROJECTS.iterdir()):
+        if path.is_dir() and path.name.startswith("clean_"):
+            yield Original(path.name, path)
+
+
+def program_of(original: Original) -> Program:
+    """Read a program; a file that this Python cannot parse is left out."""
+    path = original.path
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    scripts = []
+    for file in files:
+        name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+        scripts.append(Script(name, file.read_text(encoding="utf-8")))
+    return Program(scripts, by_use=original.real)
+
+
+def real_files(folders: Iterable[Path]) -> Iterator[Original]:
+    """The files of unpacked packages that use a GradScaler, each checked as if it stood alone."""
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
+            try:
+                text = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError):
+                continue
+            if TRAINS.search(text) and len(text) < 200_000:
+                yield Original(path.relative_to(folder).as_posix(), path, real=True)
+
+
+def examine(original: Original, words: Collection[str] = ()) -> Result:
+    """Check an original and all of its mutants. A program with findings of its own gives no mutants.
+
+    `words` limit the mutants to some rules or operators.
+    """
+    began = time.perf_counter()
+    try:
+        program = program_of(original)
+    except (SyntaxError, UnicodeDecodeError) as problem:
+        return Result(original.name, original.real, (), (), 0.0, str(problem))
+    own = _findings(original, None)
+    shown = tuple(_shown(f) for f in own)
+    outcomes = []
+    tried: Counter[str] = Counter()
+    if not any(_counts(f) for f in own):
+        rules = [name for name, rule in catalogue().items() if "source" in rule.seen_by]
+        for mutant in mutants(program, rules):
+            if words and mutant.rule not in words and mutant.operator not in words:
+                continue
+            if original.real:
+                tried[mutant.operator] += 1
+                if tried[mutant.operator] > MOST or time.perf_counter() - began > SECONDS:
+                    continue
+            outcomes.append(_outcome(original, mutant, own))
+    return Result(original.name, original.real, shown, tuple(outcomes), time.perf_counter() - began)
+
+
+def _counts(finding: Finding) -> bool:
+    return not finding.code.startswith(MIGRATION)
+
+
+def _shown(finding: Finding) -> str:
+    return f"{finding.name}:{Path(finding.span.filename).name}:{finding.span.start.row}"
+
+
+def _findings(original: Original, mutant: Mutant | None) -> list[Finding]:
+    path = original.path
+    if path.is_file():
+        text = path.read_text(encoding="utf-8") if mutant is None else mutant.text
+        return check_text(text, str(path))
+    if mutant is None:
+        return list(check([path]).findings)
+    with tempfile.TemporaryDirectory(prefix="mutant") as folder:
+        copy = Path(folder) / path.name
+        shutil.copytree(path, copy)
+        (copy / mutant.path).write_text(mutant.text, encoding="utf-8")
+        return list(check([copy]).findings)
+
+
+def _outcome(original: Original, mutant: Mutant, own: list[Finding]) -> Outcome:
+    found = _findings(original, mutant)
+    places = {mutant.path: mutant.rows, **dict(mutant.others)}
+
+    def file_of(finding: Finding) -> str:
+        if original.path.is_file():
+            return mutant.path
+        return finding.span.filename.split(f"/{original.path.name}/")[-1]
+
+    same = [f for f in found if f.name == mutant.rule]
+    if any(f.span.start.row in places.get(file_of(f), ()) for f in same):
+        became = "caught"
+    elif same and not any(f.name == mutant.rule for f in own):
+        became = "elsewhere"
+    elif any(_counts(f) for f in found):
+        became = "other"
+    else:
+        became = "silent"
+    rows = sorted(mutant.rows) or sorted(r for _, each in mutant.others for r in each)
+    return Outcome(
+        mutant.rule,
+        mutant.operator,
+        f"{original.name}{'/' + mutant.path if original.path.is_dir() else ''}:{mutant.origin_row}",
+        became,
+        tuple(rows),
+        tuple(_shown(f) for f in found if _counts(f)),
+        "" if became == "caught" else mutant.text,
+    )
+
+
+def shapes() -> dict[str, bool]:
+    """The shapes that mpaudit must get right, each a mistake and its clean twin: {shape: right}.
+
+    A file `<shape>_wrong.py` has its finding where it is marked and no other; `<shape>_right.py` is
+    silent.
+    """
+    right: dict[str, bool] = {}
+    for path in sorted(SHAPES.glob("*.py")):
+        name = path.stem.rpartition("_")[0].replace("_", " ")
+        text = path.read_text(encoding="utf-8")
+        marked = {
+            (mark[1], row)
+            for row, line in enumerate(text.splitlines(), start=1)
+            if (mark := MARK.search(line))
+        }
+        found = {(f.name, f.span.start.row) for f in check_text(text, str(path))}
+        right[name] = right.get(name, True) and found == marked
+    return right

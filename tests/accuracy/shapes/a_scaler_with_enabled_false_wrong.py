@@ -1,0 +1,18 @@
+# Shape: a scaler that is on, though a clip relies on its being off.
+import torch
+from torch import nn
+
+model = nn.Linear(4, 2).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+scaler = torch.amp.GradScaler("cuda", enabled=True)
+
+for step in range(3):
+    x = torch.randn(16, 4, device="cuda")
+    optimizer.zero_grad()
+    with torch.autocast("cuda", dtype=torch.float16):
+        loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
+    scaler.scale(loss).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # error: [clip-before-unscale]
+    scaler.step(optimizer)
+    scaler.update()
+    print(step, loss.item())

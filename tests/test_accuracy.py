@@ -1,0 +1,130 @@
+"""The accuracy bench on a sample: operators are honest and caught, tools read their tables."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from accuracy import corpus, labels
+from accuracy.bench import Original, examine, originals, program_of, shapes
+from accuracy.mutation import MARK, OPERATORS, mutants
+
+from mpaudit.rule import catalogue
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = [
+    "accumulate_counter",
+    "checkpoint_resume",
+    "enabled_flag",
+    "gan_one_scaler",
+    "keras_custom_loop",
+    "keras_logits_head",
+    "plain_loop",
+    "scaler_none_parameter",
+    "trainer_methods_split",
+]
+CORE = [
+    "backward-in-autocast",
+    "clip-before-unscale",
+    "missing-scaler-update",
+    "policy-after-model",
+    "missing-scale-loss",
+    "softmax-before-cross-entropy",
+    "softmax-with-from-logits",
+    "unscaled-backward",
+    "unscaled-step",
+]
+"""Enough for a quick test; `make accuracy` tries every rule."""
+
+PROGRAMS = {original.name: original for original in originals()}
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_mutants_of_the_sample_are_caught(name: str) -> None:
+    result = examine(PROGRAMS[name], CORE)
+    assert result.findings == ()
+    assert result.outcomes
+    missed = [outcome for outcome in result.outcomes if outcome.became != "caught"]
+    assert len(missed) <= 0.03 * len(result.outcomes), missed
+
+
+def test_the_five_shapes_and_their_twins_are_right() -> None:
+    right = shapes()
+    assert len(right) == 5
+    assert [name for name, each in right.items() if not each] == []
+
+
+@pytest.mark.parametrize("name", ["accumulate_counter", "clean_gan_package", "gan_two_scalers"])
+def test_a_mutant_differs_from_its_original_and_can_be_parsed(name: str) -> None:
+    original = PROGRAMS[name]
+    program = program_of(original)
+    texts = {script.path: script.text for script in program.scripts}
+    made = list(mutants(program, catalogue()))
+    assert made
+    for mutant in made:
+        ast.parse(mutant.text)
+        assert mutant.text != texts[mutant.path]
+        assert MARK not in mutant.text
+        assert mutant.rows or mutant.others
+
+
+def test_a_disabled_scaler_gives_no_mutant_of_its_protocol() -> None:
+    program = program_of(PROGRAMS["disabled_scaler_clip"])
+    protocol = {
+        "missing-scaler-update",
+        "clip-before-unscale",
+        "unscaled-step",
+        "unscaled-backward",
+    }
+    assert list(mutants(program, protocol)) == []
+
+
+def test_an_update_that_another_one_makes_up_for_is_not_dropped(tmp_path: Path) -> None:
+    """With an update() in each half of a loop, either one may go: the other closes both phases."""
+    half = "scaler.scale(loss).backward()\n    scaler.step({0})\n    scaler.update()\n"
+    path = tmp_path / "halves.py"
+    path.write_text(
+        "import torch\nscaler = torch.amp.GradScaler()\nfor loss in losses:\n    "
+        + half.format("one")
+        + "    "
+        + half.format("other"),
+        encoding="utf-8",
+    )
+    program = program_of(Original("halves", path))
+    assert program.of("update")
+    assert list(mutants(program, ["missing-scaler-update"])) == []
+
+
+def test_every_operator_is_registered_once_and_says_what_it_does() -> None:
+    names = [name for _, name, _ in OPERATORS]
+    assert len(names) == len(set(names))
+    assert [name for _, name, function in OPERATORS if not function.__doc__] == []
+
+
+def test_a_file_that_cannot_be_parsed_is_said_so(tmp_path: Path) -> None:
+    path = tmp_path / "old.py"
+    path.write_text("print 'python 2'\n", encoding="utf-8")
+    assert examine(Original("old", path, real=True)).failure
+
+
+def test_the_corpus_is_pinned_and_large_enough() -> None:
+    pins = corpus.tomllib.loads(corpus.PINS.read_text(encoding="utf-8"))["package"]
+    assert len(pins) >= 20
+    assert len({pin["name"] for pin in pins}) == len(pins)
+    assert all(len(pin["sha256"]) == 64 and pin["version"] for pin in pins)
+
+
+def test_every_verdict_has_a_reason_and_a_rule_with_a_page() -> None:
+    pins = corpus.tomllib.loads(corpus.PINS.read_text(encoding="utf-8"))["package"]
+    packages = {pin["name"] for pin in pins}
+    for place, (_, reason) in corpus.read_verdicts().items():
+        assert reason
+        assert place.rule in catalogue()
+        assert place.package in packages
+
+
+def test_the_labels_can_be_read() -> None:
+    groups = labels.read(labels.LABELS)
+    assert sum(map(len, groups.values())) > 100
+    assert all(len(commit) == 40 for _, commit in groups)
