@@ -152,6 +152,8 @@ def _report(run: _Run, selection: Selection, checked: int) -> Report:
     verdicts: list[Verdict] = []
     for module in run.modules:
         verdicts.extend(engine.audit(module))
+        if engine.exhausted:
+            run.warnings.append(_too_large(module, engine.exhausted))
         for look in CHECKS:
             run.problems.extend(look(module))
     settled = settle(verdicts)
@@ -164,6 +166,14 @@ def _report(run: _Run, selection: Selection, checked: int) -> Report:
     findings = [f for f in map(_stamp, run.problems) if selection.includes(rule(f.name))]
     standing = list(_unsuppressed(findings, run))
     return Report(standing, run.sources, checked, warnings=tuple(run.warnings))
+
+
+def _too_large(module: Module, parts: Sequence[str]) -> str:
+    named = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+    return (
+        f"{module.filename}: too large to be followed to the end, so that mistakes in the order of "
+        f"things are not seen there: {named}"
+    )
 
 
 def _unparsable(problem: UnparsableError) -> Problem:

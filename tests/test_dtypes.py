@@ -52,7 +52,7 @@ def region(body: str, arguments: str = "'cuda'") -> str:
         ("h = x.half()\ny = torch.zeros_like(h, dtype=torch.long)", "int64"),
         ("y = torch.zeros(3, dtype=torch.float16)", "float16"),
         ("y = torch.zeros(3)", "float32"),
-        ("y = torch.arange(3)", None),
+        ("y = torch.arange(3)", "int64"),
         ("y = x", None),
         ("y = x.half() if flag else x.float()", None),
     ],

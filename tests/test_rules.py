@@ -359,6 +359,23 @@ def _said_by_torch(torch) -> set[str]:
         lambda: mixed_tf32(matmul, "tf32", lambda: matmul.allow_tf32),
         lambda: mixed_tf32(matmul, "tf32", torch.get_float32_matmul_precision),
         lambda: mixed_tf32(cudnn.conv, "ieee", lambda: cudnn.allow_tf32),
+        lambda: torch.ones(2, dtype=torch.bfloat16).numpy(),
+        lambda: torch.quantile(torch.ones(2, dtype=torch.half), 0.5),
+        *(
+            lambda function=function, dtype=dtype: function(torch.eye(2, dtype=dtype))
+            for dtype in (torch.float16, torch.bfloat16)
+            for function in (
+                torch.linalg.inv,
+                torch.linalg.slogdet,
+                torch.linalg.cholesky,
+                torch.linalg.svd,
+                torch.linalg.eigh,
+                torch.linalg.det,
+                torch.linalg.qr,
+                torch.fft.fft,
+                lambda x: torch.cdist(x, x),
+            )
+        ),
         lambda: step_with(gone=True),
         lambda: step_with(closure=lambda: None),
         lambda: scaled(backward=False, steps="s"),
@@ -389,6 +406,9 @@ def _said_by_torch(torch) -> set[str]:
         lambda: torch.autocast("cpu", True).__enter__(),
         lambda: torch.autocast("cpu", dtype="float16").__enter__(),
         lambda: torch.autocast("cpu", enabled=torch.float16).__enter__(),
+        lambda: torch.zeros(2).half().masked_fill(torch.ones(2) > 0, -1e9),
+        lambda: torch.zeros(2).index_put((torch.arange(2),), torch.zeros(2).half()),
+        lambda: torch.zeros(2).scatter(0, torch.arange(2), torch.zeros(2).half()),
         lambda: torch.ops.aten.binary_cross_entropy.default._op_dk(
             torch._C.DispatchKey.AutocastCUDA, torch.ones(2), torch.ones(2), None, 1
         ),

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.checks.autocast_call import only_device
-from mpaudit.source.autograd_function import AutogradFunction, Guard, Method, functions
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Edit, Fix, Safety
+from mpaudit.source.autograd_function import AutogradFunction, Guard, Method, functions
 from mpaudit.source.compat import guarded
 from mpaudit.source.names import Names
 from mpaudit.source.place import root_of

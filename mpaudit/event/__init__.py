@@ -15,7 +15,7 @@ from mpaudit.event.autocast import (
 )
 from mpaudit.event.checkpoint import ScalerStateTaken, StateSaved
 from mpaudit.event.core import Event, LostSight, Ref, Region
-from mpaudit.event.dtype import ConstantMet, InputHalved
+from mpaudit.event.dtype import ConstantMet, DtypesMixed, HalfKept, HalfLoss, InputHalved
 from mpaudit.event.grad_scaler import (
     Backward,
     GradientsClipped,
@@ -30,19 +30,26 @@ from mpaudit.event.grad_scaler import (
 from mpaudit.event.half_step import HalfStep
 from mpaudit.event.keras import GradientsApplied, LayerMade, ModelMade, PolicySet, TapeGradient
 from mpaudit.event.model import Forward, LossComputed
-from mpaudit.event.scaler_use import ScaledBare
+from mpaudit.event.scaler_use import GradientRead, ScaleAsked, ScaledBare, ScaledLossRead
+from mpaudit.event.schedule import SchedulerStep
+from mpaudit.event.unsupported import HalfGiven
 
 __all__ = [
     "Backward",
     "Captured",
     "CastCacheCleared",
     "ConstantMet",
+    "DtypesMixed",
     "Event",
     "Forward",
     "FunctionApplied",
+    "GradientRead",
     "GradientsApplied",
     "GradientsClipped",
     "GradientsZeroed",
+    "HalfGiven",
+    "HalfKept",
+    "HalfLoss",
     "HalfStep",
     "InputHalved",
     "LayerMade",
@@ -56,11 +63,14 @@ __all__ = [
     "Region",
     "RegionBackward",
     "RegionStep",
+    "ScaleAsked",
     "ScaledBare",
+    "ScaledLossRead",
     "ScalerMade",
     "ScalerStateTaken",
     "ScalerStep",
     "ScalerUpdate",
+    "SchedulerStep",
     "StateSaved",
     "TapeGradient",
     "Unscaled",

@@ -34,3 +34,46 @@ class InputHalved(Event):
     model: Ref
     called: Span
     region: Region
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfLoss(Event):
+    """A loss was computed outside of autocast regions, in the 16 bits that its input came out in.
+
+    `output` is that input, `because` how it came to its dtype.
+    """
+
+    loss: str
+    output: Ref
+    dtype: str
+    because: tuple[Related, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfKept(Event):
+    """An operation in a region that is switched off got a tensor that autocast had made 16 bits.
+
+    `off` is where that region is entered, `source` where the tensor was computed.
+    """
+
+    operation: str
+    tensor: Ref
+    dtype: str
+    off: Span
+    source: Span | None
+    because: tuple[Related, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DtypesMixed(Event):
+    """Values of one dtype are written by index into a tensor of another.
+
+    `operation` is the method, or "[]" for an assignment; `because` says how both came to their dtypes.
+    """
+
+    operation: str
+    target: Ref
+    target_dtype: str
+    source: Ref
+    source_dtype: str
+    because: tuple[Related, ...] = ()

@@ -52,7 +52,7 @@ class Unscaled(Event):
     """`scaler.unscale_(optimizer)`; `by_hand` for gradients divided by `get_scale()`.
 
     `definite` says that no other `Ref` can stand for the same optimizer. `guard` is where control may
-    leave between here and the update below.
+    leave between here and the update below, `finite` that it does where numbers are not finite.
     """
 
     scaler: Ref
@@ -60,6 +60,7 @@ class Unscaled(Event):
     by_hand: bool = False
     definite: bool = True
     guard: Span | None = None
+    finite: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

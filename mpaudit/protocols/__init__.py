@@ -7,24 +7,30 @@ from __future__ import annotations
 
 from mpaudit.protocols.accumulation import AccumulationProtocol
 from mpaudit.protocols.autocast import AutocastProtocol
-from mpaudit.protocols.bare_scaler import BareScalerProtocol
 from mpaudit.protocols.autograd_function import AutogradFunctionProtocol
+from mpaudit.protocols.bare_scaler import BareScalerProtocol
 from mpaudit.protocols.cast_cache import CastCacheProtocol
 from mpaudit.protocols.checkpoint import CheckpointProtocol
 from mpaudit.protocols.grad_scaler import GradScalerProtocol
+from mpaudit.protocols.gradient_read import GradientReadProtocol
+from mpaudit.protocols.guard import GuardProtocol
 from mpaudit.protocols.half_constants import HalfConstantsProtocol
 from mpaudit.protocols.half_input import HalfInputProtocol
+from mpaudit.protocols.half_loss import HalfLossProtocol
 from mpaudit.protocols.half_parameters import HalfParametersProtocol
-from mpaudit.protocols.guard import GuardProtocol
 from mpaudit.protocols.keras_loss_scale import KerasLossScaleProtocol
 from mpaudit.protocols.keras_policy import KerasPolicyProtocol
 from mpaudit.protocols.logits import LogitsProtocol
 from mpaudit.protocols.loss_scaling import LossScalingProtocol
+from mpaudit.protocols.mixed_dtypes import MixedDtypesProtocol
 from mpaudit.protocols.optimizer_match import OptimizerMatchProtocol
 from mpaudit.protocols.protocol import Protocol
 from mpaudit.protocols.refused import RefusedProtocol
+from mpaudit.protocols.scaled_loss import ScaledLossProtocol
 from mpaudit.protocols.scaler_use import ScalerUseProtocol
+from mpaudit.protocols.schedule import ScheduleProtocol
 from mpaudit.protocols.stepping import SteppingProtocol
+from mpaudit.protocols.unsupported import UnsupportedProtocol
 
 _ALL: tuple[type[Protocol], ...] = (
     GradScalerProtocol,
@@ -35,15 +41,21 @@ _ALL: tuple[type[Protocol], ...] = (
     SteppingProtocol,
     AccumulationProtocol,
     GuardProtocol,
+    ScheduleProtocol,
     LossScalingProtocol,
     LogitsProtocol,
     RefusedProtocol,
     CheckpointProtocol,
     ScalerUseProtocol,
     BareScalerProtocol,
+    GradientReadProtocol,
+    ScaledLossProtocol,
     HalfConstantsProtocol,
     HalfInputProtocol,
+    HalfLossProtocol,
+    MixedDtypesProtocol,
     HalfParametersProtocol,
+    UnsupportedProtocol,
     KerasPolicyProtocol,
     KerasLossScaleProtocol,
 )

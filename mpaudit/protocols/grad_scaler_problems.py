@@ -146,6 +146,16 @@ def unscaled_inside(early: Unscaled, event: ScalerStep) -> Broken:
 
 
 def clip_before_unscale(phase: Phase, event: GradientsClipped) -> Broken:
+    if event.how == "noise":
+        return Broken(
+            Problem(
+                "clip-before-unscale",
+                event.at,
+                "noise is added to gradients that are still multiplied by the loss scale",
+                "the noise is 65536 times too small (at the initial scale): it is as good as not there",
+                related(scaled_at(phase)),
+            )
+        )
     return Broken(
         Problem(
             "clip-before-unscale",

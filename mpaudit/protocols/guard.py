@@ -30,27 +30,29 @@ class GuardProtocol(Protocol):
                 key = ("unscaled", event.scaler, optimizer)
                 before = self.state.get(key)
                 if isinstance(before, Unscaled) and before.at == event.at:
-                    if before.guard is not None and not event.occasional:
+                    if before.guard is not None and (event.finite or not event.occasional):
                         yield _skipped(before)
                 self.state[key] = event
             case ScalerUpdate():
-                for key, before in list(self.state.items()):
-                    if isinstance(key, tuple) and key[1] == event.scaler:
-                        del self.state[key]
-                        if isinstance(before, Unscaled) and before.guard is not None:
-                            guarded = event.occasional and not event.counted
-                            yield (
-                                Kept("double-unscale", before.at)
-                                if guarded
-                                else Kept(RULE, before.guard)
-                            )
+                yield from self._updated(event)
             case OptimizerStep():
                 self.state.clear()
             case LostSight():
-                for key in list(self.state):
-                    refs = key if isinstance(key, tuple) else ()
+                for lost in list(self.state):
+                    refs = lost if isinstance(lost, tuple) else ()
                     if any(isinstance(r, Ref) and r.key in event.objects for r in refs):
-                        del self.state[key]
+                        del self.state[lost]
+
+    def _updated(self, event: ScalerUpdate) -> Iterator[Verdict]:
+        """Say what kind of condition the update stands under, if under any."""
+        for key, before in list(self.state.items()):
+            if isinstance(key, tuple) and key[1] == event.scaler:
+                del self.state[key]
+                if isinstance(before, Unscaled) and before.guard is not None:
+                    guarded = event.occasional and (before.finite or not event.counted)
+                    yield (
+                        Kept("double-unscale", before.at) if guarded else Kept(RULE, before.guard)
+                    )
 
 
 def _skipped(before: Unscaled) -> Broken:

@@ -53,7 +53,7 @@ class HalfConstantsProtocol(Protocol):
         """Judge one constant."""
         if not isinstance(event, ConstantMet) or event.dtype != "float16":
             return
-        if LARGEST < abs(event.value) and event.operation in (*FILLS, *SILENT):
+        if abs(event.value) > LARGEST and event.operation in (*FILLS, *SILENT):
             yield _overflow(event)
         if 0 < abs(event.value) <= VANISHING and event.operation in GUARDS:
             yield _underflow(event)

@@ -104,7 +104,7 @@ def _judge(phase: _Phase, scaler: Ref) -> Iterator[Verdict]:
 
 def _elsewhere(unscaled: tuple[Unscaled, ...], steps: list[ScalerStep]) -> bool:
     """Whether all that is stepped is certainly other than what was unscaled."""
-    if not all(event.definite for event in (*unscaled, *steps)):
+    if not all(step.definite for step in steps) or not all(each.definite for each in unscaled):
         return False
     stepped = {ref for step in steps for ref in (step.optimizer, *step.wraps)}
     return not stepped & {event.optimizer for event in unscaled}

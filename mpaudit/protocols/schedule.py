@@ -35,8 +35,7 @@ class ScheduleProtocol(Protocol):
         """Advance by one event."""
         match event:
             case Backward():
-                for key in [k for k in self.state if isinstance(k, tuple) and k[0] == "ahead"]:
-                    del self.state[key]
+                self._forget_ahead()
                 self.state["open"] = True
             case SchedulerStep():
                 yield from self._scheduled(event)
@@ -53,6 +52,10 @@ class ScheduleProtocol(Protocol):
                         if key[1].key in event.objects:
                             del self.state[key]
                             self.state[("stepped", key[1])] = True
+
+    def _forget_ahead(self) -> None:
+        for key in [k for k in self.state if isinstance(k, tuple) and k[0] == "ahead"]:
+            del self.state[key]
 
     def _stepped(self, optimizer: Ref) -> None:
         self.state.pop("open", None)

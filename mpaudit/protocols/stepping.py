@@ -102,13 +102,16 @@ def _about(key: Hashable, event: LostSight) -> bool:
 
 
 def _repeated(update: ScalerUpdate, before: ScalerStep, event: ScalerStep) -> Broken:
-    scaler = event.scaler.text
+    scaler, first, second = event.scaler.text, before.optimizer.text, event.optimizer.text
+    steps = (
+        f"the steps of `{first}` and `{second}`" if first != second else "the steps of optimizers"
+    )
     return Broken(
         Problem(
             UPDATE,
             update.at,
-            f"`{scaler}.update()` comes between the steps of `{before.optimizer.text}` and "
-            f"`{event.optimizer.text}`, whose gradients were multiplied by the scale before it",
+            f"`{scaler}.update()` comes between {steps} whose gradients were multiplied by the same "
+            "scale",
             "where the first of them overflows, the scale is halved, and the update of the other one "
             "is 2 times too large; the scale also grows twice as often",
             (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from mpaudit import protocols
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict
@@ -32,6 +33,8 @@ BUDGET = 30_000
 """Evaluation steps for one entry point; what needs more is left alone."""
 FILE_BUDGET = 240_000
 """Evaluation steps for all entry points of a file, some seconds."""
+DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+"""What is executed of a module's body that is too long to be executed."""
 GRADIENTS = frozenset(["backward", "unscale_", "clip_grad_norm_", "clip_grad_value_", "step"])
 """What makes a function worth another look where no caller came by."""
 MAX_INSTANCES = 2
@@ -70,9 +73,10 @@ class Engine(Compound):
         self.escaped = []
         self.executed = set()
         self.guards = 0
+        self.holes = []
         self.places = {}
-        self.exhausted = 0
-        self.left = FILE_BUDGET
+        self.exhausted: list[str] = []
+        self.left, self.exhausted = FILE_BUDGET, []
         self.instances: dict[int, tuple[Thing, list[Path]]] = {}
         self.ended: list[Protocol] = []
         """Where the protocols stood when the body of a module was through."""
@@ -81,10 +85,11 @@ class Engine(Compound):
         """The verdicts on a module: its body as a script, then every function nobody called."""
         verdicts: list[Verdict] = []
         self.ended = []
-        self.left = FILE_BUDGET
-        heap = self._entry(lambda: self._body(module, "__main__"), verdicts)
+        self.left, self.exhausted = FILE_BUDGET, []
+        heap = self._entry("the module's body", lambda: self._body(module, "__main__"), verdicts)
         if not len(heap):  # too much to follow: what it defines is still there to be entered
-            heap = self._entry(lambda: self._body(module, module.name), verdicts)
+            skeleton: list[ast.stmt] = [s for s in module.tree.body if isinstance(s, DEFINITIONS)]
+            heap = self._entry("", lambda: self._body(module, module.name, skeleton), verdicts)
         left = Layer()
         for place, value in heap:
             left.add(place, value)
@@ -97,8 +102,10 @@ class Engine(Compound):
             passed_by = self._passed_by(node) if node in self.followed else None
             if passed_by is None or passed_by:
                 self.followed.discard(node)
-                self.ended, found = after, []
-                self._entry(lambda o=owner, n=node: self._function(module, heap, o, n), found)
+                self.ended = after
+                found: list[Verdict] = []
+                title = node.name if name is None else f"{name}.{node.name}"
+                self._entry(title, partial(self._function, module, heap, owner, node), found)
                 verdicts.extend(v for v in found if passed_by is None or _stands_in(v, passed_by))
         return verdicts
 
@@ -112,7 +119,7 @@ class Engine(Compound):
             for row in range(node.lineno, (node.end_lineno or node.lineno) + 1)
         }
 
-    def _entry(self, execute: object, verdicts: list[Verdict]) -> Heap:
+    def _entry(self, title: str, execute: Callable[[], Heap], verdicts: list[Verdict]) -> Heap:
         """Execute one entry point; its verdicts count only if it could be followed to its end.
 
         Where the budget does not allow to follow everything that matters, only what handles scalers,
@@ -121,8 +128,9 @@ class Engine(Compound):
         for self.narrow in (False, True):
             allowed, followed = min(BUDGET, self.left), self.followed.copy()
             self.verdicts, self.escaped, self.guards, self.budget = [], [], 0, allowed
+            self.holes = []
             try:
-                heap: Heap = execute()  # type: ignore[operator]
+                heap = execute()
             except (Exhausted, RecursionError):
                 self.followed.clear()
                 self.followed |= followed  # what was not followed to the end is entered for itself
@@ -131,13 +139,14 @@ class Engine(Compound):
                 return heap
             finally:
                 self.left -= allowed - max(self.budget, 0)
-        self.exhausted += 1
+        if title:
+            self.exhausted.append(title)
         return Heap((self.state.world,))
 
-    def _body(self, module: Module, name: str) -> Heap:
+    def _body(self, module: Module, name: str, body: list[ast.stmt] | None = None) -> Heap:
         path = self._start(module, Heap((self.state.world,)))
         path.heap[(self._scope(module), "__name__")] = Const(name)
-        ended = self.block(module.tree.body, [path])
+        ended = self.block(module.tree.body if body is None else body, [path])
         self.ended = ended[0].standing.machines if ended else []
         return ended[0].heap if ended else path.heap
 

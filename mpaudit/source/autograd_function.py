@@ -26,6 +26,8 @@ _PRODUCTS = frozenset(
     + ["linear", "bilinear"]
     + [f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)]
 )
+_SHAPES = frozenset(["view", "reshape", "transpose", "permute", "contiguous", "t", "relu", "clone"])
+MAX_STEPS = 8
 _PRODUCT_METHODS = frozenset(["mm", "bmm", "matmul", "addmm", "addmm_", "baddbmm", "baddbmm_"])
 
 
@@ -104,23 +106,54 @@ def _method(node: ast.FunctionDef, names: Names) -> Method:
 
 def multiplies(function: ast.AST, names: Names) -> ast.expr | None:
     """The first operation of a function that autocast runs in half: a product of matrices."""
-    for node in ast.walk(function):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-            return node
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
-            meaning = names.resolve(node.func) or ""
-            library, _, last = meaning.rpartition(".")
-            if library in ("torch", "torch.nn.functional") and last in _PRODUCTS:
-                return node
-            if not meaning and isinstance(node.func, ast.Attribute):
-                if node.func.attr in _PRODUCT_METHODS:
-                    return node
-    return None
+    found = (n for n in ast.walk(function) if isinstance(n, ast.expr) and _is_product(n, names))
+    return next(found, None)
+
+
+def _is_product(node: ast.expr, names: Names) -> bool:
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.MatMult)
+    if not isinstance(node, ast.Call):
+        return False
+    library, _, last = (names.resolve(node.func) or "").rpartition(".")
+    if library:
+        return library in ("torch", "torch.nn.functional") and last in _PRODUCTS
+    return isinstance(node.func, ast.Attribute) and node.func.attr in _PRODUCT_METHODS
+
+
+def _returns_product(forward: ast.FunctionDef, names: Names) -> bool:
+    """Whether every result is a product as it came out: what was added to it may be in float32."""
+    assigned: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(forward):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    assigned.setdefault(target.id, []).append(node.value)
+    results = [n.value for n in ast.walk(forward) if isinstance(n, ast.Return)]
+    return bool(results) and all(_half(each, assigned, names, MAX_STEPS) for each in results)
+
+
+def _half(
+    node: ast.expr | None, assigned: dict[str, list[ast.expr]], names: Names, steps: int
+) -> bool:
+    """Whether an expression is a product, possibly reshaped or multiplied by a number."""
+    if node is None or steps == 0:
+        return False
+    if _is_product(node, names):
+        return True
+    match node:
+        case ast.Name(id=name):
+            values = assigned.get(name, [])
+            return bool(values) and all(_half(v, assigned, names, steps - 1) for v in values)
+        case ast.Call(func=ast.Attribute(attr=method, value=inner)) if method in _SHAPES:
+            return _half(inner, assigned, names, steps - 1)
+        case ast.BinOp(left=left, right=ast.Constant()):
+            return _half(left, assigned, names, steps - 1)
+    return False
 
 
 _CASTS = frozenset(
     ["to", "type", "type_as", "float", "half", "bfloat16", "autocast", "is_autocast_enabled"]
-    + ["get_autocast_dtype", "get_autocast_gpu_dtype", "autocast_kwargs"]
 )
 
 
@@ -140,7 +173,7 @@ def flaw(function: AutogradFunction, module: Module) -> tuple[str, ast.expr] | N
     if again is not None:
         return "recomputes", again
     product = multiplies(backward.node, Names.of(module))
-    if product is None or multiplies(forward.node, Names.of(module)) is None:
+    if product is None or not _returns_product(forward.node, Names.of(module)):
         return None
     return ("products", product) if _saves(forward.node) else None
 

@@ -6,17 +6,18 @@ import ast
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
-from mpaudit.event import Event, LostSight, Region
+from mpaudit.event import Event, LostSight
 from mpaudit.finding import Span
 from mpaudit.source import library
 from mpaudit.source.facts import inherit, item_of, parts
 from mpaudit.source.logic import Logic
+from mpaudit.source.outline import generates
 from mpaudit.source.path import Frame, Identities, Path, lookup
+from mpaudit.source.region import Regions
 from mpaudit.source.relevance import Relevance
 from mpaudit.source.request import Call
 from mpaudit.source.roles import Roles
 from mpaudit.source.values import (
-    NONE,
     UNKNOWN,
     Bound,
     Class,
@@ -54,7 +55,7 @@ class Exhausted(Exception):  # noqa: N818 - a bound, not an error
     """This entry point is larger than the analysis is willing to follow."""
 
 
-class Calls:
+class Calls(Regions):
     """The state of one analysis, and how calls are made in it."""
 
     def __init__(self, identities: Identities, budget: int) -> None:
@@ -229,15 +230,21 @@ class Calls:
             self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
             made = path.learn(self.made(site, path), scaled=UNKNOWN)
             return result or self.derive(made, (*arguments, *keywords.values()), path)
+        if generates(function.node):
+            begun = Partial(function, arguments, tuple(keywords.items()))
+            return path.learn(self.made(site, path, kind="generator"), generator=begun)
+        inner = self.activation(site, function, path)
+        self.bind(function, inner, arguments, keywords, path)
+        raise Enter(site, function, inner, result)
+
+    def activation(self, site: ast.expr, function: Function, path: Path) -> Frame:
+        """The frame of a function that is called at `site`."""
+        self.followed.add(function.node)
         frame = path.frame
         context = self.identities.number("in", frame.context, site, frame.iteration)
         scope = self.identities.number("scope", function.node, context)
-        inner = Frame(
-            function.module, (scope, *function.scopes), context, function, iteration=frame.iteration
-        )
-        self.followed.add(function.node)
-        self.bind(function, inner, arguments, keywords, path)
-        raise Enter(site, function, inner, result)
+        scopes = (scope, *function.scopes)
+        return Frame(function.module, scopes, context, function, iteration=frame.iteration)
 
     def bind(
         self,
@@ -363,40 +370,4 @@ class Calls:
         if keys:
             self.emit(LostSight(at=at, objects=frozenset(keys)), path)
 
-    # Autocast regions
-
-    def enter_region(self, region: Thing, at: Span, path: Path) -> None:
-        """A region is entered; the pass of the loop that does so is remembered."""
-        iteration = path.frame.iteration
-        path.regions = (*path.regions, region)
-        number = self.identities.number("entered", iteration, at, path.frame.context)
-        path.learn(region, entered=Thing(number, since=iteration))
-        self.places[region.uid] = at
-
-    def region(self, path: Path) -> Thing | None:
-        """The innermost region that is or may be switched on and casts; None where casting is off."""
-        for region in reversed(path.regions):
-            if region.kind == "autocast":
-                on = self.logic.truth(path.known(region, "@enabled"), path)
-                return None if on is False else region
-        return None
-
-    def describe(self, region: Value | None, path: Path) -> Region | None:
-        """A region as events carry it; None if it is switched off on this path."""
-        if not isinstance(region, Thing):
-            return None
-        enabled = self.logic.truth(path.known(region, "@enabled"), path)
-        place = self.places.get(region.uid)
-        if enabled is False or place is None:
-            return None
-        device = self.logic.settled(path.known(region, "@device"), path)
-        dtype = self.logic.settled(path.known(region, "@dtype"), path)
-        return Region(
-            place,
-            str(device.value) if isinstance(device, Const) and device != NONE else None,
-            str(dtype.value) if isinstance(dtype, Const) and dtype != NONE else None,
-            enabled,
-        )
-
-    places: dict[int, Span]
     relevance: Relevance

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.source.names import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from mpaudit.source.module import Module
 
@@ -54,18 +55,22 @@ def _guards(parent: ast.AST, child: ast.AST, module: Module, names: Names) -> bo
         return names.resolve(parent.func) == "builtins.getattr"
     if isinstance(child, ast.stmt):
         return any(
-            isinstance(earlier, ast.If) and _leaves(earlier) and _asks(earlier.test, module, names)
-            for earlier in _before(child, parent)
+            (earlier.end_lineno or 0) < child.lineno <= last and _asks(earlier.test, module, names)
+            for earlier, last in _exits(parent)
         )
     return False
 
 
-def _before(child: ast.stmt, parent: ast.AST) -> Sequence[ast.stmt]:
-    for block in ("body", "orelse", "finalbody"):
-        statements = getattr(parent, block, None)
-        if isinstance(statements, list) and child in statements:
-            return statements[: statements.index(child)]
-    return []
+@lru_cache(maxsize=1024)
+def _exits(parent: ast.AST) -> tuple[tuple[ast.If, int], ...]:
+    """The branches that leave a block of `parent` early, each with the row where the block ends."""
+    found: list[tuple[ast.If, int]] = []
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(parent, name, None)
+        if isinstance(block, list) and block:
+            last = block[-1].end_lineno or block[-1].lineno
+            found += [(each, last) for each in block if isinstance(each, ast.If) and _leaves(each)]
+    return tuple(found)
 
 
 def _leaves(branch: ast.If) -> bool:

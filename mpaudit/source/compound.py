@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from functools import lru_cache
 
 from mpaudit.source.call import Enter
-from mpaudit.source.flow import Flow
-from mpaudit.source.path import Fork, Path
+from mpaudit.source.generator import Generators
+from mpaudit.source.path import Fork, Frame, Path
 from mpaudit.source.values import (
     NOWHERE,
     Choice,
     Const,
     Iteration,
     Pack,
+    Partial,
     Thing,
     Value,
 )
 
 MAX_ITEMS = 6
 """A container of so few known items is gone through item by item."""
+PASS = 10
+"""What a pass through a loop costs beside its statements, in evaluations of an expression."""
 LOOP_PASSES = 2
 """Other loops run twice, so that what one pass leaves behind is seen by the next."""
 
 
-class Compound(Flow):
+class Compound(Generators):
     """Executes the statements that hold other statements."""
 
     # Branches
@@ -143,15 +147,39 @@ class Compound(Flow):
             path, lambda p: self.logic.pick(self.evaluate(item.context_expr, p), p)
         ):
             before = each.regions
-            if isinstance(value, Thing) and value.kind == "autocast":
-                self.enter_region(value, each.frame.module.span(item.context_expr), each)
-            bound = [each]
+            for done in self._within(node, index, value, each):
+                done.regions = before
+                ended.append(done)
+        return ended
+
+    def _within(
+        self, node: ast.With | ast.AsyncWith, index: int, value: Value, path: Path
+    ) -> list[Path]:
+        """Enter the context `value`, and execute what is inside of it."""
+        item = node.items[index]
+
+        def inside(current: Path, bound: Value, _: Frame | None = None) -> list[Path]:
+            paths = [current]
             if item.optional_vars is not None:
-                bound = self.bind_all([item.optional_vars], value, each)
-            for current in bound:
-                for done in self._enter(node, index + 1, current):
-                    done.regions = before
-                    ended.append(done)
+                paths = self.bind_all([item.optional_vars], bound, current)
+            return [done for each in paths for done in self._enter(node, index + 1, each)]
+
+        generator = self.generator(value, path)
+        if generator is not None:
+            return self.generate(generator, item.context_expr, path, inside)
+        if not isinstance(value, Thing):
+            return inside(path, value)
+        if value.kind == "autocast":
+            self.enter_region(value, path.frame.module.span(item.context_expr), path)
+            return inside(path, value)
+        ended: list[Path] = []
+        for each in self.call_method(value, "__enter__", item.context_expr, path):
+            for done in inside(each, value):
+                leaving, result = done.exit, done.result
+                done.exit = None
+                for left in self.call_method(value, "__exit__", item.context_expr, done):
+                    left.exit, left.result = leaving, result
+                    ended.append(left)
         return ended
 
     # Loops
@@ -160,6 +188,11 @@ class Compound(Flow):
         paths: list[Path] = []
         for each, over in self.run(path, node.iter):
             over = self.logic.settled(over, each) or over
+            counted = each.known(over, "@enumerated")
+            generator = self.generator(counted or over, each)
+            if generator is not None:
+                paths.extend(self._generated(node, generator, each, counted=counted is not None))
+                continue
             items = over if isinstance(over, Pack) else each.known(over, "@items")
             known = isinstance(items, Pack) and 0 < len(items.items) <= MAX_ITEMS
             passes: list[Value | None] = [None] * LOOP_PASSES
@@ -174,6 +207,30 @@ class Compound(Flow):
         return paths
 
     _do_AsyncFor = _do_For
+
+    def _generated(
+        self, node: ast.For | ast.AsyncFor, generator: Partial, path: Path, *, counted: bool
+    ) -> list[Path]:
+        """A loop over a generator of the project: the body runs where it yields."""
+        outer, occasional = path.frame.iteration, path.frame.occasional
+
+        def body(current: Path, value: Value, inner: Frame) -> list[Path]:
+            current.frame.iteration = inner.iteration
+            if counted:
+                number = self.identities.number("index", node, inner.iteration)
+                value = Pack((Thing(number, since=inner.iteration), value))
+            paths = self.block(node.body, self.bind_all([node.target], value, current))
+            for each in paths:
+                each.frame.iteration, each.frame.occasional = outer, occasional
+                if each.exit == "continue":
+                    each.exit = None
+            return paths
+
+        ended = self.generate(generator, node.iter, path, body)
+        for each in ended:
+            if each.exit == "break":
+                each.exit = None
+        return ended
 
     def _do_While(self, node: ast.While, path: Path) -> list[Path]:
         paths: list[Path] = []
@@ -197,6 +254,7 @@ class Compound(Flow):
         depth = outer[0] + 1
         going, left = [path], []
         for index, item in enumerate(passes):
+            self.spend(PASS)
             number = self.identities.number("pass", node, path.frame.context, outer, index)
             started: list[Path] = []
             for each in going:
@@ -240,6 +298,7 @@ class Compound(Flow):
                 self.assign(target, Thing(number, since=iteration), path)
 
 
+@lru_cache(maxsize=4096)
 def _counters(node: ast.For | ast.AsyncFor | ast.While) -> list[ast.expr]:
     """What a loop's body adds to."""
     return [

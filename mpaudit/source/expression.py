@@ -311,6 +311,7 @@ class Expressions(Operators):
             base, key = self.evaluate(target.value, path), self.evaluate(target.slice, path)
             if isinstance(base, Thing) and isinstance(key, Const):
                 path.heap[(base.uid, f"[{key.value!r}]")] = value
+            library.stored(self, target, base, key, value, path)
         elif isinstance(target, ast.Starred):
             self.assign(target.value, self.made(target, path), path)
         elif isinstance(target, ast.Tuple | ast.List):

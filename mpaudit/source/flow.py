@@ -26,6 +26,8 @@ from mpaudit.source.values import (
 )
 
 MAX_PATHS = 48
+EVENT = 4
+"""What it costs to tell an event to the protocols, in evaluations of an expression."""
 WATCHED = frozenset(["GradScaler", "autocast", "Optimizer", "context"])
 """The kinds of things that protocols watch."""
 
@@ -41,6 +43,7 @@ class Flow(Expressions):
 
     def emit(self, event: Event, path: Path) -> None:
         """Feed an event to the path's protocols."""
+        self.spend(EVENT)
         path.standing, verdicts = path.standing.after(event)
         self.verdicts.extend(verdicts)
 
@@ -104,12 +107,19 @@ class Flow(Expressions):
 
         Those on which it raises are put into `escaped`, for the block in progress to pick up.
         """
-        regions, escaped = path.regions, self.escaped
-        self.escaped = []
+        ended = self.outcomes(path, call)
+        self.escaped.extend(each for each in ended if each.exit is not None)
+        return [each for each in ended if each.exit is None]
+
+    def outcomes(self, path: Path, call: Enter) -> list[Path]:
+        """Execute a function of the project; all paths on which control leaves it."""
+        escaped, self.escaped = self.escaped, []
         path.frames.append(call.frame)
+        outside = path.regions
         for decorator in call.function.decorators:
             if isinstance(decorator, Thing) and decorator.kind == "autocast":
                 self.enter_region(decorator, self.places[decorator.uid], path)
+        decorated = path.regions != outside
         if isinstance(call.function.node, ast.Lambda):
             ended = []
             for each, value in self.run(path, call.function.node.body):
@@ -122,16 +132,14 @@ class Flow(Expressions):
         scope = call.frame.scopes[0]
         for each in ended:
             each.frames.pop()
-            each.regions = regions
+            if decorated:
+                each.regions = outside
             if (scope, "@captured") not in each.heap:
                 each.heap.forget_owner(scope)
-            each.frame.done[call.site] = call.result or each.result or Const(None)
-            each.result = None
-            if each.exit == "return":
-                each.exit = None
-        ended = self.merged(ended)
-        self.escaped.extend(each for each in ended if each.exit is not None)
-        return [each for each in ended if each.exit is None]
+            if each.exit in (None, "return"):
+                each.frame.done[call.site] = call.result or each.result or Const(None)
+                each.exit = each.result = None
+        return self.merged(ended)
 
     # Statements
 

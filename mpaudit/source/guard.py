@@ -10,24 +10,27 @@ from mpaudit.source.module import Module
 _LEAVES = (ast.Continue, ast.Return)
 
 
-def guard_after(module: Module, node: ast.AST) -> Span | None:
-    """The first guard below `node` before an update: the `continue` in it, or the test around a step."""
+def guard_after(module: Module, node: ast.AST) -> tuple[Span | None, bool]:
+    """The first guard below `node` before an update: the `continue` in it, or the test around a step.
+
+    With it comes whether it asks if numbers are finite.
+    """
     statement = module.statement(node)
     while not isinstance(statement, ast.For | ast.While | ast.FunctionDef | ast.AsyncFunctionDef):
         parent = module.parents.get(statement)
         if parent is None:
-            return None
+            break
         for block in (getattr(parent, name, None) for name in ("body", "orelse", "finalbody")):
             if isinstance(block, list) and statement in block:
                 for below in block[block.index(statement) + 1 :]:
                     if isinstance(below, ast.If) and (place := _guards(below)) is not None:
-                        return module.span(place)
+                        return module.span(place), _asks_finite(below.test)
                     if _calls(below, "update"):
-                        return None
+                        return None, False
         if not isinstance(parent, ast.stmt):
-            return None
+            break
         statement = parent
-    return None
+    return None, False
 
 
 def _guards(statement: ast.If) -> ast.AST | None:
@@ -36,6 +39,12 @@ def _guards(statement: ast.If) -> ast.AST | None:
             return block[-1]
     around = any(_calls(each, "step") for each in statement.body)
     return statement.test if around and not statement.orelse else None
+
+
+def _asks_finite(test: ast.expr) -> bool:
+    names = {n.attr for n in ast.walk(test) if isinstance(n, ast.Attribute)}
+    names |= {n.id for n in ast.walk(test) if isinstance(n, ast.Name)}
+    return not names.isdisjoint(("isfinite", "isnan", "isinf"))
 
 
 def _calls(node: ast.AST, method: str) -> bool:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mpaudit.source.module import Module
 
 _BUILTINS = frozenset(dir(builtins))
+MAX_BINDINGS = 50
+"""A name that is bound more often than this means nothing for certain."""
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
@@ -154,6 +156,8 @@ class Names:
         return None
 
     def _agreed(self, bindings: list[Binding]) -> str | None:
+        if len(bindings) > MAX_BINDINGS:
+            return None
         certain = [each for each in bindings if not each.empty and each not in self._followed]
         found = {self.meaning(each) for each in certain}
         return found.pop() if len(found) == 1 else None

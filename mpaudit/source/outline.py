@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from mpaudit.source.module import Module
 
@@ -150,6 +151,19 @@ def _assigned(function: AnyFunction) -> set[str]:
         elif isinstance(node, ast.Global | ast.Nonlocal):
             others.update(node.names)
     return found - others
+
+
+@lru_cache(maxsize=4096)
+def generates(function: ast.AST) -> bool:
+    """Whether calling a function makes a generator: it yields itself, not in a function inside."""
+    inside = list(ast.iter_child_nodes(function))
+    while inside:
+        node = inside.pop()
+        if isinstance(node, ast.Yield | ast.YieldFrom):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            inside.extend(ast.iter_child_nodes(node))
+    return False
 
 
 def _names(node: ast.AST) -> set[str]:

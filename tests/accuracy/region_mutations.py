@@ -285,6 +285,8 @@ def _without(program: Program, names: tuple[str, ...]) -> Iterator[Change]:
             ]
             marks = [owner, *(n for n in owner.body if isinstance(n, ast.FunctionDef))]
             marks += [d for n in marks[1:] for d in n.decorator_list if d not in gone]
+            # The products in backward are where the dtypes meet.
+            marks += [s for n in owner.body if isinstance(n, ast.FunctionDef) for s in n.body]
             yield change(script, *edits, marks=marks)
 
 

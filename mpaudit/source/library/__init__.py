@@ -7,6 +7,7 @@ facts about them and emits events. `None` means that this call is not one it kno
 from __future__ import annotations
 
 from mpaudit.source.library import (
+    contexts,
     keras_layers,
     keras_losses,
     keras_models,
@@ -21,11 +22,18 @@ from mpaudit.source.library import (
     torch_constants,
     torch_containers,
     torch_gradient,
+    torch_gradient_read,
     torch_half,
+    torch_half_kept,
+    torch_half_loss,
+    torch_index_write,
+    torch_loss_read,
     torch_nn,
     torch_optim,
     torch_region,
+    torch_schedule,
     torch_tensor,
+    torch_unsupported,
     trainers,
 )
 from mpaudit.source.library.registry import (
@@ -39,24 +47,33 @@ from mpaudit.source.library.registry import (
     kind_of,
     operated,
     stated_kind,
+    stored,
     summary,
 )
 
 FAMILIES = (
     python,
+    contexts,
     torch_amp,
     torch_autograd,
     torch_bare,
     torch_checkpoint,
     torch_gradient,
+    torch_gradient_read,
+    torch_loss_read,
     torch_nn,
     torch_optim,
+    torch_schedule,
     trainers,
     torch_region,
     torch_tensor,
     torch_half,
+    torch_unsupported,
     torch_constants,
     torch_containers,
+    torch_half_kept,
+    torch_half_loss,
+    torch_index_write,
     keras_policy,
     keras_layers,
     keras_losses,
@@ -77,5 +94,6 @@ __all__ = [
     "kind_of",
     "operated",
     "stated_kind",
+    "stored",
     "summary",
 ]

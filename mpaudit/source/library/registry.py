@@ -18,6 +18,7 @@ Attribute = Callable[["Calls", Thing, "Path"], Value | None]
 Augmented = Callable[["Calls", ast.AugAssign, Value, Value, "Path"], None]
 Result = Callable[["Call", Value, Value], None]
 Binary = Callable[["Calls", ast.BinOp | ast.AugAssign, Value, Value, "Path"], None]
+Stored = Callable[["Calls", ast.Subscript, Value, Value, Value, "Path"], None]
 Operation = Callable[["Calls", str, tuple[Value, ...], Thing, "Path"], None]
 
 S = TypeVar("S", bound=Summary)
@@ -32,6 +33,7 @@ _attributes: dict[str, list[Attribute]] = {}
 _augmented: list[Augmented] = []
 _results: list[Result] = []
 _binaries: list[Binary] = []
+_stores: list[Stored] = []
 _operations: list[Operation] = []
 _bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
 
@@ -155,6 +157,12 @@ def on_binary(hook: Binary) -> Binary:
     return hook
 
 
+def on_stored(hook: Stored) -> Stored:
+    """Register a hook for `base[key] = value`."""
+    _stores.append(hook)
+    return hook
+
+
 def on_operation(hook: Operation) -> Operation:
     """Register a hook for operators and subscripts: "Add", "USub", "[]", the operands, the result."""
     _operations.append(hook)
@@ -242,6 +250,14 @@ def applied(
     """Tell the summaries of an operator between two operands in the source."""
     for hook in _binaries:
         hook(engine, node, left, right, path)
+
+
+def stored(
+    engine: Calls, target: ast.Subscript, base: Value, key: Value, value: Value, path: Path
+) -> None:
+    """Tell the summaries of `base[key] = value`."""
+    for hook in _stores:
+        hook(engine, target, base, key, value, path)
 
 
 def kind_of(owner: Class, seen: frozenset[int] = frozenset()) -> tuple[str, str | None]:

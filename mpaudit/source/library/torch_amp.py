@@ -16,8 +16,8 @@ from mpaudit.event import (
 from mpaudit.source.guard import guard_after
 from mpaudit.source.library.registry import base, function, method
 from mpaudit.source.library.torch_device import decided, device_type
-from mpaudit.source.library.torch_training import closure_of, is_whole
 from mpaudit.source.library.torch_region import backward_inside, stepped_inside
+from mpaudit.source.library.torch_training import closure_of, is_whole
 from mpaudit.source.values import (
     FALSE,
     NONE,
@@ -127,7 +127,8 @@ def _scaled(call: Call, loss: Value) -> Thing:
             loss=call.ref(loss, call.argument_node(0, "outputs")),
             result=Ref(made.uid, ""),
             before=tuple(Ref(each.uid, "") for each in earlier if isinstance(each, Thing))
-            if isinstance(loss, Thing) and call.engine.identities.description(loss.uid)[0] == "scaled"
+            if isinstance(loss, Thing)
+            and call.engine.identities.description(loss.uid)[0] == "scaled"
             else (),
         )
     )
@@ -150,6 +151,7 @@ def unscale(call: Call) -> Value:
         operation, *operands = call.engine.identities.description(optimizer.uid)
         if operation == "." and isinstance(operands[0], Thing):
             call.path.learn(operands[0], inner=optimizer)
+    guard, finite = guard_after(call.path.frame.module, call.node)
     if not _off(call):
         call.emit(
             Unscaled(
@@ -158,7 +160,8 @@ def unscale(call: Call) -> Value:
                 scaler=call.ref(call.thing),
                 optimizer=call.ref(optimizer, call.argument_node(0, "optimizer")),
                 definite=_definite(call, optimizer),
-                guard=guard_after(call.path.frame.module, call.node),
+                guard=guard,
+                finite=finite,
             )
         )
     return NONE
@@ -284,24 +287,6 @@ def _default(device: Value) -> Value:
 
 def _named(dtype: Value) -> Value:
     return Const(DTYPES.get(dtype.name)) if isinstance(dtype, External) else NONE
-
-
-@function("contextlib.ExitStack", "contextlib.AsyncExitStack")
-def exit_stack(call: Call) -> Value:
-    """`ExitStack()`: what is entered through it is left with the `with` around it."""
-    return call.made("ExitStack")
-
-
-@method("ExitStack", "enter_context")
-def enter_context(call: Call) -> Value:
-    """`stack.enter_context(autocast("cuda"))`."""
-    context = call.picked(0, "cm")
-    if isinstance(context, Thing) and context.kind == "autocast":
-        call.engine.enter_region(context, call.span, call.path)
-    return call.made()
-
-
-# backward
 
 
 @method("", "backward")

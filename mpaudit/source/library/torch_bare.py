@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 40
 _LOW = re.compile(
-    r"autocast|\bhalf\b|float16|MixedPrecision|mixed_precision|\bapex\b"
+    r"autocast|\bhalf\b|float16|MixedPrecision|mixed_precision|apex\.amp|^initialize$"
     r"|\baccelerate\b|lightning|deepspeed|\bFabric\b|HalfTensor"
 )
 """Whatever makes a model compute in low precision has one of these names."""

@@ -35,6 +35,7 @@ CASTS = {
     "byte": "uint8",
 }
 FILLED = ("zeros", "ones", "empty", "rand", "randn", "linspace", "eye", "logspace")
+WHOLE = ("arange", "randint", "randperm", "argsort", "argmax", "argmin", "nonzero", "multinomial")
 LIKE = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
 NEW = ("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor")
 LIMITS = {
@@ -119,6 +120,10 @@ def _stated(call: Call, given: Value | None) -> Value | None:
 def constructed(call: Call, name: str, made: Thing) -> Value | None:
     """The fact that a constructor states, None for other functions and where it is not known."""
     path, given = call.path, call.keywords.get("dtype")
+    if name in WHOLE and given is None:
+        if name == "arange" and any(_is_float(value) for value in call.arguments):
+            return UNKNOWN
+        return Const(Dtype("int64", call.span, "made"))
     if name not in (*FILLED, *LIKE, "full", "arange", "tensor", "as_tensor"):
         return None
     if given is not None:

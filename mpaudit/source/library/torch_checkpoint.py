@@ -82,11 +82,11 @@ def _picked(call: Call) -> bool:
 
 def _taken(call: Call, owner: Value) -> Thing:
     ref = call.ref(owner)
-    fact = Const((ref, _places(call)))
+    fact = Const((ref, places_of(call)))
     return call.path.learn(call.made(), state_of=fact, scaled=Pack(()))
 
 
-def _places(call: Call) -> tuple[Span, ...]:
+def places_of(call: Call) -> tuple[Span, ...]:
     """Where a call stands, and where the functions around it were called from, innermost first."""
     places = [call.span]
     frames = [frame for frame in call.path.frames if not frame.in_class]
@@ -110,11 +110,11 @@ def save(call: Call) -> Value:
         if part.kind == "GradScaler":
             _scaler_taken(call, Ref(part.uid, ""))
         elif part.kind == "Optimizer":
-            _saved(call, Ref(part.uid, ""), _places(call))
+            _saved(call, Ref(part.uid, ""), places_of(call))
         else:
-            fact = call.path.known(part, "@state_of")
-            if isinstance(fact, Const) and isinstance(fact.value, tuple):
-                _saved(call, *fact.value)
+            for fact in _either(call.path.known(part, "@state_of")):
+                if isinstance(fact, Const) and isinstance(fact.value, tuple):
+                    _saved(call, *fact.value)
     return NONE
 
 
@@ -128,6 +128,13 @@ def _saved(call: Call, optimizer: Ref, taken: tuple[Span, ...]) -> None:
             unseen=optimizer.key == ("value", NONE),
         )
     )
+
+
+def _either(fact: Value | None) -> list[Value | None]:
+    """A fact, or both that it may be where paths were joined."""
+    if isinstance(fact, Choice):
+        return [*_either(fact.yes), *_either(fact.no)]
+    return [fact]
 
 
 def _inside(value: Value, path: Path, seen: frozenset[int]) -> Iterator[Thing]:

@@ -26,7 +26,7 @@ def half_inputs(call: Call, model: Thing, region: Region | None) -> None:
         cast = path.known(value, "@halved")
         if not isinstance(cast, Const) or not isinstance(cast.value, Span):
             continue
-        if not _trained(model, path) or _without_gradients(call):
+        if not _trained(model, path) or without_gradients(call):
             return
         call.emit(
             InputHalved(
@@ -48,11 +48,13 @@ def _trained(model: Thing, path: Path) -> bool:
     return False
 
 
-def _without_gradients(call: Call) -> bool:
+def without_gradients(call: Call) -> bool:
     """Whether the call stands in a `with torch.no_grad():`, or in a function decorated so."""
     frame = call.path.frame
     function = frame.function.node if frame.function is not None else None
-    decorators = [] if function is None or isinstance(function, ast.Lambda) else function.decorator_list
+    decorators = (
+        [] if function is None or isinstance(function, ast.Lambda) else function.decorator_list
+    )
     around = list(decorators)
     node: ast.AST | None = call.node
     while node is not None:

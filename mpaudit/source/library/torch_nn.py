@@ -14,9 +14,9 @@ from mpaudit.source.library.registry import (
     kind_of,
     method,
 )
+from mpaudit.source.library.torch_half_input import half_inputs
 from mpaudit.source.library.torch_region import compiling
 from mpaudit.source.library.torch_training import mark_mean
-from mpaudit.source.library.torch_half_input import half_inputs
 from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -136,8 +136,17 @@ def move(call: Call) -> Value:
             device = call.path.known(target, "@type") or UNKNOWN
         elif isinstance(target, External) or (target is None and "dtype" in call.keywords):
             return call.thing
-    call.path.learn(call.thing, device=device)
+    for module in (call.thing, *_held(call.thing, call.path)):
+        call.path.learn(module, device=device)
     return call.thing
+
+
+def _held(container: Thing, path: Path) -> list[Thing]:
+    """The modules that a container holds: they move with it."""
+    items = path.known(container, "@items")
+    values = [*(items.items if isinstance(items, Pack) else ()), path.known(container, "@each")]
+    values += [value for name, value in path.heap.of(container.uid) if name.startswith("[")]
+    return [value for value in values if isinstance(value, Thing) and value.kind == "Module"]
 
 
 @method("Module", "train", "eval", "requires_grad_", "float", "half", "double", "apply", "bfloat16")

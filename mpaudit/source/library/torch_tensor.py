@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
-_SUMS = frozenset({"sum", "prod", "mean", "std", "var", "norm", "amax", "amin", "max", "min", "logsumexp"})
+_SUMS = frozenset(
+    {"sum", "prod", "mean", "std", "var", "norm", "amax", "amin", "max", "min", "logsumexp"}
+)
 _SIZED = frozenset({"Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm", "Embedding", "GroupNorm"})
 _OPERATIONS = ("torch.", "torch.nn.functional.", "torch.special.", "torch.linalg.", "torch.Tensor.")
 _BINARY = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
@@ -176,6 +178,8 @@ def _of_operation(call: Call, name: str, arguments: tuple[Value, ...]) -> Value 
         arguments = items
     elif name == "einsum":
         arguments = arguments[1:]
+    elif name in ("cross_entropy", "nll_loss"):  # the target holds the numbers of classes
+        arguments = arguments[:1]
     one = len(arguments) < 2 and not {"dim", "axis"} & call.keywords.keys()
     lone = (name in _SUMS and one) or (kind is Kind.LOSS and "reduction" not in call.keywords)
     return _result(call.engine, call.path, kind, arguments, call.span, lone=lone)
@@ -242,10 +246,14 @@ def _through(
         return None
     if kind is Kind.KEEP:
         return known
+    if name.value in ("CrossEntropyLoss", "NLLLoss"):
+        inputs = ()
     rest = tuple(_operand(value, engine, path) for value in inputs[1:])
+    if kind is not Kind.LOSS:
+        rest = (*rest, path.known(layer, "@param_dtype"))
     return combined(
         lambda on, *of: result(kind, on if isinstance(on, Mode) else None, of, call.span),
-        (mode(engine, path), known, *rest, path.known(layer, "@param_dtype")),
+        (mode(engine, path), known, *rest),
         path,
     )
 

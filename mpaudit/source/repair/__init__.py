@@ -12,12 +12,15 @@ from mpaudit.source.repair import (
     half_constant,
     half_epsilon,
     half_input,
+    half_loss,
     half_parameters,
     keras,
     loss_scaling,
+    mixed_dtypes,
     optimizer,
     refused,
     scaler_use,
+    unsupported,
 )
 from mpaudit.source.repair.registry import Context, repair
 
@@ -31,12 +34,15 @@ FAMILIES = (
     half_constant,
     half_epsilon,
     half_input,
+    half_loss,
     half_parameters,
     keras,
     loss_scaling,
+    mixed_dtypes,
     optimizer,
     refused,
     scaler_use,
+    unsupported,
 )
 
 __all__ = ["FAMILIES", "Context", "repair"]

@@ -110,6 +110,7 @@ def unscale_first(context: Context) -> Fix | None:
     if len(steps) != 1:
         return None
     ((scaler, optimizer),) = steps
+    clip = _around_parameters(module, clip)
     block = block_of(module, clip)
     late = [s for s in block[block.index(clip) + 1 :] if _is_call(s, scaler, "unscale_")]
     edit = insert_before(module, clip, f"{scaler}.unscale_({optimizer})")
@@ -225,6 +226,17 @@ def _into_guard(
         if place == len(module.text) and not module.text.endswith(("\n", "\r")):
             return None
     return Fix(message, (Edit(start, end, ""), Edit(place, place, text)), Safety.SAFE)
+
+
+def _around_parameters(module: Module, clip: ast.stmt) -> ast.stmt:
+    """The outermost loop around a clip that goes through parameters: no backward is in it."""
+    outermost, node = clip, module.parents.get(clip)
+    while isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef | ast.ClassDef):
+        inner = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+        if isinstance(node, ast.For | ast.While) and not inner & {"backward", "step"}:
+            outermost = node
+        node = module.parents.get(node)
+    return outermost
 
 
 def alone_start(module: Module, statement: ast.stmt) -> bool:

@@ -18,6 +18,16 @@ def suggest_unscale(context: Context) -> Fix | None:
     return Fix(message, (), Safety.SUGGESTION)
 
 
+@repairs("scheduler-before-step")
+def suggest_order(context: Context) -> Fix | None:
+    """The order changes the learning rates of a run: shown, never applied."""
+    scheduler = context.subject("scheduler")
+    if scheduler is None:
+        return None
+    message = f"Move `{scheduler}.step()` behind the step of its optimizer"
+    return Fix(message, (), Safety.SUGGESTION)
+
+
 @repairs("repeated-scaler-update")
 def update_once(context: Context) -> Fix | None:
     """Remove the earlier update(), where another one follows the last step of the block."""

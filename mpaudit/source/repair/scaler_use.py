@@ -33,3 +33,23 @@ def switch_off(context: Context) -> Fix | None:
             at = module.text.index("(", end) + 1
             edit = Edit(at, at, "enabled=False")
     return Fix("Switch the scaler off: bfloat16 needs none", (edit,), Safety.SAFE)
+
+
+@repairs("scaled-gradient-read")
+def suggest_unscale(_: Context) -> Fix:
+    """Where `unscale_` belongs depends on what else unscales in the iteration: shown, never applied."""
+    message = (
+        "Call `scaler.unscale_(optimizer)` once before the gradients are read; `scaler.step()` "
+        "will not divide them again"
+    )
+    return Fix(message, (), Safety.SUGGESTION)
+
+
+@repairs("scaled-loss-logged")
+def suggest_loss(_: Context) -> Fix:
+    """Which name holds the loss itself, if any still does, only the author knows."""
+    message = (
+        "Keep the loss under a name of its own, and read that: `scaler.scale(loss).backward()` "
+        "leaves `loss` as it is"
+    )
+    return Fix(message, (), Safety.SUGGESTION)
