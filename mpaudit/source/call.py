@@ -143,13 +143,26 @@ class Calls(Regions):
         if node in done:
             return done[node]
         function = self.evaluate(node.func, path)
-        arguments = tuple(self.evaluate(argument, path) for argument in node.args)
+        arguments = self._arguments(node.args, path)
         keywords = {
             keyword.arg or "**": self.evaluate(keyword.value, path) for keyword in node.keywords
         }
         result = self.call(node, function, arguments, keywords, path)
         done[node] = result
         return result
+
+    def _arguments(self, nodes: list[ast.expr], path: Path) -> tuple[Value, ...]:
+        values: list[Value] = []
+        for node in nodes:
+            value = self.evaluate(node, path)
+            items = value
+            if isinstance(node, ast.Starred) and not isinstance(value, Pack):
+                items = path.known(value, "@items") or value
+            if isinstance(node, ast.Starred) and isinstance(items, Pack):
+                values.extend(items.items)
+            else:
+                values.append(value)
+        return tuple(values)
 
     def call(
         self,

@@ -137,9 +137,12 @@ class Flow(Expressions):
             if (scope, "@captured") not in each.heap:
                 each.heap.forget_owner(scope)
             if each.exit in (None, "return"):
-                each.frame.done[call.site] = call.result or each.result or Const(None)
-                each.exit = each.result = None
-        return self.merged(ended)
+                each.exit, each.result = None, call.result or each.result or Const(None)
+        ended = self.merged(ended)  # which tells what they return apart
+        for each in ended:
+            if each.exit is None and each.result is not None:
+                each.frame.done[call.site], each.result = each.result, None
+        return ended
 
     # Statements
 

@@ -76,6 +76,17 @@ def same_each_time(call: Call) -> Value:
     return call.engine.term(call.name, *call.arguments)
 
 
+@function("builtins.exec")
+def executed(call: Call) -> Value:
+    """`exec(open("configurator.py").read())` may set any constant of the module to something else."""
+    path = call.path
+    for name, value in list(path.heap.of(path.frame.scopes[-1])):
+        if isinstance(value, Const) and name[0] not in "_@":
+            number = call.engine.identities.number("executed", call.node, name)
+            path.heap[(path.frame.scopes[-1], name)] = Thing(number, text=name)
+    return NONE
+
+
 @function("builtins.getattr")
 def get_attribute(call: Call) -> Value | None:
     """`getattr(x, "name")` with a literal name."""
