@@ -27,7 +27,7 @@ from mpaudit.event.grad_scaler import (
     ScalerUpdate,
     Unscaled,
 )
-from mpaudit.event.half_step import HalfStep
+from mpaudit.event.half_step import HalfStep, HalfUnscaled
 from mpaudit.event.keras import GradientsApplied, LayerMade, ModelMade, PolicySet, TapeGradient
 from mpaudit.event.model import Forward, LossComputed
 from mpaudit.event.scaler_use import GradientRead, ScaleAsked, ScaledBare, ScaledLossRead
@@ -51,6 +51,7 @@ __all__ = [
     "HalfKept",
     "HalfLoss",
     "HalfStep",
+    "HalfUnscaled",
     "InputHalved",
     "LayerMade",
     "LossComputed",

@@ -23,3 +23,17 @@ class HalfStep(Event):
     made: Span
     maker: str
     eps: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfUnscaled(Event):
+    """A live scaler has to unscale the float16 gradients of a model that was cast: it refuses to.
+
+    `cast` is where the model was cast, `made` where its optimizer was built, `maker` its class.
+    """
+
+    scaler: Ref
+    optimizer: Ref
+    cast: Span
+    made: Span
+    maker: str

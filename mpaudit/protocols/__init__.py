@@ -18,6 +18,7 @@ from mpaudit.protocols.half_constants import HalfConstantsProtocol
 from mpaudit.protocols.half_input import HalfInputProtocol
 from mpaudit.protocols.half_loss import HalfLossProtocol
 from mpaudit.protocols.half_parameters import HalfParametersProtocol
+from mpaudit.protocols.half_unscaled import HalfUnscaledProtocol
 from mpaudit.protocols.keras_loss_scale import KerasLossScaleProtocol
 from mpaudit.protocols.keras_policy import KerasPolicyProtocol
 from mpaudit.protocols.logits import LogitsProtocol
@@ -55,6 +56,7 @@ _ALL: tuple[type[Protocol], ...] = (
     HalfLossProtocol,
     MixedDtypesProtocol,
     HalfParametersProtocol,
+    HalfUnscaledProtocol,
     UnsupportedProtocol,
     KerasPolicyProtocol,
     KerasLossScaleProtocol,

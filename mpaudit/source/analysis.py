@@ -30,8 +30,10 @@ from mpaudit.source.values import (
 )
 
 BUDGET = 30_000
-"""Evaluation steps for one entry point; what needs more is left alone."""
-FILE_BUDGET = 240_000
+"""Evaluation steps for one entry point at first; what needs more is followed narrowly."""
+NARROW_BUDGET = 80_000
+"""The same, once only what handles scalers, regions and gradients is followed."""
+FILE_BUDGET = 300_000
 """Evaluation steps for all entry points of a file, some seconds."""
 DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 """What is executed of a module's body that is too long to be executed."""
@@ -126,7 +128,8 @@ class Engine(Compound):
         regions and gradients is followed, and what is handed to anything else is lost sight of.
         """
         for self.narrow in (False, True):
-            allowed, followed = min(BUDGET, self.left), self.followed.copy()
+            bound = NARROW_BUDGET if self.narrow else BUDGET
+            allowed, followed = min(bound, self.left), self.followed.copy()
             self.verdicts, self.escaped, self.guards, self.budget = [], [], 0, allowed
             self.holes = []
             try:

@@ -212,7 +212,7 @@ class Calls(Regions):
 
     def _opaque(self, model: Thing, method: Function) -> bool:
         """Whether a model's own code says no more than its call itself."""
-        return model.kind == "Module" and not self.relevance.following(method)
+        return model.kind == "Module" and (self.narrow or not self.relevance.following(method))
 
     def _callable(self, thing: Thing, path: Path) -> Function | None:
         owner = path.known(thing, "@class")
@@ -239,6 +239,8 @@ class Calls(Regions):
                 self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
             made = self.made(site, path)
             return result or self.derive(made, (*arguments, *keywords.values()), path)
+        if self.narrow and isinstance(result, Thing) and result.kind == "Module":
+            return result  # what a model is made of is not worth it
         if self.narrow and not self.relevance.handling(function):
             self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
             made = path.learn(self.made(site, path), scaled=UNKNOWN)

@@ -153,7 +153,8 @@ def both_switches(program: Program) -> Iterator[Change]:
     for script in program.scripts:
         body = script.tree.body
         imports = [s for s in body if isinstance(s, ast.Import | ast.ImportFrom)]
-        if not imports or script.imports.get("torch") != "torch" or program.by_use:
+        early = {each.name for s in imports if isinstance(s, ast.Import) for each in s.names}
+        if "torch" not in early or script.imports.get("torch") != "torch" or program.by_use:
             continue
         if "tf32" in script.text or "is_available" in script.text or len(program.scripts) > 1:
             continue

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from .mutation import MARK, Change, change, operator
 from .roles import Program, Use, after
-from .script import Script, unstarred
+from .script import Script, names_in, unstarred
 
 
 def drop(use: Use) -> tuple[int, int, str]:
@@ -39,6 +39,13 @@ def only_phase(program: Program, use: Use) -> bool:
     others = program.same(use, "scale")
     if not program.same(use, "step"):
         return False
+    # A plain backward that runs as well: then only one of two losses is scaled.
+    function = use.script.function(use.call)
+    if any(
+        use.script.function(call) is function and not use.script.exclusive(call, use.call)
+        for call in plain_backwards(program, use.script)
+    ):
+        return False
     if all(
         use.script.exclusive(use.call, each.call) for each in others if each.script is use.script
     ):
@@ -54,10 +61,24 @@ def only_phase(program: Program, use: Use) -> bool:
     return not earlier or earlier[-1].kind == "step"
 
 
-def steps_after(program: Program, use: Use) -> list[Use]:
-    """The steps that use the gradients of a backward: those of its function, else those of the program."""
-    near = [each for each in program.beside(use, "step") if after(each, use)]
-    return near or program.same(use, "step")
+def plain_backwards(program: Program, script: Script) -> list[ast.Call]:
+    """The backward() calls of a file on losses that are not the result of scale() there and then."""
+    scaled = {use.backward for use in program.of("scale")}
+    names = {
+        target.id
+        for use in program.of("scale")
+        if isinstance(use.stmt, ast.Assign)
+        for target in use.stmt.targets
+        if isinstance(target, ast.Name)
+    }
+    return [
+        call
+        for call in script.calls()
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr == "backward"
+        and call not in scaled
+        and getattr(call.func.value, "id", None) not in names
+    ]
 
 
 @operator("missing-scaler-update")
@@ -70,7 +91,7 @@ def drop_update(program: Program) -> Iterator[Change]:
         if not use.alone or not steps or use.call.args:
             continue
         if any(
-            each.script is not use.script or not use.script.exclusive(use.call, each.call)
+            each.script is not use.script or not never_in_turn(use.script, use.call, each.call)
             for each in others
         ):
             continue
@@ -92,6 +113,18 @@ def drop_unscale(program: Program) -> Iterator[Change]:
         clips = clips_after(program, use)
         if clips:
             yield change(use.script, drop(use), marks=clips)
+
+
+def never_in_turn(script: Script, one: ast.AST, other: ast.AST) -> bool:
+    """Whether two nodes stand in exclusive branches of a condition that a loop around it never changes."""
+    if not script.exclusive(one, other):
+        return False
+    above = set(script.above(other))
+    common = next(node for node in script.above(one) if node in above)
+    if not isinstance(common, ast.If | ast.IfExp):
+        return False
+    loops = script.loops(common)
+    return not names_in([common.test], ast.Load) & names_in(loops[-1:], ast.Store)
 
 
 def divided(program: Program, script: Script) -> bool:

@@ -302,7 +302,11 @@ def half_input(program: Program) -> Iterator[Change]:
                 for call in script.calls(stmt):
                     if program.slot(script, call.func) in held and len(call.args) == 1:
                         given = call.args[0]
-                        if isinstance(given, ast.Name):
+                        # What a region has made is in half already.
+                        made_here = names_in(
+                            [n for r, _, _ in program.regions(script) for n in r.body], ast.Store
+                        )
+                        if isinstance(given, ast.Name) and given.id not in made_here:
                             at = script.end(given)
                             yield change(script, (at, at, ".half()"), marks=[call])
 

@@ -17,6 +17,7 @@ from .order_mutations import (
     inserted_after,
     inserted_before,
     only_phase,
+    plain_backwards,
     script_line,
 )
 from .roles import SCALERS, Program, Use, after
@@ -362,7 +363,7 @@ def flag_in_place_of_device(program: Program) -> Iterator[Change]:
             ):
                 continue
             mark = script.start(call)
-            for word in ("False", "True", "2.0**16", "65536.0"):
+            for word in ("False", "2.0**16"):
                 if not call.args and not call.keywords:
                     at = script.end(call) - 1
                     yield change(script, (at, at, word), (mark, mark, MARK))
@@ -424,6 +425,8 @@ def zeroed_before_step(program: Program) -> Iterator[Change]:
             continue
         if not use.script.owns_lines(use.stmt) or not program.same(use, "scale"):
             continue
+        if plain_backwards(program, script):
+            continue  # it may make gradients again
         target = before_unscaling(program, use)
         if target is None:
             continue
@@ -654,8 +657,24 @@ def no_region(program: Program) -> Iterator[Change]:
         for region, _, _ in regions:
             colon = script.text.rfind(":", 0, script.start(region.body[0]))
             edits.append((script.start(region), colon + 1, "if True:"))
-        # The place is the forward that nothing casts, or the loss: what the region held.
+        # In a context manager's function the forward stands wherever that is entered.
+        if any(isinstance(n, ast.Yield) for region, _, _ in regions for n in ast.walk(region)):
+            continue
+        # The place is the forward that nothing casts, or the loss: what the regions held, what their
+        # calls run, and what follows them.
         inside = [node for region, _, _ in regions for node in region.body]
+        called = {
+            getattr(call.func, "attr", None) or getattr(call.func, "id", None)
+            for node in inside
+            for call in script.calls(node)
+        }
+        inside += [node for region, _, _ in regions for node in script.following(region)]
+        inside += [
+            node
+            for function in ast.walk(script.tree)
+            if isinstance(function, ast.FunctionDef) and function.name in called | {"forward"}
+            for node in function.body
+        ]
         yield change(script, *edits, marks=[*{u.call for u in uses}, *inside])
 
 

@@ -11,7 +11,7 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
-from mpaudit.event import HalfStep, Ref
+from mpaudit.event import HalfStep, HalfUnscaled, Ref
 from mpaudit.source.dtypes import HALF, Dtype, dtype, dtype_named, parameter_dtype
 from mpaudit.source.facts import parts
 from mpaudit.source.library.registry import harmless, on_result
@@ -50,10 +50,10 @@ def told(call: Call, callee: Value, made: Value) -> None:
             _method(call, call.receiver, made)
         elif call.receiver.kind == "Optimizer" and call.name == "step":
             _stepped(call, call.receiver)
-        elif call.receiver.kind == "GradScaler" and call.name == "step":
+        elif call.receiver.kind == "GradScaler" and call.name in ("step", "unscale_"):
             optimizer = call.argument(0, "optimizer")
             if isinstance(optimizer, Thing) and optimizer.kind == "Optimizer":
-                _stepped(call, optimizer)
+                _stepped(call, optimizer, call.receiver)
 
 
 def _function(call: Call, name: str, made: Value) -> None:
@@ -115,6 +115,8 @@ def _optimizer(call: Call, name: str, made: Thing) -> None:
         call.engine.places.setdefault(made.uid, call.span)
         eps = _epsilon(call, name.rpartition(".")[2])
         path.learn(made, trains=Pack(tuple(models)), maker=Const(name), eps=Const(eps))
+        if call.keywords.get("fused", FALSE) not in (FALSE, NONE) or "**" in call.keywords:
+            path.learn(made, fused=TRUE)
 
 
 def _epsilon(call: Call, name: str) -> float | None:
@@ -142,8 +144,10 @@ def _fact(thing: Thing, name: str, path: Path) -> Value | None:
     return found
 
 
-def _stepped(call: Call, optimizer: Thing) -> None:
+def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
     path, engine = call.path, call.engine
+    live = scaler is not None and path.known(scaler, "@off") is None
+    unscales = live and (call.name == "unscale_" or path.known(optimizer, "@fused") is None)
     trains = _fact(optimizer, "@trains", path)
     made = engine.places.get(optimizer.uid)
     if not isinstance(trains, Pack) or made is None or path.known(optimizer, "@strayed"):
@@ -153,10 +157,24 @@ def _stepped(call: Call, optimizer: Thing) -> None:
         known = _dtype(model, path) if isinstance(model, Thing) else None
         if known is None or known.name not in HALF or known.how != "cast" or known.at is None:
             continue
-        scaled = call.name == "step" and call.receiver != optimizer
-        if path.known(model, "@strayed") or (scaled and known.name == "float16"):
-            continue  # unscale_ refuses float16 parameters: another rule
+        if path.known(model, "@strayed"):
+            continue
         if any(_TAKEN_CARE_OF.search(frame.module.text) for frame in path.frames):
+            continue
+        if unscales and known.name == "float16":
+            call.emit(
+                HalfUnscaled(
+                    at=call.span,
+                    occasional=call.occasional,
+                    scaler=call.ref(scaler),
+                    optimizer=Ref(optimizer.uid, ""),
+                    cast=known.at,
+                    made=made,
+                    maker=str(maker.value) if isinstance(maker, Const) else "",
+                )
+            )
+            path.learn(optimizer, refused=TRUE)
+        if call.name == "unscale_" or path.known(optimizer, "@refused") is not None:
             continue
         call.emit(
             HalfStep(
