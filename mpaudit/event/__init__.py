@@ -16,6 +16,7 @@ from mpaudit.event.autocast import (
 from mpaudit.event.checkpoint import ScalerStateTaken, StateSaved
 from mpaudit.event.core import Event, LostSight, Ref, Region
 from mpaudit.event.dtype import ConstantMet, DtypesMixed, HalfKept, HalfLoss, InputHalved
+from mpaudit.event.forward import RegionMissed
 from mpaudit.event.grad_scaler import (
     Backward,
     GradientsClipped,
@@ -63,6 +64,7 @@ __all__ = [
     "Ref",
     "Region",
     "RegionBackward",
+    "RegionMissed",
     "RegionStep",
     "ScaleAsked",
     "ScaledBare",

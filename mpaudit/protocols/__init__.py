@@ -27,6 +27,7 @@ from mpaudit.protocols.mixed_dtypes import MixedDtypesProtocol
 from mpaudit.protocols.optimizer_match import OptimizerMatchProtocol
 from mpaudit.protocols.protocol import Protocol
 from mpaudit.protocols.refused import RefusedProtocol
+from mpaudit.protocols.region_missed import RegionMissedProtocol
 from mpaudit.protocols.scaled_loss import ScaledLossProtocol
 from mpaudit.protocols.scaler_use import ScalerUseProtocol
 from mpaudit.protocols.schedule import ScheduleProtocol
@@ -36,6 +37,7 @@ from mpaudit.protocols.unsupported import UnsupportedProtocol
 _ALL: tuple[type[Protocol], ...] = (
     GradScalerProtocol,
     AutocastProtocol,
+    RegionMissedProtocol,
     CastCacheProtocol,
     AutogradFunctionProtocol,
     OptimizerMatchProtocol,

@@ -77,7 +77,7 @@ class GradScalerProtocol(Protocol):
     def _judge(self, event: Event) -> Iterator[Verdict]:
         match event:
             case ScalerMade():
-                self.state[("made", event.scaler)] = event.at
+                self.facts[("made", event.scaler)] = event.at
             case LossScaled():
                 self.state[("scaled", event.scaler)] = event
             case Backward():
@@ -177,11 +177,11 @@ class GradScalerProtocol(Protocol):
         )
 
     def _made_anew(self, event: ScalerStep) -> Iterator[Verdict]:
-        made = self.state.get(("made", event.scaler))
+        made = self.facts.get(("made", event.scaler))
         earlier = self.state.get(("stepper", event.optimizer))
         if not isinstance(made, Span) or earlier in (None, event.scaler):
             return
-        if self.state.get(("made", earlier)) == made:
+        if self.facts.get(("made", earlier)) == made:
             yield problems.scaler_in_loop(made, event)
 
     def _optimizer_step(self, event: OptimizerStep) -> Iterator[Verdict]:

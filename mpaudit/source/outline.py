@@ -23,8 +23,9 @@ class Mentions:
     """What a function mentions: names that are not its own variables, attributes, and calls.
 
     `x.step(...)` mentions "step" and "step()", `x.update(y)` mentions "update" and "update(...)":
-    what an ordinary word means shows in how it is called. `nn.Linear` mentions "nn.Class". What is
-    mentioned only as an attribute of an imported library, `torch.load`, is in `foreign` as well.
+    what an ordinary word means shows in how it is called. `nn.Linear` mentions "nn.Class", and
+    `torch.save` of an imported torch "torch.save". What is mentioned only as an attribute of an
+    imported library is in `foreign` as well.
     """
 
     name: str
@@ -139,6 +140,8 @@ def _note_attribute(node: ast.Attribute, word: str, mentions: Mentions, found: O
     library = isinstance(root, ast.Name) and root.id in found.modules
     mentions.words.add(word)
     (mentions.foreign if library else mentions.local).add(word)
+    if library and isinstance(node.value, ast.Name):
+        mentions.words.add(f"{node.value.id}.{word}")
 
 
 def _assigned(function: AnyFunction) -> set[str]:

@@ -83,7 +83,7 @@ WORDS: frozenset[str] = frozenset(
         "masked_fill",
         "masked_fill_",
         "state_dict()",
-        "save(...)",
+        "torch.save",
     ]
 ) | {HELD}
 """What a function must mention to be followed when it is called."""
@@ -112,17 +112,23 @@ TELLING = frozenset(
     ["autocast", "backward", "unscale_", "cross_entropy", "CrossEntropyLoss", "GradScaler"]
 )
 """What an entry point must mention, itself or in what it calls, to break any protocol."""
-HANDLING = TELLING | {
-    "step()",
-    "step(...)",
-    "scale(...)",
-    "update()",
-    "zero_grad",
-    "clip_grad_norm_",
-    "clip_grad_value_",
-    "state_dict()",
-    "save(...)",
-}
+HANDLING = frozenset(
+    [
+        "autocast",
+        "GradScaler",
+        "backward",
+        "unscale_",
+        "step()",
+        "step(...)",
+        "scale(...)",
+        "update()",
+        "zero_grad",
+        "clip_grad_norm_",
+        "clip_grad_value_",
+        "state_dict()",
+        "torch.save",
+    ]
+)
 """What a function must mention that is followed even where the budget is short."""
 
 

@@ -119,13 +119,15 @@ def _scaled(call: Call, loss: Value) -> Thing:
     number = call.engine.identities.number("scaled", call.thing, loss, call.path.frame.iteration)
     made = call.engine.derive(Thing(number, since=call.path.frame.iteration), (loss,), call.path)
     call.path.learn(made, scaled=Pack((*earlier, call.thing)))
+    if isinstance(loss, Thing):
+        call.path.learn(loss, thrown=Const(call.span))
     call.emit(
         LossScaled(
             at=call.span,
             occasional=call.occasional,
             scaler=call.ref(call.thing),
-            loss=call.ref(loss, call.argument_node(0, "outputs")),
-            result=Ref(made.uid, ""),
+            loss=Ref(("thrown", call.span), call.ref(loss, call.argument_node(0, "outputs")).text),
+            result=Ref(("scaled", call.span), ""),
             before=tuple(Ref(each.uid, "") for each in earlier if isinstance(each, Thing))
             if isinstance(loss, Thing)
             and call.engine.identities.description(loss.uid)[0] == "scaled"
@@ -306,7 +308,7 @@ def backward(call: Call) -> Value | None:
         Backward(
             at=call.span,
             occasional=call.occasional,
-            loss=call.ref(receiver),
+            loss=_backward_loss(call, receiver),
             scalers=scalers,
             made_in=region,
             whole=is_whole(receiver, call),
@@ -318,6 +320,16 @@ def backward(call: Call) -> Value | None:
     )
     backward_inside(call, receiver)
     return NONE
+
+
+def _backward_loss(call: Call, loss: Thing) -> Ref:
+    """The loss of a backward pass: by place, so that paths which computed it otherwise can join.
+
+    Where the same loss went through `scale()` before, whose result is not used here, it is that one.
+    """
+    thrown = call.path.known(loss, "@thrown")
+    place = ("thrown", thrown.value) if isinstance(thrown, Const) else ("loss", call.span)
+    return Ref(place, call.ref(loss).text)
 
 
 def _around(call: Call) -> Thing | None:

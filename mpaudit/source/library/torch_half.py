@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from mpaudit.event import HalfStep, HalfUnscaled, Ref
 from mpaudit.source.dtypes import HALF, Dtype, dtype, dtype_named, parameter_dtype
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import harmless, on_result
+from mpaudit.source.library.registry import harmless, on_operation, on_result
 from mpaudit.source.values import FALSE, NONE, TRUE, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
+    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
@@ -61,10 +62,7 @@ def _function(call: Call, name: str, made: Value) -> None:
     if name.startswith("torch.optim.") and isinstance(made, Thing) and made.kind == "Optimizer":
         _optimizer(call, name, made)
     elif name in ("builtins.list", "itertools.chain") and isinstance(made, Thing):
-        whole = [path.known(argument, "@whole") for argument in call.arguments]
-        models = tuple(m for each in whole if isinstance(each, Pack) for m in each.items)
-        if whole and all(isinstance(each, Pack) for each in whole):
-            path.learn(made, whole=Pack(models))
+        _joined(call.arguments, made, path)
     elif name.endswith(".from_pretrained") and name.startswith(LOADERS) and isinstance(made, Thing):
         given = dtype_named(call.keywords.get("torch_dtype") or call.keywords.get("dtype"))
         if given in HALF and "quantization_config" not in call.keywords:
@@ -72,6 +70,21 @@ def _function(call: Call, name: str, made: Value) -> None:
     elif not harmless(name):
         for argument in (*call.arguments, *call.keywords.values()):
             _stray(argument, path)
+
+
+@on_operation
+def added(_: Calls, operation: str, operands: tuple[Value, ...], made: Thing, path: Path) -> None:
+    """`list(encoder.parameters()) + list(decoder.parameters())`."""
+    if operation == "Add":
+        _joined(operands, made, path)
+
+
+def _joined(values: tuple[Value, ...], made: Thing, path: Path) -> None:
+    """Whole models together."""
+    whole = [path.known(value, "@whole") for value in values]
+    models = tuple(m for each in whole if isinstance(each, Pack) for m in each.items)
+    if whole and all(isinstance(each, Pack) for each in whole):
+        path.learn(made, whole=Pack(models))
 
 
 def _stray(value: Value, path: Path) -> None:

@@ -11,7 +11,7 @@ from mpaudit.source.dtypes import parameter_dtype
 from mpaudit.source.values import Const, Pack, Thing
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
+    from mpaudit.source.path import Frame, Path
     from mpaudit.source.request import Call
 
 WITHOUT_GRADIENTS = ("no_grad", "inference_mode")
@@ -50,13 +50,16 @@ def _trained(model: Thing, path: Path) -> bool:
 
 def without_gradients(call: Call) -> bool:
     """Whether the call stands in a `with torch.no_grad():`, or in a function decorated so."""
-    frame = call.path.frame
+    return gradients_off(call.path.frame, call.node)
+
+
+def gradients_off(frame: Frame, node: ast.AST | None) -> bool:
+    """Whether what stands in an activation runs in a `with torch.no_grad():` of it, or decorated so."""
     function = frame.function.node if frame.function is not None else None
     decorators = (
         [] if function is None or isinstance(function, ast.Lambda) else function.decorator_list
     )
     around = list(decorators)
-    node: ast.AST | None = call.node
     while node is not None:
         if isinstance(node, ast.With):
             around += [item.context_expr for item in node.items]

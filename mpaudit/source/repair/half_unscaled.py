@@ -55,10 +55,14 @@ def _without_call(module: Module, cast: ast.Call) -> Edit | None:
     """`model.half()` goes with its line; of `Net().half()`, `Net()` is left."""
     assert isinstance(cast.func, ast.Attribute)
     receiver, statement = cast.func.value, module.statement(cast)
-    bare = isinstance(statement, ast.Expr) and statement.value is cast
-    same = isinstance(statement, ast.Assign) and statement.value is cast
-    same = same and [ast.unparse(target) for target in statement.targets] == [ast.unparse(receiver)]
-    if isinstance(receiver, ast.Name | ast.Attribute) and (bare or same):
+    match statement:
+        case ast.Expr(value=value):
+            whole = value is cast
+        case ast.Assign(targets=[target], value=value):
+            whole = value is cast and ast.unparse(target) == ast.unparse(receiver)
+        case _:
+            whole = False
+    if isinstance(receiver, ast.Name | ast.Attribute) and whole:
         if not alone(module, statement) or len(block_of(module, statement)) < 2:
             return None
         return Edit(*lines_of(module, statement), "")

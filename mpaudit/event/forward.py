@@ -1,0 +1,22 @@
+"""Forward passes that no autocast region is around."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Region
+from mpaudit.finding import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionMissed(Event):
+    """`backward()` of a loss whose forward pass ran in no region, beside one that was entered.
+
+    `called` is where the model, spelled `model`, was called. `region` is around the loss (`holds` is
+    "loss") or around what only prepares the step ("preparation").
+    """
+
+    called: Span
+    model: str
+    region: Region
+    holds: str
