@@ -81,6 +81,8 @@ def test_stated(code, dtype):
         ("y = linear(x).softmax(-1)", "float32"),
         ("y = linear(x) ** 2", "float32"),
         ("y = linear(x).mean()", "float16"),
+        ("y = linear(x) * norm(x).mean()", "float16"),
+        ("y = linear(x) * norm(x).mean(-1)", "float32"),
         ("y = linear(x).view(2, 4).transpose(0, 1)[0]", "float16"),
         ("y = torch.cat([linear(x), norm(x)])", "float32"),
         ("y = torch.cat([linear(x), linear(x)], dim=1)", "float16"),

@@ -16,7 +16,7 @@ from mpaudit.event.autocast import (
 from mpaudit.event.checkpoint import ScalerStateTaken, StateSaved
 from mpaudit.event.core import Event, LostSight, Ref, Region
 from mpaudit.event.dtype import ConstantMet, DtypesMixed, HalfKept, HalfLoss, InputHalved
-from mpaudit.event.forward import RegionMissed
+from mpaudit.event.forward import RegionMissed, ThreadForward
 from mpaudit.event.grad_scaler import (
     Backward,
     GradientsClipped,
@@ -29,14 +29,20 @@ from mpaudit.event.grad_scaler import (
     Unscaled,
 )
 from mpaudit.event.half_step import HalfStep, HalfUnscaled
+from mpaudit.event.half_running import HalfAdded, HalfAverageMoved
+from mpaudit.event.half_sum import SquaresReduced
 from mpaudit.event.keras import GradientsApplied, LayerMade, ModelMade, PolicySet, TapeGradient
 from mpaudit.event.model import Forward, LossComputed
+from mpaudit.event.penalty import ScaledGradientTaken, ScaledPartScaled
+from mpaudit.event.sanitized import GradientsSanitized
+from mpaudit.event.no_grad import CachingForward
 from mpaudit.event.scaler_use import GradientRead, ScaleAsked, ScaledBare, ScaledLossRead
 from mpaudit.event.schedule import SchedulerStep
 from mpaudit.event.unsupported import HalfGiven
 
 __all__ = [
     "Backward",
+    "CachingForward",
     "Captured",
     "CastCacheCleared",
     "ConstantMet",
@@ -47,7 +53,10 @@ __all__ = [
     "GradientRead",
     "GradientsApplied",
     "GradientsClipped",
+    "GradientsSanitized",
     "GradientsZeroed",
+    "HalfAdded",
+    "HalfAverageMoved",
     "HalfGiven",
     "HalfKept",
     "HalfLoss",
@@ -68,13 +77,17 @@ __all__ = [
     "RegionStep",
     "ScaleAsked",
     "ScaledBare",
+    "ScaledGradientTaken",
     "ScaledLossRead",
+    "ScaledPartScaled",
     "ScalerMade",
     "ScalerStateTaken",
     "ScalerStep",
     "ScalerUpdate",
     "SchedulerStep",
+    "SquaresReduced",
     "StateSaved",
     "TapeGradient",
+    "ThreadForward",
     "Unscaled",
 ]

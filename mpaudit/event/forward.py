@@ -20,3 +20,11 @@ class RegionMissed(Event):
     model: str
     region: Region
     holds: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadForward(Event):
+    """A model was called in a thread that was started in `region` and has entered no region itself."""
+
+    model: str
+    region: Region

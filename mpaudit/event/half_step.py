@@ -14,6 +14,7 @@ class HalfStep(Event):
 
     `cast` is where that was done, `made` where the optimizer was built, `maker` its class; `eps` is the
     constant it adds to its denominator, None where it has none, computes in float32, or it is not known.
+    `chosen` says that the cast stands under a condition.
     """
 
     optimizer: Ref
@@ -23,13 +24,15 @@ class HalfStep(Event):
     made: Span
     maker: str
     eps: float | None = None
+    chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HalfUnscaled(Event):
     """A live scaler has to unscale the float16 gradients of a model that was cast: it refuses to.
 
-    `cast` is where the model was cast, `made` where its optimizer was built, `maker` its class.
+    `cast` is where the model was cast (`chosen`: under a condition), `made` where its optimizer was
+    built, `maker` its class.
     """
 
     scaler: Ref
@@ -37,3 +40,4 @@ class HalfUnscaled(Event):
     cast: Span
     made: Span
     maker: str
+    chosen: bool = False

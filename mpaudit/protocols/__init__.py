@@ -18,16 +18,21 @@ from mpaudit.protocols.half_constants import HalfConstantsProtocol
 from mpaudit.protocols.half_input import HalfInputProtocol
 from mpaudit.protocols.half_loss import HalfLossProtocol
 from mpaudit.protocols.half_parameters import HalfParametersProtocol
+from mpaudit.protocols.half_running import HalfRunningProtocol
+from mpaudit.protocols.half_sums import HalfSumsProtocol
 from mpaudit.protocols.half_unscaled import HalfUnscaledProtocol
 from mpaudit.protocols.keras_loss_scale import KerasLossScaleProtocol
 from mpaudit.protocols.keras_policy import KerasPolicyProtocol
 from mpaudit.protocols.logits import LogitsProtocol
 from mpaudit.protocols.loss_scaling import LossScalingProtocol
 from mpaudit.protocols.mixed_dtypes import MixedDtypesProtocol
+from mpaudit.protocols.no_grad_cache import NoGradCacheProtocol
 from mpaudit.protocols.optimizer_match import OptimizerMatchProtocol
+from mpaudit.protocols.penalty import PenaltyProtocol
 from mpaudit.protocols.protocol import Protocol
 from mpaudit.protocols.refused import RefusedProtocol
 from mpaudit.protocols.region_missed import RegionMissedProtocol
+from mpaudit.protocols.sanitized import SanitizedProtocol
 from mpaudit.protocols.scaled_loss import ScaledLossProtocol
 from mpaudit.protocols.scaler_use import ScalerUseProtocol
 from mpaudit.protocols.schedule import ScheduleProtocol
@@ -39,6 +44,7 @@ _ALL: tuple[type[Protocol], ...] = (
     AutocastProtocol,
     RegionMissedProtocol,
     CastCacheProtocol,
+    NoGradCacheProtocol,
     AutogradFunctionProtocol,
     OptimizerMatchProtocol,
     SteppingProtocol,
@@ -52,6 +58,8 @@ _ALL: tuple[type[Protocol], ...] = (
     ScalerUseProtocol,
     BareScalerProtocol,
     GradientReadProtocol,
+    SanitizedProtocol,
+    PenaltyProtocol,
     ScaledLossProtocol,
     HalfConstantsProtocol,
     HalfInputProtocol,
@@ -59,6 +67,8 @@ _ALL: tuple[type[Protocol], ...] = (
     MixedDtypesProtocol,
     HalfParametersProtocol,
     HalfUnscaledProtocol,
+    HalfSumsProtocol,
+    HalfRunningProtocol,
     UnsupportedProtocol,
     KerasPolicyProtocol,
     KerasLossScaleProtocol,

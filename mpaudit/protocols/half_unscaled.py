@@ -15,7 +15,8 @@ RULE = "scaler-with-half-parameters"
 class HalfUnscaledProtocol(Protocol):
     """MP111. State: "region" -> the dtype of the region that the last loss comes from, if it has one.
 
-    A cast that other paths step without a scaler is a choice, and MP301 speaks of it.
+    A cast under a condition that other paths step without a scaler is left to MP301; of every other
+    cast, MP301 is silent where a scaler meets it.
     """
 
     __slots__ = ()
@@ -29,9 +30,11 @@ class HalfUnscaledProtocol(Protocol):
                 self.state.pop("region", None)
             case Backward():
                 self.state["region"] = True
-            case HalfStep():
+            case HalfStep(chosen=True):
                 yield Kept(RULE, event.cast)
             case HalfUnscaled():
+                if not event.chosen:
+                    yield Kept("half-parameters", event.cast)
                 yield _problem(event, under_autocast="region" in self.state)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpaudit.event import Event, Forward, RegionMissed
+from mpaudit.event import Event, Forward, RegionMissed, ThreadForward
 from mpaudit.finding import Problem, Related
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
@@ -15,11 +15,11 @@ _HOLDS = {
 
 
 class RegionMissedProtocol(Protocol):
-    """MP202; every event is judged by itself. A place that also runs in a region keeps the rule."""
+    """MP202 and MP213; every event is judged by itself. A place that also runs in a region keeps the rule."""
 
     __slots__ = ()
 
-    takes = (Forward, RegionMissed)
+    takes = (Forward, RegionMissed, ThreadForward)
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Judge one event."""
@@ -27,6 +27,8 @@ class RegionMissedProtocol(Protocol):
             yield Kept("forward-outside-autocast", event.at)
         elif isinstance(event, RegionMissed):
             yield _outside(event)
+        elif isinstance(event, ThreadForward):
+            yield _in_thread(event)
 
 
 def _outside(event: RegionMissed) -> Broken:
@@ -43,4 +45,18 @@ def _outside(event: RegionMissed) -> Broken:
             ),
             (("model", event.model),),
         )
+    )
+
+
+def _in_thread(event: ThreadForward) -> Broken:
+    return Broken(
+        Problem(
+            "autocast-across-threads",
+            event.at,
+            f"`{event.model}` runs in a thread of its own, outside of the autocast region",
+            "every thread starts with autocast off, wherever it is started: the model computes in float32",
+            (Related(event.region.span, "the region is entered here, for this thread alone"),),
+            (("model", event.model),),
+        ),
+        grounded=True,
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mpaudit.source.module import Module
 
-_MISSING = frozenset({"ImportError", "ModuleNotFoundError", "AttributeError"})
+_MISSING = frozenset({"ImportError", "ModuleNotFoundError", "AttributeError", "TypeError"})
 _ANYTHING = frozenset({"Exception", "BaseException"})
 _ABOUT_VERSION = re.compile(
     r"__version__|torch\w*version|version\w*torch|(digit|parse|loose)_?version|(?-i:^Version$)"

@@ -39,6 +39,7 @@ class Compound(Generators):
         decided: dict[bool, list[Path]] = {True: [], False: []}
         for each, test in self.run(path, node.test):
             known = self.logic.truth(test, each)
+            self.logic.remember(test, each)
             if known is None:
                 paths.extend(self._branches(node, each, test))
             elif any(self._changes(fact, each) for fact in each.facts if fact not in asked):
@@ -60,6 +61,7 @@ class Compound(Generators):
                 undecided.extend(self.split(current, self.logic.question(test, current)))
             else:
                 current.frame.occasional = changing
+                self.logic.remember(test, current)
                 sides[known].append(current)
         return self._sides(node, sides, before)
 

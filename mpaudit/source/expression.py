@@ -307,6 +307,8 @@ class Expressions(Operators):
                 base = self.logic.pick(base, path)
             if isinstance(base, Thing | Class | Namespace):
                 path.heap[(base.uid, target.attr)] = value
+            if isinstance(base, Thing):
+                library.attached(base, value, path)
         elif isinstance(target, ast.Subscript):
             base, key = self.evaluate(target.value, path), self.evaluate(target.slice, path)
             if isinstance(base, Thing) and isinstance(key, Const):

@@ -20,6 +20,10 @@ from mpaudit.source.values import (
 )
 
 
+COMPOSED = ("and", "or")
+"""The operations whose answer follows from those to their operands."""
+
+
 class Logic:
     """Truth on a path. `identities` are those of the analysis."""
 
@@ -81,7 +85,33 @@ class Logic:
         known = self.truth(value, path)
         if known is None:
             raise Fork(self.question(value, path))
+        self.remember(value, path)
         return known
+
+    def remember(self, value: Value, path: Path) -> None:
+        """Note the answer to a question that was put together from others.
+
+        It outlives a join of paths that agree in it for different reasons.
+        """
+        if isinstance(value, Choice):
+            value = value.condition
+        if isinstance(value, Thing) and value not in path.facts:
+            composed = self.identities.description(value.uid)[0] in COMPOSED
+            known = self.truth(value, path) if composed else None
+            if known is not None:
+                path.facts[value] = known
+
+    def decisive(self, value: Value) -> None:
+        """Paths that differ in what this value rests on are kept apart while a protocol is under way."""
+        if isinstance(value, Choice):
+            for part in (value.condition, value.yes, value.no):
+                self.decisive(part)
+        elif isinstance(value, Thing):
+            self.identities.decisive.add(value)
+            operation, *operands = self.identities.description(value.uid)
+            if operation in ("not", *COMPOSED):
+                for operand in operands:
+                    self.decisive(_value(operand))
 
     def pick(self, value: Value, path: Path) -> Value:
         """The value that a Choice is on this path. Raises Fork where its condition is open."""

@@ -46,6 +46,10 @@ class Operators(Calls):
     """Evaluates what stands between operands."""
 
     @abstractmethod
+    def telling(self, value: Value) -> bool:
+        """Whether a protocol would miss a value if it became unknown."""
+
+    @abstractmethod
     def assign(self, target: ast.expr, value: Value, path: Path) -> None:
         """Bind an assignment target."""
 
@@ -164,6 +168,8 @@ class Operators(Calls):
         if yes == no:
             return yes
         question = self.logic.question(test, path)
+        if self.telling(yes) or self.telling(no):
+            self.identities.decisive.add(question)
         if question == test:
             return Choice(question, yes, no)
         if self.logic.negate(test) == question:

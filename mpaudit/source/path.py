@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mpaudit.event import Event
+from mpaudit.event import Event, LostSight
 from mpaudit.protocols.protocol import Protocol, Verdict
 from mpaudit.source.heap import Heap, Place
 from mpaudit.source.values import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_CHOICE_DEPTH = 4
 SCOPES = ("scope", "module")
 """The owners whose names are variables."""
-_UNSET = Const("<unset>")
+UNSET = Const("<unset>")
 
 
 class Identities:
@@ -37,6 +37,8 @@ class Identities:
 
     def __init__(self) -> None:
         self._numbers: dict[Hashable, int] = {}
+        self.decisive: set[Thing] = set()
+        """The conditions on which it depends what a name holds that a protocol watches."""
         self._descriptions: list[tuple[Hashable, ...]] = [("settings",)]
 
     def number(self, *description: Hashable) -> int:
@@ -112,12 +114,22 @@ class Standing:
             self._state = tuple(frozenset(machine.state.items()) for machine in self.machines)
         return self._state
 
+    @property
+    def busy(self) -> bool:
+        """Whether any protocol is under way."""
+        return any(machine.state for machine in self.machines)
+
     def after(self, event: Event) -> tuple[Standing, list[Verdict]]:
         """Where the protocols stand once they have seen `event`, and what they say to it."""
         machines = self.machines.copy()
         verdicts: list[Verdict] = []
+        lost = isinstance(
+            event, LostSight
+        )  # of which a machine that knows nothing can lose nothing
         for index, machine in enumerate(machines):
-            if isinstance(event, machine.takes):
+            if isinstance(event, machine.takes) and not (
+                lost and not machine.state and not machine.facts
+            ):
                 machines[index] = moved = machine.copy()
                 verdicts.extend(moved.feed(event))
         return Standing(machines), verdicts
@@ -185,7 +197,7 @@ class Path:
             if answer is None:
                 return fact
             fact = fact.yes if answer else fact.no
-        return None if fact == _UNSET else fact
+        return None if fact == UNSET else fact
 
     def learn(self, thing: Thing, **facts: Value | None) -> Thing:
         """Note hidden facts about a thing; None is no fact. Returns the thing."""
@@ -232,7 +244,11 @@ def _join(kept: Path, other: Path, identities: Identities, telling: Telling) -> 
         for asked, answer in kept.facts.items()
         if other.facts.get(asked, answer) is not answer
     ]
-    condition = conditions[0] if len(conditions) == 1 else None
+    condition = _deciding(conditions, identities)
+    if kept.standing.busy and not identities.decisive.isdisjoint(
+        asked for asked, _ in kept.facts.items() ^ other.facts.items() if asked != condition
+    ):
+        return False  # what is under way would go on with the other scaler
     positive = condition is None or kept.facts[condition]
     merged: list[tuple[Place | None, Value]] = []
     if kept.result != other.result:
@@ -259,6 +275,21 @@ def _join(kept: Path, other: Path, identities: Identities, telling: Telling) -> 
     return True
 
 
+def _deciding(conditions: list[Thing], identities: Identities) -> Thing | None:
+    """The one condition that two paths differ in; of one and its own parts, it is the whole."""
+    for each in conditions:
+        if all(other == each or _part_of(other, each, identities) for other in conditions):
+            return each
+    return None
+
+
+def _part_of(part: Thing, whole: Thing | None, identities: Identities) -> bool:
+    if whole is None:
+        return False
+    operands = [o for o in identities.description(whole.uid) if isinstance(o, Thing)]
+    return part in operands or any(_part_of(part, each, identities) for each in operands)
+
+
 def _either(
     condition: Thing | None,
     one: Value | None,
@@ -268,8 +299,10 @@ def _either(
     telling: Telling,
 ) -> Value | None:
     """One value for two: a Choice, something unknown, or None where neither will do."""
-    one, two = one or _UNSET, two or _UNSET
+    one, two = one or UNSET, two or UNSET
     if condition is not None and _depth(one) + _depth(two) < MAX_CHOICE_DEPTH:
+        if telling(one) or telling(two):
+            identities.decisive.add(condition)
         return Choice(condition, one, two) if positive else Choice(condition, two, one)
     if telling(one) or telling(two):
         return None

@@ -82,6 +82,10 @@ WORDS: frozenset[str] = frozenset(
         "bfloat16",
         "masked_fill",
         "masked_fill_",
+        "square()",
+        "square(...)",
+        "pow(...)",
+        "mul_(...)",
         "state_dict()",
         "torch.save",
     ]
@@ -169,7 +173,10 @@ class Relevance:
         return isinstance(function.node, ast.Lambda) or (owner, function.name) in relevant.functions
 
     def _relevant(self, module: Module, *, least: frozenset[str]) -> Relevant:
-        """What mentions a word in a file, or what mentions that."""
+        """What mentions a word in a file, or what mentions that.
+
+        To build a model is to do nothing yet: its methods are entered for themselves.
+        """
         key = (module.filename, least)
         if key in self._known:
             return self._known[key]
@@ -192,7 +199,12 @@ class Relevance:
                 break
             functions |= more
             reached = {name for _, name in more if name not in METHODS}
-            reached |= {owner for owner, _ in functions if owner is not None}
+            reached |= {
+                owner
+                for owner, _ in functions
+                if owner is not None
+                and (least is WORDS or "Module" not in seen.classes.get(owner, ()))
+            }
             reached |= {name for name, bases in seen.classes.items() if bases & (reached | names)}
             names |= reached
         if least is WORDS:

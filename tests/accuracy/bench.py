@@ -16,13 +16,17 @@ from mpaudit.finding import Finding
 from mpaudit.rule import catalogue
 
 from . import (  # noqa: F401
+    backward_mutations,
     dtype_mutations,
+    gradient_mutations,
     keras_mutations,
     loss_mutations,
+    loss_scaling_mutations,
     order_mutations,
     place_mutations,
     region_mutations,
     scaler_mutations,
+    update_mutations,
 )
 from .mutation import Mutant, mutants
 from .roles import Program

@@ -123,6 +123,12 @@ def mean_of_squares(program: Program) -> Iterator[Change]:
     yield from insertion(program, "power = (NAME * NAME).mean()")
 
 
+@operator("half-reduction")
+def root_mean_square(program: Program) -> Iterator[Change]:
+    """The length of a row's mean square in float16, as a hand-written RMSNorm takes it."""
+    yield from insertion(program, "rms = NAME.square().mean(dim=-1, keepdim=True).sqrt()")
+
+
 @operator("linalg-in-half")
 def inverse(program: Program) -> Iterator[Change]:
     """torch.linalg has no half kernels."""

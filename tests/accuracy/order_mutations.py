@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from .mutation import MARK, Change, change, operator
 from .roles import Program, Use, after
-from .script import Script, names_in, unstarred
+from .script import Script, names_in
 
 
 def drop(use: Use) -> tuple[int, int, str]:
@@ -198,65 +198,6 @@ def swap_clip_and_unscale(program: Program) -> Iterator[Change]:
         )
 
 
-@operator("unscaled-backward")
-def backward_without_scale(program: Program) -> Iterator[Change]:
-    """`scaler.scale(loss).backward()` becomes `loss.backward()`."""
-    for use in program.of("scale"):
-        if use.backward is None or use.argument is None or not only_phase(program, use):
-            continue
-        text = atom(use.argument, use.script.source(use.argument))
-        yield change(
-            use.script,
-            (use.script.start(use.call), use.script.end(use.call), MARK + text),
-        )
-
-
-@operator("unscaled-backward")
-def discard_scale(program: Program) -> Iterator[Change]:
-    """`scaler.scale(loss)` as a statement, and `loss.backward()` in the next line."""
-    for use in program.of("scale"):
-        if use.backward is None or not use.alone or not only_phase(program, use):
-            continue
-        if not isinstance(use.argument, ast.Name | ast.Attribute) or not unstarred(use.call):
-            continue
-        script, loss = use.script, use.script.source(use.argument)
-        rest = script.text[script.end(use.call) : script.end(use.backward)]
-        yield change(
-            script,
-            (
-                script.start(use.call),
-                script.end(use.backward),
-                f"{script.source(use.call)}\n{script.indent(use.stmt)}{MARK}{loss}{rest}",
-            ),
-        )
-
-
-@operator("unscaled-backward")
-def scaled_variable_not_used(program: Program) -> Iterator[Change]:
-    """`scaled = scaler.scale(loss)` stays, and `loss.backward()` runs instead of `scaled.backward()`."""
-    for use in program.of("scale"):
-        stmt, script = use.stmt, use.script
-        if use.backward or not isinstance(stmt, ast.Assign) or stmt.value is not use.call:
-            continue
-        target = stmt.targets[0]
-        if not isinstance(target, ast.Name) or not isinstance(use.argument, ast.Name):
-            continue
-        if target.id == use.argument.id or not only_phase(program, use):
-            continue
-        function = script.function(stmt) or script.tree
-        calls = [
-            call
-            for call in script.calls(function)
-            if isinstance(call.func, ast.Attribute)
-            and call.func.attr == "backward"
-            and isinstance(call.func.value, ast.Name)
-            and call.func.value.id == target.id
-        ]
-        if len(calls) == 1:
-            name = calls[0].func.value
-            yield change(script, (script.start(name), script.end(name), MARK + use.argument.id))
-
-
 @operator("unscaled-step")
 def step_directly(program: Program) -> Iterator[Change]:
     """`scaler.step(optimizer)` becomes `optimizer.step()`."""
@@ -364,157 +305,11 @@ def counts(test: ast.expr) -> bool:
     )
 
 
-@operator("update-before-step")
-def update_first(program: Program) -> Iterator[Change]:
-    """`update()` and `step()` exchanged."""
-    for use in program.of("update"):
-        script = use.script
-        before = script.preceding(use.stmt)
-        # After unscale_() an update() passes, and the mistake becomes another one.
-        if not use.alone or not before or program.same(use, "unscale") or use.call.args:
-            continue
-        steps = program.beside(use, "step")
-        step = next((each for each in steps if each.stmt is before[-1]), None)
-        if step is None or not step.alone or step.scaler != use.scaler:
-            continue
-        # With other steps before, something has been stepped when update() runs.
-        if len(steps) > 1 or len(program.same(use, "step")) > 1:
-            continue
-        yield change(
-            script,
-            (script.start(step.stmt), script.end(step.stmt), MARK + script.source(use.stmt)),
-            (script.start(use.stmt), script.end(use.stmt), script.source(step.stmt)),
-        )
-
-
-@operator("update-before-step")
-def update_twice(program: Program) -> Iterator[Change]:
-    """A second update() right behind the first: nothing was stepped since."""
-    for use in program.of("update"):
-        if use.alone and not use.call.args and not use.call.keywords:
-            text = use.script.source(use.stmt)
-            yield change(use.script, inserted_after(use.script, use.stmt, MARK + text))
-
-
-@operator("update-before-step")
-def update_per_micro_batch(program: Program) -> Iterator[Change]:
-    """update() moves behind the guard that lets only some iterations step."""
-    for use in program.of("update"):
-        script = use.script
-        guard = script.parent(use.stmt)
-        if not use.alone or not isinstance(guard, ast.If) or guard.orelse:
-            continue
-        if use.stmt not in guard.body or not counts(guard.test) or not script.loops(guard):
-            continue
-        if not any(step.stmt in guard.body for step in program.beside(use, "step")):
-            continue
-        if len(guard.body) == 1 or script.text[script.start(guard) :].startswith("elif"):
-            continue
-        # The other iterations go on behind the guard only if it does not leave the loop.
-        if any(isinstance(n, ast.Continue | ast.Break | ast.Return) for n in ast.walk(guard)):
-            continue
-        if not any(
-            script.loops(each.call)[:1] == script.loops(guard)[:1]
-            for each in program.beside(use, "scale")
-        ):
-            continue
-        at = script.line_end(script.end(guard))
-        yield change(
-            script,
-            (script.line_start(script.start(use.stmt)), script.line_end(script.end(use.stmt)), ""),
-            (at, at, f"{script.indent(guard)}{MARK}{script.source(use.stmt)}\n"),
-        )
-
-
-@operator("update-before-step")
-def step_twice(program: Program) -> Iterator[Change]:
-    """The same step() once more before update()."""
-    for use in program.of("step"):
-        rest = use.script.following(use.stmt)
-        if not use.alone or not any(
-            update.stmt in rest for update in program.beside(use, "update")
-        ):
-            continue
-        text = use.script.source(use.stmt)
-        if "\n" not in text:
-            yield change(use.script, inserted_after(use.script, use.stmt, MARK + text))
-
-
-@operator("repeated-scaler-update")
-def update_per_optimizer(program: Program) -> Iterator[Change]:
-    """An update() of its own behind each of several steps of one backward phase."""
-    for use in program.of("update"):
-        script, line = use.script, script_line(program, use)
-        steps = []
-        for each in reversed(line[: line.index(use)]):
-            if each.kind != "step":
-                break
-            steps.append(each)
-        if not use.alone or len(steps) < 2 or use.call.args:
-            continue
-        first, second = steps[-1], steps[-2]
-        if not first.alone or not (first.argument and second.argument):
-            continue
-        if ast.dump(first.argument) == ast.dump(second.argument):
-            continue
-        text = script.source(use.stmt)
-        yield change(script, inserted_after(script, first.stmt, MARK + text), marks=[])
-
-
 def script_line(program: Program, use: Use) -> list[Use]:
     """The uses of a scaler in the same function, in source order."""
     return sorted(
         [use, *program.beside(use, "scale", "step", "update")], key=lambda each: each.place
     )
-
-
-@operator("missing-grad-scaler")
-def no_scaler(program: Program) -> Iterator[Change]:
-    """The scaler is taken out: float16 trains without loss scaling."""
-    for script in program.scripts:
-        uses = [use for use in program.uses if use.script is script]
-        made = frozenset().union(*(use.made for use in uses)) if uses else frozenset()
-        if not uses or any(use.made != uses[0].made for use in uses):
-            continue
-        if any(use.script is not script for use in program.uses):
-            continue
-        if not all(any(call is node for node in ast.walk(script.tree)) for call in made):
-            continue
-        if any(not program.live(call) or call.keywords or len(call.args) > 1 for call in made):
-            continue  # enabled=..., init_scale=...: without it, another meaning
-        if not all(use.alone for use in uses) or any(
-            use.kind == "scale" and (use.backward is None or use.argument is None) for use in uses
-        ):
-            continue
-        if not float16_only(program, script):
-            continue
-        edits, known = [], set()
-        for use in uses:
-            known.update(ast.walk(use.call))
-            stmt = use.stmt
-            if use.kind == "scale":
-                text = atom(use.argument, script.source(use.argument))
-                edits.append((script.start(use.call), script.end(use.call), MARK + text))
-            elif use.kind == "step":
-                if len(use.call.args) != 1:
-                    break
-                text = atom(use.argument, script.source(use.argument))
-                edits.append((script.start(use.call), script.end(use.call), f"{text}.step()"))
-            else:
-                edits.append((script.start(stmt), script.end(stmt), "pass"))
-        else:
-            # Any other mention (a condition on the scaler, a checkpoint) makes it another program.
-            names = {use.scaler for use in uses}
-            mentions = [
-                node
-                for node in ast.walk(script.tree)
-                if isinstance(node, ast.Name | ast.Attribute)
-                and isinstance(node.ctx, ast.Load)
-                and ast.unparse(node) in names
-                and node not in known
-            ]
-            if not mentions:
-                yield change(script, *edits)
 
 
 def float16_only(program: Program, script: Script) -> bool:

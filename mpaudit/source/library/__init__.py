@@ -15,6 +15,7 @@ from mpaudit.source.library import (
     keras_policy,
     keras_training,
     python,
+    python_threads,
     torch_amp,
     torch_autograd,
     torch_bare,
@@ -26,12 +27,16 @@ from mpaudit.source.library import (
     torch_half,
     torch_half_kept,
     torch_half_loss,
+    torch_half_running,
+    torch_half_squares,
     torch_index_write,
     torch_loss_read,
     torch_nn,
     torch_optim,
+    torch_penalty,
     torch_region,
     torch_region_missed,
+    torch_sanitize,
     torch_schedule,
     torch_tensor,
     torch_unsupported,
@@ -54,6 +59,7 @@ from mpaudit.source.library.registry import (
 
 FAMILIES = (
     python,
+    python_threads,
     contexts,
     torch_amp,
     torch_autograd,
@@ -64,8 +70,10 @@ FAMILIES = (
     torch_loss_read,
     torch_nn,
     torch_optim,
+    torch_sanitize,
     torch_schedule,
     trainers,
+    torch_penalty,
     torch_region,
     torch_region_missed,
     torch_tensor,
@@ -75,6 +83,8 @@ FAMILIES = (
     torch_containers,
     torch_half_kept,
     torch_half_loss,
+    torch_half_running,
+    torch_half_squares,
     torch_index_write,
     keras_policy,
     keras_layers,
@@ -84,7 +94,10 @@ FAMILIES = (
     keras_training,
 )
 
+from mpaudit.source.library.torch_placement import attached
+
 __all__ = [
+    "attached",
     "FAMILIES",
     "adopt",
     "applied",

@@ -18,6 +18,7 @@ from mpaudit.source.library.registry import base, function, method
 from mpaudit.source.library.torch_device import decided, device_type
 from mpaudit.source.library.torch_region import backward_inside, stepped_inside
 from mpaudit.source.library.torch_training import closure_of, is_whole
+from mpaudit.source.path import UNSET
 from mpaudit.source.values import (
     FALSE,
     NONE,
@@ -81,6 +82,8 @@ def make_scaler(call: Call) -> Value:
 def _switch(call: Call, made: Thing, name: str) -> None:
     position = 4 if name in LEGACY_SCALERS else 5
     enabled = call.argument(position, "enabled")
+    if enabled is not None:
+        call.engine.logic.decisive(enabled)
     if enabled is not None and not call.engine.logic.decide(enabled, call.path):
         call.path.learn(made, off=TRUE)
         return
@@ -91,7 +94,10 @@ base("GradScaler", *LEGACY_SCALERS, *SCALERS, *SHARDED_SCALERS, adopt=_switch)
 
 
 def _off(call: Call) -> bool:
-    return call.path.known(call.thing, "@off") is not None
+    fact = call.path.known(call.thing, "@off")
+    if isinstance(fact, Choice):
+        fact = call.engine.logic.pick(fact, call.path)
+    return fact is not None and fact != UNSET
 
 
 @method("GradScaler", "scale")
@@ -320,6 +326,15 @@ def backward(call: Call) -> Value | None:
     )
     backward_inside(call, receiver)
     return NONE
+
+
+@method("", "detach")
+def detach(call: Call) -> Value:
+    """`x.detach()`: no gradient comes back to the region that made it."""
+    assert call.receiver is not None
+    made = call.derived(call.receiver)
+    call.path.heap.forget((made.uid, "@region"))
+    return made
 
 
 def _backward_loss(call: Call, loss: Thing) -> Ref:

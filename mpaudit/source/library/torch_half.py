@@ -18,6 +18,7 @@ from mpaudit.source.library.registry import harmless, on_operation, on_result
 from mpaudit.source.values import FALSE, NONE, TRUE, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
+    from mpaudit.finding import Span
     from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
@@ -38,7 +39,9 @@ KNOWN = frozenset(
     bfloat16 float gradient_checkpointing_enable save_pretrained generate forward""".split()  # noqa: SIM905
 )
 _UNSET = Const("<unset>")
-_TAKEN_CARE_OF = re.compile(r"requires_grad|\.data\b|master|\bpeft\b|[Ll]o[Rr]A\b|adapter")
+_TAKEN_CARE_OF = re.compile(
+    r"requires_grad|(?<!utils)\.data\b|master|\bpeft\b|[Ll]o[Rr]A\b|adapter"
+)
 
 
 @on_result
@@ -159,8 +162,6 @@ def _fact(thing: Thing, name: str, path: Path) -> Value | None:
 
 def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
     path, engine = call.path, call.engine
-    live = scaler is not None and path.known(scaler, "@off") is None
-    unscales = live and (call.name == "unscale_" or path.known(optimizer, "@fused") is None)
     trains = _fact(optimizer, "@trains", path)
     made = engine.places.get(optimizer.uid)
     if not isinstance(trains, Pack) or made is None or path.known(optimizer, "@strayed"):
@@ -174,11 +175,12 @@ def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
             continue
         if any(_TAKEN_CARE_OF.search(frame.module.text) for frame in path.frames):
             continue
-        if unscales and known.name == "float16":
+        if scaler is not None and known.name == "float16" and _unscales(call, scaler, optimizer):
             call.emit(
                 HalfUnscaled(
                     at=call.span,
                     occasional=call.occasional,
+                    chosen=_chosen(known.at, path),
                     scaler=call.ref(scaler),
                     optimizer=Ref(optimizer.uid, ""),
                     cast=known.at,
@@ -197,8 +199,30 @@ def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
                 model="",
                 dtype=known.name,
                 cast=known.at,
+                chosen=_chosen(known.at, path),
                 made=made,
                 maker=str(maker.value) if isinstance(maker, Const) else "",
                 eps=eps.value if isinstance(eps, Const) and isinstance(eps.value, float) else None,
             )
         )
+
+
+def _unscales(call: Call, scaler: Thing, optimizer: Thing) -> bool:
+    """Whether a scaler is live and divides the gradients itself. Raises Fork where that is open."""
+    path = call.path
+    off = path.known(scaler, "@off")
+    if off is not None and call.engine.logic.pick(off, path) == TRUE:
+        return False
+    return call.name == "unscale_" or path.known(optimizer, "@fused") is None
+
+
+def _chosen(cast: Span, path: Path) -> bool:
+    """Whether a cast stands under a condition of its own."""
+    files = {frame.module.filename: frame.module for frame in path.frames}
+    module = files.get(cast.filename)
+    node = module.node_at(cast) if module is not None else None
+    while module is not None and node is not None:
+        if isinstance(node, ast.If | ast.IfExp) and "__name__" not in ast.dump(node.test):
+            return True
+        node = None if isinstance(node, ast.FunctionDef) else module.parents.get(node)
+    return module is None

@@ -35,7 +35,7 @@ def read(call: Call, function: Value, _: Value) -> None:
     if not isinstance(scaled, Pack) or call.path.known(loss, "@scale_of") is not None:
         return
     scalers = [each for each in scaled.items if isinstance(each, Thing)]
-    if scalers:
+    if scalers and call.path.known(scalers[-1], "@differentiated") is None:
         call.emit(
             ScaledLossRead(
                 at=call.span,

@@ -15,6 +15,8 @@ from mpaudit.source.library.registry import (
     method,
 )
 from mpaudit.source.library.torch_half_input import half_inputs
+from mpaudit.source.library.torch_no_grad_cache import caching_forward
+from mpaudit.source.library.torch_placement import certain_device
 from mpaudit.source.library.torch_region import compiling
 from mpaudit.source.library.torch_training import mark_mean
 from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
@@ -155,27 +157,6 @@ def itself(call: Call) -> Value:
     return call.thing
 
 
-def device_of(model: Thing, path: Path, seen: frozenset[int] = frozenset()) -> str | None:
-    """The device type of a model's parameters, None where it is not known."""
-    device = path.known(model, "@device")
-    if isinstance(device, Const):
-        return None if device == UNKNOWN else str(device.value)
-    if device is not None:
-        return None
-    if model.kind != "Module":
-        return None
-    items = path.known(model, "@items")
-    parts = list(items.items) if isinstance(items, Pack) else []
-    parts += [value for name, value in path.heap.of(model.uid) if name[0] != "@"]
-    for part in parts:
-        if isinstance(part, Thing) and part.kind in ("Module", "") and part.uid not in seen:
-            if part.kind == "":
-                continue
-            if device_of(part, path, seen | {model.uid}) != "cpu":
-                return None
-    return "cpu"
-
-
 def forward_event(call: Call, model: Thing) -> None:
     """Tell the protocols that a model is called; its parts are no models of their own."""
     path = call.path
@@ -184,13 +165,14 @@ def forward_event(call: Call, model: Thing) -> None:
             return
     region = call.engine.region(path)
     half_inputs(call, model, call.engine.describe(region, path))
+    caching_forward(call, model)
     call.emit(
         Forward(
             at=call.span,
             occasional=call.occasional,
             model=call.ref(model, call.node.func),
             model_made=call.engine.places.get(model.uid),
-            model_device=device_of(model, path),
+            model_device=certain_device(call, model),
             region=call.engine.describe(region, path),
         )
     )

@@ -30,17 +30,17 @@ def backward_inside(call: Call, loss: Thing) -> None:
     """Tell of `loss.backward()` where the loss was computed in a region that is still entered."""
     path = call.path
     region = path.known(loss, "@region")
-    entry = _entry(call)
-    if entry is None or not isinstance(region, Thing) or region not in path.regions:
+    held = entry(call)
+    if held is None or not isinstance(region, Thing) or region not in path.regions:
         return
     outermost = call.engine.describe(path.regions[0], path)
-    if outermost is None or not caches(call, region) or _compiled(call):
+    if outermost is None or not caches(call, region) or compiled(call):
         return
     call.emit(
         RegionBackward(
             at=call.span,
             occasional=call.occasional,
-            entry=entry,
+            entry=held,
             region=outermost,
         )
     )
@@ -48,17 +48,17 @@ def backward_inside(call: Call, loss: Thing) -> None:
 
 def stepped_inside(call: Call, optimizer: Value) -> None:
     """Tell of a step in a region; one of weights that are in half themselves changes nothing kept."""
-    entry = _entry(call)
-    if entry is None:
+    held = entry(call)
+    if held is None:
         return
     owners = call.path.known(optimizer, "@owners")
     models = owners.items if isinstance(owners, Pack) else ()
     if models and all(call.path.known(model, "@param_dtype") is not None for model in models):
         return
-    call.emit(RegionStep(at=call.span, occasional=call.occasional, entry=entry))
+    call.emit(RegionStep(at=call.span, occasional=call.occasional, entry=held))
 
 
-def _entry(call: Call) -> tuple[int, int] | None:
+def entry(call: Call) -> tuple[int, int] | None:
     """The entry of the outermost region in progress."""
     if not call.path.regions:
         return None
@@ -67,7 +67,7 @@ def _entry(call: Call) -> tuple[int, int] | None:
     return (outermost.uid, entered.uid) if isinstance(entered, Thing) else None
 
 
-def _compiled(call: Call) -> bool:
+def compiled(call: Call) -> bool:
     """Whether compiled code may run here: it keeps no copies."""
     return _COMPILED in call.path.heap or any(
         frame.function is not None and _COMPILE in frame.function.decorators

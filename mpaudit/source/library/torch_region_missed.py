@@ -15,18 +15,18 @@ from mpaudit.source.facts import parts
 from mpaudit.source.library.registry import (
     function,
     harmless,
-    kind_of,
     method,
     on_operation,
     on_result,
 )
 from mpaudit.source.library.torch_half_input import gradients_off
 from mpaudit.source.library.torch_layers import PRODUCTS, multiplies
-from mpaudit.source.values import NONE, UNKNOWN, Class, Const, External, Thing, Value
+from mpaudit.source.library.torch_model_call import model_call, sites
+from mpaudit.source.values import NONE, UNKNOWN, Const, External, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
-    from mpaudit.source.path import Frame, Path
+    from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
 _SWITCHED = (0, "@autocast_switched")
@@ -64,38 +64,55 @@ def called(call: Call, callee: Value, made: Value) -> None:
     if call.name == "backward":
         _propagated(call)
     elif isinstance(made, Thing) and call.name not in CUT:
-        given = _given((*call.arguments, *call.keywords.values()), path)
-        own = _given((call.receiver,), path) if call.receiver is not None else None
-        if given is not None or own is not None:
-            known = _understood(call, callee, own is not None)
-            path.learn(made, outside=_both(own, given) if known else UNKNOWN)
+        given = _given(_inputs(call), path)
+        if given is not None:
+            own = call.receiver is not None and _given((call.receiver,), path) is not None
+            known = given if _understood(call, callee, own) else UNKNOWN
+            _pass_on(call.engine, made, known, _inputs(call), path)
 
 
 @on_operation
 def operated(
-    _: Calls, operation: str, operands: tuple[Value, ...], made: Thing, path: Path
+    engine: Calls, operation: str, operands: tuple[Value, ...], made: Thing, path: Path
 ) -> None:
     """An operator between tensors; a product in a region is a part of the model."""
     if _SEEN in path.heap:
         given = _given(operands, path)
         if given is not None:
             lowered = operation == "MatMult" and path.regions
-            path.learn(made, outside=UNKNOWN if lowered else given)
+            _pass_on(engine, made, UNKNOWN if lowered else given, operands, path)
+
+
+def _pass_on(
+    engine: Calls, made: Thing, known: Value | None, inputs: tuple[Value, ...], path: Path
+) -> None:
+    """Note what is known of a result, and the region it, or what it is made of, was computed in."""
+    region = engine.region(path)
+    for value in inputs:
+        for part in parts(value, path):
+            region = region or path.known(part, "@beside")  # type: ignore[assignment]
+    path.learn(made, outside=known, beside=region)
+
+
+def _inputs(call: Call) -> tuple[Value, ...]:
+    own = () if call.receiver is None else (call.receiver,)
+    return (*own, *call.arguments, *call.keywords.values())
 
 
 def _layer(call: Call, layer: Thing, made: Thing) -> None:
     """`model(x)`, or a layer in the `forward` of one."""
     path = call.path
     works = multiplies(layer, call.engine, path)
-    given = _given((*call.arguments, *call.keywords.values()), path)
+    given = _given(_inputs(call), path)
     if any(region.kind == "autocast" for region in path.regions):
         if works is not False:
+            path.heap[_SEEN] = UNKNOWN
             path.learn(made, outside=UNKNOWN)
             return
     elif works and given is None:
         given = _record(call, layer)
     if given is not None:
-        path.learn(made, outside=given)
+        _pass_on(call.engine, made, given, _inputs(call), path)
 
 
 def _record(call: Call, layer: Thing) -> Value | None:
@@ -105,36 +122,10 @@ def _record(call: Call, layer: Thing) -> Value | None:
         return None
     if path.known(layer, "@param_dtype") is not None:
         return None
-    frame, node, inside = path.frame, call.node, None
-    for frame, node in _sites(call):
-        if gradients_off(frame, node):
-            return None
-        if inside is None and not _is_part(frame):
-            inside = (frame, node)
-    if inside is None:
-        inside = (frame, node)
-    frame, node = inside
-    text = " ".join(frame.module.source(node.func if isinstance(node, ast.Call) else node).split())
+    if any(gradients_off(frame, node) for frame, node in sites(call)):
+        return None
     path.heap[_SEEN] = UNKNOWN
-    return Const((frame.module.span(node), text))
-
-
-def _is_part(frame: Frame) -> bool:
-    """Whether an activation is a method of a model: what it calls are parts of that model."""
-    owner = frame.function.owner if frame.function is not None else None
-    return isinstance(owner, Class) and kind_of(owner)[0] == "Module"
-
-
-def _sites(call: Call) -> list[tuple[Frame, ast.AST]]:
-    """The call, and the calls of the functions around it, innermost first."""
-    sites: list[tuple[Frame, ast.AST]] = [(call.path.frame, call.node)]
-    frames = [frame for frame in call.path.frames if not frame.in_class]
-    for inner, outer in zip(reversed(frames), reversed(frames[:-1]), strict=False):
-        origin, *rest = call.engine.identities.description(inner.context)
-        if origin != "in" or not isinstance(rest[1], ast.AST):
-            break
-        sites.append((outer, rest[1]))
-    return sites
+    return Const(model_call(call))
 
 
 def _given(values: tuple[Value, ...], path: Path) -> Value | None:
@@ -182,9 +173,9 @@ def _propagated(call: Call) -> None:
     path, engine = call.path, call.engine
     receiver = call.receiver
     record = path.known(receiver, "@outside") if receiver is not None else None
-    if not isinstance(record, Const) or not isinstance(record.value, tuple):
+    if receiver is None or not isinstance(record, Const) or not isinstance(record.value, tuple):
         return
-    region, holds = path.known(receiver, "@region"), "loss"
+    region, holds = path.known(receiver, "@beside"), "loss"
     if region is None:
         region, holds = path.heap.get(_PREPARING), "preparation"
         entered = path.known(region, "@entered") if region is not None else None

@@ -165,6 +165,7 @@ def _of_operation(call: Call, name: str, arguments: tuple[Value, ...]) -> Value 
         return Const(Dtype(given, call.span, "cast"))
     if "dtype" in call.keywords:
         return None
+    one = len(arguments) < 2 and not {"dim", "axis"} & call.keywords.keys()
     if kind is Kind.KEEP:
         arguments = arguments[:1]
     elif kind is Kind.PROMOTE and name == "where":
@@ -180,7 +181,6 @@ def _of_operation(call: Call, name: str, arguments: tuple[Value, ...]) -> Value 
         arguments = arguments[1:]
     elif name in ("cross_entropy", "nll_loss"):  # the target holds the numbers of classes
         arguments = arguments[:1]
-    one = len(arguments) < 2 and not {"dim", "axis"} & call.keywords.keys()
     lone = (name in _SUMS and one) or (kind is Kind.LOSS and "reduction" not in call.keywords)
     return _result(call.engine, call.path, kind, arguments, call.span, lone=lone)
 

@@ -14,6 +14,8 @@ from mpaudit.source.repair import (
     half_input,
     half_loss,
     half_parameters,
+    half_running,
+    half_sums,
     half_unscaled,
     keras,
     loss_scaling,
@@ -21,6 +23,7 @@ from mpaudit.source.repair import (
     optimizer,
     refused,
     scaler_use,
+    threads,
     unsupported,
 )
 from mpaudit.source.repair.registry import Context, repair
@@ -37,6 +40,8 @@ FAMILIES = (
     half_input,
     half_loss,
     half_parameters,
+    half_running,
+    half_sums,
     half_unscaled,
     keras,
     loss_scaling,
@@ -44,6 +49,7 @@ FAMILIES = (
     optimizer,
     refused,
     scaler_use,
+    threads,
     unsupported,
 )
 

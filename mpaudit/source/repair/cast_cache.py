@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.library.torch_amp import AUTOCASTS, LEGACY_AUTOCASTS
@@ -30,7 +31,7 @@ def one_region_for_each_step(context: Context) -> Fix | None:
 def switched_off(context: Context) -> Fix | None:
     """`torch.autocast("cuda")` -> `torch.autocast("cuda", cache_enabled=False)`."""
     module, call = context.module, context.node(ast.Call)
-    if context.problem.rule == "cached-casts-in-capture":
+    if context.problem.rule != "autocast-around-loop":
         call = module.node_at(context.problem.related[0].span, ast.Call)
     if not isinstance(call, ast.Call):
         return None
@@ -48,6 +49,13 @@ def switched_off(context: Context) -> Fix | None:
     at, before = (spans[-1][1], ", ") if spans else (begin, "")
     edit = Edit(at, at, f"{before}cache_enabled=False")
     return Fix("Keep no cast weights", (edit,), Safety.SAFE)
+
+
+@repairs("no-grad-poisons-cache")
+def switched_off_perhaps(context: Context) -> Fix | None:
+    """The same, for the versions of torch that need it."""
+    fix = switched_off(context)
+    return None if fix is None else replace(fix, safety=Safety.SUGGESTION)
 
 
 def _moved_inwards(context: Context) -> Fix | None:

@@ -53,3 +53,23 @@ def suggest_loss(_: Context) -> Fix:
         "leaves `loss` as it is"
     )
     return Fix(message, (), Safety.SUGGESTION)
+
+
+@repairs("sanitized-gradients")
+def suggest_skipped_step(_: Context) -> Fix:
+    """Whether a step that overflows is to be skipped, or taken without it, only the author knows."""
+    message = (
+        "Leave the gradients as they are: `scaler.step()` skips a step that overflows, and "
+        "`scaler.update()` lowers the scale; or replace what is not finite after `scaler.unscale_(optimizer)`"
+    )
+    return Fix(message, (), Safety.SUGGESTION)
+
+
+@repairs("scaled-gradient-penalty")
+def suggest_division(_: Context) -> Fix:
+    """The gradients may come as a tuple, one by one, or unpacked: shown, never applied."""
+    message = (
+        "Divide the gradients by the scale before the penalty is computed: "
+        "`grads = [g / scaler.get_scale() for g in grads]`"
+    )
+    return Fix(message, (), Safety.SUGGESTION)

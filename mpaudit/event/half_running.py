@@ -1,0 +1,36 @@
+"""What is added up, step by step, in 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref
+from mpaudit.finding import Related, Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfAdded(Event):
+    """Something was added to a single number that the script keeps in 16 bits.
+
+    `root` is the number as it was made, whatever was added to it since.
+    """
+
+    tensor: Ref
+    root: Hashable
+    dtype: str
+    because: tuple[Related, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfAverageMoved(Event):
+    """A moving average of parameters that are kept in 16 bits took a step.
+
+    `share` is the part of the new parameters in it, `cast` where the average became 16 bits.
+    """
+
+    tensor: Ref
+    dtype: str
+    share: float
+    cast: Span | None
+    because: tuple[Related, ...] = ()

@@ -1,0 +1,22 @@
+"""Sums in 16 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref
+from mpaudit.finding import Related, Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SquaresReduced(Event):
+    """The squares of a float16 tensor whose values nothing bounds were summed or averaged in float16.
+
+    `operation` is "sum" or "mean", `squared` where the squares are taken, `because` how the tensor
+    came to its dtype.
+    """
+
+    operation: str
+    tensor: Ref
+    squared: Span
+    because: tuple[Related, ...] = ()

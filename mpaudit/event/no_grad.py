@@ -1,0 +1,23 @@
+"""Forward passes with and without gradients that share the weights autocast has cast."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref, Region
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachingForward(Event):
+    """A model was called in a region that casts its weights and keeps the copies.
+
+    `entry` is this very entry of the outermost region, `region` that region; `gradients` says whether
+    the forward pass records any. torch casts as it did before the copies were made with gradients
+    in every case.
+    """
+
+    model: Ref
+    entry: Hashable
+    region: Region
+    gradients: bool

@@ -1,0 +1,21 @@
+"""Penalties on gradients that `torch.autograd.grad` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledGradientTaken(Event):
+    """`torch.autograd.grad(scaler.scale(loss), ..., create_graph=True)`: what it returns is scaled."""
+
+    scaler: Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledPartScaled(Event):
+    """`scaler.scale(loss)` of a loss that was computed from what this scaler had scaled before."""
+
+    scaler: Ref

@@ -1,0 +1,18 @@
+"""Gradients whose infinities and nans were replaced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientsSanitized(Event):
+    """What is not finite in gradients was replaced, by `how` ("nan_to_num").
+
+    `optimizers` own the gradients as far as known (None: not known).
+    """
+
+    how: str
+    optimizers: tuple[Ref, ...] | None = None

@@ -1,0 +1,40 @@
+"""Where a model is called that the layer in progress is a part of."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+from mpaudit.source.library.registry import kind_of
+from mpaudit.source.values import Class
+
+if TYPE_CHECKING:
+    from mpaudit.finding import Span
+    from mpaudit.source.path import Frame
+    from mpaudit.source.request import Call
+
+
+def sites(call: Call) -> list[tuple[Frame, ast.AST]]:
+    """The call, and the calls of the functions around it, innermost first."""
+    found: list[tuple[Frame, ast.AST]] = [(call.path.frame, call.node)]
+    frames = [frame for frame in call.path.frames if not frame.in_class]
+    for inner, outer in zip(reversed(frames), reversed(frames[:-1]), strict=False):
+        origin, *rest = call.engine.identities.description(inner.context)
+        if origin != "in" or not isinstance(rest[1], ast.AST):
+            break
+        found.append((outer, rest[1]))
+    return found
+
+
+def model_call(call: Call) -> tuple[Span, str]:
+    """The place where the model is called, and how it is spelled there."""
+    around = sites(call)
+    frame, node = next((site for site in around if not _is_part(site[0])), around[-1])
+    named = node.func if isinstance(node, ast.Call) else node
+    return frame.module.span(node), " ".join(frame.module.source(named).split())
+
+
+def _is_part(frame: Frame) -> bool:
+    """Whether an activation is a method of a model: what it calls are parts of that model."""
+    owner = frame.function.owner if frame.function is not None else None
+    return isinstance(owner, Class) and kind_of(owner)[0] == "Module"
