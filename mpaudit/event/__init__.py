@@ -28,8 +28,8 @@ from mpaudit.event.grad_scaler import (
     ScalerUpdate,
     Unscaled,
 )
-from mpaudit.event.half_step import HalfStep, HalfUnscaled
 from mpaudit.event.half_running import HalfAdded, HalfAverageMoved
+from mpaudit.event.half_step import HalfStep, HalfUnscaled
 from mpaudit.event.half_sum import SquaresReduced
 from mpaudit.event.keras import GradientsApplied, LayerMade, ModelMade, PolicySet, TapeGradient
 from mpaudit.event.model import Forward, LossComputed

@@ -33,11 +33,11 @@ from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 class GradScalerProtocol(Protocol):
     """MP101-MP107 and MP109.
 
-    State: "phase" -> Phase; ("made", scaler) -> where it was built; ("scaled", scaler) -> the last
-    LossScaled since update(); ("unscaled", scaler, optimizer) and ("stepped", scaler, optimizer) ->
-    the event since update(); ("stepper", optimizer) -> the scaler that last stepped it; ("updated",
-    scaler) -> the last update(), if nothing was stepped since; "raised" -> the breach after which a
-    real run is over, so that nothing that follows on this path is evidence.
+    State: "phase" -> Phase; ("scaled", scaler) -> the last LossScaled since update(); ("unscaled",
+    scaler, optimizer) and ("stepped", scaler, optimizer) -> the event since update(); ("stepper",
+    optimizer) -> the scaler that last stepped it; ("updated", scaler) -> the last update(), if
+    nothing was stepped since; "raised" -> the breach after which a real run is over, so that nothing
+    that follows on this path is evidence. Facts: ("made", scaler) -> where it was built.
     """
 
     __slots__ = ()
@@ -232,7 +232,7 @@ class GradScalerProtocol(Protocol):
 
     def _lost(self, event: LostSight) -> None:
         for key, value in list(self.state.items()):
-            if key == "phase" or not isinstance(key, tuple) or key[0] == "made":
+            if key == "phase" or not isinstance(key, tuple):
                 continue
             refs = [part for part in (*key, value) if isinstance(part, Ref)]
             if any(ref.key in event.objects for ref in refs):

@@ -53,8 +53,8 @@ def _poisoned(cast: CachingForward, used: CachingForward) -> Broken:
             "no-grad-poisons-cache",
             used.at,
             f"`{used.model.text}` runs on weights that autocast has cast without gradients",
-            "before torch 2.10, the copies made under no_grad are kept for the whole region and have no "
-            "history: the weights get no gradient and are not trained",
+            "before torch 2.10, the copies made under no_grad serve the whole region and have no history: "
+            "the weights get no gradient and are not trained",
             (
                 Related(cast.region.span, "the region is entered here, and keeps the copies"),
                 Related(cast.at, "the weights are cast here, without gradients"),

@@ -190,7 +190,10 @@ class Engine(Compound):
         return heap
 
     def _instance(self, cls: Class, path: Path) -> tuple[Thing, list[Path]]:
-        """An instance as its `__init__` leaves it, called with unknown arguments."""
+        """An instance as its `__init__` leaves it, called with unknown arguments.
+
+        A class that only raises there has class methods, which need no instance.
+        """
         kind, _ = library.kind_of(cls)
         number = self.identities.number("instance", cls.uid)
         made = Thing(number, kind or "instance")
@@ -198,7 +201,8 @@ class Engine(Compound):
         init = lookup(path, cls, "__init__")
         if not isinstance(init, Function):
             return made, [path]
-        return made, self._call(init, (made,), path)
+        before = path.copy()
+        return made, self._call(init, (made,), path) or [before]
 
     def _call(self, function: Function, arguments: tuple[Value, ...], path: Path) -> list[Path]:
         if not self.relevance.following(function):

@@ -156,6 +156,7 @@ def penalty_not_unscaled(program: Program) -> Iterator[Change]:
             if isinstance(target, ast.Name)
             and isinstance(value, ast.BinOp)
             and isinstance(value.op, ast.Div)
+            and isinstance(value.left, ast.Constant)
             and "get_scale" in ast.unparse(value.right)
         }
         for node in ast.walk(script.tree):

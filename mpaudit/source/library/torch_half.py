@@ -175,7 +175,10 @@ def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
             continue
         if any(_TAKEN_CARE_OF.search(frame.module.text) for frame in path.frames):
             continue
-        if scaler is not None and known.name == "float16" and _unscales(call, scaler, optimizer):
+        divides = call.name == "unscale_" or path.known(optimizer, "@fused") is None
+        if scaler is not None and known.name == "float16" and not _live(call, scaler, model):
+            continue
+        if scaler is not None and known.name == "float16" and divides:
             call.emit(
                 HalfUnscaled(
                     at=call.span,
@@ -207,13 +210,17 @@ def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
         )
 
 
-def _unscales(call: Call, scaler: Thing, optimizer: Thing) -> bool:
-    """Whether a scaler is live and divides the gradients itself. Raises Fork where that is open."""
+def _live(call: Call, scaler: Thing, model: Value) -> bool:
+    """Whether a scaler is on and the model was cast on this path. Raises Fork for the scaler's sake.
+
+    A cast that rests on a question of its own is not reported: it may be one for the evaluation.
+    """
     path = call.path
     off = path.known(scaler, "@off")
     if off is not None and call.engine.logic.pick(off, path) == TRUE:
         return False
-    return call.name == "unscale_" or path.known(optimizer, "@fused") is None
+    known = path.known(model, "@param_dtype") or path.known(model, "@dtype")
+    return isinstance(call.engine.logic.settled(known, path), Const)
 
 
 def _chosen(cast: Span, path: Path) -> bool:

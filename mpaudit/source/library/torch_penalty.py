@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
+PRODUCTS = frozenset(["mul", "div", "multiply", "divide", "true_divide", "where"])
 IN_PLACE = frozenset(["mul_", "div_", "multiply_", "divide_", "copy_"])
 
 
 @on_result
-def told(call: Call, function: Value, _: Value) -> None:
+def told(call: Call, function: Value, made: Value) -> None:
     """`torch.autograd.grad(...)`, `scaler.scale(loss)`, `gradient.mul_(inv_scale)`."""
     path = call.path
+    if call.name.rpartition(".")[2] in PRODUCTS and isinstance(made, Thing):
+        if path.known(made, "@scale_of") is not None:
+            path.learn(made, scaled=UNKNOWN)
     if isinstance(function, External):
         if function.name == "torch.autograd.grad":
             _taken(call)

@@ -32,8 +32,8 @@ def larger_epsilon(context: Context) -> Fix | None:
     if isinstance(given, ast.Constant):
         edit = Edit(*module.range(given), "1e-4")
     elif given is None and (node.args or node.keywords):
-        last = max((*node.args, *node.keywords), key=lambda each: (each.lineno, each.col_offset))
-        end = module.range(last)[1]
+        given_all: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
+        end = max(module.range(each)[1] for each in given_all)
         edit = Edit(end, end, ", eps=1e-4")
     else:
         return None
