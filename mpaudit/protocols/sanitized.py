@@ -101,8 +101,8 @@ def _hidden(now: _Gradients, optimizer: Ref, event: Event) -> Iterator[Broken]:
                     RULE,
                     edit.at,
                     f"`{edit.how}` replaces what is infinite in the gradients before the scaler looks",
-                    "after an overflow the step is taken with the replacements, up to 3.4e38 / 65536 = 5.2e33 "
-                    "each, and the scale does not fall: every following step overflows as well",
+                    "after an overflow the step is taken with the replacements, up to 3.4e38 / 65536 "
+                    "= 5.2e33 each, and the scale does not fall: every following step overflows as well",
                     (
                         Related(now.backward, "the gradients of the scaled loss are made here"),
                         Related(event.at, "the scaler looks for infinities here"),

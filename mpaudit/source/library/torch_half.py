@@ -179,11 +179,14 @@ def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
         if scaler is not None and known.name == "float16" and not _live(call, scaler, model):
             continue
         if scaler is not None and known.name == "float16" and divides:
+            test = _condition(known.at, path)
+            if test is not None and not isinstance(test, ast.Name | ast.Attribute):
+                continue  # a condition put together from others is not followed far enough
             call.emit(
                 HalfUnscaled(
                     at=call.span,
                     occasional=call.occasional,
-                    chosen=_chosen(known.at, path),
+                    chosen=_condition(known.at, path) is not None,
                     scaler=call.ref(scaler),
                     optimizer=Ref(optimizer.uid, ""),
                     cast=known.at,
@@ -202,7 +205,7 @@ def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
                 model="",
                 dtype=known.name,
                 cast=known.at,
-                chosen=_chosen(known.at, path),
+                chosen=_condition(known.at, path) is not None,
                 made=made,
                 maker=str(maker.value) if isinstance(maker, Const) else "",
                 eps=eps.value if isinstance(eps, Const) and isinstance(eps.value, float) else None,
@@ -223,13 +226,13 @@ def _live(call: Call, scaler: Thing, model: Value) -> bool:
     return isinstance(call.engine.logic.settled(known, path), Const)
 
 
-def _chosen(cast: Span, path: Path) -> bool:
-    """Whether a cast stands under a condition of its own."""
+def _condition(cast: Span, path: Path) -> ast.expr | None:
+    """The condition that a cast stands under, if it does."""
     files = {frame.module.filename: frame.module for frame in path.frames}
     module = files.get(cast.filename)
     node = module.node_at(cast) if module is not None else None
     while module is not None and node is not None:
         if isinstance(node, ast.If | ast.IfExp) and "__name__" not in ast.dump(node.test):
-            return True
+            return node.test
         node = None if isinstance(node, ast.FunctionDef) else module.parents.get(node)
-    return module is None
+    return None if module is not None else ast.Constant(None)

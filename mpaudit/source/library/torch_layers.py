@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.source.library.torch_dtypes import LOWER_METHODS, Kind, kind_of_layer
@@ -64,6 +65,7 @@ def _own(layer: Thing, owner: Class, engine: Calls, path: Path, nesting: int) ->
     return answer
 
 
+@lru_cache(maxsize=256)
 def _mentions_products(node: ast.AST) -> bool:
     return any(
         isinstance(part, ast.MatMult)
