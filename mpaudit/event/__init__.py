@@ -33,9 +33,9 @@ from mpaudit.event.half_step import HalfStep, HalfUnscaled
 from mpaudit.event.half_sum import SquaresReduced
 from mpaudit.event.keras import GradientsApplied, LayerMade, ModelMade, PolicySet, TapeGradient
 from mpaudit.event.model import Forward, LossComputed
+from mpaudit.event.no_grad import CachingForward
 from mpaudit.event.penalty import ScaledGradientTaken, ScaledPartScaled
 from mpaudit.event.sanitized import GradientsSanitized
-from mpaudit.event.no_grad import CachingForward
 from mpaudit.event.scaler_use import GradientRead, ScaleAsked, ScaledBare, ScaledLossRead
 from mpaudit.event.schedule import SchedulerStep
 from mpaudit.event.unsupported import HalfGiven

@@ -23,12 +23,16 @@ class UnsupportedProtocol(Protocol):
         tensor = f"`{event.tensor.text}`" if event.tensor.text else "a tensor"
         if event.to_numpy:
             rule = "bfloat16-to-numpy"
-            message = f"`{event.operation}` converts {tensor}, which is bfloat16; NumPy has no such type"
+            message = (
+                f"`{event.operation}` converts {tensor}, which is bfloat16; NumPy has no such type"
+            )
             consequence = 'it raises "Got unsupported ScalarType BFloat16"'
         else:
             rule = "linalg-in-half"
             message = f"`{event.operation}` is given {tensor}, which is {event.dtype}"
-            consequence = "it raises a RuntimeError: there is no kernel for 16 bits, and no cast to float32"
+            consequence = (
+                "it raises a RuntimeError: there is no kernel for 16 bits, and no cast to float32"
+            )
         yield Broken(
             Problem(rule, event.at, message, consequence, event.because, _how(event)),
             grounded=True,

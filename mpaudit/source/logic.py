@@ -19,7 +19,6 @@ from mpaudit.source.values import (
     newest,
 )
 
-
 COMPOSED = ("and", "or")
 """The operations whose answer follows from those to their operands."""
 

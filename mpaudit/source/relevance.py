@@ -110,6 +110,8 @@ KERAS_TELLING = frozenset(
     ]
 )
 MAX_REEXPORTS = 4
+MAX_IMPORTS = 2
+"""How far imports are traced: what is further off matters only by what it mentions itself."""
 METHODS = frozenset(["__init__", "__call__", "forward", "call", "__enter__", "__exit__"])
 """Methods that are called without being named: their class stands for them."""
 TELLING = frozenset(
@@ -149,7 +151,8 @@ class Relevance:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self._known: dict[tuple[str, frozenset[str]], Relevant] = {}
+        self._known: dict[tuple[str, frozenset[str], bool], Relevant] = {}
+        self._level = 0
         self._outlines: dict[str, Outline] = {}
 
     def entering(self, module: Module, owner: str | None, name: str) -> bool:
@@ -177,7 +180,8 @@ class Relevance:
 
         To build a model is to do nothing yet: its methods are entered for themselves.
         """
-        key = (module.filename, least)
+        near = self._level < MAX_IMPORTS
+        key = (module.filename, least, near)
         if key in self._known:
             return self._known[key]
         self._known[key] = Relevant()  # what an import cycle sees
@@ -186,7 +190,11 @@ class Relevance:
         words = least | keras if least is WORDS else least | (KERAS_TELLING if keras else set())
         if least is TELLING and "GradScaler" in module.text:
             words |= {"state_dict()"}
-        names = self._imported(module, least=least)
+        names: set[str] = set()
+        if near:
+            self._level += 1
+            names = self._imported(module, least=least)
+            self._level -= 1
         names |= {name for name, used in seen.assigned.items() if used & words}
         functions: set[tuple[str | None, str]] = set()
         while True:
@@ -236,8 +244,9 @@ class Relevance:
         """Whether what a file calls `name`, or passes on under that name, is relevant."""
         if module is None or depth > MAX_REEXPORTS:
             return False
-        if name in self._relevant(module, least=least).names:
-            return True
+        seen = self._outline(module)
+        if (None, name) in seen.functions or name in seen.classes or name in seen.assigned:
+            return name in self._relevant(module, least=least).names
         return any(
             self._offers(
                 self.project.find(node.module or "", module, node.level),

@@ -56,6 +56,7 @@ from mpaudit.source.library.registry import (
     stored,
     summary,
 )
+from mpaudit.source.library.torch_placement import attached
 
 FAMILIES = (
     python,
@@ -94,13 +95,11 @@ FAMILIES = (
     keras_training,
 )
 
-from mpaudit.source.library.torch_placement import attached
-
 __all__ = [
-    "attached",
     "FAMILIES",
     "adopt",
     "applied",
+    "attached",
     "attribute",
     "augmented",
     "entering",
