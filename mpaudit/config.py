@@ -12,6 +12,8 @@ from mpaudit.rule import Rule, catalogue
 UNREADABLE = "unparsable-source"
 """Only its own name or code turns this rule off: a file that nobody could read is not clean."""
 
+_DIGITS = str.maketrans("oil", "011")
+"""Letters that are typed in place of digits."""
 _ALL, _EXACT = 1, 9  # a prefix lies between: its length, 2 (MP) to 4 (MP10)
 
 
@@ -53,7 +55,10 @@ def nearest(word: str, *, beside: tuple[str, ...] = ()) -> list[str]:
     """Codes, names and whatever stands `beside` them that look like `word`, the likeliest first."""
     names = [*_words(), *beside]
     by_key = {each.lower(): each for each in names}
-    return [by_key[key] for key in get_close_matches(word.lower(), by_key, n=3, cutoff=0.7)]
+    typed = word.lower()
+    as_code = typed.translate(_DIGITS) if typed.startswith("mp") else typed
+    found = get_close_matches(as_code, by_key, n=3, cutoff=0.7)
+    return [by_key[key] for key in found or get_close_matches(typed, by_key, n=3, cutoff=0.7)]
 
 
 def _words() -> Iterator[str]:
