@@ -20,6 +20,8 @@ from mpaudit.event import (
 from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
+IDLE = "idle"
+"""The gradients of a loss that went through a scaler that is switched off: no evidence of anything."""
 RULE = "scaled-gradient-read"
 
 
@@ -63,8 +65,10 @@ class GradientReadProtocol(Protocol):
             return
         now = self.state.get("gradients")
         if not isinstance(now, _Gradients):
-            if isinstance(event, GradientRead):
+            if isinstance(event, GradientRead) and now != IDLE:
                 yield Kept(RULE, event.at)
+            elif isinstance(event, GradientsZeroed):
+                self.state.pop("gradients", None)
             return
         match event:
             case GradientRead():
@@ -88,7 +92,9 @@ class GradientReadProtocol(Protocol):
 
     def _backward(self, event: Backward) -> None:
         before = self.state.get("gradients")
-        if not event.scalers:
+        if event.idle:
+            self.state["gradients"] = IDLE
+        elif not event.scalers:
             self.state.pop("gradients", None)
         elif not isinstance(before, _Gradients):
             self.state["gradients"] = _Gradients(event.at, event.scalers)
