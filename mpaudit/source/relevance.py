@@ -130,6 +130,7 @@ HANDLING = frozenset(
         "update()",
         "zero_grad",
         "clip_grad_norm_",
+        "grad",
         "clip_grad_value_",
         "state_dict()",
         "torch.save",
