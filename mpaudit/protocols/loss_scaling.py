@@ -106,7 +106,7 @@ class LossScalingProtocol(Protocol):
 
 
 def _with_backward(phase: _Phase, event: Backward) -> _Phase:
-    if event.scalers is None:
+    if event.scalers is None or event.idle:
         return replace(phase, unsure=True)
     if event.scalers:
         others = tuple(b for b in phase.scaled if b.at != event.at)

@@ -206,6 +206,7 @@ def _role(call: Call, receiver: Thing) -> str:
     roles = call.engine.roles(call.path)
     if call.name in ("scale", "unscale_", "step", "update", "is_enabled", "get_scale"):
         if ast.unparse(call.node.func.value) in roles.scalers:
+            call.engine.identities.decisive |= {receiver, call.engine.term("is None", receiver)}
             return "GradScaler"
     if call.name in ("step", "zero_grad") and ast.unparse(call.node.func.value) in roles.optimizers:
         return "Optimizer"

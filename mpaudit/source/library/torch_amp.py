@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import (
@@ -13,8 +14,9 @@ from mpaudit.event import (
     ScalerUpdate,
     Unscaled,
 )
+from mpaudit.finding import Position, Span
 from mpaudit.source.guard import guard_after
-from mpaudit.source.library.registry import base, function, method
+from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch_device import decided, device_type
 from mpaudit.source.library.torch_region import backward_inside, stepped_inside
 from mpaudit.source.library.torch_training import closure_of, is_whole
@@ -33,6 +35,7 @@ from mpaudit.source.values import (
 )
 
 if TYPE_CHECKING:
+    from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
@@ -144,11 +147,20 @@ def _scaled(call: Call, loss: Value) -> Thing:
 
 
 def _optimizer(call: Call) -> Value | None:
-    """The optimizer argument; what is None here was set where nobody looked, once for each scaler."""
+    """The optimizer argument; what is None here was set where nobody looked, one for each spelling."""
     optimizer = call.picked(0, "optimizer")
     if optimizer is None or isinstance(optimizer, Thing):
         return optimizer
-    return call.engine.term("optimizer of", call.thing)
+    node = call.argument_node(0, "optimizer")
+    return call.engine.term("optimizer of", call.thing, Const(ast.unparse(node) if node else ""))
+
+
+@attributes("_per_optimizer_states")
+def inner_state(engine: Calls, scaler: Thing, path: Path) -> Value:
+    """Code that asks a scaler's private books what was done knows what it does."""
+    start = Position(1, 1)
+    engine.lose((scaler,), path, Span(path.frame.module.filename, start, start))
+    return engine.term("state of", scaler)
 
 
 @method("GradScaler", "unscale_")
