@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mpaudit.checks import CHECKS
-from mpaudit.config import UNREADABLE, Selection
+from mpaudit.config import UNREADABLE, Selection, Target
 from mpaudit.finding import Finding, Position, Problem, Span
 from mpaudit.fix import Fix, Safety, apply
 from mpaudit.protocols.protocol import Verdict, settle
@@ -36,10 +36,12 @@ class _Run:
     warnings: list[str] = field(default_factory=list)
 
 
-def check(paths: Sequence[Path], selection: Selection | None = None) -> Report:
+def check(
+    paths: Sequence[Path], selection: Selection | None = None, target: Target | None = None
+) -> Report:
     """Check files and folders. Raises MpauditError for a path that is not there."""
     found = files(paths)
-    run = _Run()
+    run = _Run(Project(target))
     for path in found:
         run.project.add(path)
         _read(run, path, named=path in paths)
@@ -51,30 +53,37 @@ def check(paths: Sequence[Path], selection: Selection | None = None) -> Report:
     return _report(run, selection or Selection(), len(found))
 
 
-def check_text(text: str, filename: str, selection: Selection | None = None) -> list[Finding]:
+def check_text(
+    text: str, filename: str, selection: Selection | None = None, target: Target | None = None
+) -> list[Finding]:
     """Check one text as if it stood in `filename`."""
-    run = _Run()
+    run = _Run(Project(target))
     run.project.add(Path(filename))
     _parse(run, text, filename, Encoding())
     return list(_report(run, selection or Selection(), 1).findings)
 
 
 def fix(
-    paths: Sequence[Path], selection: Selection | None = None, *, unsafe: bool, write: bool
+    paths: Sequence[Path],
+    selection: Selection | None = None,
+    target: Target | None = None,
+    *,
+    unsafe: bool,
+    write: bool,
 ) -> tuple[Report, Mapping[str, tuple[str, str]]]:
     """Repair files: what is left to report, and each changed file's text before and after.
 
     Unsafe repairs are applied only if `unsafe`; nothing is written unless `write`.
     """
     selection = selection or Selection()
-    report = check(paths, selection)
+    report = check(paths, selection, target)
     changed: dict[str, tuple[str, str]] = {}
     fixed: dict[str, int] = {}
     for filename in sorted({finding.span.filename for finding in report.findings}):
         before = report.sources.get(filename)
         if before is None:
             continue
-        after, count = _repaired(before, filename, selection, unsafe=unsafe)
+        after, count = _repaired(before, filename, selection, target, unsafe=unsafe)
         if after != before:
             changed[filename] = (before, after)
             fixed[filename] = count
@@ -82,25 +91,34 @@ def fix(
         for filename, (_, after) in changed.items():
             _, encoding = decode(Path(filename).read_bytes(), filename)
             write_atomically(Path(filename), after, encoding)
-        report = check(paths, selection)
+        report = check(paths, selection, target)
     return replace(report, fixed=fixed), changed
 
 
-def fix_text(text: str, filename: str, *, unsafe: bool, names: set[str] | None = None) -> str:
+def fix_text(
+    text: str,
+    filename: str,
+    *,
+    unsafe: bool,
+    names: set[str] | None = None,
+    target: Target | None = None,
+) -> str:
     """Repair one text, in as many rounds as it takes; `names` limits it to these rules."""
     selection = Selection(select=tuple(sorted(names))) if names else Selection()
-    return _repaired(text, filename, selection, unsafe=unsafe)[0]
+    return _repaired(text, filename, selection, target, unsafe=unsafe)[0]
 
 
-def _repaired(text: str, filename: str, selection: Selection, *, unsafe: bool) -> tuple[str, int]:
+def _repaired(
+    text: str, filename: str, selection: Selection, target: Target | None, *, unsafe: bool
+) -> tuple[str, int]:
     count = 0
-    findings = check_text(text, filename, selection)
+    findings = check_text(text, filename, selection, target)
     for _ in range(MAX_ROUNDS):
         offered = [f for f in findings if _allowed(f.fix, unsafe)]
         if not offered:
             break
         after, applied = apply(text, [f.fix for f in offered if f.fix is not None])
-        left = check_text(after, filename, selection)
+        left = check_text(after, filename, selection, target)
         if any(f.name == UNREADABLE for f in left) or len(left) >= len(findings):
             break
         count += sum(f.fix in applied for f in offered)

@@ -15,7 +15,7 @@ from mpaudit import __version__
 from mpaudit.errors import MpauditError
 
 if TYPE_CHECKING:
-    from mpaudit.config import Selection
+    from mpaudit.config import Selection, Target
     from mpaudit.report import Report
 
 CLEAN, FINDINGS, FAILED = 0, 1, 2
@@ -137,6 +137,11 @@ def main(context: click.Context) -> int:
 )
 @click.option("--ignore", multiple=True, metavar="RULES", help="Not these.")
 @click.option(
+    "--target-keras",
+    type=click.Choice(["2", "3"]),
+    help="What keras and tf.keras are, where neither imports nor requirements tell.",
+)
+@click.option(
     "--output-format",
     type=click.Choice(["full", "concise", "json"]),
     default="full",
@@ -149,6 +154,7 @@ def check(
     diff: bool,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
+    target_keras: str | None,
     output_format: str,
 ) -> int:
     """Find mistakes in PATHS (files or folders; default: this folder) without running them.
@@ -158,16 +164,17 @@ def check(
     from dataclasses import replace
 
     from mpaudit import audit
-    from mpaudit.config import Selection, selectors
+    from mpaudit.config import Selection, Target, selectors
 
     selection = Selection(selectors(select), selectors(ignore))
+    target = Target(keras=int(target_keras) if target_keras else None)
     paths = paths or (Path(),)
     if diff:
-        return _diff(paths, selection, unsafe_fixes)
+        return _diff(paths, selection, target, unsafe_fixes)
     if fix:
-        report, _ = audit.fix(paths, selection, unsafe=unsafe_fixes, write=True)
+        report, _ = audit.fix(paths, selection, target, unsafe=unsafe_fixes, write=True)
     else:
-        report = audit.check(paths, selection)
+        report = audit.check(paths, selection, target)
     report = replace(report, unsafe_fixes=unsafe_fixes, fixing=fix)
     _warn(report)
     _print(_rendered(report, output_format))
@@ -188,7 +195,7 @@ def _warn(report: Report) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _diff(paths: Sequence[Path], selection: Selection, unsafe: bool) -> int:
+def _diff(paths: Sequence[Path], selection: Selection, target: Target, unsafe: bool) -> int:
     from dataclasses import replace
 
     from mpaudit import audit
@@ -196,7 +203,7 @@ def _diff(paths: Sequence[Path], selection: Selection, unsafe: bool) -> int:
     from mpaudit.render import concise, diff
     from mpaudit.report import count
 
-    report, changes = audit.fix(paths, selection, unsafe=unsafe, write=False)
+    report, changes = audit.fix(paths, selection, target, unsafe=unsafe, write=False)
     _warn(report)
     _print(diff.render(changes, colour=_coloured()))
     left = replace(report, unsafe_fixes=unsafe)

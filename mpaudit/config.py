@@ -1,4 +1,4 @@
-"""Which rules are on: what `--select` and `--ignore` mean."""
+"""What the user asks for: which rules are on, and for which versions of the frameworks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ UNREADABLE = "unparsable-source"
 _DIGITS = str.maketrans("oil", "011")
 """Letters that are typed in place of digits."""
 _ALL, _EXACT = 1, 9  # a prefix lies between: its length, 2 (MP) to 4 (MP10)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The frameworks that the code is for, where the user says so: a statement of the command line.
+
+    `keras` is 2 or 3. None leaves it to the code's imports and to the requirements of its project.
+    """
+
+    keras: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,7 @@ def refused(result: Result | subprocess.CompletedProcess[str], *words: str) -> N
         (["check", "--select", "", "a.py"], ["''"]),
         (["check", "--outputformat", "json"], ["--outputformat", "mpaudit check --help"]),
         (["check", "--output-format", "yaml"], ["yaml", "concise"]),
+        (["check", "--target-keras", "4"], ["--target-keras", "4"]),
         (["chekc"], ["chekc", "mpaudit --help"]),
         (["explain", "no-such-rule"], ["no-such-rule"]),
         (["explain", "missing-scaler-updates"], ["missing-scaler-update,"]),

@@ -25,7 +25,7 @@ ALLOWED = {
     "explain": {"config", "errors", "rule"},
     "report": {"finding", "fix"},
     "protocols": {"event", "finding"},
-    "source": {"autocast_lists", "errors", "event", "finding", "fix", "protocols"},
+    "source": {"autocast_lists", "config", "errors", "event", "finding", "fix", "protocols"},
     "checks": {"finding", "fix", "source"},
     "runtime": {"autocast_lists", "errors", "event", "finding", "protocols", "rule", "__version__"},
 }

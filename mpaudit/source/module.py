@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from mpaudit.config import Target
 from mpaudit.finding import Position, Span
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
@@ -59,7 +60,11 @@ def decode(data: bytes, filename: str) -> tuple[str, Encoding]:
 
 @dataclass(eq=False)
 class Module:
-    """A parsed source text. `name` is its dotted import name where the project knows one."""
+    """A parsed source text.
+
+    `name` is its dotted import name where the project knows one; `target` what the user says the code
+    is for.
+    """
 
     filename: str
     text: str
@@ -67,6 +72,7 @@ class Module:
     name: str = "imported"
     package: str = ""
     encoding: Encoding = field(default_factory=Encoding)
+    target: Target = field(default_factory=Target)
 
     @classmethod
     def parse(

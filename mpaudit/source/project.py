@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from mpaudit.config import Target
 from mpaudit.source.module import Module, UnparsableError
 
 _FOREIGN = frozenset(
@@ -42,9 +43,13 @@ _MAX_LEVELS = 8
 
 
 class Project:
-    """Finds and parses the modules that files of one run import from each other."""
+    """Finds and parses the modules that files of one run import from each other.
 
-    def __init__(self) -> None:
+    `target` is what the user says that they are for.
+    """
+
+    def __init__(self, target: Target | None = None) -> None:
+        self.target = target or Target()
         self._modules: dict[Path, Module | None] = {}
         self._exists: dict[Path, bool] = {}
         self._names: dict[Path, str] = {}
@@ -53,6 +58,7 @@ class Project:
         """Make a file known by the name the user gave it, with its module if it was parsed."""
         self._names[path.absolute()] = str(path)
         if module is not None:
+            module.target = self.target
             self._modules[path.absolute()] = module
 
     def checked(self, filename: str) -> Module | None:
@@ -102,7 +108,8 @@ class Project:
         path = path.absolute()
         if path not in self._modules:
             try:
-                self._modules[path] = Module.read(path, self._names.get(path))
+                module = self._modules[path] = Module.read(path, self._names.get(path))
+                module.target = self.target
             except (UnparsableError, OSError):
                 self._modules[path] = None
         return self._modules[path]

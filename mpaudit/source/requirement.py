@@ -1,4 +1,4 @@
-"""Which versions of torch a project allows, from the files that state its requirements."""
+"""Which versions of a library a project allows, from the files that state its requirements."""
 
 from __future__ import annotations
 
@@ -20,15 +20,28 @@ else:
 
 Version = tuple[int, int]
 
-_TORCH = re.compile(r"\s*torch\s*(\[[^]]*\])?\s*\(?\s*(?P<bounds>[^;#@)]*)")
-_BOUND = re.compile(r"(?P<sign>===|[<>=!~]=|[<>^~]|)\s*v?(?P<major>\d+)(\.(?P<minor>\d+))?")
+TORCH = ("torch",)
+TENSORFLOW = (
+    "tensorflow",
+    "tensorflow-cpu",
+    "tensorflow-gpu",
+    "tensorflow-intel",
+    "tensorflow-macos",
+    "tensorflow-rocm",
+)
+KERAS = ("keras",)
+
+_REQUIREMENT = re.compile(
+    r"\s*(?P<name>[a-zA-Z0-9][\w.-]*)\s*(\[[^]]*\])?\s*\(?\s*(?P<bounds>[^;#@)]*)"
+)
+_BOUND = re.compile(r"(?P<sign>===|[<>=!~]=|[<>^~=]|)\s*v?(?P<major>\d+)(\.(?P<minor>\d+))?")
 _ANY = 99  # stands for the last minor version of a major one
 _STATES = ("pyproject.toml", "setup.cfg", "setup.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The lowest torch that is allowed, and the highest; None where nothing bounds it.
+    """The lowest version that is allowed, and the highest; None where nothing bounds it.
 
     Both are (major, minor). `floor` is (0, 0) where only an upper bound is given.
     """
@@ -43,17 +56,23 @@ def torch_floor(path: Path) -> Version | None:
 
 
 def allowed_torch(path: Path) -> Allowed:
-    """The torch versions that the project around the file `path` allows.
+    """The torch versions that the project around the file `path` allows."""
+    return allowed(path, TORCH)
 
-    The nearest folder, upwards to the root of the repository, that states a requirement on torch
-    decides; where several of its files do, the most generous.
+
+def allowed(path: Path, names: tuple[str, ...]) -> Allowed:
+    """The versions of a library that the project around the file `path` allows.
+
+    `names` are what the library is called where it is installed from, in lower case. The nearest
+    folder, upwards to the root of the repository, that states a requirement on it decides; where
+    several of its files do, the most generous.
     """
-    return _allowed_in(path.resolve().parent)
+    return _allowed_in(path.resolve().parent, names)
 
 
 @lru_cache(maxsize=4096)
-def _allowed_in(folder: Path) -> Allowed:
-    bounds = [_bounds(each) for file in _files(folder) for each in _requirements(file)]
+def _allowed_in(folder: Path, names: tuple[str, ...]) -> Allowed:
+    bounds = [_bounds(each, names) for file in _files(folder) for each in _requirements(file)]
     found = [each for each in bounds if each is not None]
     if found:
         floors = [each.floor for each in found if each.floor]
@@ -65,7 +84,7 @@ def _allowed_in(folder: Path) -> Allowed:
     is_root = (folder / ".git").exists() or folder.parent == folder or folder == Path.home()
     if is_root or folder.name == "site-packages":
         return Allowed()
-    return _allowed_in(folder.parent)
+    return _allowed_in(folder.parent, names)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -73,12 +92,18 @@ def _files(folder: Path) -> list[Path]:
         return [
             *(folder / name for name in _STATES if (folder / name).is_file()),
             *sorted(folder.glob("requirements*.txt")),
+            *sorted(folder.glob("environment*.y*ml")),
         ]
     return []
 
 
-def _requirements(file: Path) -> Iterator[str]:
+@lru_cache(maxsize=256)
+def _requirements(file: Path) -> tuple[str, ...]:
     """Every requirement that a file states, as text; a file that cannot be read states none."""
+    return tuple(_stated(file))
+
+
+def _stated(file: Path) -> Iterator[str]:
     try:
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".txt":
@@ -87,6 +112,8 @@ def _requirements(file: Path) -> Iterator[str]:
             yield from _in_pyproject(tomllib.loads(text))
         elif file.suffix == ".cfg":
             yield from _in_setup_cfg(text)
+        elif file.suffix in (".yml", ".yaml"):
+            yield from (line.strip()[2:] for line in text.splitlines() if "- " in line)
         else:
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -113,11 +140,11 @@ def _in_pyproject(data: dict[str, Any]) -> Iterator[str]:
             yield from _strings(entries)
     poetry = _table(_table(data, "tool"), "poetry")
     for group in [poetry, *_table(poetry, "group").values()]:
-        wanted = _table(group, "dependencies").get("torch")
-        for each in wanted if isinstance(wanted, list) else [wanted]:
-            version = each.get("version") if isinstance(each, dict) else each
-            if isinstance(version, str):
-                yield f"torch {version}"
+        for name, wanted in _table(group, "dependencies").items():
+            for each in wanted if isinstance(wanted, list) else [wanted]:
+                version = each.get("version") if isinstance(each, dict) else each
+                if isinstance(version, str):
+                    yield f"{name} {version}"
 
 
 def _table(data: object, key: str) -> dict[str, Any]:
@@ -129,13 +156,13 @@ def _strings(entries: object) -> Iterable[str]:
     return [each for each in entries if isinstance(each, str)] if isinstance(entries, list) else []
 
 
-def _bounds(requirement: str) -> Allowed | None:
-    """What one requirement says of torch; None if it is about something else.
+def _bounds(requirement: str, names: tuple[str, ...]) -> Allowed | None:
+    """What one requirement says of a library; None if it is about something else.
 
-    A bare number means that very version; ^ and ~ are Poetry's, ~= is Python's.
+    A bare number means that very version, as does = of conda; ^ and ~ are Poetry's, ~= is Python's.
     """
-    match = _TORCH.match(requirement)
-    if match is None:
+    match = _REQUIREMENT.match(requirement)
+    if match is None or re.sub(r"[-_.]+", "-", match["name"]).lower() not in names:
         return None
     text = match["bounds"].strip()
     if text and not re.match(r"[<>=!~^]|\*$|\d[\w.]*$", text):
@@ -147,7 +174,7 @@ def _bounds(requirement: str) -> Allowed | None:
         if bound is None:
             continue
         version = (int(bound["major"]), int(bound["minor"] or 0))
-        if bound["sign"] in {"==", "===", ""}:
+        if bound["sign"] in {"==", "===", "=", ""}:
             lows.append(version)
             highs.append(version)
         elif bound["sign"] in {">=", ">", "~=", "^", "~"}:

@@ -1,0 +1,56 @@
+"""Which Keras is meant: 2 or 3, of which custom training loops need the opposite of each other."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from mpaudit.source.module import Module
+from mpaudit.source.requirement import KERAS, TENSORFLOW, Allowed, allowed
+
+LEGACY = ("tf_keras.", "tensorflow.python.keras.", "tensorflow.compat.v1.keras.")
+"""Where Keras 2 is meant for certain."""
+OLD_PARTS = (".experimental.", ".optimizers.legacy.")
+"""Parts of names that only Keras 2 has."""
+
+_THREE = {TENSORFLOW: (2, 16), KERAS: (3, 0)}
+"""The first versions that bring Keras 3 along."""
+_SWITCHED = re.compile(r"TF_USE_LEGACY_KERAS\W+(?P<value>\w+)")
+_ON, _OFF = ("1", "true"), ("0", "false")
+
+
+def generation(name: str, module: Module) -> int | None:
+    """2 or 3 for what `module` calls by the full dotted `name`; None if that cannot be known.
+
+    `tf_keras` is Keras 2. For `keras` and `tf.keras` the command line decides, then the requirements of
+    the project; `keras` of which nothing is required is 3, as an installation today brings it.
+    """
+    if name.startswith(LEGACY) or any(part in name for part in OLD_PARTS):
+        return 2
+    return _of_module(module, name.startswith("keras."))
+
+
+@lru_cache(maxsize=4096)
+def _of_module(module: Module, standalone: bool) -> int | None:
+    if module.target.keras is not None:
+        return module.target.keras
+    if not standalone and (switch := _SWITCHED.search(module.text)):
+        value = switch["value"].lower()
+        if value not in _OFF:
+            return 2 if value in _ON else None
+    stated = [
+        (allowed(Path(module.filename), names), names)
+        for names in ((KERAS, TENSORFLOW) if standalone else (TENSORFLOW, KERAS))
+    ]
+    known = [found for bounds, names in stated if (found := _within(bounds, _THREE[names]))]
+    if known:
+        return known[0]
+    return 3 if standalone and all(bounds == Allowed() for bounds, _ in stated) else None
+
+
+def _within(stated: Allowed, three: tuple[int, int]) -> int | None:
+    """2 or 3 where all versions that are allowed are of one kind."""
+    if stated.floor is not None and stated.floor >= three:
+        return 3
+    return 2 if stated.ceiling is not None and stated.ceiling < three else None
