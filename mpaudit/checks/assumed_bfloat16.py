@@ -35,8 +35,8 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
     names = Names.of(module)
     found = [
         node
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Call) and _hard_coded(node, names) and not _chosen(node, module)
+        for node in module.every(ast.Call)
+        if _hard_coded(node, names) and not _chosen(node, module)
     ]
     found.sort(key=lambda node: (node.lineno, node.col_offset))
     if not found:

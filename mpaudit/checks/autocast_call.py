@@ -47,9 +47,7 @@ def only_device(module: Module) -> str | None:
     """The one device type that the file's other regions and scalers name, None if there is none."""
     names = Names.of(module)
     found: set[str] = set()
-    for node in ast.walk(module.tree):
-        if not isinstance(node, ast.Call):
-            continue
+    for node in module.every(ast.Call):
         meaning = names.resolve(node.func) or ""
         if meaning in LEGACY_AUTOCASTS:
             found.add(LEGACY_AUTOCASTS[meaning])

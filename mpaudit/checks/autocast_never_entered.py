@@ -16,6 +16,7 @@ from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.library.torch_amp import AUTOCASTS
 from mpaudit.source.names import Names
+from mpaudit.source.walk import children, walk
 
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
@@ -85,7 +86,7 @@ def _asks_for_locals(binding: object) -> bool:
     scope = getattr(binding, "scope", None)
     return scope is not None and any(
         isinstance(node, ast.Name) and node.id in ("locals", "vars", "eval", "exec")
-        for node in ast.walk(scope.node)
+        for node in walk(scope.node)
     )
 
 
@@ -117,7 +118,7 @@ def _own_nodes(function: _Function) -> Iterator[ast.AST]:
         node = waiting.pop()
         yield node
         if not isinstance(node, _Function | ast.Lambda | ast.ClassDef):
-            waiting.extend(ast.iter_child_nodes(node))
+            waiting.extend(children(node))
 
 
 def _add_call(module: Module, node: ast.expr, name: str) -> Fix | None:

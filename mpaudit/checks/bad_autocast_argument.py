@@ -19,6 +19,7 @@ from mpaudit.source.library.torch_amp import AUTOCASTS
 from mpaudit.source.names import Names
 from mpaudit.source.place import root_of
 from mpaudit.source.sort import Sort, sort_of
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
@@ -263,7 +264,7 @@ class _Arguments:
             isinstance(each, ast.keyword)
             and each.arg == "enabled"
             and ast.unparse(each.value) == text
-            for each in ast.walk(self.module.tree)
+            for each in walk(self.module.tree)
         )
 
     def _text(self, node: ast.expr) -> str:

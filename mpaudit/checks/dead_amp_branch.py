@@ -15,6 +15,7 @@ from mpaudit.fix import Fix
 from mpaudit.source.library.torch_amp import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
 from mpaudit.source.names import Names
 from mpaudit.source.sort import Sort, sort_of
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
@@ -27,8 +28,8 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
     """Yield the comparisons that switch mixed precision off for ever."""
     if "torch" not in module.text:
         return
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Compare) and len(node.ops) == 1:
+    for node in module.every(ast.Compare):
+        if len(node.ops) == 1:
             device = _device_beside_text(node, module)
             if device is None:
                 continue
@@ -102,7 +103,7 @@ def _precision(branch: list[ast.stmt] | list[ast.expr], module: Module) -> ast.A
     """The first place of a branch that has to do with mixed precision."""
     names = Names.of(module)
     for part in branch:
-        for node in ast.walk(part):
+        for node in walk(part):
             if isinstance(node, ast.Call):
                 method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
                 if names.resolve(node.func) in _SWITCHED or method in _TELLING:

@@ -31,6 +31,7 @@ from mpaudit.source.tf32 import (
     Use,
     uses,
 )
+from mpaudit.source.walk import walk
 
 RULE = "mixed-tf32-api"
 _SAID = {
@@ -158,7 +159,7 @@ def _depends(node: ast.AST, module: Module) -> bool:
 
 
 def _asks(test: ast.expr, names: Names) -> bool:
-    for node in ast.walk(test):
+    for node in walk(test):
         if isinstance(node, ast.Constant) and node.value in ("fp32_precision", "allow_tf32"):
             return True
         if isinstance(node, ast.Name):
@@ -167,7 +168,7 @@ def _asks(test: ast.expr, names: Names) -> bool:
                 isinstance(part, ast.Constant) and part.value in ("fp32_precision", "allow_tf32")
                 for origin in origins
                 if isinstance(origin, ast.expr)
-                for part in ast.walk(origin)
+                for part in walk(origin)
             ):
                 return True
     return False

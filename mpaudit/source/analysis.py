@@ -28,6 +28,7 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.walk import walk
 
 BUDGET = 30_000
 """Evaluation steps for one entry point at first; what needs more is followed narrowly."""
@@ -115,9 +116,9 @@ class Engine(Compound):
         """The rows of a function that was followed, but not there, and that handle gradients."""
         return {
             row
-            for node in ast.walk(function)
+            for node in walk(function)
             if isinstance(node, ast.Expr | ast.Assign) and node not in self.executed
-            if any(isinstance(n, ast.Attribute) and n.attr in GRADIENTS for n in ast.walk(node))
+            if any(isinstance(n, ast.Attribute) and n.attr in GRADIENTS for n in walk(node))
             for row in range(node.lineno, (node.end_lineno or node.lineno) + 1)
         }
 
@@ -285,7 +286,7 @@ class Engine(Compound):
         for node in module.tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
                 return True
-        return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(module.tree))
+        return any(node.id == name for node in module.every(ast.Name))
 
     def imported(self, value: Imported, path: Path) -> Value:
         """What an import brings in; the module is executed once, on its own."""
@@ -358,8 +359,6 @@ def _definitions(
         if not isinstance(owner, ast.ClassDef):
             continue
         methods = [n for n in owner.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-        used = {
-            n.attr for method in methods for n in ast.walk(method) if isinstance(n, ast.Attribute)
-        }
+        used = {n.attr for method in methods for n in walk(method) if isinstance(n, ast.Attribute)}
         for method in sorted(methods, key=lambda m: (m.name in used, m.name == "__init__")):
             yield owner, method

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.protocols.autograd_function import problem
 from mpaudit.source.names import Names
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.finding import Problem
@@ -85,8 +86,8 @@ def functions(module: Module) -> Iterator[AutogradFunction]:
     if "Function" not in module.text:
         return
     names = Names.of(module)
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.ClassDef) and any(names.resolve(b) in FUNCTION for b in node.bases):
+    for node in module.every(ast.ClassDef):
+        if any(names.resolve(b) in FUNCTION for b in node.bases):
             defined = [s for s in node.body if isinstance(s, ast.FunctionDef)]
             yield AutogradFunction(node, {s.name: _method(s, names) for s in defined})
 
@@ -106,7 +107,7 @@ def _method(node: ast.FunctionDef, names: Names) -> Method:
 
 def multiplies(function: ast.AST, names: Names) -> ast.expr | None:
     """The first operation of a function that autocast runs in half: a product of matrices."""
-    found = (n for n in ast.walk(function) if isinstance(n, ast.expr) and _is_product(n, names))
+    found = (n for n in walk(function) if isinstance(n, ast.expr) and _is_product(n, names))
     return next(found, None)
 
 
@@ -124,12 +125,12 @@ def _is_product(node: ast.expr, names: Names) -> bool:
 def _returns_product(forward: ast.FunctionDef, names: Names) -> bool:
     """Whether every result is a product as it came out: what was added to it may be in float32."""
     assigned: dict[str, list[ast.expr]] = {}
-    for node in ast.walk(forward):
+    for node in walk(forward):
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 if isinstance(target, ast.Name):
                     assigned.setdefault(target.id, []).append(node.value)
-    results = [n.value for n in ast.walk(forward) if isinstance(n, ast.Return)]
+    results = [n.value for n in walk(forward) if isinstance(n, ast.Return)]
     return bool(results) and all(_half(each, assigned, names, MAX_STEPS) for each in results)
 
 
@@ -191,14 +192,14 @@ def _casts(function: ast.AST) -> bool:
         (isinstance(node, ast.Attribute) and (node.attr in _CASTS or "autocast" in node.attr))
         or (isinstance(node, ast.Name) and "autocast" in node.id)
         or (isinstance(node, ast.keyword) and node.arg == "dtype")
-        for node in ast.walk(function)
+        for node in walk(function)
     )
 
 
 def _saves(forward: ast.FunctionDef) -> bool:
     return any(
         isinstance(node, ast.Attribute) and node.attr == "save_for_backward"
-        for node in ast.walk(forward)
+        for node in walk(forward)
     )
 
 
@@ -207,28 +208,28 @@ def _recomputed(
 ) -> ast.Call | None:
     """Where `backward` runs again, with gradients, the function that `forward` was handed and called."""
     parameters = {each.arg for each in (*forward.args.posonlyargs, *forward.args.args)}
-    called = {n.func.id for n in ast.walk(forward) if _calls_name(n)}  # type: ignore[attr-defined]
+    called = {n.func.id for n in walk(forward) if _calls_name(n)}  # type: ignore[attr-defined]
     kept = {
         target.attr
-        for node in ast.walk(forward)
+        for node in walk(forward)
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name)
         for target in node.targets
         if isinstance(target, ast.Attribute) and node.value.id in parameters
     }
     called_kept = {
         n.func.attr
-        for n in ast.walk(forward)
+        for n in walk(forward)
         if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
     }
     if not (called & parameters or called_kept & kept):
         return None
-    for node in ast.walk(backward):
+    for node in walk(backward):
         if isinstance(node, ast.With) and any(
             isinstance(item.context_expr, ast.Call)
             and names.resolve(item.context_expr.func) == "torch.enable_grad"
             for item in node.items
         ):
-            for call in ast.walk(node):
+            for call in walk(node):
                 if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
                     if call.func.attr in kept and isinstance(call.func.value, ast.Name):
                         return call

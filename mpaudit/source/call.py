@@ -32,6 +32,7 @@ from mpaudit.source.values import (
     Value,
     newest,
 )
+from mpaudit.source.walk import walk
 
 MAX_DEPTH = 12
 FORWARD = {"Module": "forward", "KerasModel": "call", "KerasLayer": "call"}
@@ -309,7 +310,7 @@ class Calls(Regions):
         frame = Frame(function.module, function.scopes or path.frame.scopes[-1:], 0)
         path.frames.append(frame)
         try:
-            if any(isinstance(part, ast.Call) for part in ast.walk(node)):
+            if any(isinstance(part, ast.Call) for part in walk(node)):
                 return self.made(node, path)
             return self.evaluate(node, path)
         finally:

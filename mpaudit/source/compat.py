@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.source.names import Names
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,7 +101,7 @@ def _caught(handler: ast.ExceptHandler) -> Iterable[str]:
 
 def _asks(test: ast.expr, module: Module, names: Names, depth: int = 2) -> bool:
     """Whether a condition is about what the installed library has."""
-    for node in ast.walk(test):
+    for node in walk(test):
         match node:
             case ast.Name(id=word) | ast.Attribute(attr=word):
                 if _ABOUT_VERSION.search(word):

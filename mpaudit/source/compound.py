@@ -19,6 +19,7 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.walk import walk
 
 MAX_ITEMS = 6
 """A container of so few known items is gone through item by item."""
@@ -306,6 +307,6 @@ def _counters(node: ast.For | ast.AsyncFor | ast.While) -> list[ast.expr]:
     return [
         each.target
         for statement in node.body
-        for each in ast.walk(statement)
+        for each in walk(statement)
         if isinstance(each, ast.AugAssign) and isinstance(each.target, ast.Name | ast.Attribute)
     ]

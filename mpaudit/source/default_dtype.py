@@ -26,9 +26,7 @@ def devices_with_another_dtype(module: Module) -> set[str]:
     """
     names = Names.of(module)
     found: set[str] = set()
-    for call in ast.walk(module.tree):
-        if not isinstance(call, ast.Call):
-            continue
+    for call in module.every(ast.Call):
         name = names.resolve(call.func) or ""
         api = DEPRECATED.get(name)
         if name.startswith("torch.set_autocast_") and name.endswith("dtype"):

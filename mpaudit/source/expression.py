@@ -26,6 +26,7 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.walk import children
 
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
@@ -45,7 +46,7 @@ class Expressions(Operators):
         return method(node, path) if method else self._unknown(node, path)
 
     def _unknown(self, node: ast.expr, path: Path) -> Thing:
-        for child in ast.iter_child_nodes(node):
+        for child in children(node):
             if isinstance(child, ast.expr):
                 self.evaluate(child, path)
         return self.made(node, path)

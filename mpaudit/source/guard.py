@@ -6,6 +6,7 @@ import ast
 
 from mpaudit.finding import Span
 from mpaudit.source.module import Module
+from mpaudit.source.walk import walk
 
 _LEAVES = (ast.Continue, ast.Return)
 
@@ -42,13 +43,13 @@ def _guards(statement: ast.If) -> ast.AST | None:
 
 
 def _asks_finite(test: ast.expr) -> bool:
-    names = {n.attr for n in ast.walk(test) if isinstance(n, ast.Attribute)}
-    names |= {n.id for n in ast.walk(test) if isinstance(n, ast.Name)}
+    names = {n.attr for n in walk(test) if isinstance(n, ast.Attribute)}
+    names |= {n.id for n in walk(test) if isinstance(n, ast.Name)}
     return not names.isdisjoint(("isfinite", "isnan", "isinf"))
 
 
 def _calls(node: ast.AST, method: str) -> bool:
     return any(
         isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr == method
-        for n in ast.walk(node)
+        for n in walk(node)
     )

@@ -17,6 +17,7 @@ from mpaudit.source.deprecated_api import DEPRECATED, MODULES, Api
 from mpaudit.source.migrate_call import UnrepairableError
 from mpaudit.source.names import Binding, Names
 from mpaudit.source.place import Place, place_of, root_of
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
@@ -282,7 +283,7 @@ class _Migration:
         """The names that annotations in quotes mention."""
         return {
             word
-            for node in ast.walk(self.module.tree)
+            for node in walk(self.module.tree)
             for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None))
             if isinstance(annotation, ast.expr)
             for text in _texts(annotation)
@@ -291,7 +292,7 @@ class _Migration:
 
 
 def _texts(node: ast.AST) -> Iterator[str]:
-    for each in ast.walk(node):
+    for each in walk(node):
         if isinstance(each, ast.Constant) and isinstance(each.value, str):
             yield each.value
 
@@ -304,7 +305,7 @@ def _check_subclass(node: ast.ClassDef, api: Api) -> None:
         and isinstance(each.func, ast.Attribute)
         and each.func.attr == "__init__"
         and each.args
-        for each in ast.walk(node)
+        for each in walk(node)
     )
     if not (api.is_scaler and api.device == "cuda" and own and named):
         raise UnrepairableError("a class derives from it", node)

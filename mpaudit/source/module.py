@@ -15,10 +15,13 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from mpaudit.config import Target
 from mpaudit.finding import Position, Span
+from mpaudit.source.walk import children, walk
 
+N = TypeVar("N", bound=ast.AST)
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
@@ -150,11 +153,18 @@ class Module:
     @cached_property
     def parents(self) -> dict[ast.AST, ast.AST]:
         """The parent of every node."""
-        return {
-            child: parent
-            for parent in ast.walk(self.tree)
-            for child in ast.iter_child_nodes(parent)
-        }
+        return {child: parent for parent in walk(self.tree) for child in children(parent)}
+
+    @cached_property
+    def _index(self) -> dict[type[ast.AST], list[ast.AST]]:
+        found: dict[type[ast.AST], list[ast.AST]] = {}
+        for node in walk(self.tree):
+            found.setdefault(type(node), []).append(node)
+        return found
+
+    def every(self, kind: type[N]) -> list[N]:
+        """All nodes of just this type, in the order of the text."""
+        return self._index.get(kind, [])  # type: ignore[return-value]
 
     @cached_property
     def newline(self) -> str:
@@ -175,7 +185,7 @@ class Module:
 
     def node_at(self, span: Span, kind: type[ast.AST] = ast.AST) -> ast.AST | None:
         """The outermost node of `kind` that stands exactly at `span`, None if there is none."""
-        for node in ast.walk(self.tree):
+        for node in walk(self.tree):
             if (
                 isinstance(node, kind)
                 and getattr(node, "lineno", None) == span.start.row

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from mpaudit.source.walk import children
+
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
 
@@ -314,7 +316,7 @@ def _children(node: ast.AST, scope: Scope, found: list[Binding]) -> Iterator[tup
         yield first, scope
         yield from ((each, inner) for each in _inside(node) if each is not first)
     else:
-        yield from ((each, scope) for each in ast.iter_child_nodes(node))
+        yield from ((each, scope) for each in children(node))
 
 
 def _inside(node: _Comprehension) -> Iterator[ast.AST]:

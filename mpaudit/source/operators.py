@@ -24,6 +24,7 @@ from mpaudit.source.values import (
     Pack,
     Value,
 )
+from mpaudit.source.walk import walk
 
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -59,7 +60,7 @@ class Operators(Calls):
         for index, operand in enumerate(node.values):
             value = self.evaluate(operand, path)
             rest = node.values[index + 1 :]
-            if rest and any(isinstance(n, ast.Call) for part in rest for n in ast.walk(part)):
+            if rest and any(isinstance(n, ast.Call) for part in rest for n in walk(part)):
                 if self.logic.decide(value, path) is short:
                     return value
                 continue
@@ -157,9 +158,7 @@ class Operators(Calls):
         test = self.evaluate(node.test, path)
         known = self.logic.truth(test, path)
         if known is None and any(
-            isinstance(part, ast.Call)
-            for side in (node.body, node.orelse)
-            for part in ast.walk(side)
+            isinstance(part, ast.Call) for side in (node.body, node.orelse) for part in walk(side)
         ):
             known = self.logic.decide(test, path)
         if known is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from mpaudit.source.module import Module
+from mpaudit.source.walk import children, walk
 
 HELD = "(calls what it holds)"
 """Stands for a call of what is in a variable, a table or an attribute: it may be a model."""
@@ -64,7 +65,7 @@ def outline(module: Module) -> Outline:
     for statement in module.tree.body:
         if isinstance(statement, ast.Assign):
             value = Mentions("", None)
-            for node in ast.walk(statement.value):
+            for node in walk(statement.value):
                 _note(node, value, found)
             for target in statement.targets:
                 for name in _names(target):
@@ -96,7 +97,7 @@ def _visit(node: ast.AST, inside: tuple[Mentions, ...], owner: str | None, found
         parameters = frozenset(a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs))
         mentions.own |= parameters | frozenset(_assigned(node))
         inside, owner = (*inside, mentions), None
-    for child in ast.iter_child_nodes(node):
+    for child in children(node):
         _visit(child, inside, owner, found)
 
 
@@ -148,7 +149,7 @@ def _assigned(function: AnyFunction) -> set[str]:
     """The names a function binds, its own functions and classes apart."""
     found: set[str] = set()
     others: set[str] = set()
-    for node in ast.walk(function):
+    for node in walk(function):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
         elif isinstance(node, ast.Global | ast.Nonlocal):
@@ -159,16 +160,16 @@ def _assigned(function: AnyFunction) -> set[str]:
 @lru_cache(maxsize=4096)
 def generates(function: ast.AST) -> bool:
     """Whether calling a function makes a generator: it yields itself, not in a function inside."""
-    inside = list(ast.iter_child_nodes(function))
+    inside = list(children(function))
     while inside:
         node = inside.pop()
         if isinstance(node, ast.Yield | ast.YieldFrom):
             return True
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
-            inside.extend(ast.iter_child_nodes(node))
+            inside.extend(children(node))
     return False
 
 
 def _names(node: ast.AST) -> set[str]:
-    attributes = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
-    return attributes | {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    attributes = {n.attr for n in walk(node) if isinstance(n, ast.Attribute)}
+    return attributes | {n.id for n in walk(node) if isinstance(n, ast.Name)}

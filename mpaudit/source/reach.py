@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mpaudit.source.walk import walk
+
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
     from mpaudit.source.project import Project
@@ -29,7 +31,7 @@ def reached(module: Module, project: Project) -> list[Module] | None:
 
 
 def _imported(module: Module, project: Project) -> Iterator[Module]:
-    for node in ast.walk(module.tree):
+    for node in walk(module.tree):
         names: list[tuple[str, int]] = []
         if isinstance(node, ast.Import):
             names = [(alias.name, 0) for alias in node.names]

@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mpaudit.source.walk import walk
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -115,7 +117,7 @@ def _stated(file: Path) -> Iterator[str]:
         elif file.suffix in (".yml", ".yaml"):
             yield from (line.strip()[2:] for line in text.splitlines() if "- " in line)
         else:
-            for node in ast.walk(ast.parse(text)):
+            for node in walk(ast.parse(text)):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield node.value
     except (OSError, ValueError, SyntaxError, RecursionError, configparser.Error):

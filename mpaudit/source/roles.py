@@ -25,8 +25,8 @@ def roles(module: Module) -> Roles:
     """Read the roles off every method call in a file."""
     methods: dict[str, set[str]] = defaultdict(set)
     arguments: dict[str, set[str]] = defaultdict(set)
-    for node in ast.walk(module.tree):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+    for node in module.every(ast.Call):
+        if not isinstance(node.func, ast.Attribute):
             continue
         method, receiver = node.func.attr, node.func.value
         if method == "backward" and _is_call_of(receiver, "scale"):

@@ -12,6 +12,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from mpaudit.source.names import Names
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,7 +155,7 @@ def _receiver(node: ast.AST, module: Module) -> str | None:
 
 def _assigned(owner: ast.ClassDef, name: str, module: Module) -> Iterator[ast.expr | None]:
     """What a class assigns to an attribute of its instances; None for what is no plain assignment."""
-    for node in ast.walk(owner):
+    for node in walk(owner):
         if isinstance(node, ast.FunctionDef) and node.name == name:
             yield None  # a property
         if not isinstance(node, ast.Attribute) or node.attr != name:
@@ -169,8 +170,8 @@ def _assigned(owner: ast.ClassDef, name: str, module: Module) -> Iterator[ast.ex
 
 def _is_flag(name: str, module: Module) -> bool:
     """Whether the file's command line has a switch of that name."""
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+    for node in module.every(ast.Call):
+        if isinstance(node.func, ast.Attribute):
             if node.func.attr == "add_argument" and _option(node) == name:
                 given = {k.arg: k.value for k in node.keywords}
                 action = given.get("action")

@@ -69,18 +69,19 @@ class Use:
 def uses(module: Module) -> Iterator[Use]:
     """Every place of a module that uses a switch of TF32."""
     names = Names.of(module)
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Attribute) and node.attr in ("allow_tf32", "fp32_precision"):
+    for node in module.every(ast.Attribute):
+        if node.attr in ("allow_tf32", "fp32_precision"):
             name = names.resolve(node)
             if name in OLD or name in NEW:
                 assert name is not None
                 yield _switch(node, name, module)
-        elif isinstance(node, ast.Call) and names.resolve(node.func) in (SET, GET):
-            name = names.resolve(node.func)
+    for call in module.every(ast.Call):
+        name = names.resolve(call.func)
+        if name in (SET, GET):
             assert name is not None
-            word = _word(node.args[0] if node.args else None)
+            word = _word(call.args[0] if call.args else None)
             on = OLD_WORDS.get(word or "")
-            yield Use(node, name, name == SET, on, word, module.source(node))
+            yield Use(call, name, name == SET, on, word, module.source(call))
 
 
 def _switch(node: ast.Attribute, name: str, module: Module) -> Use:

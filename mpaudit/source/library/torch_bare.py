@@ -12,6 +12,7 @@ from mpaudit.event import ScaledBare
 from mpaudit.source.library.registry import on_result
 from mpaudit.source.reach import reached
 from mpaudit.source.values import Thing, Value
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
@@ -52,7 +53,7 @@ def _bare(module: Module, project: Project) -> bool:
 
 def _words(module: Module) -> Iterator[str]:
     """The names and the short texts of a file; what its comments say does not count."""
-    for node in ast.walk(module.tree):
+    for node in walk(module.tree):
         if isinstance(node, ast.Name):
             yield node.id
         elif isinstance(node, ast.Attribute):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mpaudit.event import GradientsClipped, Ref, Unscaled
 from mpaudit.source.library.registry import attributes, function, method, on_augmented
 from mpaudit.source.values import NONE, TRUE, Pack, Thing, Value
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -75,7 +76,7 @@ def _put_back(call: Call) -> bool:
 
 
 def _attributes(target: ast.expr) -> list[ast.Attribute]:
-    return [node for node in ast.walk(target) if isinstance(node, ast.Attribute)]
+    return [node for node in walk(target) if isinstance(node, ast.Attribute)]
 
 
 @function("torch.randn_like", "torch.rand_like", "torch.randn", "torch.rand", "torch.normal")

@@ -9,6 +9,7 @@ from mpaudit.event import InputHalved, Region
 from mpaudit.finding import Span
 from mpaudit.source.dtypes import parameter_dtype
 from mpaudit.source.values import Const, Pack, Thing
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.path import Frame, Path
@@ -68,5 +69,5 @@ def gradients_off(frame: Frame, node: ast.AST | None) -> bool:
         isinstance(part, ast.Attribute | ast.Name)
         and (part.attr if isinstance(part, ast.Attribute) else part.id) in WITHOUT_GRADIENTS
         for each in around
-        for part in ast.walk(each)
+        for part in walk(each)
     )

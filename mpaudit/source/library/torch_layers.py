@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mpaudit.source.library.torch_dtypes import LOWER_METHODS, Kind, kind_of_layer
 from mpaudit.source.path import lookup
 from mpaudit.source.values import Class, Const, Function, Pack, Thing, Value
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -71,5 +72,5 @@ def _mentions_products(node: ast.AST) -> bool:
         isinstance(part, ast.MatMult)
         or (isinstance(part, ast.Attribute) and part.attr in PRODUCTS)
         or (isinstance(part, ast.Name) and part.id in PRODUCTS)
-        for part in ast.walk(node)
+        for part in walk(node)
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mpaudit.event import Ref, ScaledLossRead
 from mpaudit.source.library.registry import on_result
 from mpaudit.source.values import Const, External, Pack, Thing, Value
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.request import Call
@@ -67,4 +68,4 @@ def _asks(call: Call) -> bool:
     """Whether the function at hand asks for the scale: it may divide by it."""
     frame = call.path.frame
     node = frame.function.node if frame.function is not None else frame.module.tree
-    return any(isinstance(n, ast.Attribute) and n.attr == "get_scale" for n in ast.walk(node))
+    return any(isinstance(n, ast.Attribute) and n.attr == "get_scale" for n in walk(node))

@@ -23,6 +23,7 @@ from mpaudit.source.library.torch_half_input import gradients_off
 from mpaudit.source.library.torch_layers import PRODUCTS, multiplies
 from mpaudit.source.library.torch_model_call import model_call, sites
 from mpaudit.source.values import NONE, UNKNOWN, Const, External, Thing, Value
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -163,7 +164,7 @@ def _prepared(call: Call) -> None:
     region = call.path.regions[-1]
     if node is None or region.kind != "autocast":
         return
-    calls = [part for each in node.body for part in ast.walk(each) if isinstance(part, ast.Call)]
+    calls = [part for each in node.body for part in walk(each) if isinstance(part, ast.Call)]
     if all(isinstance(c.func, ast.Attribute) and c.func.attr in PREPARING for c in calls):
         call.path.heap[_PREPARING] = region
 

@@ -9,6 +9,7 @@ from mpaudit.event import GradientsSanitized
 from mpaudit.source.library.registry import on_result, on_stored
 from mpaudit.source.library.torch_gradient import optimizers_of
 from mpaudit.source.values import Const, External, Thing, Value
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -66,7 +67,7 @@ def _asks(node: ast.expr | None) -> bool:
         isinstance(part, ast.Call)
         and isinstance(part.func, ast.Name | ast.Attribute)
         and (part.func.id if isinstance(part.func, ast.Name) else part.func.attr) in TESTS
-        for part in ast.walk(node)
+        for part in walk(node)
     )
 
 
@@ -82,7 +83,7 @@ def _becomes_gradient(call: Call) -> bool:
     return any(
         isinstance(node, ast.Attribute) and node.attr == "grad"
         for target in targets
-        for node in ast.walk(target)
+        for node in walk(target)
     )
 
 

@@ -18,6 +18,7 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
+from mpaudit.source.walk import walk
 
 
 @repairs("backward-in-autocast")
@@ -52,7 +53,7 @@ def _kept_calls(statements: list[ast.stmt]) -> Iterator[ast.Call]:
 
 def calls(node: ast.AST) -> Iterator[ast.Call]:
     """Every call inside a node."""
-    return (each for each in ast.walk(node) if isinstance(each, ast.Call))
+    return (each for each in walk(node) if isinstance(each, ast.Call))
 
 
 @repairs("autocast-device-mismatch")
@@ -66,7 +67,7 @@ def move_to_device(context: Context) -> Fix | None:
     (forward,) = forwards
     made = [
         node
-        for node in ast.walk(module.tree)
+        for node in walk(module.tree)
         if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [model]
     ]
     kept = module.parents[forward]
@@ -108,7 +109,7 @@ def _movable(node: ast.expr) -> bool:
 
 
 def _imported_as(module: Module, library: str) -> str | None:
-    for node in ast.walk(module.tree):
+    for node in walk(module.tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name == library:
@@ -120,5 +121,5 @@ def _bound(module: Module, name: str) -> bool:
     return any(
         (isinstance(node, ast.Name) and node.id == name)
         or (isinstance(node, ast.arg) and node.arg == name)
-        for node in ast.walk(module.tree)
+        for node in walk(module.tree)
     )

@@ -19,6 +19,7 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
+from mpaudit.source.walk import walk
 
 
 @repairs("autocast-around-loop")
@@ -80,8 +81,8 @@ def _moved_inwards(context: Context) -> Fix | None:
         before = before[1:]
     if not before or spans_lines(region.body) or not _tidy(module, region):
         return None
-    outside = [s for s in ast.walk(region) if isinstance(s, ast.stmt)]
-    inside = {node for statement in before for node in ast.walk(statement)}
+    outside = [s for s in walk(region) if isinstance(s, ast.stmt)]
+    inside = {node for statement in before for node in walk(statement)}
     forwards = {ast.unparse(each.func) for s in before for each in _kept_calls(s)}
     for statement in outside:
         if statement not in inside and _calls(statement, region, forwards):
@@ -111,13 +112,13 @@ def _calls(statement: ast.stmt, region: ast.With, forwards: set[str]) -> bool:
     return any(
         isinstance(node, ast.Call) and ast.unparse(node.func) in forwards
         for part in parts
-        for node in ast.walk(part)
+        for node in walk(part)
     )
 
 
 def _kept_calls(statement: ast.stmt) -> Iterator[ast.Call]:
     if isinstance(statement, ast.Assign):
-        yield from (n for n in ast.walk(statement.value) if isinstance(n, ast.Call))
+        yield from (n for n in walk(statement.value) if isinstance(n, ast.Call))
 
 
 def _zeroes(statement: ast.stmt) -> bool:
@@ -131,7 +132,7 @@ def _tidy(module: Module, region: ast.With) -> bool:
     if region.items[0].context_expr.end_lineno != region.lineno:
         return False
     return alone(module, region) and all(
-        alone(module, node) for node in ast.walk(region) if isinstance(node, ast.stmt)
+        alone(module, node) for node in walk(region) if isinstance(node, ast.stmt)
     )
 
 

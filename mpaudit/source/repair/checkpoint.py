@@ -7,6 +7,7 @@ import ast
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, insert_after, repairs
+from mpaudit.source.walk import walk
 
 KEY = "scaler"
 
@@ -74,7 +75,7 @@ def _there(module: Module, node: ast.AST, scaler: str) -> bool:
     if isinstance(function, ast.FunctionDef):
         if any(_builds(s, scaler) for s in function.body):
             return True
-        if scaler in {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}:
+        if scaler in {a.arg for a in walk(function.args) if isinstance(a, ast.arg)}:
             return _steps(function, scaler)
         if any(n.id == scaler and isinstance(n.ctx, ast.Store) for n in _names(function)):
             return False
@@ -90,7 +91,7 @@ def _around(module: Module, node: ast.AST, kind: type[ast.AST]) -> ast.AST | Non
 
 
 def _names(node: ast.AST) -> list[ast.Name]:
-    return [each for each in ast.walk(node) if isinstance(each, ast.Name)]
+    return [each for each in walk(node) if isinstance(each, ast.Name)]
 
 
 def _builds(statement: ast.stmt, scaler: str) -> bool:
@@ -105,10 +106,10 @@ def _builds(statement: ast.stmt, scaler: str) -> bool:
 
 def _steps(function: ast.FunctionDef, scaler: str) -> bool:
     """Whether a function steps the scaler it is given, and never asks whether there is one."""
-    asked = [n.test for n in ast.walk(function) if isinstance(n, ast.If | ast.IfExp | ast.While)]
+    asked = [n.test for n in walk(function) if isinstance(n, ast.If | ast.IfExp | ast.While)]
     if any(name.id == scaler for test in asked for name in _names(test)):
         return False
     return any(
         isinstance(n, ast.Attribute) and n.attr == "step" and ast.unparse(n.value) == scaler
-        for n in ast.walk(function)
+        for n in walk(function)
     )

@@ -18,6 +18,7 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
+from mpaudit.source.walk import walk
 
 
 @repairs("missing-grad-scaler")
@@ -101,7 +102,7 @@ def unscale_first(context: Context) -> Fix | None:
     function = _function_around(module, clip)
     steps = {
         (ast.unparse(node.func.value), ast.unparse(node.args[0]))
-        for node in ast.walk(function)
+        for node in walk(function)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "step"
@@ -191,10 +192,8 @@ def hoist_scaler(context: Context) -> Fix | None:
             loop = node
     if loop is None or not alone_start(module, loop):
         return None
-    used = {n.id for n in ast.walk(made.value) if isinstance(n, ast.Name)}
-    bound = {
-        n.id for n in ast.walk(loop) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    }
+    used = {n.id for n in walk(made.value) if isinstance(n, ast.Name)}
+    bound = {n.id for n in walk(loop) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     if used & bound or len(block_of(module, made)) == 1:
         return None
     start, end = lines_of(module, made)
@@ -221,7 +220,7 @@ def _into_guard(
     if first:
         place, _ = module.line_range(inner.lineno)
     else:
-        step = [s for s in guard.body if any(_is_step(n) for n in ast.walk(s))][-1]
+        step = [s for s in guard.body if any(_is_step(n) for n in walk(s))][-1]
         _, place = module.line_range(step.end_lineno or step.lineno)
         if place == len(module.text) and not module.text.endswith(("\n", "\r")):
             return None
@@ -232,7 +231,7 @@ def _around_parameters(module: Module, clip: ast.stmt) -> ast.stmt:
     """The outermost loop around a clip that goes through parameters: no backward is in it."""
     outermost, node = clip, module.parents.get(clip)
     while isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef | ast.ClassDef):
-        inner = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+        inner = {n.attr for n in walk(node) if isinstance(n, ast.Attribute)}
         if isinstance(node, ast.For | ast.While) and not inner & {"backward", "step"}:
             outermost = node
         node = module.parents.get(node)
@@ -265,7 +264,7 @@ def _is_step(node: ast.AST) -> bool:
 def _is_clip(statement: ast.stmt) -> bool:
     return any(
         isinstance(n, ast.Call) and "clip" in ast.unparse(n.func).rpartition(".")[2]
-        for n in ast.walk(statement)
+        for n in walk(statement)
     )
 
 
@@ -282,7 +281,7 @@ def _is_call(statement: ast.stmt, receiver: str, method: str) -> bool:
 def _mentions(statement: ast.stmt, receiver: str, method: str) -> bool:
     return any(
         isinstance(n, ast.Attribute) and n.attr == method and ast.unparse(n.value) == receiver
-        for n in ast.walk(statement)
+        for n in walk(statement)
     )
 
 
@@ -294,7 +293,7 @@ def _scaler_of(module: Module, statement: ast.stmt) -> str | None:
     """How the function around a statement spells the scaler that scales its loss."""
     found = {
         ast.unparse(node.func.value)
-        for node in ast.walk(_function_around(module, statement))
+        for node in walk(_function_around(module, statement))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "scale"

@@ -7,6 +7,7 @@ import ast
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, repairs
+from mpaudit.source.walk import walk
 
 MASKING = frozenset(["masked_fill", "masked_fill_", "index_fill", "index_fill_", "where"])
 """Calls whose constant stands for "never": any other that is as large does as well."""
@@ -55,7 +56,7 @@ def simple(text: str) -> bool:
 
 def spelling_of_torch(module: Module) -> str | None:
     """What `torch` is called in this file."""
-    for node in ast.walk(module.tree):
+    for node in walk(module.tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name == "torch" or (alias.name.startswith("torch.") and not alias.asname):

@@ -7,6 +7,7 @@ import ast
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.repair.half_constant import simple, spelling_of_torch
 from mpaudit.source.repair.registry import Context, repairs
+from mpaudit.source.walk import walk
 
 
 @repairs("half-underflow-epsilon")
@@ -19,7 +20,7 @@ def epsilon_of_the_dtype(context: Context) -> Fix | None:
     torch = spelling_of_torch(module)
     found = [
         each
-        for each in ast.walk(node)
+        for each in walk(node)
         if isinstance(each, ast.Constant) and module.source(each) == constant
     ]
     if len(found) != 1 or torch is None:

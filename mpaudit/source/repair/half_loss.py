@@ -15,6 +15,7 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
+from mpaudit.source.walk import walk
 
 
 @repairs("loss-outside-autocast")
@@ -28,7 +29,7 @@ def into_region(context: Context) -> Fix | None:
     region = block[place - 1] if place else None
     if not isinstance(region, ast.With) or len(region.items) != 1:
         return None
-    if any(isinstance(n, ast.Attribute) and n.attr == "backward" for n in ast.walk(loss)):
+    if any(isinstance(n, ast.Attribute) and n.attr == "backward" for n in walk(loss)):
         return None
     entered = {each.span.start.row for each in context.problem.related}
     if region.lineno not in entered or not alone(module, region.body[-1]):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, repairs
+from mpaudit.source.walk import walk
 
 
 @repairs("half-reduction")
@@ -17,7 +18,7 @@ def square_in_float32(context: Context) -> Fix | None:
     tensor = context.subject("tensor")
     if node is None or not tensor:
         return None
-    found = [each for each in ast.walk(node) if list(_squared(module, each, tensor))]
+    found = [each for each in walk(node) if list(_squared(module, each, tensor))]
     if len(found) != 1:
         return None
     operands = list(_squared(module, found[0], tensor))

@@ -11,6 +11,7 @@ from mpaudit.source.library.keras_names import LEGACY, ROOTS
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import insert_after, insert_before
+from mpaudit.source.walk import walk
 
 
 def wrap_optimizer(module: Module, problem: Problem) -> list[Edit] | None:
@@ -76,7 +77,7 @@ def scale_loss(module: Module, problem: Problem) -> list[Edit] | None:
     if not isinstance(target, ast.Name) or not _straight(module, function, gradient, applied):
         return None
     scaled = f"scaled_{target.id}"
-    if any(isinstance(n, ast.Name) and n.id == scaled for n in ast.walk(function)):
+    if any(isinstance(n, ast.Name) and n.id == scaled for n in walk(function)):
         return None
     calls = _calls_of_scale_loss(function, optimizer)
     if calls:  # a plain optimizer hands the loss back as it is
@@ -93,7 +94,7 @@ def scale_loss(module: Module, problem: Problem) -> list[Edit] | None:
 
 def _straight(module: Module, function: ast.AST, gradient: ast.Call, applied: ast.AST) -> bool:
     """Whether the gradients go from the tape to the optimizer and nowhere else."""
-    inside = {id(node) for node in ast.walk(applied)}
+    inside = {id(node) for node in walk(applied)}
     if id(gradient) in inside:
         return True
     statement = module.statement(gradient)
@@ -102,7 +103,7 @@ def _straight(module: Module, function: ast.AST, gradient: ast.Call, applied: as
     if len(statement.targets) != 1 or not isinstance(statement.targets[0], ast.Name):
         return False
     name = statement.targets[0].id
-    uses = [n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == name]
+    uses = [n for n in walk(function) if isinstance(n, ast.Name) and n.id == name]
     elsewhere = [n for n in uses if id(n) not in inside and n is not statement.targets[0]]
     return not elsewhere
 
@@ -110,7 +111,7 @@ def _straight(module: Module, function: ast.AST, gradient: ast.Call, applied: as
 def _calls_of_scale_loss(function: ast.AST, optimizer: str) -> list[ast.Call]:
     return [
         node
-        for node in ast.walk(function)
+        for node in walk(function)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "scale_loss"
@@ -133,7 +134,7 @@ def _insert(module: Module, function: ast.AST, gradient: ast.Call, line: str) ->
     tape = ast.unparse(gradient.func.value)
     tapes = [
         node
-        for node in ast.walk(function)
+        for node in walk(function)
         if isinstance(node, ast.With)
         and node.lineno <= gradient.lineno
         and any(ast.unparse(i.optional_vars or i.context_expr) == tape for i in node.items)

@@ -10,6 +10,7 @@ from mpaudit.fix import Edit
 from mpaudit.protocols.keras_policy import BUILT
 from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import alone, block_of
+from mpaudit.source.walk import walk
 
 _PINNED = re.compile(r"\s*#(!|.*coding[:=]|\s*%%|\s*region|\s*endregion|\s*<)")
 """Comments that belong to their place: shebang, encoding, cell and region marks."""
@@ -80,7 +81,7 @@ def _anchor(module: Module, before: list[ast.stmt], built: ast.stmt) -> ast.stmt
 def _add_callers(module: Module, names: set[str]) -> None:
     """Add the functions and classes of the file that call one of `names`."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    definitions = [node for node in ast.walk(module.tree) if isinstance(node, kinds)]
+    definitions = [node for node in walk(module.tree) if isinstance(node, kinds)]
     grown = True
     while grown:
         more = {d.name for d in definitions if d.name not in names and _calls(d, names)}
@@ -89,7 +90,7 @@ def _add_callers(module: Module, names: set[str]) -> None:
 
 
 def _calls(node: ast.AST, names: set[str]) -> bool:
-    for each in ast.walk(node):
+    for each in walk(node):
         if isinstance(each, ast.Call):
             function = each.func
             name = function.attr if isinstance(function, ast.Attribute) else None
@@ -118,7 +119,7 @@ def _needed(setting: ast.stmt, between: list[ast.stmt]) -> list[ast.stmt] | None
 def _read(statement: ast.stmt) -> set[str]:
     return {
         node.id
-        for node in ast.walk(statement)
+        for node in walk(statement)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
 
@@ -126,10 +127,10 @@ def _read(statement: ast.stmt) -> set[str]:
 def _bound(statement: ast.stmt) -> set[str]:
     found = {
         node.id
-        for node in ast.walk(statement)
+        for node in walk(statement)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
-    for node in ast.walk(statement):
+    for node in walk(statement):
         if isinstance(node, ast.alias):
             found.add((node.asname or node.name).partition(".")[0])
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -153,7 +154,7 @@ def _resets(statement: ast.stmt) -> bool:
     return any(
         isinstance(node, ast.Attribute)
         and node.attr in ("clear_session", "set_global_policy", "set_dtype_policy", "set_policy")
-        for node in ast.walk(statement)
+        for node in walk(statement)
     )
 
 

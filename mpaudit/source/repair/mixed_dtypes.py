@@ -7,6 +7,7 @@ import ast
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.repair.half_constant import simple
 from mpaudit.source.repair.registry import Context, repairs
+from mpaudit.source.walk import walk
 
 _Tensor = ast.Name | ast.Attribute | ast.Subscript | ast.Call
 
@@ -33,7 +34,7 @@ def to_target(context: Context) -> Fix | None:
         return None
     found = [
         node
-        for node in ast.walk(statement)
+        for node in walk(statement)
         if isinstance(node, _Tensor) and " ".join(module.source(node).split()) == source
     ]
     if len(found) != 1:

@@ -6,6 +6,7 @@ import ast
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.repair.registry import Context, alone, block_of, lines_of, repairs
+from mpaudit.source.walk import walk
 
 
 @repairs("mismatched-optimizer")
@@ -68,4 +69,4 @@ def zero_before_backward(context: Context) -> Fix | None:
 
 
 def _calls(node: ast.AST, method: str) -> bool:
-    return any(isinstance(n, ast.Attribute) and n.attr == method for n in ast.walk(node))
+    return any(isinstance(n, ast.Attribute) and n.attr == method for n in walk(node))

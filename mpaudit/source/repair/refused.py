@@ -16,6 +16,7 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
+from mpaudit.source.walk import walk
 
 SIGMOIDS = frozenset(["torch.sigmoid", "torch.nn.functional.sigmoid", "torch.special.expit"])
 AUTOCASTS = frozenset(["torch.autocast", "torch.amp.autocast"])
@@ -102,7 +103,7 @@ def _outside(context: Context, node: ast.Call) -> Fix | None:
         return None
     if spans_lines([statement]):
         return None
-    calls = [each for each in ast.walk(statement) if isinstance(each, ast.Call)]
+    calls = [each for each in walk(statement) if isinstance(each, ast.Call)]
     losses = [each for each in calls if ast.unparse(each.func) == ast.unparse(node.func)]
     if not all(each in losses or _light(module, each) for each in calls):
         return None
@@ -131,7 +132,7 @@ def _given(loss: ast.Call) -> list[ast.expr]:
 def _light(module: Module, call: ast.Call) -> bool:
     if not isinstance(call.func, ast.Attribute) or call.func.attr not in LIGHT:
         return False
-    return not any(isinstance(each, ast.Call) for each in ast.walk(call.func.value)) or (
+    return not any(isinstance(each, ast.Call) for each in walk(call.func.value)) or (
         isinstance(call.func.value, ast.Call) and _light(module, call.func.value)
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mpaudit.finding import Problem, Span
 from mpaudit.fix import Edit, Fix
 from mpaudit.source.module import Module
+from mpaudit.source.walk import walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +121,5 @@ def spans_lines(statements: list[ast.stmt]) -> bool:
     return any(
         isinstance(n, ast.Constant | ast.JoinedStr) and n.end_lineno != n.lineno
         for s in statements
-        for n in ast.walk(s)
+        for n in walk(s)
     )

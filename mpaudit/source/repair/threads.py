@@ -15,6 +15,7 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
+from mpaudit.source.walk import walk
 
 INDENT = "    "
 
@@ -52,7 +53,7 @@ def _function(module: Module, node: ast.AST) -> ast.AST | None:
 
 
 def _names(node: ast.AST) -> set[str]:
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return {part.id for part in walk(node) if isinstance(part, ast.Name)}
 
 
 def _imported(module: Module) -> set[str]:
