@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,10 +29,14 @@ MAX_ROUNDS = 10
 
 @dataclass(slots=True)
 class _Run:
-    """One pass over files: what was read, and what was found."""
+    """One pass over files: what was read, and what was found.
+
+    `modules` are the files that mention what a rule looks at, `importers` those that use them.
+    """
 
     project: Project = field(default_factory=Project)
     modules: list[Module] = field(default_factory=list)
+    importers: list[Module] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     problems: list[tuple[Problem, Fix | None]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -42,15 +48,16 @@ def check(
     """Check files and folders. Raises MpauditError for a path that is not there."""
     found = files(paths)
     run = _Run(Project(target))
-    for path in found:
-        run.project.add(path)
-        _read(run, path, named=path in paths)
-    gated = [Path(module.filename) for module in run.modules]
-    for path in importers(gated, [path for path in found if path not in set(gated)]):
-        module = run.project.module(path)
-        if module is not None:
-            run.modules.append(module)
-    return _report(run, selection or Selection(), len(found))
+    with _uncollected():
+        for path in found:
+            run.project.add(path)
+            _read(run, path, named=path in paths)
+        gated = {Path(module.filename) for module in run.modules}
+        for path in importers(sorted(gated), [path for path in found if path not in gated]):
+            module = run.project.module(path)
+            if module is not None:
+                run.importers.append(module)
+        return _report(run, selection or Selection(), len(found))
 
 
 def check_text(
@@ -59,8 +66,9 @@ def check_text(
     """Check one text as if it stood in `filename`."""
     run = _Run(Project(target))
     run.project.add(Path(filename))
-    _parse(run, text, filename, Encoding())
-    return list(_report(run, selection or Selection(), 1).findings)
+    with _uncollected():
+        _parse(run, text, filename, Encoding())
+        return list(_report(run, selection or Selection(), 1).findings)
 
 
 def fix(
@@ -126,6 +134,18 @@ def _repaired(
     return text, count
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Switch the garbage collector off: trees and paths hold no cycles, only much to look through."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def _allowed(fix: Fix | None, unsafe: bool) -> bool:
     return fix is not None and (
         fix.safety is Safety.SAFE or (unsafe and fix.safety is Safety.UNSAFE)
@@ -168,10 +188,11 @@ def _parse(run: _Run, text: str, filename: str, encoding: Encoding) -> None:
 def _report(run: _Run, selection: Selection, checked: int) -> Report:
     engine = Engine(run.project)
     verdicts: list[Verdict] = []
-    for module in run.modules:
+    for module in (*run.modules, *run.importers):
         verdicts.extend(engine.audit(module))
         if engine.exhausted:
             run.warnings.append(_too_large(module, engine.exhausted))
+    for module in run.modules:
         for look in CHECKS:
             run.problems.extend(look(module))
     settled = settle(verdicts)
