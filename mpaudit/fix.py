@@ -40,11 +40,11 @@ class Fix:
         object.__setattr__(self, "edits", tuple(sorted(set(self.edits))))
 
 
-def apply(text: str, fixes: Iterable[Fix]) -> tuple[str, tuple[Fix, ...]]:
-    """Apply every fix that touches no stretch an earlier one has touched.
+def chosen(fixes: Iterable[Fix]) -> tuple[tuple[Edit, ...], tuple[Fix, ...]]:
+    """The fixes that touch no stretch an earlier one touches, and the edits of them all.
 
-    Returns the new text and the fixes that were applied, in order; what overlaps waits for the next
-    round. Equal fixes (one coupled repair offered by several findings) count once.
+    What overlaps waits for the next round. Equal fixes (one coupled repair offered by several
+    findings) count once.
     """
     taken: list[Edit] = []
     applied: list[Fix] = []
@@ -53,14 +53,25 @@ def apply(text: str, fixes: Iterable[Fix]) -> tuple[str, tuple[Fix, ...]]:
             continue
         taken.extend(fix.edits)
         applied.append(fix)
+    return tuple(taken), tuple(applied)
+
+
+def apply(text: str, fixes: Iterable[Fix]) -> tuple[str, tuple[Fix, ...]]:
+    """The text with the fixes that can be applied together, and which these are."""
+    edits, applied = chosen(fixes)
+    return rewrite(text, edits), applied
+
+
+def rewrite(text: str, edits: Iterable[Edit]) -> str:
+    """`text` with edits, of which no two touch the same stretch."""
     pieces: list[str] = []
     end = len(text)
-    for edit in sorted(taken, reverse=True):
+    for edit in sorted(edits, reverse=True):
         pieces.append(text[edit.end : end])
         pieces.append(edit.content)
         end = edit.start
     pieces.append(text[:end])
-    return "".join(reversed(pieces)), tuple(applied)
+    return "".join(reversed(pieces))
 
 
 def _overlap(one: Edit, other: Edit) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from mpaudit.cell import Cell, at
 from mpaudit.finding import Finding, Position, Span
 from mpaudit.fix import Safety
 
@@ -20,10 +21,11 @@ class Report:
     """What a check found, and what it looked at.
 
     `findings` are kept in order of file, cell, row, column and code. `sources` holds the decoded
-    text of at least every file with findings, by the filename their spans use. `checked` counts the
-    files that were looked at, `fixed` the findings repaired in each file. `warnings` are lines for
-    stderr about things that are no findings. `unsafe_fixes` says whether unsafe repairs were asked
-    for, `fixing` whether repairs were to be applied.
+    text of at least every file with findings, by the filename their spans use; of a notebook it is
+    the text of its code cells, and `cells` says where in it each one is. `checked` counts the files
+    that were looked at, `fixed` the findings repaired in each file. `warnings` are lines for stderr
+    about things that are no findings. `unsafe_fixes` says whether unsafe repairs were asked for,
+    `fixing` whether repairs were to be applied.
     """
 
     findings: Sequence[Finding]
@@ -31,11 +33,30 @@ class Report:
     checked: int = 0
     fixed: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    cells: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
     unsafe_fixes: bool = False
     fixing: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "findings", tuple(sorted(self.findings, key=_order)))
+
+    def text(self, span: Span) -> str | None:
+        """The text that the rows of `span` count in: a file's, or a cell's; None if it is not at hand."""
+        text = self.sources.get(span.filename)
+        if span.cell is None or text is None:
+            return text if span.filename not in self.cells else None
+        cells = self.cells.get(span.filename, ())
+        return next((text[c.start : c.end] for c in cells if c.number == span.cell), None)
+
+    def place(self, filename: str, offset: int) -> tuple[int | None, Position] | None:
+        """The cell, and the row and column, of an offset in a file's text; None if there is none."""
+        text = self.sources.get(filename)
+        if text is None or filename not in self.cells:
+            return None if text is None else (None, position(text, offset))
+        cell = at(offset, self.cells[filename])
+        if cell is None:
+            return None
+        return cell.number, position(text[cell.start : cell.end], offset - cell.start)
 
     def fixable(self, finding: Finding) -> bool:
         """Whether `--fix`, with the options of this report, repairs `finding`."""

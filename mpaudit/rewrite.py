@@ -27,6 +27,11 @@ def write_atomically(path: Path, text: str, encoding: Encoding) -> None:
             f"cannot write the repaired {path}: its encoding {encoding.name} has no "
             f"{text[problem.start]!r}; the file is unchanged"
         ) from problem
+    replace_bytes(path, data)
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """The same for a content that is bytes already."""
     target = path.resolve()
     try:
         if not os.access(target, os.W_OK):  # a rename would replace a read-only file all the same

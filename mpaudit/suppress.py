@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import re
 import tokenize
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from mpaudit.cell import Cell
 from mpaudit.config import nearest
 from mpaudit.finding import Finding
 from mpaudit.rule import find
@@ -49,6 +50,10 @@ class Suppression:
         ends_above = end.column == 1 and end.row > start.row  # a span's end is exclusive
         return self.row in (start.row, end.row - ends_above)
 
+    def below(self, rows: int) -> Suppression:
+        """The same with as many rows above it."""
+        return replace(self, row=self.row + rows, first=self.first + rows, last=self.last + rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Suppressions:
@@ -62,20 +67,30 @@ class Suppressions:
         return any(each.covers(finding) for each in self.comments)
 
 
-def read(text: str, filename: str) -> Suppressions:
-    """The suppressions in `text`: one script, or one cell of a notebook."""
+def read(text: str, filename: str, cells: Sequence[Cell] = ()) -> Suppressions:
+    """The suppressions in `text`: a script, or the `cells` of a notebook, each for itself."""
     if not _GATE.search(text):
         return Suppressions()
     comments: list[Suppression] = []
     warnings: list[str] = []
-    for comment, bare in _comments(text):
-        if comment.words:
-            comments.append(comment)
-            problems = list(_unknown(comment.words))
-        else:
-            problems = [f"`# mpaudit: ignore{'' if bare else '[]'}` silences nothing: {_EXAMPLE}"]
-        warnings += [f"{filename}:{comment.row}: {problem}" for problem in problems]
+    for piece, where, above in _pieces(text, filename, cells):
+        for comment, bare in _comments(piece):
+            if comment.words:
+                comments.append(comment.below(above))
+                problems = list(_unknown(comment.words))
+            else:
+                written = f"`# mpaudit: ignore{'' if bare else '[]'}`"
+                problems = [f"{written} silences nothing: {_EXAMPLE}"]
+            warnings += [f"{where}:{comment.row}: {problem}" for problem in problems]
     return Suppressions(tuple(comments), tuple(warnings))
+
+
+def _pieces(text: str, filename: str, cells: Sequence[Cell]) -> Iterator[tuple[str, str, int]]:
+    """What is read for itself, what it is called, and how many rows stand above it."""
+    if not cells:
+        yield text, filename, 0
+    for cell in cells:
+        yield text[cell.start : cell.end], f"{filename}:cell {cell.number}", cell.row - 1
 
 
 def _unknown(words: tuple[str, ...]) -> Iterator[str]:

@@ -59,13 +59,15 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
         return
     fix: Fix | None = None
     unrepaired = ""
+    related: list[Related] = []
     try:
         fix = migrate(module, uses, imports)
     except UnrepairableError as reason:
-        row = getattr(reason.node, "lineno", places[0].lineno)
-        unrepaired = f"; not repaired, because {reason} (line {row})"
+        unrepaired = f"; not repaired, because {reason}"
+        if hasattr(reason.node, "lineno"):
+            related.append(Related(module.span(reason.node), f"not repaired: {reason}"))
     kinds = _kinds(places, uses, imports)
-    related = [Related(module.span(node), f"{module.source(node)} too") for node in places[1:]]
+    related += [Related(module.span(node), f"{module.source(node)} too") for node in places[1:]]
     yield (
         Problem(
             rule="deprecated-torch-amp",

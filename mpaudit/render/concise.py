@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpaudit.finding import Finding
+from mpaudit.finding import Finding, Span
 from mpaudit.render.colour import Paint, painter
 from mpaudit.report import Report, shown
 
@@ -10,13 +10,12 @@ from mpaudit.report import Report, shown
 def render(report: Report, *, colour: bool = False) -> str:
     """`path:row:column: severity[code] rule-name: message`, then the closing lines."""
     paint = painter(colour)
-    lines = [f"{place(each)}: {headline(each, report, paint)}" for each in report.findings]
+    lines = [f"{place(each.span)}: {headline(each, report, paint)}" for each in report.findings]
     return "\n".join((*lines, *report.summary())) + "\n"
 
 
-def place(finding: Finding) -> str:
+def place(span: Span) -> str:
     """`path:row:column`, with the cell of a notebook between."""
-    span = finding.span
     cell = "" if span.cell is None else f"cell {span.cell}:"
     return f"{shown(span.filename)}:{cell}{span.start.row}:{span.start.column}"
 

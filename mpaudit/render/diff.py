@@ -13,13 +13,19 @@ _STYLES = {"---": "strong", "+++": "strong", "@@ ": "frame"}
 
 
 def render(changes: Mapping[str, tuple[str, str]], *, colour: bool = False) -> str:
-    """One diff per file of `changes`: filename to its text before and after."""
+    """One diff per file, or cell, of `changes`: its name to its text before and after."""
     paint = painter(colour)
     return "".join(
         "".join(_diff(shown(filename), before, after, paint))
-        for filename, (before, after) in sorted(changes.items())
+        for filename, (before, after) in sorted(changes.items(), key=_order)
         if before != after
     )
+
+
+def _order(change: tuple[str, tuple[str, str]]) -> tuple[str, int]:
+    """By file, then by the number of the cell."""
+    name, cell, number = change[0].rpartition(":cell ")
+    return (name, int(number)) if cell and number.isdigit() else (change[0], 0)
 
 
 def _diff(name: str, before: str, after: str, paint: Paint) -> Iterator[str]:

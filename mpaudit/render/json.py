@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mpaudit.finding import Finding, Position
-from mpaudit.fix import Edit, Fix
-from mpaudit.report import Report, position
+from mpaudit.fix import Edit
+from mpaudit.report import Report
 from mpaudit.rule import URL
 
 
@@ -29,10 +29,11 @@ def item(finding: Finding, report: Report) -> dict[str, Any]:
         "cell": span.cell,
         "location": _point(span.start),
         "end_location": _point(span.end),
-        "fix": _fix(finding.fix, report.sources.get(span.filename)),
+        "fix": _fix(finding, report),
         "related": [
             {
                 "filename": _absolute(each.span.filename),
+                **_cell(each.span.cell),
                 "location": _point(each.span.start),
                 "message": each.message,
             }
@@ -43,23 +44,35 @@ def item(finding: Finding, report: Report) -> dict[str, Any]:
     }
 
 
-def _fix(fix: Fix | None, text: str | None) -> dict[str, Any] | None:
+def _fix(finding: Finding, report: Report) -> dict[str, Any] | None:
     """The repair; without the text its edits have no rows, so it is left out."""
-    if fix is None or text is None:
+    if finding.fix is None:
+        return None
+    edits = [_edit(each, finding.span.filename, report) for each in finding.fix.edits]
+    if any(each is None for each in edits):
         return None
     return {
-        "applicability": fix.safety.value,
-        "message": fix.message,
-        "edits": [_edit(each, text) for each in fix.edits],
+        "applicability": finding.fix.safety.value,
+        "message": finding.fix.message,
+        "edits": edits,
     }
 
 
-def _edit(edit: Edit, text: str) -> dict[str, Any]:
+def _edit(edit: Edit, filename: str, report: Report) -> dict[str, Any] | None:
+    start, end = report.place(filename, edit.start), report.place(filename, edit.end)
+    if start is None or end is None:
+        return None
     return {
         "content": edit.content,
-        "location": _point(position(text, edit.start)),
-        "end_location": _point(position(text, edit.end)),
+        **_cell(start[0]),
+        "location": _point(start[1]),
+        "end_location": _point(end[1]),
     }
+
+
+def _cell(number: int | None) -> dict[str, int]:
+    """In a notebook, the cell: evidence and edits need not be in that of the finding."""
+    return {} if number is None else {"cell": number}
 
 
 def _point(at: Position) -> dict[str, int]:

@@ -7,7 +7,7 @@ from mpaudit.fix import Safety
 from mpaudit.render.colour import Paint, painter
 from mpaudit.render.concise import headline, place
 from mpaudit.render.frame import Mark, draw
-from mpaudit.report import Report, shown
+from mpaudit.report import Report
 
 _HOW = {
     Safety.SAFE: "`--fix`",
@@ -30,17 +30,15 @@ def block(finding: Finding, report: Report, paint: Paint) -> str:
     gutter = max(len(str(mark.span.end.row)) for mark in marks)
     lines = [
         headline(finding, report, paint),
-        f"{'':{gutter}}{paint('-->', 'frame')} {place(finding)}",
+        f"{'':{gutter}}{paint('-->', 'frame')} {place(finding.span)}",
     ]
     groups: dict[tuple[str, int | None], list[Mark]] = {}
     for mark in marks:
         groups.setdefault((mark.span.filename, mark.span.cell), []).append(mark)
-    for number, ((filename, cell), group) in enumerate(groups.items()):
-        source = report.sources.get(filename) if cell is None else None
+    for number, group in enumerate(groups.values()):
+        source = report.text(group[0].span)
         if number and source is not None:
-            at = group[0].span.start
-            arrow = paint(":::", "frame")
-            lines.append(f"{'':{gutter}}{arrow} {shown(filename)}:{at.row}:{at.column}")
+            lines.append(f"{'':{gutter}}{paint(':::', 'frame')} {place(group[0].span)}")
         if source is not None:
             lines += draw(group, source, gutter, paint)
         else:
@@ -51,8 +49,8 @@ def block(finding: Finding, report: Report, paint: Paint) -> str:
 
 def _unseen(mark: Mark, gutter: int, paint: Paint) -> str:
     """A mark in a text that is not at hand."""
-    at = mark.span.start
-    return f"{'':{gutter}} {paint('=', 'frame')} {shown(mark.span.filename)}:{at.row}: {mark.label}"
+    where = place(mark.span).rpartition(":")[0]  # without the column
+    return f"{'':{gutter}} {paint('=', 'frame')} {where}: {mark.label}"
 
 
 def _notes(finding: Finding, paint: Paint) -> list[str]:

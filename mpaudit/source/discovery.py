@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mpaudit.errors import MpauditError
@@ -28,19 +28,26 @@ SKIPPED = frozenset(
         "dist",
         "site-packages",
         "__pypackages__",
+        ".ipynb_checkpoints",
     ]
 )
+SUFFIXES = (".py", ".ipynb")
 _NAMES = (
     *(b"GradScaler", b"autocast", b"unscale_", b"float16", b".half(", b"torch.half"),
     *(b"mixed_precision", b"mixed_float16", b"mixed_bfloat16", b"set_global_policy"),
     *(b"set_dtype_policy", b"LossScaleOptimizer", b"GradientTape", b"from_logits"),
     *(b"CrossEntropyLoss", b"cross_entropy", b"fp32_precision", b"float32_matmul_precision"),
 )
-_AMP = re.compile(rb"amp\b(?<=\bamp)")  # a word: the literal comes first, which is 10 times faster
+_AMP = re.compile(
+    rb"amp\b(?:(?<=\bamp)|(?<=\\[nrt]amp))"
+)  # a word: the literal comes first, which is 10 times faster
 
 
 def concerns(data: bytes) -> bool:
-    """The gate: whether a file mentions anything that any rule looks at. No parse, no import."""
+    """The gate: whether a file mentions anything that any rule looks at. No parse, no import.
+
+    A notebook's bytes are JSON, where the letter before a word may be that of `\\n`.
+    """
     return any(name in data for name in _NAMES) or _AMP.search(data) is not None
 
 
@@ -50,6 +57,8 @@ _DRIVES = (
 )
 """What a file mentions that drives a training: only there an import adds to what is known."""
 _OPTIM = re.compile(rb"optim\b(?<=\boptim)")
+_IMPORT = re.compile(rb'(?:^[ \t]*"?|\\n[ \t]*)(?:from|import)\b([^#\n\\]*)', re.MULTILINE)
+"""What an import names; its line may stand in the JSON of a notebook."""
 _MAX_IMPORTED = 2000
 
 
@@ -58,30 +67,36 @@ def importers(gated: Sequence[Path], others: Sequence[Path]) -> list[Path]:
 
     Judged by module names in import lines, so a file too many may come along, which costs time only.
     """
+    gated = _scripts(gated)
+    if not gated:
+        return []
     texts: dict[Path, bytes] = {}
     passing: set[Path] = set()
     for path in others:
         data = _bytes(path)
         if any(word in data for word in _DRIVES) or _OPTIM.search(data):
-            texts[path] = data
+            texts[path] = b"\n".join(_IMPORT.findall(data))
         elif path.name == "__init__.py":  # it may pass on what it imports
-            texts[path] = data
+            texts[path] = b"\n".join(_IMPORT.findall(data))
             passing.add(path)
     found: list[Path] = []
     news = list(gated)
     while news and len(found) < _MAX_IMPORTED:
         names = {p.stem if p.stem != "__init__" else p.parent.name for p in news} - {"__main__"}
         wanted = re.compile(
-            rb"^[ \t]*(?:from|import)\b[^#\n]*\b(?:"
-            + b"|".join(re.escape(name.encode()) for name in sorted(names))
-            + rb")\b",
-            re.MULTILINE,
+            rb"\b(?:" + b"|".join(re.escape(name.encode()) for name in sorted(names)) + rb")\b"
         )
         news = [path for path, data in texts.items() if wanted.search(data)]
         for path in news:
             del texts[path]
         found.extend(path for path in news if path not in passing)
+        news = _scripts(news)
     return found
+
+
+def _scripts(paths: Iterable[Path]) -> list[Path]:
+    """Those that can be imported: a notebook cannot."""
+    return [path for path in paths if path.suffix == ".py"]
 
 
 def _bytes(path: Path) -> bytes:
@@ -92,16 +107,16 @@ def _bytes(path: Path) -> bytes:
 
 
 def files(paths: Sequence[Path]) -> list[Path]:
-    """The Python files that `paths` name, each once, in order.
+    """The Python files and notebooks that `paths` name, each once, in order.
 
-    Raises MpauditError for a path that does not exist or that holds no Python file.
+    Raises MpauditError for a path that does not exist or that holds no such file.
     """
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
             inside = list(_walk(path))
             if not inside:
-                raise MpauditError(f"{path}: there is no Python file in this folder")
+                raise MpauditError(f"{path}: there is no Python file or notebook in this folder")
             found.update(dict.fromkeys(inside))
         elif path.exists():
             found[path] = None
@@ -114,5 +129,5 @@ def _walk(folder: Path) -> Iterator[Path]:
     for root, names, filenames in os.walk(folder):
         names[:] = sorted(name for name in names if name not in SKIPPED)
         for filename in sorted(filenames):
-            if filename.endswith(".py"):
+            if filename.endswith(SUFFIXES):
                 yield Path(root, filename)
