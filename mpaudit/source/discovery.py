@@ -83,6 +83,8 @@ def importers(gated: Sequence[Path], others: Sequence[Path]) -> list[Path]:
     news = list(gated)
     while news and len(found) < _MAX_IMPORTED:
         names = {p.stem if p.stem != "__init__" else p.parent.name for p in news} - {"__main__"}
+        if not names:
+            break
         wanted = re.compile(
             rb"\b(?:" + b"|".join(re.escape(name.encode()) for name in sorted(names)) + rb")\b"
         )
