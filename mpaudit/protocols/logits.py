@@ -9,6 +9,14 @@ from mpaudit.finding import Problem, Related
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
 TORCH = ("CrossEntropyLoss", "cross_entropy")
+TORCH_BINARY = (
+    "BCEWithLogitsLoss",
+    "binary_cross_entropy_with_logits",
+    "MultiLabelSoftMarginLoss",
+    "multilabel_soft_margin_loss",
+    "sigmoid_focal_loss",
+)
+"""The losses of torch that apply the sigmoid themselves."""
 KERAS = {
     "CategoricalCrossentropy": ("softmax",),
     "categorical_crossentropy": ("softmax",),
@@ -28,7 +36,7 @@ KERAS = {
 
 
 class LogitsProtocol(Protocol):
-    """MP401 and MP403; every loss is judged by itself."""
+    """MP401 to MP404; every loss is judged by itself."""
 
     __slots__ = ()
 
@@ -39,28 +47,40 @@ class LogitsProtocol(Protocol):
         if not isinstance(event, LossComputed):
             return
         if event.loss in TORCH:
-            if event.got in ("softmax", "log_softmax"):
-                yield _softmax_before_cross_entropy(event)
-            else:
-                yield Kept("softmax-before-cross-entropy", event.at)
+            yield _taken_for_logits(event, "softmax-before-cross-entropy", CROSS_ENTROPY)
+        elif event.loss in TORCH_BINARY:
+            yield _taken_for_logits(event, "sigmoid-before-bce-with-logits", BINARY)
         elif event.wants == "logits" and event.got in KERAS.get(event.loss, ()):
             yield _softmax_with_from_logits(event)
 
 
-def _softmax_before_cross_entropy(event: LossComputed) -> Broken:
-    consequence = (
-        "softmax is applied twice: the loss of a 10-class problem cannot fall below 1.461, and "
-        "gradients vanish for confident predictions"
-        if event.got == "softmax"
-        else "log_softmax is computed twice; NLLLoss takes what the model returns"
-    )
+CROSS_ENTROPY = {
+    "softmax": "softmax is applied twice: the loss of a 10-class problem cannot fall below 1.461, and "
+    "gradients vanish for confident predictions",
+    "log_softmax": "log_softmax is computed twice; NLLLoss takes what the model returns",
+    "sigmoid": "logits from 0 to 1 cannot tell the classes apart: the loss of a 10-class problem cannot "
+    "fall below 1.461",
+}
+BINARY = {
+    "sigmoid": "the sigmoid is applied twice: the loss cannot fall below 0.313 for a positive sample and "
+    "0.693 for a negative one, and the prediction of a negative one never falls below 0.5",
+    "softmax": "probabilities are taken for logits: the loss cannot fall below 0.313 for a positive "
+    "sample and 0.693 for a negative one",
+}
+
+
+def _taken_for_logits(event: LossComputed, rule: str, consequences: dict[str, str]) -> Verdict:
+    """A loss of torch that applies its activation itself, given what went through one already."""
+    if event.got not in consequences:
+        return Kept(rule, event.at)
+    own = "log_softmax" if event.loss in TORCH else "the sigmoid"
     related = (Related(event.shown, f"{event.got} is applied here"),) if event.shown else ()
     return Broken(
         Problem(
-            "softmax-before-cross-entropy",
+            rule,
             event.at,
-            f"`{event.loss}` applies log_softmax itself, and is given the result of {event.got}",
-            consequence,
+            f"`{event.loss}` applies {own} itself, and is given the result of {event.got}",
+            consequences[event.got],
             related,
         )
     )

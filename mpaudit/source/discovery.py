@@ -37,6 +37,7 @@ _NAMES = (
     *(b"mixed_precision", b"mixed_float16", b"mixed_bfloat16", b"set_global_policy"),
     *(b"set_dtype_policy", b"LossScaleOptimizer", b"GradientTape", b"from_logits"),
     *(b"CrossEntropyLoss", b"cross_entropy", b"fp32_precision", b"float32_matmul_precision"),
+    *(b"BCEWithLogits", b"rossentropy"),
 )
 _AMP = re.compile(
     rb"amp\b(?:(?<=\bamp)|(?<=\\[nrt]amp))"

@@ -68,6 +68,10 @@ WORDS: frozenset[str] = frozenset(
         "update()",
         "binary_cross_entropy",
         "BCELoss",
+        "binary_cross_entropy_with_logits",
+        "BCEWithLogitsLoss",
+        "sigmoid",
+        "Sigmoid",
         "linalg",
         "fft",
         "rfft",
@@ -115,7 +119,16 @@ MAX_IMPORTS = 2
 METHODS = frozenset(["__init__", "__call__", "forward", "call", "__enter__", "__exit__"])
 """Methods that are called without being named: their class stands for them."""
 TELLING = frozenset(
-    ["autocast", "backward", "unscale_", "cross_entropy", "CrossEntropyLoss", "GradScaler"]
+    [
+        "autocast",
+        "backward",
+        "unscale_",
+        "cross_entropy",
+        "CrossEntropyLoss",
+        "BCEWithLogitsLoss",
+        "binary_cross_entropy_with_logits",
+        "GradScaler",
+    ]
 )
 """What an entry point must mention, itself or in what it calls, to break any protocol."""
 HANDLING = frozenset(

@@ -14,9 +14,12 @@ from mpaudit.source.library.registry import (
     kind_of,
     method,
 )
+from mpaudit.source.library.torch_activation import activated, last_layer, leaving, nature_of
+from mpaudit.source.library.torch_chain import chained, followed
 from mpaudit.source.library.torch_half_input import half_inputs
 from mpaudit.source.library.torch_no_grad_cache import caching_forward
 from mpaudit.source.library.torch_placement import certain_device
+from mpaudit.source.library.torch_pretrained import from_head
 from mpaudit.source.library.torch_region import compiling
 from mpaudit.source.library.torch_training import mark_mean
 from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
@@ -26,20 +29,13 @@ if TYPE_CHECKING:
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
-ACTIVATIONS = {
-    "Softmax": "softmax",
-    "Softmax2d": "softmax",
-    "softmax": "softmax",
-    "LogSoftmax": "log_softmax",
-    "log_softmax": "log_softmax",
-    "Sigmoid": "sigmoid",
-    "sigmoid": "sigmoid",
-}
 WANTED = {
     "CrossEntropyLoss": "logits",
     "cross_entropy": "logits",
     "BCEWithLogitsLoss": "logits",
     "binary_cross_entropy_with_logits": "logits",
+    "MultiLabelSoftMarginLoss": "logits",
+    "multilabel_soft_margin_loss": "logits",
     "BCELoss": "probabilities",
     "binary_cross_entropy": "probabilities",
 }
@@ -68,15 +64,11 @@ def make_module(call: Call) -> Value | None:
     if call.keywords.get("reduction") in (None, Const("mean")):
         path.learn(made, mean=TRUE)
     call.engine.places.setdefault(made.uid, call.span)
-    if name == "Sequential" and not any(_starred(call)):
-        path.learn(made, items=Pack(call.arguments))
+    if name == "Sequential":
+        chained(call, made)
     if "device" in call.keywords or (0, "@default_device") in path.heap:
         path.learn(made, device=UNKNOWN)
     return made
-
-
-def _starred(call: Call) -> list[bool]:
-    return [type(argument).__name__ == "Starred" for argument in call.node.args]
 
 
 def _adopt(call: Call, made: Thing, name: str) -> None:
@@ -188,8 +180,14 @@ def entering(call: Call) -> None:
 def forward(call: Call) -> Value:
     """`model(x)`."""
     model = call.thing
+    inside = followed(call, model)
     forward_event(call, model)
-    return _output(call, _last(model, call.path))
+    made = _output(call, last_layer(model, call.path))
+    from_head(call, made, model)
+    nature = nature_of(inside, call.path)
+    if nature is not None and isinstance(inside, Thing):
+        activated(made, nature, inside, call)
+    return made
 
 
 def _output(call: Call, layer: Thing | None) -> Thing:
@@ -199,50 +197,14 @@ def _output(call: Call, layer: Thing | None) -> Thing:
     region = call.engine.region(path)
     if region is not None:
         path.learn(made, region=region)
-    name = path.known(layer, "@layer") if layer else None
-    if isinstance(name, Const) and str(name.value) in ACTIVATIONS:
-        path.learn(made, activation=Const(ACTIVATIONS[str(name.value)]))
-        if layer and layer.uid in call.engine.places:
-            call.engine.places[made.uid] = call.engine.places[layer.uid]
-    return made
-
-
-def _last(model: Thing, path: Path) -> Thing | None:
-    items = path.known(model, "@items")
-    while isinstance(items, Pack) and items.items:
-        last = items.items[-1]
-        if not isinstance(last, Thing):
-            return None
-        model, items = last, path.known(last, "@items")
-    return model
+    return leaving(call, made, layer)
 
 
 def functional(call: Call, name: str) -> Value | None:
     """`torch.nn.functional.name(...)`."""
     if name in WANTED:
         return _loss(call, name)
-    if name.endswith("_loss"):
-        return _loss(call, name)
-    return activation(call) if name in ACTIVATIONS else None
-
-
-@function("torch.softmax", "torch.log_softmax", "torch.sigmoid", "torch.special.log_softmax")
-def activation(call: Call) -> Value:
-    """`F.softmax(x, dim=-1)`."""
-    made = call.derived(*call.arguments)
-    path = call.path
-    if path.known(made, "@scaled") is None:
-        path.learn(made, scaled=Pack(()))
-    call.engine.places[made.uid] = call.span
-    return path.learn(made, activation=Const(ACTIVATIONS[call.name.rpartition(".")[2]]))
-
-
-@method("", "softmax", "log_softmax", "sigmoid")
-def activation_method(call: Call) -> Value:
-    """`x.softmax(-1)`."""
-    assert call.receiver is not None
-    call.arguments = (call.receiver, *call.arguments)
-    return activation(call)
+    return _loss(call, name) if name.endswith("_loss") else None
 
 
 @called("Loss")
@@ -255,7 +217,7 @@ def loss(call: Call) -> Value:
 def _loss(call: Call, name: str) -> Value:
     path = call.path
     prediction = call.picked(0, "input")
-    got = path.known(prediction, "@activation") if prediction is not None else None
+    got = nature_of(prediction, path)
     wants = WANTED.get(name)
     if wants is not None:
         shown = call.engine.places.get(prediction.uid) if isinstance(prediction, Thing) else None
@@ -268,7 +230,7 @@ def _loss(call: Call, name: str) -> Value:
                 occasional=call.occasional,
                 loss=name,
                 wants=wants,
-                got=str(got.value) if isinstance(got, Const) else None,
+                got=got,
                 shown=shown if got is not None else None,
                 region=call.engine.describe(region, path),
             )
