@@ -113,6 +113,8 @@ KERAS_TELLING = frozenset(
         "set_dtype_policy",
     ]
 )
+STEPS = frozenset(["training_step"])
+"""What a trainer's library calls: it is entered if it mentions what matters at all."""
 MAX_REEXPORTS = 4
 MAX_IMPORTS = 2
 """How far imports are traced: what is further off matters only by what it mentions itself."""
@@ -171,7 +173,8 @@ class Relevance:
 
     def entering(self, module: Module, owner: str | None, name: str) -> bool:
         """Whether a function that nobody calls is worth executing for itself."""
-        return (owner, name) in self._relevant(module, least=TELLING).functions
+        least = WORDS if name in STEPS else TELLING
+        return (owner, name) in self._relevant(module, least=least).functions
 
     def following(self, function: Function) -> bool:
         """Whether calling this function can matter to any protocol."""

@@ -20,6 +20,7 @@ CROSS_ENTROPY = frozenset(
 BCE_WITH_LOGITS = frozenset(
     ["torch.nn.BCEWithLogitsLoss", "torch.nn.functional.binary_cross_entropy_with_logits"]
 )
+WITH_WEIGHTS = frozenset(["torch.nn.Linear", "torch.nn.Conv2d", "torch.nn.LSTM"])
 
 
 def loss_calls(program: Program, names: frozenset[str]) -> Iterator[tuple[Script, ast.Call]]:
@@ -91,6 +92,12 @@ def softmax_as_last_layer(program: Program) -> Iterator[Change]:
             continue
         last = nets[0].args[-1]
         if isinstance(last, ast.Starred) or nets[0].keywords:
+            continue
+        inside = set(ast.walk(nets[0]))
+        if any(
+            script.qualified(call.func) in WITH_WEIGHTS and call not in inside
+            for call in script.calls()
+        ):
             continue
         module = script.source(nets[0].func).removesuffix("Sequential")
         reshaped = any(word in script.source(losses[0]) for word in ("flatten", "view", "reshape"))

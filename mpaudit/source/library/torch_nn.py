@@ -83,6 +83,8 @@ def _adopt(call: Call, made: Thing, name: str) -> None:
 
 base("Module", "torch.nn.Module", "torch.nn.modules.Module", "torch.nn.Sequential", adopt=_adopt)
 base("Module", "torch.nn.ModuleList", "torch.nn.ModuleDict", adopt=_adopt)
+for _root in ("lightning", "lightning.pytorch", "pytorch_lightning", "pytorch_lightning.core"):
+    base("Module", f"{_root}.LightningModule", adopt=_adopt)
 
 
 @function("torch.set_default_device", "torch.set_default_tensor_type")
