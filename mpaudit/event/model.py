@@ -25,7 +25,8 @@ class LossComputed(Event):
     `wants` is what the loss takes, `got` what the prediction is: "logits", "softmax", "log_softmax",
     "sigmoid" or None (not known). `shown` is where the prediction's last activation stands, `made`
     where the loss was built, `output` the Keras layer that the prediction left, as it left it.
-    `region` is the enabled autocast region that the call itself stands in.
+    `region` is the enabled autocast region that the call itself stands in. `unseen`: the prediction
+    comes from a caller, or through a model of a caller, whom nobody has seen.
     """
 
     loss: str
@@ -35,3 +36,4 @@ class LossComputed(Event):
     made: Span | None = None
     output: Ref | None = None
     region: Region | None = None
+    unseen: bool = False

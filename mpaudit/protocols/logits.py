@@ -72,7 +72,7 @@ BINARY = {
 def _taken_for_logits(event: LossComputed, rule: str, consequences: dict[str, str]) -> Verdict:
     """A loss of torch that applies its activation itself, given what went through one already."""
     if event.got not in consequences:
-        return Kept(rule, event.at)
+        return Kept(rule, event.at, unseen=event.unseen)
     own = "log_softmax" if event.loss in TORCH else "the sigmoid"
     related = (Related(event.shown, f"{event.got} is applied here"),) if event.shown else ()
     return Broken(

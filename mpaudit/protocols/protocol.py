@@ -26,11 +26,16 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The same place on this path keeps the rule; `occasional` if only under a changing condition."""
+    """The same place on this path keeps the rule; `occasional` if only under a changing condition.
+
+    `unseen` says that this rests on what a caller would hand over whom nobody has seen: it counts
+    against the paths of the same entry point only.
+    """
 
     rule: str
     span: Span
     occasional: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,19 @@ class Protocol(ABC):
     def later(self) -> Protocol:
         """The machine that a function starts with which is called some time after all this."""
         return type(self)()
+
+
+def within(verdicts: list[Verdict]) -> list[Verdict]:
+    """What the verdicts of one entry point say to the whole program."""
+    unseen = {(v.rule, v.span) for v in verdicts if isinstance(v, Kept) and v.unseen}
+    if not unseen:
+        return verdicts
+    return [
+        v
+        for v in verdicts
+        if not (isinstance(v, Kept) and v.unseen)
+        and not (isinstance(v, Broken) and (v.problem.rule, v.problem.span) in unseen)
+    ]
 
 
 def settle(verdicts: list[Verdict]) -> list[Problem]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mpaudit import protocols
-from mpaudit.protocols.protocol import Broken, Protocol, Verdict
+from mpaudit.protocols.protocol import Broken, Protocol, Verdict, within
 from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.compound import Compound
@@ -139,7 +139,7 @@ class Engine(Compound):
                 self.followed.clear()
                 self.followed |= followed  # what was not followed to the end is entered for itself
             else:
-                verdicts.extend(self.verdicts)
+                verdicts.extend(within(self.verdicts))
                 return heap
             finally:
                 self.left -= allowed - max(self.budget, 0)

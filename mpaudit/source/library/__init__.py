@@ -45,6 +45,7 @@ from mpaudit.source.library import (
     torch_unsupported,
     torch_wrapped,
     trainers,
+    unseen,
 )
 from mpaudit.source.library.registry import (
     adopt,
@@ -101,6 +102,7 @@ FAMILIES = (
     keras_models,
     keras_optimizers,
     keras_training,
+    unseen,
 )
 
 __all__ = [

@@ -10,9 +10,12 @@ from mpaudit.source.library.registry import (
     initialised,
     kind_of,
     method,
+    on_operation,
+    on_result,
     on_stored,
 )
-from mpaudit.source.library.torch_activation import own_tail
+from mpaudit.source.library.torch_activation import last_layer, leaving, own_tail
+from mpaudit.source.library.torch_pretrained import from_head
 from mpaudit.source.path import lookup
 from mpaudit.source.values import NONE, UNKNOWN, Class, Const, Function, Pack, Thing, Value
 
@@ -21,16 +24,56 @@ if TYPE_CHECKING:
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
+CHANGES = ("append", "extend", "insert", "pop", "reverse", "remove")
+
 
 def chained(call: Call, made: Thing) -> None:
     """Note the layers of `nn.Sequential(...)`: all of them (items), else the last one (tail)."""
     path, node = call.path, call.node
     if not any(isinstance(argument, ast.Starred) for argument in node.args):
         path.learn(made, items=_given(call))
-    elif not isinstance(node.args[-1], ast.Starred):
-        path.learn(made, tail=call.arguments[-1])
-    elif not isinstance(call.arguments[-1], Thing) or call.arguments[-1].kind == "Module":
-        path.learn(made, tail=call.arguments[-1])  # a list whose items are known
+    elif call.arguments:
+        last = call.arguments[-1]
+        if isinstance(node.args[-1], ast.Starred) and not _is_layer(last):
+            last = _end(last, path) or UNKNOWN
+        path.learn(made, tail=last)
+
+
+def _is_layer(value: Value) -> bool:
+    return isinstance(value, Thing) and value.kind == "Module"
+
+
+def _end(container: Value, path: Path) -> Value | None:
+    """The last item of a list, None where it is not known."""
+    known = container if isinstance(container, Pack) else path.known(container, "@items")
+    if isinstance(known, Pack):
+        return known.items[-1] if known.items else None
+    return path.known(container, "@tail")
+
+
+@on_operation
+def concatenated(
+    _: Calls, operation: str, operands: tuple[Value, ...], made: Thing, path: Path
+) -> None:
+    """`layers + [nn.Softmax(dim=1)]`."""
+    last = _end(operands[-1], path) if operation == "Add" else None
+    if last is not None and _is_layer(last):
+        path.learn(made, tail=last)
+
+
+@on_result
+def lengthened(call: Call, _: Value, __: Value) -> None:
+    """`layers.append(nn.Softmax(dim=1))` of a list whose items are not all known."""
+    if call.name not in CHANGES or not isinstance(call.receiver, Thing):
+        return
+    if call.receiver.kind not in ("", "list") or not call.arguments:
+        return
+    given = call.arguments[-1]
+    last = _end(given, call.path) if call.name == "extend" else given
+    if call.name in ("append", "extend") and last is not None and _is_layer(last):
+        call.path.learn(call.receiver, tail=last)
+    elif call.path.known(call.receiver, "@tail") is not None:
+        call.path.learn(call.receiver, tail=UNKNOWN)
 
 
 def _given(call: Call) -> Pack:
@@ -131,3 +174,10 @@ def followed(call: Call, model: Thing) -> Value | None:
         given = Thing(number, since=call.path.frame.iteration)
         done[place] = call.engine.enter(place, forward, (tail[0], given), {}, call.path)
     return done[place]
+
+
+def leaving_model(call: Call, made: Thing, model: Thing) -> Thing:
+    """Note what leaves a model whose own code is not followed."""
+    leaving(call, made, last_layer(model, call.path))
+    from_head(call, made, model)
+    return made

@@ -14,14 +14,14 @@ from mpaudit.source.library.registry import (
     kind_of,
     method,
 )
-from mpaudit.source.library.torch_activation import activated, last_layer, leaving, nature_of
-from mpaudit.source.library.torch_chain import chained, followed
+from mpaudit.source.library.torch_activation import activated, nature_of
+from mpaudit.source.library.torch_chain import chained, followed, leaving_model
 from mpaudit.source.library.torch_half_input import half_inputs
 from mpaudit.source.library.torch_no_grad_cache import caching_forward
 from mpaudit.source.library.torch_placement import certain_device
-from mpaudit.source.library.torch_pretrained import from_head
 from mpaudit.source.library.torch_region import compiling
 from mpaudit.source.library.torch_training import mark_mean
+from mpaudit.source.library.unseen import unseen
 from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -184,22 +184,21 @@ def forward(call: Call) -> Value:
     model = call.thing
     inside = followed(call, model)
     forward_event(call, model)
-    made = _output(call, last_layer(model, call.path))
-    from_head(call, made, model)
+    made = leaving_model(call, _output(call), model)
     nature = nature_of(inside, call.path)
     if nature is not None and isinstance(inside, Thing):
         activated(made, nature, inside, call)
     return made
 
 
-def _output(call: Call, layer: Thing | None) -> Thing:
+def _output(call: Call) -> Thing:
     path = call.path
     made = path.learn(call.derived(*call.arguments), scaled=Pack(()))
     path.heap.forget((made.uid, "@weighted"))
     region = call.engine.region(path)
     if region is not None:
         path.learn(made, region=region)
-    return leaving(call, made, layer)
+    return made
 
 
 def functional(call: Call, name: str) -> Value | None:
@@ -235,6 +234,7 @@ def _loss(call: Call, name: str) -> Value:
                 got=got,
                 shown=shown if got is not None else None,
                 region=call.engine.describe(region, path),
+                unseen=unseen(prediction, call.engine, path),
             )
         )
-    return mark_mean(call, _output(call, None), call.receiver)
+    return mark_mean(call, _output(call), call.receiver)

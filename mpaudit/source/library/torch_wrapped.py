@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.source.library.registry import called, on_operation, on_result
-from mpaudit.source.library.torch_activation import activated, last_layer, leaving, nature_of
+from mpaudit.source.library.torch_activation import activated, nature_of
+from mpaudit.source.library.torch_chain import leaving_model
 from mpaudit.source.path import lookup
 from mpaudit.source.values import (
     Bound,
@@ -85,5 +86,5 @@ def call_wrapper(call: Call) -> Value | None:
     if isinstance(made, Thing) and isinstance(result, Thing) and nature is not None:
         activated(made, nature, result, call)
     elif isinstance(made, Thing):
-        leaving(call, made, last_layer(model, path))
+        leaving_model(call, made, model)
     return made
