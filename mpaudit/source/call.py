@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from mpaudit.event import Event, LostSight
 from mpaudit.finding import Span
 from mpaudit.source import library
-from mpaudit.source.facts import inherit, item_of, parts
+from mpaudit.source.facts import carries, inherit, item_of, parts
 from mpaudit.source.logic import Logic
 from mpaudit.source.outline import generates
 from mpaudit.source.path import Frame, Identities, Path, lookup
@@ -240,6 +240,9 @@ class Calls(Regions):
                 self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
             made = self.made(site, path)
             return result or self.derive(made, (*arguments, *keywords.values()), path)
+        given = (*arguments, *keywords.values())
+        if not self.relevance.speaking(function) and not any(carries(v, path) for v in given):
+            return result or self.derive(self.made(site, path), given, path)
         if self.narrow and isinstance(result, Thing) and result.kind == "Module":
             return result  # what a model is made of is not worth it
         if self.narrow and not self.relevance.handling(function):

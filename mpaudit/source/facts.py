@@ -11,6 +11,8 @@ from mpaudit.source.values import (
     UNKNOWN,
     Choice,
     Const,
+    External,
+    Namespace,
     Pack,
     Partial,
     Thing,
@@ -19,6 +21,20 @@ from mpaudit.source.values import (
 
 APART = ("Optimizer", "GradScaler")
 """Kinds of which the items of a comprehension are told apart, pass by pass."""
+
+PLAIN = frozenset(["", "library", "instance", "super", "list", "dict", "device", "finfo"])
+"""Kinds of things that matter only by what they hold."""
+TELLING = (
+    "@region",
+    "@owners",
+    "@gradient",
+    "@scale_of",
+    "@tape",
+    "@dtype",
+    "@wide",
+    "@param_dtype",
+)
+"""What is known of values that matter."""
 
 
 def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool = False) -> Thing:
@@ -60,6 +76,25 @@ def item_of(over: Value, each: Value, path: Path, identities: Identities) -> Val
     for name, value in path.heap.of(each.uid):
         path.heap[(made.uid, name)] = value
     return made
+
+
+def carries(value: Value, path: Path, depth: int = 2) -> bool:
+    """Whether a value is, or holds, something that a summary or a protocol knows more of."""
+    if isinstance(value, Pack):
+        return any(carries(item, path, depth) for item in value.items)
+    if isinstance(value, Choice):
+        return carries(value.yes, path, depth) or carries(value.no, path, depth)
+    if isinstance(value, Thing):
+        if value.kind not in PLAIN:
+            return True
+        if any(path.known(value, fact) is not None for fact in TELLING):
+            return True
+        return depth > 0 and any(
+            carries(held, path, depth - 1)
+            for name, held in path.heap.of(value.uid)
+            if not name.startswith("@") or name == "@items"
+        )
+    return not isinstance(value, Const | External | Namespace)
 
 
 def parts(value: Value, path: Path) -> list[Value]:

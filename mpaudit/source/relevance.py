@@ -95,6 +95,8 @@ WORDS: frozenset[str] = frozenset(
     ]
 ) | {HELD}
 """What a function must mention to be followed when it is called."""
+SPEAKING = WORDS - {HELD}
+"""What it must mention to be followed whatever it is handed."""
 KERAS_WORDS = frozenset(
     ["keras", "tf_keras", "layers", "fit", "minimize", "apply", "get_unscaled_gradients", "run"]
 )
@@ -184,6 +186,17 @@ class Relevance:
         relevant = self._relevant(function.module, least=WORDS)
         return (owner, function.name) in relevant.functions
 
+    def speaking(self, function: Function) -> bool:
+        """Whether a function mentions what matters, or calls what does; not one that only passes on.
+
+        What merely calls what it holds matters to what it is handed, and to nothing else.
+        """
+        owner = function.owner.node.name if function.owner else None
+        relevant = self._relevant(function.module, least=SPEAKING)
+        if function.name == "__init__":
+            return owner in relevant.names or (owner, function.name) in relevant.functions
+        return isinstance(function.node, ast.Lambda) or (owner, function.name) in relevant.functions
+
     def handling(self, function: Function) -> bool:
         """Whether a function handles scalers, regions or gradients itself, or calls what does."""
         owner = function.owner.node.name if function.owner else None
@@ -204,7 +217,8 @@ class Relevance:
         self._known[key] = Relevant()  # what an import cycle sees
         seen = self._outline(module)
         keras = _keras_words(seen)
-        words = least | keras if least is WORDS else least | (KERAS_TELLING if keras else set())
+        wide = least in (WORDS, SPEAKING)
+        words = least | keras if wide else least | (KERAS_TELLING if keras else set())
         if least is TELLING and "GradScaler" in module.text:
             words |= {"state_dict()"}
         names: set[str] = set()
@@ -227,12 +241,11 @@ class Relevance:
             reached |= {
                 owner
                 for owner, _ in functions
-                if owner is not None
-                and (least is WORDS or "Module" not in seen.classes.get(owner, ()))
+                if owner is not None and (wide or "Module" not in seen.classes.get(owner, ()))
             }
             reached |= {name for name, bases in seen.classes.items() if bases & (reached | names)}
             names |= reached
-        if least is WORDS:
+        if wide:
             functions |= {place for place, m in seen.functions.items() if KEEPS in m.words}
         self._known[key] = Relevant(frozenset(functions), frozenset(names))
         return self._known[key]
