@@ -60,7 +60,7 @@ class _State:
     world: Layer = field(default_factory=Layer)
     absorbed: dict[str, _Ending] = field(default_factory=dict)
     roles: dict[str, Roles] = field(default_factory=dict)
-    followed: set[ast.AST] = field(default_factory=set)
+    followed: dict[ast.AST, None] = field(default_factory=dict)
 
 
 class Engine(Compound):
@@ -104,7 +104,7 @@ class Engine(Compound):
                 continue
             passed_by = self._passed_by(node) if node in self.followed else None
             if passed_by is None or passed_by:
-                self.followed.discard(node)
+                self.followed.pop(node, None)
                 self.ended = after
                 found: list[Verdict] = []
                 title = node.name if name is None else f"{name}.{node.name}"
@@ -132,12 +132,15 @@ class Engine(Compound):
             bound = NARROW_BUDGET if self.narrow else BUDGET
             allowed, followed = min(bound, self.left), self.followed.copy()
             self.verdicts, self.escaped, self.guards, self.budget = [], [], 0, allowed
-            self.holes = []
+            self.holes, self.floor = [], 0
+            self.oversized.clear()
             try:
                 heap = execute()
             except (Exhausted, RecursionError):
                 self.followed.clear()
-                self.followed |= followed  # what was not followed to the end is entered for itself
+                self.followed.update(
+                    followed
+                )  # what was not followed to the end is entered for itself
             else:
                 verdicts.extend(within(self.verdicts))
                 return heap
@@ -208,7 +211,7 @@ class Engine(Compound):
     def _call(self, function: Function, arguments: tuple[Value, ...], path: Path) -> list[Path]:
         if not self.relevance.following(function):
             return [path]
-        self.followed.add(function.node)
+        self.followed[function.node] = None
         context = self.identities.number("entry", function.node)
         scope = self.identities.number("scope", function.node, context)
         frame = Frame(function.module, (scope, *function.scopes), context, function)

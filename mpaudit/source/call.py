@@ -63,7 +63,9 @@ class Calls(Regions):
         self.identities = identities
         self.logic = Logic(identities)
         self.budget = budget
-        self.followed: set[ast.AST] = set()
+        self.floor = 0
+        self.oversized: set[ast.AST] = set()
+        self.followed: dict[ast.AST, None] = {}
         self.narrow = False
         self.sites: dict[tuple[ast.expr, int], ast.expr] = {}
 
@@ -94,9 +96,9 @@ class Calls(Regions):
         """The roles of the module in progress."""
 
     def spend(self, amount: int = 1) -> None:
-        """Count work. Raises Exhausted beyond the budget."""
+        """Count work. Raises Exhausted beyond the budget, or beyond the share of a call in progress."""
         self.budget -= amount
-        if self.budget < 0:
+        if self.budget < self.floor:
             raise Exhausted
 
     def site(self, node: ast.expr, index: int) -> ast.expr:
@@ -258,7 +260,7 @@ class Calls(Regions):
 
     def activation(self, site: ast.expr, function: Function, path: Path) -> Frame:
         """The frame of a function that is called at `site`."""
-        self.followed.add(function.node)
+        self.followed[function.node] = None
         frame = path.frame
         context = self.identities.number("in", frame.context, site, frame.iteration)
         scope = self.identities.number("scope", function.node, context)

@@ -10,10 +10,11 @@ from functools import partial
 from mpaudit.event import Event
 from mpaudit.protocols.protocol import Verdict
 from mpaudit.source import library
-from mpaudit.source.call import Enter
+from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.expression import Expressions
 from mpaudit.source.path import Fork, Frame, Path, merge
 from mpaudit.source.values import (
+    UNKNOWN,
     Bound,
     Choice,
     Class,
@@ -26,6 +27,10 @@ from mpaudit.source.values import (
 )
 
 MAX_PATHS = 48
+SHARE = 0.5
+"""How much of what is left of the budget a call may use up."""
+LEAST = 1000
+"""What a call may use up in any case, in evaluations of an expression."""
 EVENT = 4
 """What it costs to tell an event to the protocols, in evaluations of an expression."""
 WATCHED = frozenset(["GradScaler", "autocast", "Optimizer", "context"])
@@ -88,7 +93,7 @@ class Flow(Expressions):
             except Fork as fork:
                 waiting.extend(self.split(current, fork.condition))
             except Enter as call:
-                waiting.extend(self.follow(current, call))
+                waiting.extend(self.within_its_share(current, call))
             else:
                 current.frame.done.clear()
                 finished.append((current, value))
@@ -101,6 +106,44 @@ class Flow(Expressions):
         other = path.copy()
         path.facts[condition], other.facts[condition] = True, False
         return [other, path]
+
+    def within_its_share(self, path: Path, call: Enter) -> list[Path]:
+        """Follow a call as far as its share of the budget goes; what needs more is given up.
+
+        The arguments of such a call are lost sight of, and the function is entered for itself later.
+        """
+        if call.function.node in self.oversized:
+            return [self.given_up(path, call)]
+        before, floor, escaped = path.copy(), self.floor, self.escaped.copy()
+        verdicts, followed, guards = len(self.verdicts), len(self.followed), self.guards
+        left = self.budget - floor
+        self.floor = self.budget - min(left, max(LEAST, int(left * SHARE)))
+        try:
+            return self.follow(path, call)
+        except Exhausted:
+            if self.budget < floor:
+                raise
+            self.oversized.add(call.function.node)
+            self.escaped, self.guards = escaped, guards
+            del self.verdicts[verdicts:]
+            for node in list(self.followed)[followed:]:
+                del self.followed[node]
+            return [self.given_up(before, call)]
+        finally:
+            self.floor = floor
+
+    def given_up(self, path: Path, call: Enter) -> Path:
+        """The path behind a call that is not followed after all."""
+        scope = call.frame.scopes[0]
+        given = [value for name, value in path.heap.of(scope) if not name.startswith("@")]
+        path.heap.forget_owner(scope)
+        if isinstance(call.site, ast.Call):
+            self.lose(given, path, path.frame.module.span(call.site))
+        made = call.result or self.derive(self.made(call.site, path), given, path)
+        if call.result is None and isinstance(made, Thing):
+            path.learn(made, scaled=UNKNOWN)
+        path.frame.done[call.site] = made
+        return path
 
     def follow(self, path: Path, call: Enter) -> list[Path]:
         """Execute a function of the project; the paths on which it returns.
