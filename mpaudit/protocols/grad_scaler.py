@@ -36,8 +36,8 @@ class GradScalerProtocol(Protocol):
     State: "phase" -> Phase; ("scaled", scaler) -> the last LossScaled since update(); ("unscaled",
     scaler, optimizer) and ("stepped", scaler, optimizer) -> the event since update(); ("stepper",
     optimizer) -> the scaler that last stepped it; ("updated", scaler) -> the last update(), if
-    nothing was stepped since; "raised" -> the breach after which a real run is over, so that nothing
-    that follows on this path is evidence. Facts: ("made", scaler) -> where it was built.
+    nothing was stepped since; "raised" -> the breach after which a real run is over, so that no further
+    breach on this path is evidence. Facts: ("made", scaler) -> where it was built.
     """
 
     __slots__ = ()
@@ -67,9 +67,10 @@ class GradScalerProtocol(Protocol):
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Advance by one event."""
-        if "raised" in self.state:
-            return
+        raised = self.state.get("raised")
         for verdict in self._judge(event):
+            if raised and not (isinstance(verdict, Kept) and verdict.rule != raised):
+                continue
             if isinstance(verdict, Broken) and verdict.problem.consequence.startswith(RAISES):
                 self.state["raised"] = verdict.problem.rule
             yield verdict

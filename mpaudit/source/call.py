@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from mpaudit.event import Event, LostSight
 from mpaudit.finding import Span
@@ -125,13 +125,22 @@ class Calls(Regions):
         iteration = path.frame.iteration
         within = path.known(over, "@enumerated")
         if within is not None:
-            index = Thing(self.identities.number("index", node, iteration), since=iteration)
-            return Pack((index, self.each(within, node, path)))
+            start = path.known(over, "@start") or Const(0)
+            number = self.identities.number("index", start, *self._passing(within, node, path))
+            return Pack((Thing(number, since=iteration), self.each(within, node, path)))
         columns = path.known(over, "@zipped")
         if isinstance(columns, Pack):
             return Pack(tuple(self.each(column, node, path) for column in columns.items))
-        number = self.identities.number("each", over, node, iteration)
+        number = self.identities.number("each", over, *self._passing(over, node, path))
         return self.derive(Thing(number, since=max(iteration, newest(over))), (over,), path)
+
+    def _passing(self, over: Value, node: ast.expr, path: Path) -> Sequence[Hashable]:
+        """What tells the item of this pass from others: loops over the same meet the same items."""
+        iteration = path.frame.iteration
+        operation, *operands = self.identities.description(iteration[1])
+        if operation != "pass" or getattr(operands[0], "iter", None) is not node:
+            return node, iteration
+        return operands[3:] if newest(over) < iteration else (node, iteration)
 
     def derive(
         self, made: Thing, sources: Sequence[Value], path: Path, *, scales: bool = False

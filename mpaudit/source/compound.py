@@ -25,6 +25,8 @@ MAX_ITEMS = 6
 """A container of so few known items is gone through item by item."""
 PASS = 10
 """What a pass through a loop costs beside its statements, in evaluations of an expression."""
+LASTING = frozenset(["==", "not", "and", "or", "Lt", "is None"])
+"""Questions that an answer is kept to beyond a pass of a loop, if they are about the items."""
 LOOP_PASSES = 2
 """Other loops run twice, so that what one pass leaves behind is seen by the next."""
 
@@ -269,7 +271,9 @@ class Compound(Generators):
             for each in self.block(node.body, started):
                 each.frame.occasional = occasional
                 each.facts = {
-                    asked: a for asked, a in each.facts.items() if asked.since < (depth, 0)
+                    asked: answer
+                    for asked, answer in each.facts.items()
+                    if asked.since < (depth, 0) or self._lasts(asked, depth)
                 }
                 if each.exit in (None, "continue"):
                     each.exit = None
@@ -287,6 +291,15 @@ class Compound(Generators):
             if each.exit == "break":
                 each.exit = None
         return [*ended, *left]
+
+    def _lasts(self, asked: object, depth: int) -> bool:
+        """Whether the answer holds in the next loop over the same things, too: it rests on an item."""
+        if not isinstance(asked, Thing) or asked.since < (depth, 0):
+            return True
+        operation, *operands = self.identities.description(asked.uid)
+        if operation in ("each", "index"):
+            return not isinstance(operands[1], ast.AST)
+        return operation in LASTING and all(self._lasts(each, depth) for each in operands)
 
     def _count(self, node: ast.For | ast.AsyncFor | ast.While, path: Path) -> None:
         """Counters stand for any number from the second pass on: it is every later pass, too."""

@@ -114,12 +114,13 @@ def copied(call: Call) -> Value | None:
 def enumerated(call: Call) -> Value:
     """`enumerate(x)`."""
     made = call.made("list")
-    source = call.argument(0)
+    source, start = call.argument(0), call.argument(1, "start")
+    first = start.value if isinstance(start, Const) else 0 if start is None else None
     items = source if isinstance(source, Pack) else call.path.known(source or NONE, "@items")
-    if isinstance(items, Pack):
-        pairs = tuple(Pack((Const(i), item)) for i, item in enumerate(items.items))
+    if isinstance(items, Pack) and isinstance(first, int):
+        pairs = tuple(Pack((Const(i), item)) for i, item in enumerate(items.items, first))
         call.path.learn(made, items=Pack(pairs))
-    return call.path.learn(made, enumerated=source)
+    return call.path.learn(made, enumerated=source, start=start)
 
 
 @function("builtins.zip")
