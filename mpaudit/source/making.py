@@ -1,4 +1,4 @@
-"""New values, each with an identity: what a place makes in this activation and loop pass, what is computed."""
+"""New values and their identities: what a place makes in this activation and pass, what is computed."""
 
 from __future__ import annotations
 
