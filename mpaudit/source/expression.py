@@ -60,7 +60,7 @@ class Expressions(Operators):
         """What a name holds: in the function, the functions around it, the module, the builtins."""
         frame = path.frame
         for scope in frame.scopes:
-            value = path.heap.get((scope, name))
+            value = path.heap.look(scope, name)
             if value is not None:
                 return self._found(value, path)
         if hasattr(builtins, name):

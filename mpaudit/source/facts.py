@@ -24,6 +24,8 @@ APART = ("Optimizer", "GradScaler")
 
 PLAIN = frozenset(["", "library", "instance", "super", "list", "dict", "device", "finfo"])
 """Kinds of things that matter only by what they hold."""
+INHERITED = ("@region", "@scale_of", "@tape")
+"""What a computed value has in common with what it was computed from."""
 TELLING = (
     "@region",
     "@owners",
@@ -44,7 +46,8 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
     owners: the models whose parameters it holds; tape: the gradients it was made of; weighted:
     multiplied by who knows what (`scales`).
     """
-    flat = [part for source in sources for part in parts(source, path)]
+    every = [part for source in sources for part in parts(source, path)]
+    flat = [part for part in every if isinstance(part, Thing) and path.heap.holds(part.uid)]
     scaled: Value | None = None
     owners: dict[Value, None] = {}
     for part in flat:
@@ -56,12 +59,14 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
         held = path.known(part, "@owners")
         if isinstance(held, Pack):
             owners.update(dict.fromkeys(held.items))
-        for name in ("region", "scale_of", "tape"):
-            path.learn(made, **{name: path.known(part, "@" + name)})
+        for name in INHERITED:
+            fact = path.known(part, name)
+            if fact is not None:
+                path.heap[(made.uid, name)] = fact
     if scales and any(path.known(part, "@scale_of") is not None for part in flat):
         scaled = UNKNOWN
-    weights = [path.known(part, "@weighted") is not None for part in flat]
-    if (weights and all(weights)) or (scales and _weighs(sources, path)):
+    weighted = sum(path.known(part, "@weighted") is not None for part in flat)
+    if (weighted and weighted == len(every)) or (scales and _weighs(sources, path)):
         path.learn(made, weighted=TRUE)
     return path.learn(made, scaled=scaled, owners=Pack(tuple(owners)) if owners else None)
 

@@ -22,11 +22,6 @@ class Layer:
         """Fill a place that is still empty."""
         self.owners.setdefault(place[0], {}).setdefault(place[1], value)
 
-    def get(self, place: Place) -> Value | None:
-        """What a place holds."""
-        names = self.owners.get(place[0])
-        return None if names is None else names.get(place[1])
-
 
 class _Trail:
     """The owners written to since the last fork, after those of the forks before it."""
@@ -56,16 +51,27 @@ class Heap:
 
     def get(self, place: Place, default: Value | None = None) -> Value | None:
         """What a place holds, `default` if nothing."""
-        names = self.owners.get(place[0])
+        value = self.look(*place)
+        return default if value is None else value
+
+    def look(self, owner: int, name: str) -> Value | None:
+        """What the place (owner, name) holds, None if nothing."""
+        names = self.owners.get(owner)
         if names is not None:
-            value = names.get(place[1])
+            value = names.get(name)
             if value is not None:
                 return value
         for layer in self.layers:
-            value = layer.get(place)
-            if value is not None:
-                return value
-        return default
+            names = layer.owners.get(owner)
+            if names is not None:
+                value = names.get(name)
+                if value is not None:
+                    return value
+        return None
+
+    def holds(self, owner: int) -> bool:
+        """Whether anything is known of an owner."""
+        return owner in self.owners or any(owner in layer.owners for layer in self.layers)
 
     def __getitem__(self, place: Place) -> Value:
         value = self.get(place)

@@ -101,27 +101,36 @@ class Frame:
 class Standing:
     """Where the protocols stand on a path; shared by all paths that have seen the same events."""
 
-    __slots__ = ("_state", "machines")
+    __slots__ = ("_busy", "_frozen", "_state", "machines")
 
-    def __init__(self, machines: list[Protocol]) -> None:
+    def __init__(
+        self, machines: list[Protocol], frozen: list[Hashable | None] | None = None
+    ) -> None:
         self.machines = machines
+        self._frozen = frozen or [None] * len(machines)  # each machine's state, once it was asked
         self._state: tuple[Hashable, ...] | None = None
+        self._busy: bool | None = None
 
     @property
     def state(self) -> tuple[Hashable, ...]:
         """All machines' states: paths that agree here may be merged."""
         if self._state is None:
-            self._state = tuple(frozenset(machine.state.items()) for machine in self.machines)
+            for index, machine in enumerate(self.machines):
+                if self._frozen[index] is None:
+                    self._frozen[index] = frozenset(machine.state.items())
+            self._state = tuple(self._frozen)
         return self._state
 
     @property
     def busy(self) -> bool:
         """Whether any protocol is under way."""
-        return any(machine.state for machine in self.machines)
+        if self._busy is None:
+            self._busy = any(machine.state for machine in self.machines)
+        return self._busy
 
     def after(self, event: Event) -> tuple[Standing, list[Verdict]]:
         """Where the protocols stand once they have seen `event`, and what they say to it."""
-        machines = self.machines.copy()
+        machines, frozen = self.machines.copy(), self._frozen.copy()
         verdicts: list[Verdict] = []
         lost = isinstance(
             event, LostSight
@@ -131,8 +140,9 @@ class Standing:
                 lost and not machine.state and not machine.facts
             ):
                 machines[index] = moved = machine.copy()
+                frozen[index] = None
                 verdicts.extend(moved.feed(event))
-        return Standing(machines), verdicts
+        return Standing(machines, frozen), verdicts
 
     def joined(self, other: Standing) -> Standing:
         """This state, with the facts that the machines of both paths have gathered."""
@@ -191,7 +201,11 @@ class Path:
 
     def known(self, thing: Value, name: str) -> Value | None:
         """A hidden fact about a thing ("@scaled"), None if there is none."""
-        fact = self.heap.get((thing.uid, name)) if isinstance(thing, Thing) else None
+        if not isinstance(thing, Thing):
+            return None
+        fact = self.heap.look(thing.uid, name)
+        if fact is None:  # as most are, most of the time
+            return None
         while isinstance(fact, Choice):
             answer = self.facts.get(fact.condition)
             if answer is None:
