@@ -6,6 +6,14 @@ half by watching the real run. `mpaudit.protocols` consumes them and cannot tell
 
 from __future__ import annotations
 
+from mpaudit.event.accelerate import (
+    Accelerated,
+    AcceleratorBackward,
+    AcceleratorUnscaled,
+    Prepared,
+    PreparedStep,
+    RawBackward,
+)
 from mpaudit.event.autocast import (
     Captured,
     CastCacheCleared,
@@ -41,6 +49,9 @@ from mpaudit.event.schedule import SchedulerStep
 from mpaudit.event.unsupported import HalfGiven
 
 __all__ = [
+    "Accelerated",
+    "AcceleratorBackward",
+    "AcceleratorUnscaled",
     "Backward",
     "CachingForward",
     "Captured",
@@ -70,6 +81,9 @@ __all__ = [
     "ModelMade",
     "OptimizerStep",
     "PolicySet",
+    "Prepared",
+    "PreparedStep",
+    "RawBackward",
     "Ref",
     "Region",
     "RegionBackward",

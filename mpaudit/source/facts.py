@@ -43,13 +43,15 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
     """Let a computed value inherit what is known of its sources.
 
     scaled: the scalers it was multiplied by; region: the autocast region it was computed in;
-    owners: the models whose parameters it holds; tape: the gradients it was made of; weighted:
-    multiplied by who knows what (`scales`).
+    owners: the models whose parameters it holds; tape: the gradients it was made of; through: the
+    prepared models it comes from; weighted: multiplied by who knows what (`scales`).
     """
     every = [part for source in sources for part in parts(source, path)]
     flat = [part for part in every if isinstance(part, Thing) and path.heap.holds(part.uid)]
     scaled: Value | None = None
     owners: dict[Value, None] = {}
+    through: dict[Value, None] = {}
+    prepared = (0, "@prepared") in path.heap
     for part in flat:
         fact = path.known(part, "@scaled")
         if fact is not None and (scaled is None or scaled == UNKNOWN):
@@ -63,11 +65,16 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
             fact = path.known(part, name)
             if fact is not None:
                 path.heap[(made.uid, name)] = fact
+        passed = path.known(part, "@through") if prepared else None
+        if isinstance(passed, Pack):
+            through.update(dict.fromkeys(passed.items))
     if scales and any(path.known(part, "@scale_of") is not None for part in flat):
         scaled = UNKNOWN
     weighted = sum(path.known(part, "@weighted") is not None for part in flat)
     if (weighted and weighted == len(every)) or (scales and _weighs(sources, path)):
         path.learn(made, weighted=TRUE)
+    if through:
+        path.learn(made, through=Pack(tuple(through)))
     return path.learn(made, scaled=scaled, owners=Pack(tuple(owners)) if owners else None)
 
 

@@ -13,22 +13,33 @@ from dataclasses import dataclass
 from mpaudit.source.module import Module
 
 
+ACCELERATOR = frozenset(
+    """accumulate unwrap_model sync_gradients is_main_process is_local_main_process prepare
+    wait_for_everyone gather_for_metrics unscale_gradients""".split()  # noqa: SIM905
+)
+"""What besides `backward(loss)` only Hugging Face's Accelerator has, among the engines that have it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """The expressions, as spelled, that must hold a GradScaler or an optimizer."""
+    """The expressions, as spelled, that must hold a GradScaler, an optimizer or an Accelerator."""
 
     scalers: frozenset[str]
     optimizers: frozenset[str]
+    accelerators: frozenset[str]
 
 
 def roles(module: Module) -> Roles:
     """Read the roles off every method call in a file."""
     methods: dict[str, set[str]] = defaultdict(set)
     arguments: dict[str, set[str]] = defaultdict(set)
+    engines: set[str] = set()
     for node in module.every(ast.Call):
         if not isinstance(node.func, ast.Attribute):
             continue
         method, receiver = node.func.attr, node.func.value
+        if method == "backward" and node.args:
+            engines.add(ast.unparse(receiver))
         if method == "backward" and _is_call_of(receiver, "scale"):
             assert isinstance(receiver, ast.Call) and isinstance(receiver.func, ast.Attribute)
             methods[ast.unparse(receiver.func.value)].add("scale().backward")
@@ -56,7 +67,17 @@ def roles(module: Module) -> Roles:
     }
     optimizers = {text for scaler in scalers for text in arguments[scaler]}
     optimizers |= {text for text, used in methods.items() if {"zero_grad", "step()"} <= used}
-    return Roles(frozenset(scalers), frozenset(optimizers - scalers))
+    owners = _owners(module, ACCELERATOR) if engines else set()
+    return Roles(
+        frozenset(scalers), frozenset(optimizers - scalers), frozenset(engines & owners)
+    )
+
+
+def _owners(module: Module, members: frozenset[str]) -> set[str]:
+    """The expressions, as spelled, that an attribute of these names is taken of."""
+    return {
+        ast.unparse(node.value) for node in module.every(ast.Attribute) if node.attr in members
+    }
 
 
 def _is_call_of(node: ast.expr, method: str) -> bool:

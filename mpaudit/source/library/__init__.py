@@ -7,6 +7,8 @@ facts about them and emits events. `None` means that this call is not one it kno
 from __future__ import annotations
 
 from mpaudit.source.library import (
+    accelerate,
+    accelerate_loop,
     contexts,
     keras_layers,
     keras_losses,
@@ -81,6 +83,8 @@ FAMILIES = (
     torch_sanitize,
     torch_schedule,
     trainers,
+    accelerate,
+    accelerate_loop,
     torch_penalty,
     torch_pretrained,
     torch_region,

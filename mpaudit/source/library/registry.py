@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Summary = Callable[["Call"], Value | None]
 Attribute = Callable[["Calls", Thing, "Path"], Value | None]
+Other = Callable[["Calls", Thing, str, "Path"], Value | None]
 Augmented = Callable[["Calls", ast.AugAssign, Value, Value, "Path"], None]
 Result = Callable[["Call", Value, Value], None]
 Binary = Callable[["Calls", ast.BinOp | ast.AugAssign, Value, Value, "Path"], None]
@@ -30,12 +31,16 @@ _called: dict[str, Summary] = {}
 _entered: dict[str, Callable[[Call], None]] = {}
 _initialised: dict[str, Callable[[Call, Thing], None]] = {}
 _attributes: dict[str, list[Attribute]] = {}
+_others: dict[str, Other] = {}
 _augmented: list[Augmented] = []
 _results: list[Result] = []
 _binaries: list[Binary] = []
 _stores: list[Stored] = []
 _operations: list[Operation] = []
 _bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
+
+ACCELERATED = frozenset(["prepare", "backward", "clip_grad_norm_", "clip_grad_value_", "accumulate"])
+"""Methods by which an Accelerator that nobody has seen being made is taken for one."""
 
 HARMLESS = (
     "torch.",
@@ -139,6 +144,16 @@ def attributes(name: str) -> Callable[[Attribute], Attribute]:
     return register
 
 
+def others(kind: str) -> Callable[[Other], Other]:
+    """Register what attributes of things of a kind are that are none of its known methods."""
+
+    def register(other: Other) -> Other:
+        _others[kind] = other
+        return other
+
+    return register
+
+
 def on_augmented(hook: Augmented) -> Augmented:
     """Register a hook for `target op= value`."""
     _augmented.append(hook)
@@ -203,7 +218,11 @@ def _role(call: Call, receiver: Thing) -> str:
         return receiver.kind
     if receiver.kind or not isinstance(call.node.func, ast.Attribute):
         return receiver.kind
+    if call.path.known(receiver, "@accelerator") is not None:
+        return "Prepared"
     roles = call.engine.roles(call.path)
+    if call.name in ACCELERATED and ast.unparse(call.node.func.value) in roles.accelerators:
+        return "Accelerator"
     if call.name in ("scale", "unscale_", "step", "update", "is_enabled", "get_scale"):
         if ast.unparse(call.node.func.value) in roles.scalers:
             call.engine.identities.decisive |= {receiver, call.engine.term("is None", receiver)}
@@ -219,7 +238,10 @@ def attribute(engine: Calls, base: Thing, name: str, path: Path) -> Value | None
         value = known(engine, base, path)
         if value is not None:
             return value
-    return None
+    other = _others.get(base.kind)
+    if other is None or (base.kind, name) in _methods:
+        return None
+    return other(engine, base, name, path)
 
 
 def augmented(engine: Calls, node: ast.AugAssign, left: Value, right: Value, path: Path) -> None:
@@ -276,7 +298,7 @@ def kind_of(owner: Class, seen: frozenset[int] = frozenset()) -> tuple[str, str 
 def stated_kind(name: str) -> str:
     """The kind of a value that is annotated with the library class `name`, "" if it says nothing."""
     kind = _bases.get(name, ("", None))[0]
-    return kind if kind in ("GradScaler", "Optimizer") else ""
+    return kind if kind in ("GradScaler", "Optimizer", "Accelerator") else ""
 
 
 def adopt(call: Call, made: Thing, name: str) -> None:

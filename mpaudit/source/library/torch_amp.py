@@ -342,10 +342,11 @@ def backward(call: Call) -> Value | None:
 
 @method("", "detach")
 def detach(call: Call) -> Value:
-    """`x.detach()`: no gradient comes back to the region that made it."""
+    """`x.detach()`: no gradient comes back to the region or the models that made it."""
     assert call.receiver is not None
     made = call.derived(call.receiver)
     call.path.heap.forget((made.uid, "@region"))
+    call.path.heap.forget((made.uid, "@through"))
     return made
 
 

@@ -1,0 +1,84 @@
+"""Training loops on Hugging Face Accelerate, which scales losses and steps optimizers by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mpaudit.event.core import Event, Ref
+from mpaudit.finding import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerated:
+    """An `Accelerator`, as far as it is known where an event happens.
+
+    `scales` says whether it scales losses (`mixed_precision="fp16"`; None: not known), `chosen` whether
+    the script says so and does not leave it to `accelerate launch`. `accumulates` says whether it was
+    told to gather several micro-batches (None: so many as are not known), `gathering` whether the event
+    happens in an `accumulate()` of this pass through the loop. `text` is how it is spelled there.
+    """
+
+    ref: Ref
+    scales: bool | None = None
+    chosen: bool = False
+    accumulates: bool | None = False
+    gathering: bool = field(default=False, compare=False)
+    text: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared(Event):
+    """`accelerator.prepare(...)` was given `raw` and returned `prepared` for it."""
+
+    accelerator: Accelerated
+    raw: Ref
+    prepared: Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceleratorBackward(Event):
+    """`accelerator.backward(loss)`.
+
+    `scalers` are the script's own scalers that the loss had been multiplied by. `divided` is where it
+    was divided by `divisor`, the number of micro-batches that the accelerator divides it by as well.
+    """
+
+    accelerator: Accelerated
+    loss: Ref
+    scalers: tuple[Ref, ...] = ()
+    divided: Span | None = None
+    divisor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawBackward(Event):
+    """`loss.backward()` in a script that has prepared something.
+
+    `models` are the prepared models that the loss is known to come from, `scalers` the script's own
+    scalers that it was multiplied by. `accelerator` is None where there are several.
+    """
+
+    accelerator: Accelerated | None
+    loss: Ref
+    models: tuple[Ref, ...] = ()
+    scalers: tuple[Ref, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedStep(Event):
+    """`optimizer.step()` of a prepared optimizer; `models` own its parameters (None: not known)."""
+
+    accelerator: Accelerated
+    optimizer: Ref
+    models: tuple[Ref, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceleratorUnscaled(Event):
+    """The accelerator unscaled the gradients of all its optimizers.
+
+    `clip` is the method that did ("clip_grad_norm_"), "" for `unscale_gradients()`.
+    """
+
+    accelerator: Accelerated
+    clip: str = ""
