@@ -10,9 +10,9 @@ from mpaudit.event.accelerate import (
     Accelerated,
     AcceleratorBackward,
     AcceleratorUnscaled,
+    PlainBackward,
     Prepared,
     PreparedStep,
-    RawBackward,
 )
 from mpaudit.event.autocast import (
     Captured,
@@ -80,10 +80,10 @@ __all__ = [
     "LostSight",
     "ModelMade",
     "OptimizerStep",
+    "PlainBackward",
     "PolicySet",
     "Prepared",
     "PreparedStep",
-    "RawBackward",
     "Ref",
     "Region",
     "RegionBackward",

@@ -51,7 +51,7 @@ class AcceleratorBackward(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RawBackward(Event):
+class PlainBackward(Event):
     """`loss.backward()` in a script that has prepared something.
 
     `models` are the prepared models that the loss is known to come from, `scalers` the script's own

@@ -5,6 +5,7 @@ Whoever adds a rule about order adds it here, never to the static or the runtime
 
 from __future__ import annotations
 
+from mpaudit.protocols.accelerate import AccelerateProtocol
 from mpaudit.protocols.accumulation import AccumulationProtocol
 from mpaudit.protocols.autocast import AutocastProtocol
 from mpaudit.protocols.autograd_function import AutogradFunctionProtocol
@@ -51,6 +52,7 @@ _ALL: tuple[type[Protocol], ...] = (
     AccumulationProtocol,
     GuardProtocol,
     ScheduleProtocol,
+    AccelerateProtocol,
     LossScalingProtocol,
     LogitsProtocol,
     RefusedProtocol,

@@ -38,6 +38,7 @@ _NAMES = (
     *(b"set_dtype_policy", b"LossScaleOptimizer", b"GradientTape", b"from_logits"),
     *(b"CrossEntropyLoss", b"cross_entropy", b"fp32_precision", b"float32_matmul_precision"),
     *(b"BCEWithLogits", b"rossentropy"),
+    *(b"Accelerator", b"accelerator.backward"),
 )
 _AMP = re.compile(
     rb"amp\b(?:(?<=\bamp)|(?<=\\[nrt]amp))"

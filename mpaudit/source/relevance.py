@@ -117,6 +117,8 @@ KERAS_TELLING = frozenset(
 )
 STEPS = frozenset(["training_step"])
 """What a trainer's library calls: it is entered if it mentions what matters at all."""
+ACCELERATE_WORDS = frozenset(["Accelerator", "prepare(...)"])
+"""What matters in addition in a file that speaks of Hugging Face's Accelerate."""
 MAX_REEXPORTS = 4
 MAX_IMPORTS = 2
 """How far imports are traced: what is further off matters only by what it mentions itself."""
@@ -221,6 +223,8 @@ class Relevance:
         words = least | keras if wide else least | (KERAS_TELLING if keras else set())
         if least is TELLING and "GradScaler" in module.text:
             words |= {"state_dict()"}
+        elif least is not TELLING and "ccelerator" in module.text:
+            words |= ACCELERATE_WORDS
         names: set[str] = set()
         if near:
             self._level += 1

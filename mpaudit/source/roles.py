@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from mpaudit.source.module import Module
 
-
 ACCELERATOR = frozenset(
     """accumulate unwrap_model sync_gradients is_main_process is_local_main_process prepare
     wait_for_everyone gather_for_metrics unscale_gradients""".split()  # noqa: SIM905
@@ -68,16 +67,12 @@ def roles(module: Module) -> Roles:
     optimizers = {text for scaler in scalers for text in arguments[scaler]}
     optimizers |= {text for text, used in methods.items() if {"zero_grad", "step()"} <= used}
     owners = _owners(module, ACCELERATOR) if engines else set()
-    return Roles(
-        frozenset(scalers), frozenset(optimizers - scalers), frozenset(engines & owners)
-    )
+    return Roles(frozenset(scalers), frozenset(optimizers - scalers), frozenset(engines & owners))
 
 
 def _owners(module: Module, members: frozenset[str]) -> set[str]:
     """The expressions, as spelled, that an attribute of these names is taken of."""
-    return {
-        ast.unparse(node.value) for node in module.every(ast.Attribute) if node.attr in members
-    }
+    return {ast.unparse(node.value) for node in module.every(ast.Attribute) if node.attr in members}
 
 
 def _is_call_of(node: ast.expr, method: str) -> bool:

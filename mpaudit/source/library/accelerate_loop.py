@@ -9,8 +9,8 @@ from mpaudit.event import (
     AcceleratorBackward,
     AcceleratorUnscaled,
     GradientsZeroed,
+    PlainBackward,
     PreparedStep,
-    RawBackward,
     Ref,
 )
 from mpaudit.source.library.accelerate import PREPARED, is_foreign, known_of, the_one
@@ -180,7 +180,7 @@ def _raw_backward(call: Call, loss: Thing) -> None:
     through = path.known(loss, "@through")
     models = through.items if isinstance(through, Pack) else ()
     call.emit(
-        RawBackward(
+        PlainBackward(
             at=call.span,
             occasional=call.occasional,
             accelerator=known_of(call.engine, accelerator, path) if accelerator else None,

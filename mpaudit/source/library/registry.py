@@ -39,7 +39,9 @@ _stores: list[Stored] = []
 _operations: list[Operation] = []
 _bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
 
-ACCELERATED = frozenset(["prepare", "backward", "clip_grad_norm_", "clip_grad_value_", "accumulate"])
+ACCELERATED = frozenset(
+    ["prepare", "backward", "clip_grad_norm_", "clip_grad_value_", "accumulate"]
+)
 """Methods by which an Accelerator that nobody has seen being made is taken for one."""
 
 HARMLESS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mpaudit.source.repair import (
+    accelerate,
     accumulation,
     autocast,
     autograd_function,
@@ -29,6 +30,7 @@ from mpaudit.source.repair import (
 from mpaudit.source.repair.registry import Context, repair
 
 FAMILIES = (
+    accelerate,
     accumulation,
     autocast,
     autograd_function,
