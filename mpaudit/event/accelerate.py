@@ -40,14 +40,13 @@ class AcceleratorBackward(Event):
     """`accelerator.backward(loss)`.
 
     `scalers` are the script's own scalers that the loss had been multiplied by. `divided` is where it
-    was divided by `divisor`, the number of micro-batches that the accelerator divides it by as well.
+    was divided by the number of micro-batches, as the accelerator does it as well.
     """
 
     accelerator: Accelerated
     loss: Ref
     scalers: tuple[Ref, ...] = ()
     divided: Span | None = None
-    divisor: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +54,15 @@ class PlainBackward(Event):
     """`loss.backward()` in a script that has prepared something.
 
     `models` are the prepared models that the loss is known to come from, `scalers` the script's own
-    scalers that it was multiplied by. `accelerator` is None where there are several.
+    scalers that it was multiplied by, `divided` is where it was divided by the number of micro-batches.
+    `accelerator` is None where there are several.
     """
 
     accelerator: Accelerated | None
     loss: Ref
     models: tuple[Ref, ...] = ()
     scalers: tuple[Ref, ...] = ()
+    divided: Span | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +76,11 @@ class PreparedStep(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratorUnscaled(Event):
-    """The accelerator unscaled the gradients of all its optimizers.
+    """The accelerator unscaled the gradients of all its optimizers, if `whole`.
 
     `clip` is the method that did ("clip_grad_norm_"), "" for `unscale_gradients()`.
     """
 
     accelerator: Accelerated
     clip: str = ""
+    whole: bool = True

@@ -6,6 +6,8 @@ Whoever adds a rule about order adds it here, never to the static or the runtime
 from __future__ import annotations
 
 from mpaudit.protocols.accelerate import AccelerateProtocol
+from mpaudit.protocols.accelerate_accumulation import AccelerateAccumulationProtocol
+from mpaudit.protocols.accelerate_scaler import AccelerateScalerProtocol
 from mpaudit.protocols.accumulation import AccumulationProtocol
 from mpaudit.protocols.autocast import AutocastProtocol
 from mpaudit.protocols.autograd_function import AutogradFunctionProtocol
@@ -53,6 +55,8 @@ _ALL: tuple[type[Protocol], ...] = (
     GuardProtocol,
     ScheduleProtocol,
     AccelerateProtocol,
+    AccelerateAccumulationProtocol,
+    AccelerateScalerProtocol,
     LossScalingProtocol,
     LogitsProtocol,
     RefusedProtocol,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mpaudit.source.library import (
     accelerate,
+    accelerate_division,
     accelerate_loop,
     contexts,
     keras_layers,
@@ -85,6 +86,7 @@ FAMILIES = (
     trainers,
     accelerate,
     accelerate_loop,
+    accelerate_division,
     torch_penalty,
     torch_pretrained,
     torch_region,

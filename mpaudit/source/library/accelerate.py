@@ -30,7 +30,8 @@ ACCELERATORS = ("accelerate.Accelerator", "accelerate.accelerator.Accelerator")
 PRECISIONS = ("no", "fp16", "bf16", "fp8")
 ENGINES = ("deepspeed_plugin", "deepspeed_plugins", "megatron_lm_plugin")
 """Arguments that hand loss scaling and clipping over to another library."""
-_ALL = (0, "@accelerators")
+ALL = (0, "@accelerators")
+"""The Accelerators that were made on a path."""
 PREPARED = (0, "@prepared")
 """Whether anything was prepared on a path."""
 
@@ -68,9 +69,9 @@ def _told(call: Call, made: Thing) -> None:
     if any(each not in (None, NONE) for each in elsewhere):
         path.learn(made, foreign=TRUE)
     path.learn(made, precision=precision or NONE, steps=steps or Const(1))
-    known = path.heap.get(_ALL)
+    known = path.heap.get(ALL)
     before = known.items if isinstance(known, Pack) else ()
-    path.heap[_ALL] = Pack(tuple(dict.fromkeys((*before, made))))
+    path.heap[ALL] = Pack(tuple(dict.fromkeys((*before, made))))
 
 
 @function("accelerate.utils.GradientAccumulationPlugin", "accelerate.GradientAccumulationPlugin")
@@ -169,7 +170,7 @@ def is_foreign(accelerator: Value | None, path: Path) -> bool:
 
 def the_one(path: Path) -> Thing | None:
     """The only Accelerator of the program, None where there are several or none was made in view."""
-    known = path.heap.get(_ALL)
+    known = path.heap.get(ALL)
     if isinstance(known, Pack) and len(known.items) == 1 and isinstance(known.items[0], Thing):
         return known.items[0]
     return None

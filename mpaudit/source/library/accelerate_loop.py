@@ -14,6 +14,7 @@ from mpaudit.event import (
     Ref,
 )
 from mpaudit.source.library.accelerate import PREPARED, is_foreign, known_of, the_one
+from mpaudit.source.library.accelerate_division import division
 from mpaudit.source.library.registry import method, on_result, others
 from mpaudit.source.values import FALSE, NONE, Const, Pack, Thing, Value
 
@@ -38,6 +39,7 @@ def backward(call: Call) -> Value:
                 accelerator=known_of(call.engine, call.thing, call.path),
                 loss=call.ref(loss, call.argument_node(0, "loss")),
                 scalers=_scalers(loss, call.path) or (),
+                divided=division(call, loss, call.thing),
             )
         )
     return NONE
@@ -54,6 +56,7 @@ def unscaled(call: Call) -> Value:
                 counted=call.counted,
                 accelerator=known_of(call.engine, call.thing, call.path),
                 clip=call.name if call.name != "unscale_gradients" else "",
+                whole=call.name != "unscale_gradients" or not (call.arguments or call.keywords),
             )
         )
     return call.made()
@@ -187,6 +190,7 @@ def _raw_backward(call: Call, loss: Thing) -> None:
             loss=call.ref(loss),
             models=tuple(Ref(each.uid, "") for each in models if isinstance(each, Thing)),
             scalers=scalers,
+            divided=division(call, loss, accelerator) if accelerator else None,
         )
     )
 
