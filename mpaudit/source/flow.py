@@ -285,9 +285,10 @@ class Flow(Expressions):
         for each, value in self.run(path, node.test):
             known = self.logic.truth(value, each)
             if known is None:
-                each.facts[self.logic.question(value, each)] = True
+                question = self.logic.question(value, each)
+                each.facts[question] = True
                 if self.logic.truth(value, each) is False:
-                    each.facts[self.logic.question(value, each)] = False
+                    each.facts[question] = False
             paths.append(each)
         return paths
 
