@@ -16,6 +16,7 @@ from mpaudit.finding import Finding
 from mpaudit.rule import catalogue
 
 from . import (  # noqa: F401
+    accelerate_mutations,
     backward_mutations,
     dtype_mutations,
     gradient_mutations,
@@ -37,7 +38,9 @@ CLEAN = ROOT / "fixtures" / "clean"
 PROJECTS = ROOT / "fixtures" / "projects"
 SHAPES = Path(__file__).with_name("shapes")
 MIGRATION = "MP7"
-TRAINS = re.compile(r"\.unscale_\(|scaler\w*\.step\(|\.scale\(.*\)\.backward\(")
+TRAINS = re.compile(
+    r"\.unscale_\(|scaler\w*\.step\(|\.scale\(.*\)\.backward\(|accelerator\.backward\("
+)
 MARK = re.compile(r"# error: \[([a-z-]+)\]")
 
 
