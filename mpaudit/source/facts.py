@@ -35,6 +35,8 @@ TELLING = (
     "@dtype",
     "@wide",
     "@param_dtype",
+    "@accelerator",
+    "@through",
 )
 """What is known of values that matter."""
 
