@@ -215,7 +215,7 @@ def _prepared(call: Call, value: Value) -> Value:
     made = Thing(identities.number("prepared", value), kind, value.since)
     path.learn(made, raw=value, accelerator=call.thing)
     if value.kind != "Optimizer":
-        path.learn(made, through=Pack((value,)))
+        path.learn(made, through=Pack((value,)), wraps=value)
     path.heap[PREPARED] = TRUE
     call.emit(
         Prepared(

@@ -15,7 +15,8 @@ from mpaudit.event import (
 )
 from mpaudit.source.library.accelerate import PREPARED, is_foreign, known_of, the_one
 from mpaudit.source.library.accelerate_division import division
-from mpaudit.source.library.registry import method, on_result, others
+from mpaudit.source.library.registry import called, method, on_result, others
+from mpaudit.source.library.torch_wrapped import call_wrapper
 from mpaudit.source.values import FALSE, NONE, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -161,8 +162,14 @@ def untouched(call: Call) -> Value:
     return call.thing if call.name in ("train", "eval", "to", "requires_grad_") else call.made()
 
 
+@called("Prepared")
+def forward(call: Call) -> Value | None:
+    """`model(x)`: what leaves a prepared model is what leaves the model."""
+    return call_wrapper(call)
+
+
 @on_result
-def called(call: Call, function: Value, result: Value) -> None:
+def told(call: Call, function: Value, result: Value) -> None:
     """`model(x)`: what comes out went through the prepared model. `loss.backward()`: around it."""
     path = call.path
     if isinstance(function, Thing) and isinstance(result, Thing):
