@@ -37,7 +37,7 @@ EXPLAINED = tuple(rule for rule in RULES if rule.messages)
 # The families of codes, by their first digit; the ninth is what only a run can see.
 FAMILIES = "0123456789"
 # What stands on torch, and is not among mpaudit's own requirements: examples run where it is installed.
-LIBRARIES = ("accelerate", "transformers")
+LIBRARIES = ("accelerate", "deepspeed", "lightning", "transformers")
 # On a machine without CUDA the repaired script says so too: that is what the page explains.
 SAYS_SO_REPAIRED = "autocast-device-mismatch"
 # Only kernels of CUDA say so: elsewhere Bad runs through.

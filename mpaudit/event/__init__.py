@@ -42,6 +42,7 @@ from mpaudit.event.half_sum import SquaresReduced
 from mpaudit.event.keras import GradientsApplied, LayerMade, ModelMade, PolicySet, TapeGradient
 from mpaudit.event.model import Forward, LossComputed
 from mpaudit.event.no_grad import CachingForward
+from mpaudit.event.owned import OwnedBackward, OwnedClip, OwnedStep, OwnedUnscaled, RawBackward
 from mpaudit.event.penalty import ScaledGradientTaken, ScaledPartScaled
 from mpaudit.event.sanitized import GradientsSanitized
 from mpaudit.event.scaler_use import GradientRead, ScaleAsked, ScaledBare, ScaledLossRead
@@ -80,10 +81,15 @@ __all__ = [
     "LostSight",
     "ModelMade",
     "OptimizerStep",
+    "OwnedBackward",
+    "OwnedClip",
+    "OwnedStep",
+    "OwnedUnscaled",
     "PlainBackward",
     "PolicySet",
     "Prepared",
     "PreparedStep",
+    "RawBackward",
     "Ref",
     "Region",
     "RegionBackward",

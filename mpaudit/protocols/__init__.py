@@ -31,6 +31,8 @@ from mpaudit.protocols.loss_scaling import LossScalingProtocol
 from mpaudit.protocols.mixed_dtypes import MixedDtypesProtocol
 from mpaudit.protocols.no_grad_cache import NoGradCacheProtocol
 from mpaudit.protocols.optimizer_match import OptimizerMatchProtocol
+from mpaudit.protocols.owned_backward import OwnedBackwardProtocol
+from mpaudit.protocols.owned_gradients import OwnedGradientsProtocol
 from mpaudit.protocols.penalty import PenaltyProtocol
 from mpaudit.protocols.protocol import Protocol
 from mpaudit.protocols.refused import RefusedProtocol
@@ -78,6 +80,8 @@ _ALL: tuple[type[Protocol], ...] = (
     UnsupportedProtocol,
     KerasPolicyProtocol,
     KerasLossScaleProtocol,
+    OwnedBackwardProtocol,
+    OwnedGradientsProtocol,
 )
 
 

@@ -39,6 +39,8 @@ _NAMES = (
     *(b"CrossEntropyLoss", b"cross_entropy", b"fp32_precision", b"float32_matmul_precision"),
     *(b"BCEWithLogits", b"rossentropy"),
     *(b"Accelerator", b"accelerator.backward"),
+    *(b"automatic_optimization", b"on_after_backward", b"16-mixed", b"Fabric("),
+    *(b"precision=16", b"precision='16", b'precision="16'),
 )
 _AMP = re.compile(
     rb"amp\b(?:(?<=\bamp)|(?<=\\[nrt]amp))"

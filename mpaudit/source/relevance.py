@@ -92,6 +92,10 @@ WORDS: frozenset[str] = frozenset(
         "mul_(...)",
         "state_dict()",
         "torch.save",
+        "manual_backward",
+        "clip_gradients",
+        "grad_norm",
+        "Fabric",
     ]
 ) | {HELD}
 """What a function must mention to be followed when it is called."""

@@ -17,6 +17,10 @@ from mpaudit.source.library import (
     keras_optimizers,
     keras_policy,
     keras_training,
+    lightning_fabric,
+    lightning_module,
+    lightning_trainer,
+    owned,
     python,
     python_threads,
     torch_activation,
@@ -109,6 +113,10 @@ FAMILIES = (
     keras_optimizers,
     keras_training,
     unseen,
+    lightning_fabric,
+    lightning_module,
+    lightning_trainer,
+    owned,
 )
 
 __all__ = [

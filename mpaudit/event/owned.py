@@ -1,0 +1,62 @@
+"""Training steps that a library owns: Lightning, Fabric and DeepSpeed scale, unscale and step themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref
+from mpaudit.finding import Related
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedBackward(Event):
+    """`self.manual_backward(loss)`, `fabric.backward(loss)`, `engine.backward(loss)`.
+
+    `owner` is the LightningModule, the Fabric, the engine; `scaled` says whether its gradients carry a
+    loss scale from here on (None: not known), `because` where that was chosen.
+    """
+
+    owner: Ref
+    scaled: bool | None
+    because: tuple[Related, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawBackward(Event):
+    """`loss.backward()` where libraries are in view that want to run it themselves.
+
+    `owners` are they, each spelled as it can be reached there ("" where it cannot).
+    """
+
+    loss: Ref
+    owners: tuple[Ref, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedUnscaled(Event):
+    """The library divides the gradients by its scale, whoever asked for it."""
+
+    owner: Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedStep(Event):
+    """The optimizer steps through the library `library` ("Lightning", "Fabric", "DeepSpeed").
+
+    `required` says that gradients of a plain `loss.backward()` are refused or come out wrong (None: not
+    known), `because` where the precision was chosen.
+    """
+
+    owner: Ref
+    optimizer: Ref
+    library: str
+    required: bool | None
+    because: tuple[Related, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedClip(Event):
+    """Gradients are clipped by the library's own function, which leaves the scale to the caller."""
+
+    owner: Ref
+    how: str
