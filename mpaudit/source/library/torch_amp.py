@@ -342,12 +342,12 @@ def backward(call: Call) -> Value | None:
 
 @method("", "detach")
 def detach(call: Call) -> Value:
-    """`x.detach()`: no gradient comes back to the region or the models that made it."""
+    """`x.detach()`: no gradient comes back to what made it; a gradient stays the same one."""
     assert call.receiver is not None
     made = call.derived(call.receiver)
     call.path.heap.forget((made.uid, "@region"))
     call.path.heap.forget((made.uid, "@through"))
-    return made
+    return call.path.learn(made, gradient=call.path.known(call.receiver, "@gradient"))
 
 
 def _backward_loss(call: Call, loss: Thing) -> Ref:
