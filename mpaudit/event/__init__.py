@@ -22,6 +22,7 @@ from mpaudit.event.autocast import (
     RegionStep,
 )
 from mpaudit.event.checkpoint import ScalerStateTaken, StateSaved
+from mpaudit.event.combination import CombinationRefused
 from mpaudit.event.core import Event, LostSight, Ref, Region
 from mpaudit.event.dtype import ConstantMet, DtypesMixed, HalfKept, HalfLoss, InputHalved
 from mpaudit.event.forward import RegionMissed, ThreadForward
@@ -57,6 +58,7 @@ __all__ = [
     "CachingForward",
     "Captured",
     "CastCacheCleared",
+    "CombinationRefused",
     "ConstantMet",
     "DtypesMixed",
     "Event",

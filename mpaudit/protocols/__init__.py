@@ -14,6 +14,7 @@ from mpaudit.protocols.autograd_function import AutogradFunctionProtocol
 from mpaudit.protocols.bare_scaler import BareScalerProtocol
 from mpaudit.protocols.cast_cache import CastCacheProtocol
 from mpaudit.protocols.checkpoint import CheckpointProtocol
+from mpaudit.protocols.combination import CombinationProtocol
 from mpaudit.protocols.grad_scaler import GradScalerProtocol
 from mpaudit.protocols.gradient_read import GradientReadProtocol
 from mpaudit.protocols.guard import GuardProtocol
@@ -82,6 +83,7 @@ _ALL: tuple[type[Protocol], ...] = (
     KerasLossScaleProtocol,
     OwnedBackwardProtocol,
     OwnedGradientsProtocol,
+    CombinationProtocol,
 )
 
 

@@ -94,8 +94,6 @@ WORDS: frozenset[str] = frozenset(
         "torch.save",
         "manual_backward",
         "clip_gradients",
-        "grad_norm",
-        "Fabric",
     ]
 ) | {HELD}
 """What a function must mention to be followed when it is called."""
@@ -123,6 +121,9 @@ STEPS = frozenset(["training_step"])
 """What a trainer's library calls: it is entered if it mentions what matters at all."""
 ACCELERATE_WORDS = frozenset(["Accelerator", "prepare(...)"])
 """What matters in addition in a file that speaks of Hugging Face's Accelerate."""
+OWNERS = frozenset(["lightning", "pytorch_lightning", "lightning_fabric"])
+OWNER_WORDS = frozenset(["fit", "grad_norm", "Trainer", "Fabric"])
+"""What matters in addition in a file that imports a library which owns the training step."""
 MAX_REEXPORTS = 4
 MAX_IMPORTS = 2
 """How far imports are traced: what is further off matters only by what it mentions itself."""
@@ -224,6 +225,7 @@ class Relevance:
         seen = self._outline(module)
         keras = _keras_words(seen)
         wide = least in (WORDS, SPEAKING)
+        keras |= _owner_words(seen) if wide else frozenset()
         words = least | keras if wide else least | (KERAS_TELLING if keras else set())
         if least is TELLING and "GradScaler" in module.text:
             words |= {"state_dict()"}
@@ -311,6 +313,12 @@ def _matters(mentions: Mentions, seen: Outline, words: frozenset[str], names: se
             mentioned, foreign = mentioned | init.words, foreign | init.foreign
         words -= {HELD, "nn.Class", "Sequential"}
     return bool(mentioned & words or (mentioned & names) - foreign)
+
+
+def _owner_words(seen: Outline) -> frozenset[str]:
+    """What matters in a file because it imports Lightning or its like; nothing in other files."""
+    imported = {(node.module or "").partition(".")[0] for node in seen.imports} | seen.modules
+    return OWNER_WORDS if imported & OWNERS else frozenset()
 
 
 def _keras_words(seen: Outline) -> frozenset[str]:

@@ -19,6 +19,7 @@ from mpaudit.source.library import (
     keras_training,
     lightning_fabric,
     lightning_module,
+    lightning_refusal,
     lightning_trainer,
     owned,
     python,
@@ -115,6 +116,7 @@ FAMILIES = (
     unseen,
     lightning_fabric,
     lightning_module,
+    lightning_refusal,
     lightning_trainer,
     owned,
 )

@@ -13,6 +13,11 @@ from mpaudit.source.library.lightning_names import (
     chosen,
     learn_precision,
 )
+from mpaudit.source.library.lightning_refusal import (
+    clip_refused_by_fabric,
+    refused_by_fabric,
+    twice_chosen,
+)
 from mpaudit.source.library.owned import in_view
 from mpaudit.source.library.registry import function, method
 from mpaudit.source.values import NONE, Pack, Thing, Value
@@ -29,6 +34,7 @@ AUTOCAST = ("float16", "bfloat16")
 @function("lightning.fabric.fabric.Fabric", "lightning_fabric.fabric.Fabric")
 def make(call: Call) -> Value:
     """`Fabric(precision="16-mixed")`."""
+    twice_chosen(call)
     return learn_precision(call, call.made("Fabric"), DEFAULT)
 
 
@@ -72,6 +78,7 @@ def backward(call: Call) -> Value:
 @method("Fabric", "clip_gradients")
 def clip_gradients(call: Call) -> Value:
     """`fabric.clip_gradients(model, optimizer, max_norm=1.0)` unscales first."""
+    clip_refused_by_fabric(call, call.thing, chosen(call, call.thing))
     call.emit(OwnedUnscaled(at=call.span, occasional=call.occasional, owner=call.ref(call.thing)))
     return call.made()
 
@@ -92,6 +99,7 @@ def step(call: Call) -> Value | None:
         return None
     call.callback(0, "closure")
     known = chosen(call, fabric)
+    refused_by_fabric(call, fabric, call.thing, known)
     call.emit(
         OwnedStep(
             at=call.span,

@@ -15,6 +15,12 @@ from mpaudit.source.library.lightning_names import (
     learn_precision,
     option,
 )
+from mpaudit.source.library.lightning_refusal import (
+    needless_scaler,
+    refused,
+    remember,
+    twice_chosen,
+)
 from mpaudit.source.library.registry import function, method
 from mpaudit.source.library.torch_checkpoint import places_of
 from mpaudit.source.library.torch_device import decided
@@ -34,6 +40,8 @@ def make(call: Call) -> Value | None:
     last = call.name.rpartition(".")[2]
     if last == "Trainer":
         made = learn_precision(call, call.made("LightningTrainer"), DEFAULT)
+        remember(call, made)
+        twice_chosen(call)
         return call.path.learn(
             made, callbacks=Pack(tuple(parts(option(call, "callbacks"), call.path)))
         )
@@ -52,6 +60,7 @@ def precision_plugin(call: Call, name: str) -> Thing:
     known: Value = UNKNOWN
     if name in ("MixedPrecision", "FSDPPrecision") and given is not None:
         known = decided(given, _named)
+        needless_scaler(call, given)
     return call.path.learn(call.made("library"), precision=known)
 
 
@@ -78,9 +87,10 @@ def fit(call: Call) -> Value | None:
     known = path.known(trainer, "@precision")
     known = call.engine.logic.pick(known, path) if known is not None else UNKNOWN
     path.learn(model, trainer=trainer, precision=known, callbacks=path.known(trainer, "@callbacks"))
-    follow(call, SETUP, model, "configure_optimizers")
+    configured, manual = follow(call, SETUP, model, "configure_optimizers"), is_manual(call, model)
+    refused(call, model, manual, configured)
     follow(call, TRAINING, model, "training_step")
-    if is_manual(call, model) is False:
+    if manual is False:
         _optimise(call, model, trainer)
     hooks(call, END, model, "on_train_batch_end")
     return call.made()

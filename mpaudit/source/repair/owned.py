@@ -19,6 +19,12 @@ def backward_through_library(context: Context) -> Fix | None:
     return Fix(f"Run backward through `{owner}.{method}`", (edit,), Safety.SAFE)
 
 
+@repairs("lightning-unsupported-combination")
+def suggest_instead(context: Context) -> Fix:
+    """What to do without is the author's to say: shown, never applied."""
+    return Fix(context.subject("instead") or "", (), Safety.SUGGESTION)
+
+
 def library_backward(context: Context) -> Edit | None:
     """The edit that hands the loss to the library; None where the library cannot be reached."""
     module, node = context.module, context.node(ast.Call)

@@ -159,7 +159,9 @@ def _model(parameters: ast.expr | None) -> ast.expr | None:
 def _together(context: Context, node: ast.AST) -> bool:
     """Whether backward and step stand in the function of the clip, so that their names hold there."""
     home = _function(context.module, node)
-    return all(_holds(context.module, home, related.span) for related in context.problem.related[-2:])
+    return all(
+        _holds(context.module, home, related.span) for related in context.problem.related[-2:]
+    )
 
 
 def _holds(module: Module, home: Method | None, span: Span) -> bool:
