@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsZeroed, OwnedBackward, OwnedClip, OwnedStep, OwnedUnscaled, Ref
 from mpaudit.source.library.lightning_hook import hooks, tell
-from mpaudit.source.library.lightning_names import MIXED, because, chosen, is_module
+from mpaudit.source.library.lightning_names import MIXED, because, chosen, hook, is_module
 from mpaudit.source.library.registry import method
 from mpaudit.source.path import lookup
 from mpaudit.source.values import FALSE, NONE, Class, Const, Function, Thing, Value
@@ -26,11 +26,22 @@ def is_manual(call: Call, model: Thing) -> bool | None:
     if value is None and isinstance(owner, Class):
         value = lookup(path, owner, "automatic_optimization")
     if value is None:
-        return False
+        return _switched_off(hook(model, "__init__", path))
     if isinstance(value, Function):  # a property, as it was before version 1.3
         value = _returned(value)
     automatic = call.engine.logic.truth(value, path)
     return None if automatic is None else not automatic
+
+
+def _switched_off(init: Function | None) -> bool:
+    """Whether an `__init__` that was not followed sets `self.automatic_optimization = False`."""
+    return init is not None and any(
+        isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and node.value.value is False
+        and any(getattr(target, "attr", "") == "automatic_optimization" for target in node.targets)
+        for node in ast.walk(init.node)
+    )
 
 
 def _returned(function: Function) -> Value | None:
@@ -49,6 +60,7 @@ def scaled(call: Call, model: Thing) -> bool | None:
 
 
 @method("instance", "manual_backward")
+@method("Module", "manual_backward")
 def manual_backward(call: Call) -> Value | None:
     """`self.manual_backward(loss)`: Lightning scales the loss, then calls `on_after_backward`."""
     model = call.thing
@@ -70,6 +82,7 @@ def manual_backward(call: Call) -> Value | None:
 
 
 @method("instance", "optimizers")
+@method("Module", "optimizers")
 def optimizers(call: Call) -> Value | None:
     """`self.optimizers()`: one wrapper, or a list of them; the same ones each time."""
     model = call.thing
@@ -85,6 +98,7 @@ def optimizers(call: Call) -> Value | None:
 
 
 @method("instance", "clip_gradients")
+@method("Module", "clip_gradients")
 def clip_gradients(call: Call) -> Value | None:
     """`self.clip_gradients(optimizer, ...)` divides nothing: it clips what it finds."""
     if not is_module(call.thing, call.path):

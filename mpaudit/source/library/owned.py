@@ -81,7 +81,7 @@ def spelled(thing: Thing, path: Path, scopes: Sequence[int]) -> str:
             if value == thing:
                 return name
         for name, value in names:
-            if isinstance(value, Thing) and value.kind == "instance":
+            if isinstance(value, Thing) and value.kind in ("instance", "Module"):
                 for attribute, held in path.heap.of(value.uid):
                     if held == thing and attribute.isidentifier():
                         return f"{name}.{attribute}"
