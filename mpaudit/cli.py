@@ -51,6 +51,16 @@ class Program(click.Group):
         sys.exit(code if isinstance(code, int) else CLEAN)
 
 
+class CheckCommand(click.Command):
+    """`check`: an option whose value may be left out takes one behind `=` only, as in ruff."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give a bare `--add-ignore` its empty value, so that the path behind it stays a path."""
+        end = args.index("--") if "--" in args else len(args)
+        bare = [f"{each}=" if each == "--add-ignore" else each for each in args[:end]]
+        return super().parse_args(ctx, [*bare, *args[end:]])
+
+
 class RunCommand(click.Command):
     """`run`: what follows the script, or `-m module`, belongs to the script, options included."""
 
@@ -124,11 +134,16 @@ def main(context: click.Context) -> int:
     return FAILED
 
 
-@main.command()
+@main.command(cls=CheckCommand)
 @click.argument("paths", nargs=-1, type=_PATH)
 @click.option("--fix", is_flag=True, help="Apply the safe fixes, and say what is left.")
 @click.option("--unsafe-fixes", is_flag=True, help="Take the unsafe fixes as well.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change and write nothing.")
+@click.option(
+    "--add-ignore",
+    metavar="[=REASON]",
+    help="Silence what is found by comments in the files, with a reason or without.",
+)
 @click.option(
     "--select",
     multiple=True,
@@ -152,6 +167,7 @@ def check(
     fix: bool,
     unsafe_fixes: bool,
     diff: bool,
+    add_ignore: str | None,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     target_keras: str | None,
@@ -165,13 +181,19 @@ def check(
 
     from mpaudit import audit
     from mpaudit.config import Selection, Target, selectors
+    from mpaudit.report import count
 
     selection = Selection(selectors(select), selectors(ignore))
     target = Target(keras=int(target_keras) if target_keras else None)
     paths = paths or (Path(),)
+    if add_ignore is not None and (fix or diff):
+        raise MpauditError("check: --add-ignore cannot be combined with --fix or --diff")
     if diff:
         return _diff(paths, selection, target, unsafe_fixes)
-    if fix:
+    if add_ignore is not None:
+        report, silenced = audit.add_ignore(paths, selection, target, reason=_one_line(add_ignore))
+        click.echo(f"Silenced {count(silenced, 'finding')}.", err=True)
+    elif fix:
         report, _ = audit.fix(paths, selection, target, unsafe=unsafe_fixes, write=True)
     else:
         report = audit.check(paths, selection, target)
@@ -179,6 +201,11 @@ def check(
     _warn(report)
     _print(_rendered(report, output_format))
     return FINDINGS if report.findings else CLEAN
+
+
+def _one_line(reason: str) -> str:
+    """A reason as it can stand in a comment."""
+    return " ".join(reason.split())
 
 
 def _rendered(report: Report, output_format: str) -> str:

@@ -12,6 +12,9 @@ from mpaudit.rule import Rule, catalogue
 UNREADABLE = "unparsable-source"
 """Only its own name or code turns this rule off: a file that nobody could read is not clean."""
 
+UNUSED = "unused-suppression"
+"""The rule about comments that silence nothing."""
+
 _DIGITS = str.maketrans("oil", "011")
 """Letters that are typed in place of digits."""
 _ALL, _EXACT = 1, 9  # a prefix lies between: its length, 2 (MP) to 4 (MP10)
@@ -45,6 +48,14 @@ class Selection:
             for selector in selectors:
                 _known(selector, option)
 
+    def switched_off(self, rule: Rule) -> bool:
+        """Whether `rule` is off: ignored, or off by default and not selected.
+
+        Rules that are on, but not among those selected, are not.
+        """
+        ignored = any(_fit(each, rule) for each in self.ignore)
+        return not self.includes(rule) and (ignored or not rule.default)
+
     def includes(self, rule: Rule) -> bool:
         """Whether findings of `rule` are wanted."""
         wanted = max((_fit(each, rule) for each in self.select), default=0)
@@ -54,6 +65,11 @@ class Selection:
         if unwanted:
             return wanted > unwanted
         return bool(wanted) if self.select else rule.default
+
+
+def of_script() -> Selection:
+    """The rules by which a script is judged that is run: its comments may silence what the run shows."""
+    return Selection(ignore=(UNUSED,))
 
 
 def selectors(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mpaudit import audit, suppress
-from mpaudit.config import Selection
+from mpaudit.config import Selection, of_script
 from mpaudit.finding import Finding
 from mpaudit.rule import rule
 from mpaudit.runtime.summary import RunReport, join, stamp, summarise
@@ -25,7 +25,7 @@ def read(trace: Path) -> RunReport:
         sources = _sources({each.span.filename for each in problems}, meta.get("sources") or {})
         static: list[Finding] = []
         for filename in meta.get("sources") or {}:
-            static += audit.check_text(sources[filename], filename)
+            static += audit.check_text(sources[filename], filename, of_script())
         selection = Selection()
         seen = [stamp(each) for each in problems if selection.includes(rule(each.rule))]
         found = _unsilenced(join(seen, static), sources)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpaudit import audit
+from mpaudit.config import UNUSED, of_script
 from mpaudit.finding import Finding
 from mpaudit.runtime import launch
 from mpaudit.runtime.target import Target
@@ -21,7 +22,7 @@ def run(
     text = program.text if source is None else source
 
     def static() -> list[Finding]:
-        return audit.check_text(text, program.filename)
+        return audit.check_text(text, program.filename, of_script())
 
     return launch.run(
         name, argv, module=module, device=device, output=output, source=source, static=static
@@ -30,9 +31,9 @@ def run(
 
 def _corrected(program: Target) -> str | None:
     """The repaired text, None if there is nothing to repair; says on stderr what was repaired."""
-    before = audit.check_text(program.text, program.filename)
-    text = audit.fix_text(program.text, program.filename, unsafe=True)
-    left = [each.name for each in audit.check_text(text, program.filename)]
+    before = audit.check_text(program.text, program.filename, of_script())
+    text = audit.fix_text(program.text, program.filename, unsafe=True, ignore=(UNUSED,))
+    left = [each.name for each in audit.check_text(text, program.filename, of_script())]
     fixed = [each.name for each in before if each.name not in left]
     if text == program.text:
         _say("nothing to fix in " + program.name)

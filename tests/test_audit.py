@@ -73,7 +73,8 @@ def test_a_comment_silences_one_place():
     assert names(LOOP.replace(step, step + "  # mpaudit: ignore[missing-scaler-update] why")) == []
     assert names(LOOP.replace(step, step + "  # mpaudit: ignore[MP104]")) == []
     assert names(LOOP.replace(step, step + "  # mpaudit: ignore[MP105]")) == [
-        "missing-scaler-update"
+        "missing-scaler-update",
+        "unused-suppression",
     ]
 
 

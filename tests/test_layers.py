@@ -22,7 +22,7 @@ ALLOWED = {
     "cell": {"finding", "fix"},
     "event": {"finding"},
     "config": {"errors", "rule"},
-    "suppress": {"cell", "config", "finding", "rule"},
+    "suppress": {"cell", "config", "finding", "fix", "rule"},
     "explain": {"config", "errors", "rule"},
     "report": {"cell", "finding", "fix"},
     "protocols": {"event", "finding"},

@@ -404,7 +404,8 @@ def test_a_comment_in_a_cell_silences_that_cell() -> None:
     assert found(book("!ls 'x", SETUP, "%%time\n" + silent)) == []
     above = LOOP.replace("    scaler.step", "    # mpaudit: ignore[MP104]\n    scaler.step")
     assert found(book(SETUP, above)) == []
-    assert len(found(book(SETUP, "# mpaudit: ignore[MP104]", LOOP))) == 1
+    findings = found(book(SETUP, "# mpaudit: ignore[MP104]", LOOP))
+    assert places(findings) == [("unused-suppression", 2, 1), ("missing-scaler-update", 3, 6)]
 
 
 def test_a_warning_about_a_comment_names_cell_and_row(tmp_path: Path) -> None:

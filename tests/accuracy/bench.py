@@ -27,6 +27,7 @@ from . import (  # noqa: F401
     place_mutations,
     region_mutations,
     scaler_mutations,
+    suppression_mutations,
     update_mutations,
 )
 from .mutation import Mutant, mutants
