@@ -26,7 +26,7 @@ def module_in(folder: Path, text: str = "", target: Target | None = None, **file
 @pytest.mark.parametrize(
     ("lines", "standalone", "bundled"),
     [
-        ("numpy", 3, None),
+        ("numpy", None, None),
         ("tensorflow==2.10.1", 2, 2),
         ("tensorflow>=2.4,<2.16", 2, 2),
         ("tensorflow_gpu==2.4", 2, 2),
@@ -34,13 +34,13 @@ def module_in(folder: Path, text: str = "", target: Target | None = None, **file
         ("tensorflow>=2.16", 3, 3),
         ("tensorflow-cpu==2.21.0", 3, 3),
         ("tensorflow>=2.4", None, None),
-        ("tensorflow", 3, None),
+        ("tensorflow", None, None),
         ("keras>=3", 3, 3),
         ("Keras<3", 2, 2),
         ("keras>=2.6", None, None),
         ("keras>=2.6\ntensorflow==2.9", 2, 2),
         ("keras>=3\ntensorflow>=2.4", 3, 3),
-        ("tensorflow-datasets<4\ntensorflow-addons==0.20", 3, None),
+        ("tensorflow-datasets<4\ntensorflow-addons==0.20", None, None),
     ],
 )
 def test_requirements(
@@ -89,7 +89,7 @@ def test_names_that_only_keras_2_has(tmp_path: Path, name: str) -> None:
 def test_the_switch_to_keras_2(tmp_path: Path, text: str, bundled: int | None) -> None:
     module = module_in(tmp_path, text, requirements_txt="tensorflow>=2.16\n")
     assert generation(BUNDLED, module) == bundled
-    assert generation(STANDALONE, module) == 3
+    assert generation(STANDALONE, module) == 3  # which it does not concern
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -97,3 +97,37 @@ def test_the_command_line_decides_over_requirements(tmp_path: Path, version: int
     pins = f"tensorflow{'>=2.16' if version == 2 else '<2.16'}\n"
     module = module_in(tmp_path, target=Target(keras=version), requirements_txt=pins)
     assert generation(STANDALONE, module) == generation(BUNDLED, module) == version
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if keras.__version__ >= '3':\n    pass\n",
+        "NEW = Version(tf.__version__) >= Version('2.16')\n",
+        "if keras_3():\n    pass\n",
+        "major = int(tf.__version__.split('.')[0])\n",
+    ],
+)
+def test_a_file_that_compares_versions_is_for_both(tmp_path: Path, text: str) -> None:
+    module = module_in(tmp_path, text, requirements_txt="tensorflow>=2.16\n")
+    assert generation(BUNDLED, module) is None
+    assert generation(STANDALONE, module) is None
+    assert generation("tf_keras.Model", module) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("print(keras.__version__)\n", None),
+        ("x = keras.ops.mean(y)\n", 3),
+        ("from keras import layers, ops\n", 3),
+        ("keras.config.set_dtype_policy(p)\n", 3),
+    ],
+)
+def test_what_only_keras_3_has_tells_where_nothing_is_required(
+    tmp_path: Path, text: str, expected: int | None
+) -> None:
+    assert generation(STANDALONE, module_in(tmp_path, text)) == expected
+    pinned = tmp_path / "pinned"
+    pinned.mkdir()
+    assert generation(STANDALONE, module_in(pinned, text, requirements_txt="keras<3\n")) == 2

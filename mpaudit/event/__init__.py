@@ -41,6 +41,12 @@ from mpaudit.event.half_running import HalfAdded, HalfAverageMoved
 from mpaudit.event.half_step import HalfStep, HalfUnscaled
 from mpaudit.event.half_sum import SquaresReduced
 from mpaudit.event.keras import GradientsApplied, LayerMade, ModelMade, PolicySet, TapeGradient
+from mpaudit.event.keras_scaling import (
+    LegacyScaling,
+    OptimizerWrapped,
+    TapeGradientsClipped,
+    TapeGradientsUnscaled,
+)
 from mpaudit.event.model import Forward, LossComputed
 from mpaudit.event.no_grad import CachingForward
 from mpaudit.event.owned import OwnedBackward, OwnedClip, OwnedStep, OwnedUnscaled, RawBackward
@@ -78,11 +84,13 @@ __all__ = [
     "HalfUnscaled",
     "InputHalved",
     "LayerMade",
+    "LegacyScaling",
     "LossComputed",
     "LossScaled",
     "LostSight",
     "ModelMade",
     "OptimizerStep",
+    "OptimizerWrapped",
     "OwnedBackward",
     "OwnedClip",
     "OwnedStep",
@@ -110,6 +118,8 @@ __all__ = [
     "SquaresReduced",
     "StateSaved",
     "TapeGradient",
+    "TapeGradientsClipped",
+    "TapeGradientsUnscaled",
     "ThreadForward",
     "Unscaled",
 ]

@@ -59,10 +59,13 @@ class TapeGradient(Event):
 class GradientsApplied(Event):
     """`optimizer.apply_gradients(...)` or `apply`; `scales` says whether the optimizer is a
     LossScaleOptimizer (None: not known), `gradients` what it was given, `made` where the optimizer
-    was built.
+    was built. `keras` is 2 or 3, None if that is not known: only Keras 3 unscales here. `factor` is the
+    fixed scale of a plain optimizer that scales.
     """
 
     optimizer: Ref
     scales: bool | None
     gradients: Ref | None
     made: Span | None = None
+    keras: int | None = 3
+    factor: float | None = None

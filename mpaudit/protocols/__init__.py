@@ -27,6 +27,7 @@ from mpaudit.protocols.half_sums import HalfSumsProtocol
 from mpaudit.protocols.half_unscaled import HalfUnscaledProtocol
 from mpaudit.protocols.keras_loss_scale import KerasLossScaleProtocol
 from mpaudit.protocols.keras_policy import KerasPolicyProtocol
+from mpaudit.protocols.keras_scaling import KerasScalingProtocol
 from mpaudit.protocols.logits import LogitsProtocol
 from mpaudit.protocols.loss_scaling import LossScalingProtocol
 from mpaudit.protocols.mixed_dtypes import MixedDtypesProtocol
@@ -81,6 +82,7 @@ _ALL: tuple[type[Protocol], ...] = (
     UnsupportedProtocol,
     KerasPolicyProtocol,
     KerasLossScaleProtocol,
+    KerasScalingProtocol,
     OwnedBackwardProtocol,
     OwnedGradientsProtocol,
     CombinationProtocol,

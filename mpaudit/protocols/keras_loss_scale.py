@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from mpaudit.event import (
     Event,
@@ -11,23 +10,39 @@ from mpaudit.event import (
     LayerMade,
     LossComputed,
     ModelMade,
+    OptimizerWrapped,
     PolicySet,
     Ref,
     TapeGradient,
+    TapeGradientsClipped,
+    TapeGradientsUnscaled,
 )
-from mpaudit.finding import Problem, Related
-from mpaudit.protocols.keras_model import KerasProtocol
+from mpaudit.protocols.keras_loss_scale_problems import (
+    Found,
+    loop_without_loss_scaling,
+    missing_scale_loss,
+    needless_loss_scale,
+    per_layer_policy_unscaled,
+    unwrapped_second_optimizer,
+)
+from mpaudit.protocols.keras_model import KerasProtocol, Layer
 from mpaudit.protocols.protocol import Broken, Kept, Verdict
+from mpaudit.protocols.tape import Handled, follow, handled
 
-UNWRAPPED = "the optimizer is built here, without loss scaling"
-TAKEN = "the gradients are taken here, of a loss that is not scaled"
+MIXED = "mixed_float16"
+LOOP, SCALE, SECOND = (
+    "keras-loop-without-loss-scaling",
+    "missing-scale-loss",
+    "unwrapped-second-optimizer",
+)
+PER_LAYER, NEEDLESS = "per-layer-policy-unscaled", "needless-loss-scale"
 
 
 class KerasLossScaleProtocol(KerasProtocol):
-    """MP503 and MP504.
+    """MP503, MP504, MP512, MP517 and MP519.
 
-    Facts, besides the books: ("tape", gradients) -> how they were taken; ("loss", layer) -> True where a
-    loss was computed from what left that layer.
+    Facts, besides the books: ("tape", gradients) -> how they were handled; ("loss", layer) -> True
+    where a loss was computed from what left that layer; ("wrapped", optimizer) -> its wrapping.
     """
 
     __slots__ = ()
@@ -37,87 +52,113 @@ class KerasLossScaleProtocol(KerasProtocol):
         LayerMade,
         ModelMade,
         LossComputed,
+        OptimizerWrapped,
         TapeGradient,
+        TapeGradientsUnscaled,
+        TapeGradientsClipped,
         GradientsApplied,
     )
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Advance by one event."""
         yield from self.observe(event)
+        follow(event, self.facts)
         match event:
             case LossComputed(output=output) if output is not None:
                 self.facts[("loss", output)] = True
-            case TapeGradient():
-                self.facts[("tape", event.gradients)] = replace(event, moment=None)
+            case OptimizerWrapped():
+                self.facts[("wrapped", event.optimizer)] = event
             case GradientsApplied():
-                tape = self.facts.get(("tape", event.gradients))
-                if isinstance(tape, TapeGradient) and tape.at != event.at:
-                    yield from self._applied(event, tape)
+                known = handled(self.facts, event.gradients)
+                if known is not None:
+                    yield from self._applied(event, known)
 
-    def _applied(self, event: GradientsApplied, tape: TapeGradient) -> Iterator[Verdict]:
+    def _applied(self, event: GradientsApplied, known: Handled) -> Iterator[Verdict]:
+        tape, own_step = known.taken, known.taken.at == event.at
         models = tuple(ref for ref in (tape.model, *tape.others) if ref is not None)
-        unscaled = tape.scaled_by == ()
-        if event.scales is not False or not unscaled:
-            yield Kept("keras-loop-without-loss-scaling", event.at)
-        elif self._mixed(*models):
-            if self.overdue(*models) is not None:
-                self.promise("keras-loop-without-loss-scaling", event.at)
-            yield _loop_without_loss_scaling(event, tape, self._subjects(event, models))
+        found = Found(event, tape, self._subjects(event, models))
+        unscaled = tape.scaled_by == () and not known.unscaled
+        idle = event.scales is False or (bool(event.scales) and event.keras == 2 and not own_step)
+        if not idle or not unscaled:
+            for rule in (LOOP, SECOND, PER_LAYER):
+                yield Kept(rule, event.at)
+        elif self._mixed(*models) and not own_step:
+            yield from self._unscaled(found, models)
+        elif (layer := self._mixed_by_itself(*models)) is not None:
+            yield Broken(per_layer_policy_unscaled(found, layer))
+        yield from self._needless(found, models)
+        if own_step:
+            return
+        divides = known.unscaled or (event.scales and event.keras != 2)
         if event.scales is None or tape.scaled_by is None or event.optimizer in tape.scaled_by:
-            yield Kept("missing-scale-loss", event.at)
-        elif event.scales and unscaled:
-            yield _missing_scale_loss(event, tape, self._subjects(event, models))
+            yield Kept(SCALE, event.at)
+        elif divides and not tape.scaled_by:
+            yield Broken(missing_scale_loss(found, known.unscaled))
+
+    def _unscaled(self, found: Found, models: tuple[Ref, ...]) -> Iterator[Verdict]:
+        """The gradients of a float16 model are applied with no loss scaling."""
+        applied = found.event
+        other = self._another(applied.optimizer) if applied.scales is False else None
+        rule = LOOP if other is None else SECOND
+        if self.overdue(*models) is not None:
+            self.promise(rule, applied.at)
+        if other is None:
+            yield Broken(loop_without_loss_scaling(found))
+        else:
+            yield Broken(unwrapped_second_optimizer(found, other))
+
+    def _another(self, optimizer: Ref) -> OptimizerWrapped | None:
+        """How another optimizer was wrapped."""
+        for name, each in self.facts.items():
+            if isinstance(name, tuple) and name[0] == "wrapped":
+                assert isinstance(each, OptimizerWrapped)
+                if optimizer not in (each.optimizer, each.inner):
+                    return each
+        return None
+
+    def _needless(self, found: Found, models: tuple[Ref, ...]) -> Iterator[Verdict]:
+        """Loss scaling where it is certain that nothing is computed in float16."""
+        event, policy = found.event, self.state.get("policy")
+        wrapped = self.facts.get(("wrapped", event.optimizer))
+        made = event.made if event.factor is not None else None
+        if isinstance(wrapped, OptimizerWrapped) and wrapped.by_hand:
+            made = wrapped.at
+        if not event.scales or made is None:
+            return
+        policies = [layer.policy for layer in self.layers(*models).values()]
+        if (
+            isinstance(policy, PolicySet)
+            and policies
+            and not any(map(_half, [policy.policy, *policies]))
+        ):
+            yield Broken(needless_loss_scale(found, made, policy))
+        else:
+            yield Kept(NEEDLESS, made)
 
     def _mixed(self, *models: Ref) -> bool:
         late = self.overdue(*models)
         if late is not None:
-            return late.policy == "mixed_float16"
+            return late.policy == MIXED
         layers = self.layers(*models).values()
-        return any(layer.own is None and layer.under == "mixed_float16" for layer in layers)
+        return any(layer.own is None and layer.under == MIXED for layer in layers)
+
+    def _mixed_by_itself(self, *models: Ref) -> Layer | None:
+        """A layer that has the policy of its own, while the global one is known to be another."""
+        for layer in self.layers(*models).values():
+            if layer.own == MIXED and layer.under not in (None, MIXED):
+                return layer
+        return None
 
     def _subjects(
         self, event: GradientsApplied, models: tuple[Ref, ...]
     ) -> tuple[tuple[str, str], ...]:
-        found = [("optimizer", event.optimizer.text)]
+        found = [("optimizer", event.optimizer.text), ("keras", str(event.keras))]
         for ref, layer in self.layers(*models).items():
             if ("loss", ref) in self.facts:
                 found.append(("output", str(layer.at)))
         return tuple(found)
 
 
-def _related(event: GradientsApplied, tape: TapeGradient) -> tuple[Related, ...]:
-    made = (Related(event.made, UNWRAPPED),) if event.made and event.scales is False else ()
-    return (*made, Related(tape.at, TAKEN))
-
-
-def _loop_without_loss_scaling(
-    event: GradientsApplied, tape: TapeGradient, subjects: tuple[tuple[str, str], ...]
-) -> Broken:
-    return Broken(
-        Problem(
-            "keras-loop-without-loss-scaling",
-            event.at,
-            f"the loop applies float16 gradients with a plain optimizer: `{event.optimizer.text}` is no "
-            "LossScaleOptimizer",
-            "gradients below 6e-8 become zero in float16, and one overflow is applied to the weights instead "
-            "of being skipped; only `compile` and `fit` add loss scaling by themselves",
-            _related(event, tape),
-            subjects,
-        )
-    )
-
-
-def _missing_scale_loss(
-    event: GradientsApplied, tape: TapeGradient, subjects: tuple[tuple[str, str], ...]
-) -> Broken:
-    return Broken(
-        Problem(
-            "missing-scale-loss",
-            event.at,
-            f"`{event.optimizer.text}` divides the gradients by the loss scale, but the loss was never "
-            "multiplied by it",
-            "every update is 32768 times too small at the initial scale: SGD stands still, Adam hides it",
-            _related(event, tape),
-            subjects,
-        )
-    )
+def _half(policy: str | None) -> bool:
+    """Whether a policy computes in float16, or may do so."""
+    return policy is None or policy.removeprefix("mixed_") not in ("float32", "bfloat16", "float64")

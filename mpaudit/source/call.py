@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from mpaudit.event import Event, LostSight
 from mpaudit.finding import Span
 from mpaudit.source import library
-from mpaudit.source.facts import carries, parts
+from mpaudit.source.facts import beyond, carries, parts
 from mpaudit.source.logic import Logic
 from mpaudit.source.making import Making
 from mpaudit.source.outline import generates
@@ -202,7 +202,7 @@ class Calls(Making):
             if isinstance(site, ast.Call) and (recursive or len(path.frames) > MAX_DEPTH):
                 self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
             made = self.made(site, path)
-            return result or self.derive(made, (*arguments, *keywords.values()), path)
+            return result or beyond(made, (*arguments, *keywords.values()), path)
         given = (*arguments, *keywords.values())
         if not self.relevance.speaking(function) and not any(carries(v, path) for v in given):
             return result or self.derive(self.made(site, path), given, path)
@@ -211,7 +211,7 @@ class Calls(Making):
         if self.narrow and not self.relevance.handling(function):
             self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
             made = path.learn(self.made(site, path), scaled=UNKNOWN)
-            return result or self.derive(made, (*arguments, *keywords.values()), path)
+            return result or beyond(made, (*arguments, *keywords.values()), path)
         if generates(function.node):
             begun = Partial(function, arguments, tuple(keywords.items()))
             return path.learn(self.made(site, path, kind="generator"), generator=begun)
@@ -353,3 +353,5 @@ class Calls(Making):
             self.emit(LostSight(at=at, objects=frozenset(keys)), path)
 
     relevance: Relevance
+    guards: int
+    """How many `try` statements are in progress."""

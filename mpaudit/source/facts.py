@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpaudit.source.path import Identities, Path
+from mpaudit.source.tape import taped
 from mpaudit.source.values import (
     NOWHERE,
     TRUE,
@@ -24,7 +25,7 @@ APART = ("Optimizer", "GradScaler")
 
 PLAIN = frozenset(["", "library", "instance", "super", "list", "dict", "device", "finfo"])
 """Kinds of things that matter only by what they hold."""
-INHERITED = ("@region", "@scale_of", "@tape")
+INHERITED = ("@region", "@scale_of")
 """What a computed value has in common with what it was computed from."""
 TELLING = (
     "@region",
@@ -54,6 +55,8 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
     owners: dict[Value, None] = {}
     through: dict[Value, None] = {}
     prepared = (0, "@prepared") in path.heap
+    if any(path.known(part, "@tape") is not None for part in flat):
+        path.learn(made, tape=taped(sources, path))
     for part in flat:
         fact = path.known(part, "@scaled")
         if fact is not None and (scaled is None or scaled == UNKNOWN):
@@ -78,6 +81,12 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
     if through:
         path.learn(made, through=Pack(tuple(through)))
     return path.learn(made, scaled=scaled, owners=Pack(tuple(owners)) if owners else None)
+
+
+def beyond(made: Thing, sources: Sequence[Value], path: Path) -> Thing:
+    """Let what a function returns that is not followed inherit: it may have divided gradients."""
+    inherit(made, sources, path)
+    return made if path.known(made, "@tape") is None else path.learn(made, tape=UNKNOWN)
 
 
 def item_of(over: Value, each: Value, path: Path, identities: Identities) -> Value:

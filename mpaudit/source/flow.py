@@ -43,8 +43,6 @@ class Flow(Expressions):
     verdicts: list[Verdict]
     escaped: list[Path]
     executed: set[ast.stmt]
-    guards: int
-    """How many `try` statements are in progress."""
 
     def emit(self, event: Event, path: Path) -> None:
         """Feed an event to the path's protocols."""

@@ -9,7 +9,12 @@ from pathlib import Path
 from mpaudit.source.module import Module
 from mpaudit.source.requirement import KERAS, TENSORFLOW, Allowed, allowed
 
-LEGACY = ("tf_keras.", "tensorflow.python.keras.", "tensorflow.compat.v1.keras.")
+LEGACY = (
+    "tf_keras.",
+    "tensorflow.python.keras.",
+    "tensorflow.compat.v1.keras.",
+    "tensorflow_addons.",
+)
 """Where Keras 2 is meant for certain."""
 OLD_PARTS = (".experimental.", ".optimizers.legacy.")
 """Parts of names that only Keras 2 has."""
@@ -17,6 +22,15 @@ OLD_PARTS = (".experimental.", ".optimizers.legacy.")
 _THREE = {TENSORFLOW: (2, 16), KERAS: (3, 0)}
 """The first versions that bring Keras 3 along."""
 _SWITCHED = re.compile(r"TF_USE_LEGACY_KERAS\W+(?P<value>\w+)")
+_COMPARED = re.compile(
+    r"__version__\s*(?:[<>]|[=!]=)|__version__\.(?:split|startswith)|\bkeras_?3\b"
+    r"|(?:version|parse)\(\s*(?:tf|keras|tensorflow)\.__version__",
+    re.IGNORECASE,
+)
+_NEW = re.compile(
+    r"\bkeras\.(?:ops|config|random|tree|distribution)\b|from keras import [^\n]*\bops\b|KERAS_BACKEND"
+)
+"""What only Keras 3 has."""
 _ON, _OFF = ("1", "true"), ("0", "false")
 
 
@@ -24,7 +38,8 @@ def generation(name: str, module: Module) -> int | None:
     """2 or 3 for what `module` calls by the full dotted `name`; None if that cannot be known.
 
     `tf_keras` is Keras 2. For `keras` and `tf.keras` the command line decides, then the requirements of
-    the project; `keras` of which nothing is required is 3, as an installation today brings it.
+    the project, then what the file uses that only Keras 3 has. A file that compares versions is for
+    both.
     """
     if name.startswith(LEGACY) or any(part in name for part in OLD_PARTS):
         return 2
@@ -35,6 +50,8 @@ def generation(name: str, module: Module) -> int | None:
 def _of_module(module: Module, standalone: bool) -> int | None:
     if module.target.keras is not None:
         return module.target.keras
+    if _COMPARED.search(module.text):
+        return None
     if not standalone and (switch := _SWITCHED.search(module.text)):
         value = switch["value"].lower()
         if value not in _OFF:
@@ -46,7 +63,8 @@ def _of_module(module: Module, standalone: bool) -> int | None:
     known = [found for bounds, names in stated if (found := _within(bounds, _THREE[names]))]
     if known:
         return known[0]
-    return 3 if standalone and all(bounds == Allowed() for bounds, _ in stated) else None
+    unbound = all(bounds == Allowed() for bounds, _ in stated)
+    return 3 if unbound and _NEW.search(module.text) else None
 
 
 def _within(stated: Allowed, three: tuple[int, int]) -> int | None:

@@ -100,7 +100,19 @@ WORDS: frozenset[str] = frozenset(
 SPEAKING = WORDS - {HELD}
 """What it must mention to be followed whatever it is handed."""
 KERAS_WORDS = frozenset(
-    ["keras", "tf_keras", "layers", "fit", "minimize", "apply", "get_unscaled_gradients", "run"]
+    [
+        "keras",
+        "tf_keras",
+        "layers",
+        "fit",
+        "minimize",
+        "apply",
+        "get_unscaled_gradients",
+        "run",
+        "clip_by_global_norm",
+        "clip_by_norm",
+        "clip_by_value",
+    ]
 )
 """What matters in addition in a file that imports Keras, with all names it imports from there."""
 KERAS_TELLING = frozenset(

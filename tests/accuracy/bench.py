@@ -21,6 +21,7 @@ from . import (  # noqa: F401
     dtype_mutations,
     gradient_mutations,
     keras_mutations,
+    keras_scaling_mutations,
     loss_mutations,
     loss_scaling_mutations,
     order_mutations,

@@ -195,6 +195,13 @@ def loss_not_scaled(program: Program) -> Iterator[Change]:
         call = calls[0]
         if isinstance(script.statement(call), ast.With):
             continue  # apex
+        # A file for both versions of Keras, or one whose optimizers scale nothing.
+        if any(
+            word in script.text for word in ("hasattr(", "except AttributeError", "__version__")
+        ):
+            continue
+        if "LossScaleOptimizer" not in script.text and ".compile(" not in script.text:
+            continue
         applies = [
             each
             for each in script.calls()
@@ -236,6 +243,8 @@ def plain_optimizer(program: Program) -> Iterator[Change]:
         tapes = "GradientTape" in script.text
         if len(wraps) != 1 or len(scales) != 1 or not tapes or ".compile(" in script.text:
             continue
+        if "AttributeError" in script.text or "dynamic_scale" in script.text:
+            continue  # for both versions of Keras, or with a look at the scale
         applies = [
             each
             for each in script.calls()

@@ -6,18 +6,12 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import LayerMade, ModelMade, Ref
 from mpaudit.source.library.keras_layers import outlet
-from mpaudit.source.library.keras_names import (
-    LEGACY,
-    everywhere,
-    flat,
-    keras,
-    last,
-    text,
-)
+from mpaudit.source.library.keras_names import everywhere, flat, keras, last, text
 from mpaudit.source.library.keras_policy import in_force
+from mpaudit.source.library.keras_scaling import born
 from mpaudit.source.library.keras_values import Outlet, Tensor, left, origin, read
 from mpaudit.source.library.registry import attributes, base, called, entered, initialised, method
-from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, Pack, Thing, Value
+from mpaudit.source.values import NONE, UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -29,9 +23,9 @@ MAX_LAYERS = 4000
 
 def _new(call: Call, made: Thing) -> Thing:
     call.engine.places.setdefault(made.uid, call.span)
-    if call.name.startswith(LEGACY):
-        call.path.learn(made, legacy=TRUE)
-    return call.path.learn(made, policy=in_force(call.path))
+    own = call.keywords.get("dtype", call.keywords.get("dtype_policy", NONE))
+    policy = in_force(call.path) if own == NONE else UNKNOWN
+    return call.path.learn(born(call, made), policy=policy)
 
 
 @keras("Sequential", "models.Sequential")

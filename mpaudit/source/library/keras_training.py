@@ -1,4 +1,4 @@
-"""Training with Keras: compile and fit, gradient tapes, compiled functions, strategies."""
+"""Training with Keras: compile and fit, compiled functions, strategies."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import Forward, GradientsApplied, Ref, TapeGradient
 from mpaudit.source.library.keras_losses import Loss, computed_from, describe
-from mpaudit.source.library.keras_models import layers_of, outlets, tell
+from mpaudit.source.library.keras_models import outlets, tell
 from mpaudit.source.library.keras_names import computed, flat, last, settled, site
-from mpaudit.source.library.keras_optimizers import optimizer_of_model, scales, wrapped
+from mpaudit.source.library.keras_optimizers import keras_of, optimizer_of_model, wrapped
+from mpaudit.source.library.keras_scaling import factor, scales, version, wrap
 from mpaudit.source.library.keras_values import LayerOf, Outlet, Tensor, left, read
 from mpaudit.source.library.registry import function, method
 from mpaudit.source.path import lookup
@@ -49,9 +50,21 @@ def compile_model(call: Call) -> Value:
     return NONE
 
 
+@method("super", "compile")
+def compile_inherited(call: Call) -> Value | None:
+    """`super().compile(optimizer)` in a model that keeps further optimizers for itself."""
+    model = call.path.known(call.thing, "@self")
+    if not isinstance(model, Thing) or model.kind != "KerasModel":
+        return None
+    call.receiver = model
+    return compile_model(call)
+
+
 def _optimizer(call: Call, model: Thing, given: Value | None) -> Thing:
     made = Thing(call.engine.identities.number("compiled", model, call.node), "KerasOptimizer")
     own = scales(given, call) if isinstance(given, Thing) else False
+    if isinstance(given, Thing) and factor(given, call.path) is not None:
+        own = False  # compile wraps it as well, and the factor is gone then
     kind = given.kind if isinstance(given, Thing) else "KerasOptimizer"
     if own is True and isinstance(given, Thing):
         return given
@@ -63,7 +76,11 @@ def _optimizer(call: Call, model: Thing, given: Value | None) -> Thing:
         answer = UNKNOWN
     if answer == FALSE and isinstance(given, Thing):
         return given
-    return call.path.learn(made, scales=answer, wraps=given if isinstance(given, Thing) else None)
+    inner = given if isinstance(given, Thing) else None
+    call.path.learn(made, scales=answer, wraps=inner, keras=keras_of(model, call.path))
+    if answer == TRUE:
+        wrap(call, made, inner, by_hand=False)
+    return made
 
 
 def describe_all(call: Call, model: Thing) -> list[Value | None] | dict[str, Value]:
@@ -133,6 +150,9 @@ def fit(call: Call) -> Value:
             optimizer=wrapper,
             scales=does,
             gradients=gradients,
+            made=call.engine.places.get(optimizer.uid) if isinstance(optimizer, Thing) else None,
+            keras=version(optimizer or NONE, path),
+            factor=factor(optimizer or NONE, path),
         )
     )
     return call.made()
@@ -194,65 +214,6 @@ def compute_loss(call: Call) -> Value:
     loss = call.path.known(call.thing, "@loss")
     computed_from(call, describe(loss, call), read(prediction, call.path))
     return computed(call, *call.arguments, *call.keywords.values())
-
-
-# Gradient tapes
-
-
-@function("tensorflow.GradientTape", "tensorflow.compat.v2.GradientTape")
-def make_tape(call: Call) -> Value:
-    """`tf.GradientTape()`."""
-    return call.made("GradientTape")
-
-
-@function("horovod.tensorflow.DistributedGradientTape")
-def distribute(call: Call) -> Value | None:
-    """Horovod's wrapper stands for the tape."""
-    return call.argument(0, "tape")
-
-
-@method("GradientTape", "gradient")
-def gradient(call: Call) -> Value:
-    """`tape.gradient(loss, model.trainable_variables)`."""
-    path = call.path
-    loss, sources = call.picked(0, "target") or NONE, call.picked(1, "sources") or NONE
-    owners = path.known(sources, "@owners")
-    models = owners.items if isinstance(owners, Pack) else ()
-    for model in models:
-        if isinstance(model, Thing) and model.kind == "KerasModel" and layers_of(model, path):
-            tell(call, model)
-    refs = [Ref(model.uid, "") for model in models if isinstance(model, Thing)]
-    made = call.made()
-    call.emit(
-        TapeGradient(
-            at=call.span,
-            occasional=call.occasional,
-            loss=call.ref(loss, call.argument_node(0, "target")),
-            gradients=Ref(made.uid, ""),
-            model=refs[0] if refs else None,
-            others=tuple(refs[1:]),
-            scaled_by=_scaled_by(call, loss),
-        )
-    )
-    return path.learn(made, tape=made, scaled=Pack(()))
-
-
-def _scaled_by(call: Call, loss: Value) -> tuple[Ref, ...] | None:
-    """The optimizers whose scale_loss a loss went through; None where it may be scaled otherwise."""
-    losses = [call.engine.logic.pick(each, call.path) for each in flat(loss, call.path)]
-    found: dict[Ref, None] = {}
-    for each in losses:
-        scaled = call.path.known(each, "@scaled")
-        if not isinstance(scaled, Pack) or call.path.known(each, "@weighted") is not None:
-            return None
-        found.update((Ref(by.uid, ""), None) for by in scaled.items if isinstance(by, Thing))
-    return tuple(found) if losses else None
-
-
-@method("GradientTape", "watch", "reset", "stop_recording", "jacobian", "batch_jacobian")
-def untouched(call: Call) -> Value:
-    """Methods that have nothing to do with loss scaling."""
-    return call.made()
 
 
 # Functions that are compiled or distributed

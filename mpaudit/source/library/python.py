@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import attributes, function, initialising, kind_of, method
+from mpaudit.source.library.registry import (
+    answer,
+    attributes,
+    function,
+    initialising,
+    kind_of,
+    method,
+)
 from mpaudit.source.library.torch_device import device_type
 from mpaudit.source.values import NONE, Class, Const, Pack, Partial, Thing, Value
 
@@ -73,7 +80,7 @@ def convert(call: Call) -> Value | None:
 @function("builtins.isinstance", "builtins.hasattr", "builtins.len", "torch.cuda.is_available")
 def same_each_time(call: Call) -> Value:
     """Pure questions: asked twice of the same values, they have the same answer."""
-    return call.engine.term(call.name, *call.arguments)
+    return answer(call) or call.engine.term(call.name, *call.arguments)
 
 
 @function("builtins.exec")

@@ -37,6 +37,7 @@ _results: list[Result] = []
 _binaries: list[Binary] = []
 _stores: list[Stored] = []
 _operations: list[Operation] = []
+_answers: dict[str, list[Summary]] = {}
 _bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
 
 ACCELERATED = frozenset(
@@ -184,6 +185,25 @@ def on_operation(hook: Operation) -> Operation:
     """Register a hook for operators and subscripts: "Add", "USub", "[]", the operands, the result."""
     _operations.append(hook)
     return hook
+
+
+def answers(name: str) -> Callable[[Summary], Summary]:
+    """Register what may know the answer of a pure question: "builtins.isinstance"."""
+
+    def register(known: Summary) -> Summary:
+        _answers.setdefault(name, []).append(known)
+        return known
+
+    return register
+
+
+def answer(call: Call) -> Value | None:
+    """The answer of a pure question, None where nothing knows it."""
+    for known in _answers.get(call.name, ()):
+        value = known(call)
+        if value is not None:
+            return value
+    return None
 
 
 def base(kind: str, *names: str, adopt: Callable[[Call, Thing, str], None] | None = None) -> None:

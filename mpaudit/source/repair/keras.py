@@ -19,8 +19,9 @@ POLICY = "policy-after-model"
 SOFTMAX = "softmax-with-from-logits"
 OUTPUT = "output-not-float32"
 LOOP = "keras-loop-without-loss-scaling"
+SECOND = "unwrapped-second-optimizer"
 SCALE = "missing-scale-loss"
-ALL = (POLICY, SOFTMAX, OUTPUT, LOOP, SCALE)
+ALL = (POLICY, SOFTMAX, OUTPUT, LOOP, SECOND, SCALE)
 SAFE = (OUTPUT, SCALE)
 """Each of these is right by itself, whatever else is wrong with the model."""
 
@@ -29,6 +30,7 @@ MESSAGES = {
     SOFTMAX: "Drop the activation: the loss applies it",
     OUTPUT: "Keep the output layer in float32",
     LOOP: "Wrap the optimizer in a LossScaleOptimizer and scale the loss",
+    SECOND: "Wrap this optimizer too, and scale the loss",
     SCALE: "Take the gradients of the scaled loss",
 }
 
@@ -45,12 +47,14 @@ def repair_together(context: Context) -> Fix | None:
         edits.extend(part)
     if not edits:
         return None
-    safety = Safety.SAFE if rules <= set(SAFE) else Safety.UNSAFE
+    guessed = any(dict(problem.subjects).get("keras") == "None" for problem in group)
+    safety = Safety.SAFE if rules <= set(SAFE) and not guessed else Safety.UNSAFE
+    note = " (for Keras 3; `--target-keras` says which it is)" if guessed else ""
     if len(rules) == 1:
-        return Fix(MESSAGES[context.problem.rule], tuple(edits), safety)
+        return Fix(MESSAGES[context.problem.rule] + note, tuple(edits), safety)
     parts = [MESSAGES[rule] for rule in ALL if rule in rules]
     message = ", ".join([parts[0], *(part[0].lower() + part[1:] for part in parts[1:])])
-    return Fix(f"All of it together: {message}", tuple(edits), safety)
+    return Fix(f"All of it together: {message}{note}", tuple(edits), safety)
 
 
 def _group(context: Context) -> list[Problem]:
@@ -108,11 +112,14 @@ def _layers(context: Context, group: list[Problem]) -> list[Edit] | None:
 
 
 def _loops(context: Context, group: list[Problem]) -> list[Edit] | None:
+    """The repairs of loops; they are Keras 3's, whose optimizers unscale: not offered for Keras 2."""
     edits: list[Edit] = []
     for problem in group:
-        if problem.rule in (LOOP, SCALE):
+        if problem.rule in (LOOP, SECOND, SCALE):
+            if dict(problem.subjects).get("keras") == "2":
+                return None
             scaled = scale_loss(context.module, problem)
-            wrapped = wrap_optimizer(context.module, problem) if problem.rule == LOOP else []
+            wrapped = [] if problem.rule == SCALE else wrap_optimizer(context.module, problem)
             if scaled is None or wrapped is None:
                 return None
             edits.extend((*scaled, *wrapped))

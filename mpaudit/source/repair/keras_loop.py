@@ -6,17 +6,18 @@ import ast
 
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit
-from mpaudit.protocols.keras_loss_scale import TAKEN, UNWRAPPED
+from mpaudit.protocols.keras_loss_scale_problems import TAKEN, UNWRAPPED
 from mpaudit.source.library.keras_names import LEGACY, ROOTS
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import insert_after, insert_before
+from mpaudit.source.repair.tape_call import function_around, related_call
 from mpaudit.source.walk import walk
 
 
 def wrap_optimizer(module: Module, problem: Problem) -> list[Edit] | None:
     """`Adam()` -> `LossScaleOptimizer(Adam())`, spelled as the file spells Keras."""
-    node = _related(module, problem, UNWRAPPED)
+    node = related_call(module, problem, UNWRAPPED)
     if not isinstance(node, ast.Call):
         return None
     name = _wrapper(module, node.func)
@@ -63,14 +64,17 @@ def scale_loss(module: Module, problem: Problem) -> list[Edit] | None:
     None where the gradients are clipped, logged or kept on their way to the optimizer: there they
     would be the scaled ones.
     """
-    gradient, optimizer = _related(module, problem, TAKEN), dict(problem.subjects).get("optimizer")
+    gradient, optimizer = (
+        related_call(module, problem, TAKEN),
+        dict(problem.subjects).get("optimizer"),
+    )
     applied = module.node_at(problem.span, ast.Call)
     if not isinstance(gradient, ast.Call) or not isinstance(gradient.func, ast.Attribute):
         return None
     if applied is None or not optimizer or "TF_USE_LEGACY_KERAS" in module.text:
         return None
-    function = _function_around(module, gradient)
-    if function is not _function_around(module, applied) or not _dotted(optimizer):
+    function = function_around(module, gradient)
+    if function is not function_around(module, applied) or not _dotted(optimizer):
         return None
     target = next((k.value for k in gradient.keywords if k.arg == "target"), None)
     target = gradient.args[0] if gradient.args else target
@@ -83,7 +87,7 @@ def scale_loss(module: Module, problem: Problem) -> list[Edit] | None:
     if calls:  # a plain optimizer hands the loss back as it is
         thrown = _thrown_away(module, calls, target.id)
         if thrown is None:
-            return [] if problem.rule == "keras-loop-without-loss-scaling" else None
+            return [] if problem.rule != "missing-scale-loss" else None
         start, _ = module.range(thrown)
         added: Edit | None = Edit(start, start, f"{scaled} = ")
     else:
@@ -146,21 +150,6 @@ def _insert(module: Module, function: ast.AST, gradient: ast.Call, line: str) ->
     if (recorded.end_lineno or 0) >= gradient.lineno:
         return insert_before(module, inside, line)
     return insert_after(module, recorded.body[-1], line)
-
-
-def _related(module: Module, problem: Problem, message: str) -> ast.AST | None:
-    for related in problem.related:
-        if related.message == message and related.span.filename == module.filename:
-            return module.node_at(related.span, ast.Call)
-    return None
-
-
-def _function_around(module: Module, node: ast.AST) -> ast.AST:
-    while node in module.parents:
-        node = module.parents[node]
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            break
-    return node
 
 
 def _dotted(text: str) -> bool:

@@ -1,0 +1,52 @@
+"""Loss scaling in Keras: optimizers that are wrapped, gradients on their way, what Keras 3 dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event, Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerWrapped(Event):
+    """A LossScaleOptimizer was made around `inner`, by the code (`by_hand`) or by `compile`.
+
+    `nested` says whether `inner` is a LossScaleOptimizer itself (None: not known). `inner` is None where
+    it is not known.
+    """
+
+    optimizer: Ref
+    inner: Ref | None
+    nested: bool | None
+    by_hand: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapeGradientsUnscaled(Event):
+    """`optimizer.get_unscaled_gradients(gradients)` of Keras 2: `result` are the gradients divided."""
+
+    optimizer: Ref
+    gradients: Ref
+    result: Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapeGradientsClipped(Event):
+    """Gradients of a tape were clipped to `result`; `how` is the function that did it."""
+
+    how: str
+    gradients: Ref
+    result: Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegacyScaling(Event):
+    """A method or argument of loss scaling was used that Keras 3 does not have.
+
+    `what` is the method's or argument's name. `raises` says whether Keras 3 refuses it by an error; if
+    not, it takes it for something else.
+    """
+
+    optimizer: Ref
+    what: str
+    raises: bool = True
