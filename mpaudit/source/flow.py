@@ -12,6 +12,7 @@ from mpaudit.protocols.protocol import Verdict
 from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.expression import Expressions
+from mpaudit.source.facts import beyond
 from mpaudit.source.path import Fork, Frame, Path, merge
 from mpaudit.source.values import (
     UNKNOWN,
@@ -137,7 +138,7 @@ class Flow(Expressions):
         path.heap.forget_owner(scope)
         if isinstance(call.site, ast.Call):
             self.lose(given, path, path.frame.module.span(call.site))
-        made = call.result or self.derive(self.made(call.site, path), given, path)
+        made = call.result or beyond(self.made(call.site, path), given, path)
         if call.result is None and isinstance(made, Thing):
             path.learn(made, scaled=UNKNOWN)
         path.frame.done[call.site] = made
