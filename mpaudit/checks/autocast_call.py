@@ -6,14 +6,12 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mpaudit.source.compat import guarded
+from mpaudit.source.compat import expected, guarded
 from mpaudit.source.library.torch_amp import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
 from mpaudit.source.names import Names
 
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
-
-_EXPECTING = frozenset(["raises", "assertRaises", "assertRaisesRegex", "assertWarns", "warns"])
 
 
 def mentions(module: Module) -> Iterator[tuple[ast.Name | ast.Attribute, str]]:
@@ -28,19 +26,6 @@ def mentions(module: Module) -> Iterator[tuple[ast.Name | ast.Attribute, str]]:
         if meaning in AUTOCASTS or meaning in LEGACY_AUTOCASTS:
             if not guarded(node, module) and not expected(node, module):
                 yield node, meaning
-
-
-def expected(node: ast.AST, module: Module) -> bool:
-    """Whether a test says that this fails."""
-    while node in module.parents:
-        node = module.parents[node]
-        if isinstance(node, ast.With):
-            for item in node.items:
-                call = item.context_expr
-                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
-                    if call.func.attr in _EXPECTING:
-                        return True
-    return False
 
 
 def only_device(module: Module) -> str | None:

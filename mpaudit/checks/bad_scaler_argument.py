@@ -11,10 +11,10 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mpaudit.checks.autocast_call import expected, only_device
+from mpaudit.checks.autocast_call import only_device
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.compat import guarded
+from mpaudit.source.compat import expected, guarded
 from mpaudit.source.library.torch_amp import LEGACY_SCALERS, SCALERS, SHARDED_SCALERS
 from mpaudit.source.names import Names
 from mpaudit.source.sort import Sort, sort_of

@@ -51,6 +51,7 @@ from mpaudit.event.model import Forward, LossComputed
 from mpaudit.event.no_grad import CachingForward
 from mpaudit.event.owned import OwnedBackward, OwnedClip, OwnedStep, OwnedUnscaled, RawBackward
 from mpaudit.event.penalty import ScaledGradientTaken, ScaledPartScaled
+from mpaudit.event.precision import PrecisionAsked, PrecisionRefused
 from mpaudit.event.sanitized import GradientsSanitized
 from mpaudit.event.scaler_use import GradientRead, ScaleAsked, ScaledBare, ScaledLossRead
 from mpaudit.event.schedule import SchedulerStep
@@ -97,6 +98,8 @@ __all__ = [
     "OwnedUnscaled",
     "PlainBackward",
     "PolicySet",
+    "PrecisionAsked",
+    "PrecisionRefused",
     "Prepared",
     "PreparedStep",
     "RawBackward",

@@ -36,6 +36,7 @@ from mpaudit.protocols.optimizer_match import OptimizerMatchProtocol
 from mpaudit.protocols.owned_backward import OwnedBackwardProtocol
 from mpaudit.protocols.owned_gradients import OwnedGradientsProtocol
 from mpaudit.protocols.penalty import PenaltyProtocol
+from mpaudit.protocols.precision_flags import PrecisionFlagsProtocol
 from mpaudit.protocols.protocol import Protocol
 from mpaudit.protocols.refused import RefusedProtocol
 from mpaudit.protocols.region_missed import RegionMissedProtocol
@@ -61,6 +62,7 @@ _ALL: tuple[type[Protocol], ...] = (
     AccelerateProtocol,
     AccelerateAccumulationProtocol,
     AccelerateScalerProtocol,
+    PrecisionFlagsProtocol,
     LossScalingProtocol,
     LogitsProtocol,
     RefusedProtocol,

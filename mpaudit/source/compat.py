@@ -30,6 +30,7 @@ _ABOUT_VERSION = re.compile(
 )
 _VERSION = re.compile(r"[^\d]{0,3}\d+\.\d+[\w.+]*")
 _ABOUT_AMP = re.compile(r"amp|autocast|scaler|custom_", re.IGNORECASE)
+_EXPECTING = frozenset(["raises", "assertRaises", "assertRaisesRegex", "assertWarns", "warns"])
 _LEAVES = ast.Return | ast.Continue | ast.Break
 
 
@@ -41,6 +42,19 @@ def guarded(node: ast.AST, module: Module) -> bool:
         if _guards(parent, child, module, names):
             return True
         child, parent = parent, module.parents.get(parent)
+    return False
+
+
+def expected(node: ast.AST, module: Module) -> bool:
+    """Whether a test says that this fails."""
+    while node in module.parents:
+        node = module.parents[node]
+        if isinstance(node, ast.With):
+            for item in node.items:
+                call = item.context_expr
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                    if call.func.attr in _EXPECTING:
+                        return True
     return False
 
 

@@ -38,9 +38,10 @@ _NAMES = (
     *(b"set_dtype_policy", b"LossScaleOptimizer", b"GradientTape", b"from_logits"),
     *(b"CrossEntropyLoss", b"cross_entropy", b"fp32_precision", b"float32_matmul_precision"),
     *(b"BCEWithLogits", b"rossentropy"),
-    *(b"Accelerator", b"accelerator.backward"),
     *(b"automatic_optimization", b"on_after_backward", b"16-mixed", b"Fabric("),
     *(b"precision=16", b"precision='16", b'precision="16'),
+    *(b"Accelerator", b"accelerator.backward", b"fp16=", b"fp16_", b"half_precision_backend"),
+    *(b"'fp16'", b'"fp16"'),
 )
 _AMP = re.compile(
     rb"amp\b(?:(?<=\bamp)|(?<=\\[nrt]amp))"

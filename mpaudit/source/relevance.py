@@ -136,6 +136,8 @@ ACCELERATE_WORDS = frozenset(["Accelerator", "prepare(...)"])
 OWNERS = frozenset(["lightning", "pytorch_lightning", "lightning_fabric"])
 OWNER_WORDS = frozenset(["fit", "grad_norm", "Trainer", "Fabric"])
 """What matters in addition in a file that imports a library which owns the training step."""
+TRAINERS = frozenset(["TrainingArguments", "Seq2SeqTrainingArguments"])
+"""What matters in addition in a file that mentions Hugging Face's Trainer or TRL."""
 MAX_REEXPORTS = 4
 MAX_IMPORTS = 2
 """How far imports are traced: what is further off matters only by what it mentions itself."""
@@ -243,12 +245,14 @@ class Relevance:
             words |= {"state_dict()"}
         elif least is not TELLING and "ccelerator" in module.text:
             words |= ACCELERATE_WORDS
+        words |= _trainer_words(seen, module.text)
         names: set[str] = set()
         if near:
             self._level += 1
             names = self._imported(module, least=least)
             self._level -= 1
         names |= {name for name, used in seen.assigned.items() if used & words}
+        names |= {name for name, bases in seen.classes.items() if bases & TRAINERS}
         functions: set[tuple[str | None, str]] = set()
         while True:
             more = {
@@ -331,6 +335,19 @@ def _owner_words(seen: Outline) -> frozenset[str]:
     """What matters in a file because it imports Lightning or its like; nothing in other files."""
     imported = {(node.module or "").partition(".")[0] for node in seen.imports} | seen.modules
     return OWNER_WORDS if imported & OWNERS else frozenset()
+
+
+def _trainer_words(seen: Outline, text: str) -> frozenset[str]:
+    """What matters in a file that hands its training over to Hugging Face's Trainer or its kin."""
+    if "TrainingArguments" not in text and "trl" not in text:
+        return frozenset()
+    found: set[str] = set()
+    for node in seen.imports:
+        library = (node.module or "").partition(".")[0]
+        if library in ("transformers", "trl", "sentence_transformers"):
+            ends = ("Arguments", "Trainer", *(["Config"] if library == "trl" else []))
+            found |= {a.asname or a.name for a in node.names if a.name.endswith(ends)}
+    return frozenset(found | TRAINERS)
 
 
 def _keras_words(seen: Outline) -> frozenset[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mpaudit.source.request import Call
 
 ACCELERATORS = ("accelerate.Accelerator", "accelerate.accelerator.Accelerator")
-PRECISIONS = ("no", "fp16", "bf16", "fp8")
+PRECISIONS = ("no", "fp8", "fp16", "bf16")
 ENGINES = ("deepspeed_plugin", "deepspeed_plugins", "megatron_lm_plugin")
 """Arguments that hand loss scaling and clipping over to another library."""
 ALL = (0, "@accelerators")

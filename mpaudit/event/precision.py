@@ -1,0 +1,32 @@
+"""What a script asks of a library that trains for it: which precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpaudit.event.core import Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionAsked(Event):
+    """`maker` takes two switches of which at most one may be on; `both` says that both are."""
+
+    maker: str
+    switches: tuple[str, str]
+    both: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionRefused(Event):
+    """`maker` does not take an argument, or not this value for it: it raises `error`.
+
+    `value` is the literal that was given, "" where the argument itself is refused, since the release
+    `since` of the library; `instead` is what is meant, "" where nobody can tell.
+    """
+
+    maker: str
+    argument: str
+    error: str
+    value: str = ""
+    instead: str = ""
+    since: str = ""
