@@ -64,6 +64,8 @@ class Calls(Making):
         self.budget = budget
         self.floor = 0
         self.oversized: set[ast.AST] = set()
+        self.fruitless: dict[ast.AST, int] = {}
+        self.told = 0
         self.followed: dict[ast.AST, None] = {}
         self.narrow = False
         self.sites: dict[tuple[ast.expr, int], ast.expr] = {}

@@ -7,12 +7,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 
-from mpaudit.event import Event
+from mpaudit.event import Event, LostSight
 from mpaudit.protocols.protocol import Verdict
 from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.expression import Expressions
-from mpaudit.source.facts import beyond
+from mpaudit.source.facts import beyond, carries
 from mpaudit.source.path import Fork, Frame, Path, merge
 from mpaudit.source.values import (
     UNKNOWN,
@@ -28,8 +28,10 @@ from mpaudit.source.values import (
 )
 
 MAX_PATHS = 48
-SHARE = 0.5
+SHARE = 0.3
 """How much of what is left of the budget a call may use up."""
+FRUITLESS = 4
+"""A function of which nothing has come so often is not followed again from the same entry point."""
 LEAST = 1000
 """What a call may use up in any case, in evaluations of an expression."""
 EVENT = 4
@@ -48,6 +50,7 @@ class Flow(Expressions):
     def emit(self, event: Event, path: Path) -> None:
         """Feed an event to the path's protocols."""
         self.spend(EVENT)
+        self.told += not isinstance(event, LostSight)
         path.standing, verdicts = path.standing.after(event)
         self.verdicts.extend(verdicts)
 
@@ -111,25 +114,35 @@ class Flow(Expressions):
 
         The arguments of such a call are lost sight of, and the function is entered for itself later.
         """
-        if call.function.node in self.oversized:
+        function = call.function.node
+        if function in self.oversized or self.fruitless.get(function, 0) > FRUITLESS:
             return [self.given_up(path, call)]
+        told = self.told
         before, floor, escaped = path.copy(), self.floor, self.escaped.copy()
         verdicts, followed, guards = len(self.verdicts), len(self.followed), self.guards
         left = self.budget - floor
         self.floor = self.budget - min(left, max(LEAST, int(left * SHARE)))
         try:
-            return self.follow(path, call)
+            ended = self.follow(path, call)
+            if told == self.told and not any(self.shows(each, before, call) for each in ended):
+                self.fruitless[function] = self.fruitless.get(function, 0) + 1
+            return ended
         except Exhausted:
             if self.budget < floor:
                 raise
-            self.oversized.add(call.function.node)
+            self.oversized.add(function)
             self.escaped, self.guards = escaped, guards
             del self.verdicts[verdicts:]
             for node in list(self.followed)[followed:]:
                 del self.followed[node]
-            return [self.given_up(before, call)]
         finally:
             self.floor = floor
+        return [self.given_up(before, call)]
+
+    def shows(self, path: Path, before: Path, call: Enter) -> bool:
+        """Whether anything came of a call that told no protocol anything."""
+        result = path.frame.done.get(call.site)
+        return (result is not None and carries(result, path)) or path.heap.changed(before.heap)
 
     def given_up(self, path: Path, call: Enter) -> Path:
         """The path behind a call that is not followed after all."""

@@ -147,6 +147,13 @@ class Heap:
                     if held != value:
                         yield (owner, name), held, value
 
+    def changed(self, before: Heap) -> bool:
+        """Whether what `before`, an earlier copy, holds in view was written to."""
+        return any(
+            not place[1].startswith("@") and one is not None and two is not None
+            for place, one, two in self.differences(before)
+        )
+
     def _written_since_fork(self, other: Heap) -> set[int]:
         written: set[int] = set()
         one: _Trail | None = self._trail
