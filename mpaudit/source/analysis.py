@@ -32,7 +32,7 @@ from mpaudit.source.walk import walk
 
 BUDGET = 30_000
 """Evaluation steps for one entry point at first; what needs more is followed narrowly."""
-NARROW_BUDGET = 100_000
+NARROW_BUDGET = 80_000
 """The same, once only what handles scalers, regions and gradients is followed."""
 FILE_BUDGET = 300_000
 """Evaluation steps for all entry points of a file, some seconds."""

@@ -13,7 +13,8 @@ from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.expression import Expressions
 from mpaudit.source.facts import beyond, carries
-from mpaudit.source.path import Fork, Frame, Path, merge
+from mpaudit.source.join import merge
+from mpaudit.source.path import Fork, Frame, Path
 from mpaudit.source.values import (
     UNKNOWN,
     Bound,
@@ -30,7 +31,7 @@ from mpaudit.source.values import (
 MAX_PATHS = 48
 SHARE = 0.3
 """How much of what is left of the budget a call may use up."""
-FRUITLESS = 4
+FRUITLESS = 2
 """A function of which nothing has come so often is not followed again from the same entry point."""
 LEAST = 1000
 """What a call may use up in any case, in evaluations of an expression."""
@@ -67,7 +68,7 @@ class Flow(Expressions):
         if isinstance(value, Choice):
             return self.telling(value.yes) or self.telling(value.no)
         if isinstance(value, Function):
-            return self.relevance.following(value)
+            return self.relevance.handling(value)
         if isinstance(value, Bound):
             method = value.function
             return self.telling(value.receiver if method is None else method)

@@ -64,9 +64,7 @@ def outline(module: Module) -> Outline:
     _visit(module.tree, (), None, found)
     for statement in module.tree.body:
         if isinstance(statement, ast.Assign):
-            value = Mentions("", None)
-            for node in walk(statement.value):
-                _note(node, value, found)
+            value = said(statement.value, found)
             for target in statement.targets:
                 for name in _names(target):
                     found.assigned.setdefault(name, set()).update(value.words)
@@ -74,6 +72,14 @@ def outline(module: Module) -> Outline:
         if mentions.called & found.stored:
             mentions.words.add(HELD)
         mentions.foreign -= mentions.local
+    return found
+
+
+def said(expression: ast.expr, outline: Outline) -> Mentions:
+    """What an expression of the file mentions."""
+    found = Mentions("", None)
+    for node in walk(expression):
+        _note(node, found, outline)
     return found
 
 

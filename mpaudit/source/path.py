@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Event, LostSight
 from mpaudit.protocols.protocol import Protocol, Verdict
-from mpaudit.source.heap import Heap, Place
+from mpaudit.source.heap import Heap
 from mpaudit.source.values import (
     NOWHERE,
     Choice,
@@ -18,7 +18,6 @@ from mpaudit.source.values import (
     Iteration,
     Thing,
     Value,
-    newest,
 )
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
     from mpaudit.source.module import Module
 
-MAX_CHOICE_DEPTH = 4
-SCOPES = ("scope", "module")
-"""The owners whose names are variables."""
 UNSET = Const("<unset>")
 
 
@@ -219,116 +215,6 @@ class Path:
             if value is not None:
                 self.heap[(thing.uid, "@" + name)] = value
         return thing
-
-
-Telling = Callable[[Value], bool]
-"""Whether a protocol would miss a value if it became unknown."""
-
-
-def merge(paths: list[Path], limit: int, identities: Identities, telling: Telling) -> list[Path]:
-    """Join paths that no protocol can tell apart; what differs becomes a `Choice`.
-
-    Two paths are joined if they leave the same way, in the same regions and protocol states, and either
-    hold the same everywhere or differ in the answer to one condition. At most `limit` paths are
-    kept: beyond it, paths are dropped rather than guessed at.
-    """
-    if len(paths) < 2:
-        return paths
-    groups: dict[Hashable, list[Path]] = {}
-    for path in paths:
-        key = (path.exit, path.regions, path.standing.state, len(path.frames))
-        group = groups.setdefault(key, [])
-        for other in group:
-            if _join(other, path, identities, telling):
-                other.standing = other.standing.joined(path.standing)
-                break
-        else:
-            group.append(path)
-    return [path for group in groups.values() for path in group][:limit]
-
-
-def _join(kept: Path, other: Path, identities: Identities, telling: Telling) -> bool:
-    """Fold `other` into `kept`; False if that would mix up what a protocol must tell apart.
-
-    Where the paths differ in the answer to exactly one condition, what they hold becomes a Choice;
-    otherwise it becomes unknown, unless it is a thing that a protocol watches.
-    """
-    conditions = [
-        asked
-        for asked, answer in kept.facts.items()
-        if other.facts.get(asked, answer) is not answer
-    ]
-    condition = _deciding(conditions, identities)
-    if kept.standing.busy and not identities.decisive.isdisjoint(
-        asked for asked, _ in kept.facts.items() ^ other.facts.items() if asked != condition
-    ):
-        return False  # what is under way would go on with the other scaler
-    positive = condition is None or kept.facts[condition]
-    merged: list[tuple[Place | None, Value]] = []
-    if kept.result != other.result:
-        choice = _either(condition, kept.result, other.result, positive, identities, telling)
-        if choice is None:
-            return False
-        merged.append((None, choice))
-    for place, one, two in kept.heap.differences(other.heap):
-        if (one is None or two is None) and identities.description(place[0])[0] in SCOPES:
-            choice = one or two  # where the name is not set, reading it would raise NameError
-        else:
-            hidden = place[1].startswith("@")  # a fact that gets lost silences, and misleads nobody
-            watched = _nothing if hidden else telling
-            choice = _either(condition, one, two, positive, identities, watched)
-        if choice is None:
-            return False
-        merged.append((place, choice))
-    for where, choice in merged:
-        if where is not None:
-            kept.heap[where] = choice
-        else:
-            kept.result = choice
-    kept.facts = {asked: a for asked, a in kept.facts.items() if other.facts.get(asked) is a}
-    return True
-
-
-def _deciding(conditions: list[Thing], identities: Identities) -> Thing | None:
-    """The one condition that two paths differ in; of one and its own parts, it is the whole."""
-    for each in conditions:
-        if all(other == each or _part_of(other, each, identities) for other in conditions):
-            return each
-    return None
-
-
-def _part_of(part: Thing, whole: Thing | None, identities: Identities) -> bool:
-    if whole is None:
-        return False
-    operands = [o for o in identities.description(whole.uid) if isinstance(o, Thing)]
-    return part in operands or any(_part_of(part, each, identities) for each in operands)
-
-
-def _either(
-    condition: Thing | None,
-    one: Value | None,
-    two: Value | None,
-    positive: bool,
-    identities: Identities,
-    telling: Telling,
-) -> Value | None:
-    """One value for two: a Choice, something unknown, or None where neither will do."""
-    one, two = one or UNSET, two or UNSET
-    if condition is not None and _depth(one) + _depth(two) < MAX_CHOICE_DEPTH:
-        if telling(one) or telling(two):
-            identities.decisive.add(condition)
-        return Choice(condition, one, two) if positive else Choice(condition, two, one)
-    if telling(one) or telling(two):
-        return None
-    return Thing(identities.number("either", one, two), since=newest(one, two))
-
-
-def _nothing(_: Value) -> bool:
-    return False
-
-
-def _depth(value: Value) -> int:
-    return 1 + max(_depth(value.yes), _depth(value.no)) if isinstance(value, Choice) else 0
 
 
 def lookup(path: Path, owner: Class, name: str, seen: frozenset[int] = frozenset()) -> Value | None:

@@ -10,7 +10,7 @@ import ast
 from dataclasses import dataclass
 
 from mpaudit.source.module import Module
-from mpaudit.source.outline import HELD, KEEPS, Mentions, Outline, outline
+from mpaudit.source.outline import HELD, KEEPS, Mentions, Outline, outline, said
 from mpaudit.source.project import Project
 from mpaudit.source.values import Function
 
@@ -220,11 +220,14 @@ class Relevance:
 
     def handling(self, function: Function) -> bool:
         """Whether a function handles scalers, regions or gradients itself, or calls what does."""
-        owner = function.owner.node.name if function.owner else None
         relevant = self._relevant(function.module, least=HANDLING)
+        if isinstance(function.node, ast.Lambda):
+            inside = said(function.node.body, self._outline(function.module))
+            return bool(inside.words & HANDLING or (inside.words & relevant.names) - inside.foreign)
+        owner = function.owner.node.name if function.owner else None
         if function.name == "__init__":
             return owner in relevant.names
-        return isinstance(function.node, ast.Lambda) or (owner, function.name) in relevant.functions
+        return (owner, function.name) in relevant.functions
 
     def _relevant(self, module: Module, *, least: frozenset[str]) -> Relevant:
         """What mentions a word in a file, or what mentions that.
