@@ -40,7 +40,16 @@ from mpaudit.event.grad_scaler import (
 from mpaudit.event.half_running import HalfAdded, HalfAverageMoved
 from mpaudit.event.half_step import HalfStep, HalfUnscaled
 from mpaudit.event.half_sum import SquaresReduced
-from mpaudit.event.keras import GradientsApplied, LayerMade, ModelMade, PolicySet, TapeGradient
+from mpaudit.event.keras import (
+    GradientsApplied,
+    LayerMade,
+    ModelMade,
+    PolicyMade,
+    PolicyRefused,
+    PolicySet,
+    TapeGradient,
+)
+from mpaudit.event.keras_half import TensorsMixed
 from mpaudit.event.keras_scaling import (
     LegacyScaling,
     OptimizerWrapped,
@@ -97,6 +106,8 @@ __all__ = [
     "OwnedStep",
     "OwnedUnscaled",
     "PlainBackward",
+    "PolicyMade",
+    "PolicyRefused",
     "PolicySet",
     "PrecisionAsked",
     "PrecisionRefused",
@@ -123,6 +134,7 @@ __all__ = [
     "TapeGradient",
     "TapeGradientsClipped",
     "TapeGradientsUnscaled",
+    "TensorsMixed",
     "ThreadForward",
     "Unscaled",
 ]

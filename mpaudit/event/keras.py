@@ -10,9 +10,27 @@ from mpaudit.finding import Span
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySet(Event):
-    """The global Keras dtype policy became `policy` ("mixed_float16"), None if not known."""
+    """The global Keras dtype policy became `policy` ("mixed_float16"), None if not known.
+
+    `floatx` says that it did so by way of `set_floatx`, which layers go by as long as no policy is set.
+    """
 
     policy: str | None
+    floatx: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyMade(Event):
+    """A policy object was built, and the program never reads what holds it but to print it."""
+
+    policy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRefused(Event):
+    """Keras was given a name that is no policy's; it raises. `given` is that name."""
+
+    given: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +51,14 @@ class ModelMade(Event):
     """A Keras model was built from `layers` in order; `output` are those whose results leave it.
 
     The event of a model that is told again replaces the earlier one. No layers: nothing can be seen
-    of the inside (a model loaded from a file).
+    of the inside (a model loaded from a file). `policy` is the global one when the model was built,
+    None if it is not known: by it `compile` decides whether to add loss scaling.
     """
 
     model: Ref
     layers: tuple[Ref, ...]
     output: tuple[Ref, ...]
+    policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

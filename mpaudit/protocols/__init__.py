@@ -25,6 +25,7 @@ from mpaudit.protocols.half_parameters import HalfParametersProtocol
 from mpaudit.protocols.half_running import HalfRunningProtocol
 from mpaudit.protocols.half_sums import HalfSumsProtocol
 from mpaudit.protocols.half_unscaled import HalfUnscaledProtocol
+from mpaudit.protocols.keras_half import KerasHalfProtocol
 from mpaudit.protocols.keras_loss_scale import KerasLossScaleProtocol
 from mpaudit.protocols.keras_policy import KerasPolicyProtocol
 from mpaudit.protocols.keras_scaling import KerasScalingProtocol
@@ -83,6 +84,7 @@ _ALL: tuple[type[Protocol], ...] = (
     HalfRunningProtocol,
     UnsupportedProtocol,
     KerasPolicyProtocol,
+    KerasHalfProtocol,
     KerasLossScaleProtocol,
     KerasScalingProtocol,
     OwnedBackwardProtocol,

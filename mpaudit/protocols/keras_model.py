@@ -14,13 +14,17 @@ UNKNOWN = "?"
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer as it was built: its own `dtype`, else the global policy then (None: not known)."""
+    """A layer as it was built: its own `dtype`, else the global policy then (None: not known).
+
+    `since` is the event that put that policy in force, None for the default.
+    """
 
     at: Span
     kind: str
     activation: str | None
     own: str | None
     under: str | None
+    since: PolicySet | None = None
 
     @property
     def policy(self) -> str | None:
@@ -69,8 +73,14 @@ class KerasProtocol(Protocol):
                 self.state["promised"] = ()
             case LayerMade():
                 yield from self._in_time()
+                since = self.state.get("policy")
                 self.facts[("layer", event.layer)] = Layer(
-                    event.at, event.kind, event.activation, event.policy, self.policy
+                    event.at,
+                    event.kind,
+                    event.activation,
+                    event.policy,
+                    self.policy,
+                    since if isinstance(since, PolicySet) else None,
                 )
             case ModelMade():
                 if not event.layers:

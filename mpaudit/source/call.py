@@ -155,11 +155,9 @@ class Calls(Making):
         if isinstance(function, Thing):
             method = self._callable(function, path)
             if method is not None and not self._opaque(function, method):
-                library.entering(
-                    Call(self, path, node, method.name, function, arguments, keywords),
-                    function.kind,
-                )
-                return self.enter(node, method, (function, *arguments), keywords, path)
+                call = Call(self, path, node, method.name, function, arguments, keywords)
+                library.entering(call, function.kind)
+                return self.enter(node, method, (function, *call.arguments), call.keywords, path)
         receiver = function.receiver if isinstance(function, Bound) else None
         name = function.name if isinstance(function, Bound | External) else ""
         if isinstance(function, Thing):

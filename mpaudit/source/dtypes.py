@@ -179,9 +179,25 @@ def dtype_named(value: Value | None) -> str | None:
 
 
 def same_dtype(left: Value, right: Value) -> bool | None:
-    """Whether two dtype objects are the same, None where one of them is something else."""
+    """Whether two dtype objects are the same, None where one of them is something else.
+
+    Those of TensorFlow are equal to their names.
+    """
     one, two = dtype_named(left), dtype_named(right)
+    if one is None or two is None:
+        one, two = _of_tensorflow(left), _of_tensorflow(right)
+        if isinstance(left, Const) and isinstance(right, Const):
+            return None
     return None if one is None or two is None else one == two
+
+
+def _of_tensorflow(value: Value) -> str | None:
+    name = value.name if isinstance(value, External) else ""
+    if isinstance(value, Const) and isinstance(value.value, str):
+        name = f"tensorflow.{value.value}"
+    plain = name.removeprefix("tensorflow.").removeprefix("dtypes.")
+    known = {"half": "float16", "double": "float64", "bool": "bool"}.get(plain, plain)
+    return known if name.startswith("tensorflow.") and f"torch.{known}" in DTYPES else None
 
 
 def _leaves(value: Value | None, path: Path) -> Iterator[Dtype | None]:

@@ -99,6 +99,7 @@ WORDS: frozenset[str] = frozenset(
 """What a function must mention to be followed when it is called."""
 SPEAKING = WORDS - {HELD}
 """What it must mention to be followed whatever it is handed."""
+LAYER = "(a layer's call)"
 KERAS_WORDS = frozenset(
     [
         "keras",
@@ -112,9 +113,17 @@ KERAS_WORDS = frozenset(
         "clip_by_global_norm",
         "clip_by_norm",
         "clip_by_value",
+        "add_weight",
+        "reduce_mean",
+        "reduce_sum",
+        "cast",
+        LAYER,
     ]
 )
-"""What matters in addition in a file that imports Keras, with all names it imports from there."""
+"""What matters in addition in a file that imports Keras, with all names it imports from there.
+
+LAYER stands for every `call` of a class, which Keras runs, and for the methods beside it.
+"""
 KERAS_TELLING = frozenset(
     [
         "apply_gradients",
@@ -331,6 +340,8 @@ def _matters(mentions: Mentions, seen: Outline, words: frozenset[str], names: se
         if init is not None:
             mentioned, foreign = mentioned | init.words, foreign | init.foreign
         words -= {HELD, "nn.Class", "Sequential"}
+    if LAYER in words and mentions.owner is not None and (mentions.owner, "call") in seen.functions:
+        return True
     return bool(mentioned & words or (mentioned & names) - foreign)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import LayerMade, Ref
+from mpaudit.source.library.keras_autocast import build, cast_inputs, leaves, restated
+from mpaudit.source.library.keras_dtype import SEEN, dtype_named, hold
 from mpaudit.source.library.keras_names import (
     computed,
     everywhere,
@@ -14,7 +16,8 @@ from mpaudit.source.library.keras_names import (
     settled,
     text,
 )
-from mpaudit.source.library.keras_policy import policy_name
+from mpaudit.source.library.keras_policy import FLOATX_IN_FORCE, built, in_force
+from mpaudit.source.library.keras_policy_name import compute_dtype, policy_name, refuse, stated
 from mpaudit.source.library.keras_values import (
     OPAQUE,
     LayerOf,
@@ -24,8 +27,9 @@ from mpaudit.source.library.keras_values import (
     read,
     write,
 )
-from mpaudit.source.library.registry import base, called, function
-from mpaudit.source.values import NONE, UNKNOWN, Class, Const, External, Thing, Value
+from mpaudit.source.library.registry import base, called, entered, function, initialised
+from mpaudit.source.library.tensorflow_dtypes import HALF
+from mpaudit.source.values import NONE, TRUE, UNKNOWN, Class, Const, External, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.path import Path
@@ -65,7 +69,7 @@ def make_layer(call: Call) -> Value | None:
     """`keras.layers.Dense(10, activation="softmax")`."""
     name = last(call.name)
     if name == "Input":
-        return computed(call)
+        return make_input(call)
     if not name[:1].isupper() or name in NO_LAYERS:
         return None if name in NO_LAYERS else computed(call, *call.arguments)
     return new_layer(call, call.made("KerasLayer"), name)
@@ -74,12 +78,17 @@ def make_layer(call: Call) -> Value | None:
 @keras("Input")
 def make_input(call: Call) -> Value | None:
     """`keras.Input(shape=(784,))`."""
-    return computed(call)
+    path, given = call.path, call.keywords.get("dtype")
+    known = None if path.heap.get(FLOATX_IN_FORCE) is not None else "float32"
+    name = known if given in (None, NONE) else dtype_named(given, path)
+    made = path.learn(computed(call), symbolic=TRUE)
+    return hold(made, name, call.span, path)
 
 
 def new_layer(call: Call, made: Thing, name: str) -> Thing:
     """Note what is known of a layer, and tell the protocols that it is built."""
     activation = call.argument(ACTIVATION_AT.get(name, 99), "activation")
+    own = own_policy(call)
     if name in ("Softmax", "ReLU", "LeakyReLU"):
         activation = Const(name.lower())
     elif name in ("TimeDistributed", "Wrapper") or (activation is None and "**" in call.keywords):
@@ -88,17 +97,28 @@ def new_layer(call: Call, made: Thing, name: str) -> Thing:
     label = text(call.argument(99, "name"))
     call.path.learn(made, layer=LayerOf(name, activation or NONE, inner or NONE, label))
     call.engine.places[made.uid] = call.span
+    path = call.path
+    path.learn(made, policy=in_force(path) if own is None else stated(own))
+    if compute_dtype(policy_name(path.known(made, "@policy"), path)) in HALF:
+        path.heap[SEEN] = TRUE
+    built(path)
+    _tell(call, made, name, own)
+    return made
+
+
+def _tell(call: Call, made: Thing, name: str, own: str | None) -> None:
+    known = call.path.known(made, "@layer")
+    activation = known.activation if isinstance(known, LayerOf) else UNKNOWN
     call.emit(
         LayerMade(
-            at=call.span,
+            at=call.engine.places.get(made.uid, call.span),
             occasional=call.occasional,
             layer=Ref(made.uid, name),
             kind=name,
-            policy=own_policy(call),
-            activation=activation_name(settled(call, activation or NONE), call.path),
+            policy=own,
+            activation=activation_name(settled(call, activation), call.path),
         )
     )
-    return made
 
 
 def own_policy(call: Call) -> str | None:
@@ -107,6 +127,8 @@ def own_policy(call: Call) -> str | None:
     if given is None:
         return "?" if "**" in call.keywords else None
     given = settled(call, given)
+    node = call.argument_node(99, "dtype")
+    refuse(call, given, None if node is None else call.path.frame.module.span(node))
     return None if given == NONE else policy_name(given, call.path) or "?"
 
 
@@ -133,6 +155,23 @@ def _adopt(call: Call, made: Thing, _: str) -> None:
 base("KerasLayer", *everywhere("layers.Layer", "Layer"), adopt=_adopt)
 
 
+@initialised("KerasLayer")
+def initialise(call: Call, layer: Thing) -> None:
+    """`super().__init__(dtype="float32", **kwargs)` in a layer of the project's own class."""
+    own = restated(call, layer)
+    if own is not None:
+        call.path.learn(layer, policy=stated(own))
+        owner = call.path.known(layer, "@class")
+        _tell(call, layer, owner.node.name if isinstance(owner, Class) else "Layer", own)
+
+
+@entered("KerasLayer")
+def entering(call: Call) -> None:
+    """A project's own layer is called; its `build` is followed, and its `call`."""
+    build(call)
+    cast_inputs(call)
+
+
 def outlet(layer: Thing, call: Call, before: Outlet) -> Outlet:
     """What leaves a layer of Keras that is given what left `before`."""
     path = call.path
@@ -156,7 +195,8 @@ def call_layer(call: Call) -> Value:
     layer, sources = call.thing, (*call.arguments, *call.keywords.values())
     given = flat(call.argument(0), call.path)
     found = outlet(layer, call, read(given[0] if given else None, call.path))
-    return left(call, call.made(), Tensor(sources, layer, found))
+    made = left(call, call.made(), Tensor(sources, layer, found))
+    return leaves(layer, made, given[0] if given else None, call)
 
 
 @function(*ACTIVATIONS)

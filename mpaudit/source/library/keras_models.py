@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import LayerMade, ModelMade, Ref
+from mpaudit.source.dtypes import Dtype
+from mpaudit.source.library.keras_autocast import cast_inputs, computed_in
+from mpaudit.source.library.keras_dtype import SEEN, compute_dtype_of, held, keep
 from mpaudit.source.library.keras_layers import outlet
 from mpaudit.source.library.keras_names import everywhere, flat, keras, last, text
 from mpaudit.source.library.keras_policy import in_force
+from mpaudit.source.library.keras_policy_name import policy_name
 from mpaudit.source.library.keras_scaling import born
+from mpaudit.source.library.keras_sequence import passed
 from mpaudit.source.library.keras_values import Outlet, Tensor, left, origin, read
 from mpaudit.source.library.registry import attributes, base, called, entered, initialised, method
 from mpaudit.source.values import NONE, UNKNOWN, Const, Pack, Thing, Value
@@ -174,6 +179,7 @@ def tell(call: Call, model: Thing) -> None:
             model=Ref(model.uid, ""),
             layers=tuple(Ref(layer.uid, "") for layer in layers),
             output=tuple(Ref(layer.uid, "") for layer in left),
+            policy=policy_name(path.known(model, "@policy"), path),
         )
     )
 
@@ -237,10 +243,38 @@ def outlets(model: Thing, call: Call) -> list[Outlet]:
     return [found] if isinstance(items, Pack) and items.items else []
 
 
+def leaving(model: Thing, call: Call) -> list[Dtype | None]:
+    """The dtypes of what leaves a model; empty where that is not known."""
+    path = call.path
+    if SEEN not in path.heap:
+        return []
+    outputs, items = path.known(model, "@outputs"), path.known(model, "@items")
+    if path.known(model, "@top") is not None:
+        name = compute_dtype_of(model, path)
+        at = call.engine.places.get(model.uid)
+        return [None if name is None else Dtype(name, at, "layer")]
+    if isinstance(outputs, Pack):
+        return [held(tensor, path) for tensor in outputs.items]
+    tail = path.known(model, "@tail")
+    if isinstance(tail, Thing):
+        items = Pack((tail,))
+    found: Dtype | None = None
+    for item in items.items if isinstance(items, Pack) else ():
+        if isinstance(item, Thing) and item.kind == "KerasLayer":
+            found = computed_in(item, found, call)
+        elif isinstance(item, Thing) and item.kind == "KerasModel":
+            inner = leaving(item, call)
+            found = inner[0] if len(inner) == 1 else None
+        else:
+            found = None
+    return [found] if isinstance(items, Pack) and items.items else []
+
+
 @entered("KerasModel")
 def entering(call: Call) -> None:
     """A project's own model is called; its `call` is followed."""
     tell(call, call.thing)
+    cast_inputs(call)
 
 
 @called("KerasModel")
@@ -249,15 +283,21 @@ def call_model(call: Call) -> Value:
     model, path = call.thing, call.path
     tell(call, model)
     sources = (*call.arguments, *call.keywords.values())
+    through = passed(call, model, call.arguments[0]) if call.arguments else None
+    if through is not None:
+        return through
     made, found = call.made(), outlets(model, call)
     left(call, made, Tensor(sources, model, found[0] if len(found) == 1 else Outlet()))
+    dtypes = leaving(model, call)
     if len(found) <= 1:
+        keep(made, dtypes[0] if len(dtypes) == 1 else None, path)
         return made
     parts = []
     for index, each in enumerate(found):
         number = call.engine.identities.number("output", made, index)
         part = Thing(number, since=made.since)
         parts.append(left(call, part, Tensor((made,), model, each)))
+        keep(part, dtypes[index] if len(dtypes) == len(found) else None, path)
     named = path.known(model, "@named")
     if isinstance(named, Thing):
         keys = [name for name, _ in path.heap.of(named.uid) if name[0] == "["]

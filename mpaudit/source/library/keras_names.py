@@ -54,7 +54,7 @@ def site(node: ast.AST, label: str) -> ast.Name:
     """A place of its own for a call that a library makes on behalf of the call `node`."""
     import ast
 
-    return ast.Name(id=f"{label} of {id(node)}", ctx=ast.Load())
+    return ast.copy_location(ast.Name(id=f"{label} of {id(node)}", ctx=ast.Load()), node)
 
 
 def flat(value: Value | None, path: Path) -> list[Value]:

@@ -11,6 +11,7 @@ from mpaudit.source.library.keras_models import outlets, tell
 from mpaudit.source.library.keras_names import computed, flat, last, settled, site
 from mpaudit.source.library.keras_optimizers import keras_of, optimizer_of_model, wrapped
 from mpaudit.source.library.keras_scaling import factor, scales, version, wrap
+from mpaudit.source.library.keras_sequence import passed
 from mpaudit.source.library.keras_values import LayerOf, Outlet, Tensor, left, read
 from mpaudit.source.library.registry import function, method
 from mpaudit.source.path import lookup
@@ -178,7 +179,8 @@ def _left(call: Call, model: Thing) -> list[Outlet]:
     """What leaves a model that is trained; the `call` of a project's own class is followed."""
     forward = _method(call, model, "call")
     if forward is None:
-        return outlets(model, call)
+        through = passed(call, model, call.engine.term("inputs", model))
+        return outlets(model, call) if through is None else [read(through, call.path)]
     result = _through(call, "call", forward, (model, call.engine.term("inputs", model)))
     return [read(each, call.path) for each in flat(result, call.path)]
 

@@ -7,7 +7,7 @@ import re
 
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit
-from mpaudit.protocols.keras_policy import BUILT
+from mpaudit.protocols.keras_policy_problems import BUILT
 from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import alone, block_of
 from mpaudit.source.walk import walk
