@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mpaudit.event import Event, LossComputed
-from mpaudit.finding import Problem, Related
+from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
+SOFTMAX, LOGITS = "softmax-with-from-logits", "logits-without-from-logits"
 TORCH = ("CrossEntropyLoss", "cross_entropy")
 TORCH_BINARY = (
     "BCEWithLogitsLoss",
@@ -50,8 +51,8 @@ class LogitsProtocol(Protocol):
             yield _taken_for_logits(event, "softmax-before-cross-entropy", CROSS_ENTROPY)
         elif event.loss in TORCH_BINARY:
             yield _taken_for_logits(event, "sigmoid-before-bce-with-logits", BINARY)
-        elif event.wants == "logits" and event.got in KERAS.get(event.loss, ()):
-            yield _softmax_with_from_logits(event)
+        elif event.loss in KERAS and event.wants is not None:
+            yield from _keras(event)
 
 
 CROSS_ENTROPY = {
@@ -86,6 +87,39 @@ def _taken_for_logits(event: LossComputed, rule: str, consequences: dict[str, st
     )
 
 
+def _keras(event: LossComputed) -> Iterator[Verdict]:
+    """A loss of Keras that says what it takes."""
+    place = event.made or event.at
+    if event.wants == "logits":
+        yield Kept(LOGITS, place)
+        if event.got in KERAS[event.loss]:
+            yield _softmax_with_from_logits(event)
+    elif event.got == "logits":
+        yield _logits_without_from_logits(event, place)
+    else:
+        yield Kept(LOGITS, place)
+        if event.shown is not None:
+            yield Kept(SOFTMAX, event.shown)
+
+
+def _logits_without_from_logits(event: LossComputed, place: Span) -> Broken:
+    related = (
+        [] if event.shown is None else [Related(event.shown, "the output leaves as it is here")]
+    )
+    if place != event.at:
+        related.append(Related(event.at, "the loss is computed here"))
+    return Broken(
+        Problem(
+            LOGITS,
+            place,
+            f"the output leaves as logits, with no activation, and `{event.loss}` takes probabilities",
+            "logits are clipped to (1e-7, 1) as if they were probabilities: where one is negative the "
+            "gradient is 0, and the loss says next to nothing about the prediction",
+            tuple(related),
+        )
+    )
+
+
 def _softmax_with_from_logits(event: LossComputed) -> Broken:
     related = [] if event.shown is None else [Related(event.at, "the loss is computed here")]
     if event.made is not None and event.made != event.at:
@@ -98,7 +132,7 @@ def _softmax_with_from_logits(event: LossComputed) -> Broken:
     told = "from_logits=True" if "_with_logits" not in event.loss else "logits"
     return Broken(
         Problem(
-            "softmax-with-from-logits",
+            SOFTMAX,
             event.shown or event.at,
             f"the output goes through {event.got}, and `{event.loss}` expects {told}"
             if told == "logits"

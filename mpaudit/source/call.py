@@ -34,7 +34,12 @@ from mpaudit.source.values import (
 from mpaudit.source.walk import walk
 
 MAX_DEPTH = 12
-FORWARD = {"Module": "forward", "KerasModel": "call", "KerasLayer": "call"}
+FORWARD = {
+    "Module": "forward",
+    "KerasModel": "call",
+    "KerasLayer": "call",
+    "KerasLoss": "call",
+}
 """The method that is run when an object of a project class of that kind is called."""
 
 

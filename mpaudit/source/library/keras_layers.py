@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from mpaudit.source.request import Call
 
 NO_LAYERS = ("Input", "InputLayer", "InputSpec")
-WITH_KERNEL = ("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D", "SeparableConv2D")
+WITH_KERNEL = (
+    *("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D", "Convolution2D"),
+    *("SeparableConv1D", "SeparableConv2D", "Conv2DTranspose", "Conv3DTranspose"),
+)
 UNCHANGED = (
     "Flatten",
     "Dropout",
@@ -47,8 +50,17 @@ UNCHANGED = (
     "Reshape",
     "RepeatVector",
 )
-ACTIVATION_AT = {"Dense": 1, "Activation": 0, "Conv1D": 7, "Conv2D": 7, "Conv3D": 7}
+ACTIVATION_AT = {
+    "Dense": 1,
+    "EinsumDense": 2,
+    "Activation": 0,
+    "Conv1D": 7,
+    "Conv2D": 7,
+    "Conv3D": 7,
+}
 """At which position a layer takes its activation, where it is usual to leave out the keyword."""
+MAX_PLAIN = 4
+"""So many positional arguments of other layers end before the activation, in every version."""
 NATURES = ("softmax", "log_softmax", "sigmoid")
 ACTIVATIONS = (
     *everywhere(*(f"activations.{name}" for name in NATURES)),
@@ -91,7 +103,7 @@ def new_layer(call: Call, made: Thing, name: str) -> Thing:
     own = own_policy(call)
     if name in ("Softmax", "ReLU", "LeakyReLU"):
         activation = Const(name.lower())
-    elif name in ("TimeDistributed", "Wrapper") or (activation is None and "**" in call.keywords):
+    elif name in ("TimeDistributed", "Wrapper") or (activation is None and _hidden(call, name)):
         activation = UNKNOWN
     inner = call.argument(0, "layer") if name == "TimeDistributed" else None
     label = text(call.argument(99, "name"))
@@ -119,6 +131,12 @@ def _tell(call: Call, made: Thing, name: str, own: str | None) -> None:
             activation=activation_name(settled(call, activation), call.path),
         )
     )
+
+
+def _hidden(call: Call, name: str) -> bool:
+    """Whether an activation may be among arguments that cannot be told apart."""
+    many = len(call.arguments) > MAX_PLAIN and name not in ACTIVATION_AT
+    return "**" in call.keywords or (many and name in WITH_KERNEL)
 
 
 def own_policy(call: Call) -> str | None:

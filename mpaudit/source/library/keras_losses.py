@@ -38,10 +38,11 @@ FROM_LOGITS_AT = {
     "sparse_categorical_crossentropy": 2,
     "binary_crossentropy": 2,
 }
-WITH_LOGITS = (
-    "tensorflow.nn.softmax_cross_entropy_with_logits",
-    "tensorflow.nn.sparse_softmax_cross_entropy_with_logits",
-    "tensorflow.nn.sigmoid_cross_entropy_with_logits",
+WITH_LOGITS = tuple(
+    f"tensorflow.{under}nn.{name}_cross_entropy_with_logits{version}"
+    for under in ("", "compat.v1.")
+    for name in ("softmax", "sparse_softmax", "sigmoid")
+    for version in ("", "_v2")
 )
 
 
@@ -99,8 +100,8 @@ def takes(name: str, logits: Value | None, path: Path, call: Call) -> str | None
     return None if told is None else ("logits" if told else PROBABILITIES[name])
 
 
-def describe(value: Value | None, call: Call) -> Loss:
-    """What `compile(loss=value)` asks for."""
+def describe(value: Value | None, call: Call, at: Span | None = None) -> Loss:
+    """What `compile(loss=value)` asks for; `at` is where a loss stands that is no object."""
     path = call.path
     if isinstance(value, Thing) and value.kind == "KerasLoss":
         kind = text(path.known(value, "@loss")) or ""
@@ -108,11 +109,11 @@ def describe(value: Value | None, call: Call) -> Loss:
         return Loss(kind or "the loss", wants, call.engine.places.get(value.uid))
     name = last(value.name) if isinstance(value, External) else text(value)
     if name is not None:
-        return Loss(name, PROBABILITIES.get(name))
+        return Loss(name, PROBABILITIES.get(name), at)
     if isinstance(value, Partial) and isinstance(value.function, External):
         keywords: Mapping[str, Value] = dict(value.keywords)
         kind = last(value.function.name)
-        return Loss(kind, takes(kind, keywords.get("from_logits", Const(False)), path, call))
+        return Loss(kind, takes(kind, keywords.get("from_logits", Const(False)), path, call), at)
     return Loss(value.name if isinstance(value, Function) else "the loss")
 
 
@@ -166,5 +167,6 @@ def apply_function(call: Call) -> Value:
 def apply_with_logits(call: Call) -> Value:
     """`tf.nn.softmax_cross_entropy_with_logits(labels=y, logits=x)`."""
     given = read(call.picked(1, "logits"), call.path)
-    computed_from(call, Loss(last(call.name), "logits", call.span), given)
+    name = last(call.name).removesuffix("_v2")
+    computed_from(call, Loss(name, "logits", call.span), given)
     return computed(call, *call.arguments, *call.keywords.values())

@@ -16,7 +16,7 @@ from mpaudit.source.library.keras_scaling import born
 from mpaudit.source.library.keras_sequence import passed
 from mpaudit.source.library.keras_values import Outlet, Tensor, left, origin, read
 from mpaudit.source.library.registry import attributes, base, called, entered, initialised, method
-from mpaudit.source.values import NONE, UNKNOWN, Const, Pack, Thing, Value
+from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -119,12 +119,15 @@ def make_application(call: Call) -> Value | None:
         return None
     model, path = _new(call, call.made("KerasModel")), call.path
     inside = Ref(model.uid, name)  # one object, told of as a model and as its only layer
-    top = call.keywords.get("include_top")
+    top = call.keywords.get("include_top", TRUE)
     activation: str | None = None
-    if top is None:
+    if top == TRUE:
         given = call.keywords.get("classifier_activation", Const("softmax"))
         activation = text(given)
-        path.learn(model, top=Const(activation) if activation else NONE)
+        linear = given == NONE or activation == "linear"
+        path.learn(
+            model, top=Const("logits" if linear else activation) if linear or activation else NONE
+        )
     call.emit(LayerMade(at=call.span, layer=inside, kind=name, policy=None, activation=activation))
     call.emit(ModelMade(at=call.span, model=inside, layers=(inside,), output=(inside,)))
     return path.learn(model, told=TOLD)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Forward, GradientsApplied, Ref, TapeGradient
-from mpaudit.source.library.keras_losses import Loss, computed_from, describe
+from mpaudit.source.library.keras_losses import computed_from
 from mpaudit.source.library.keras_models import outlets, tell
-from mpaudit.source.library.keras_names import computed, flat, last, settled, site
+from mpaudit.source.library.keras_names import computed, flat, last, settled
 from mpaudit.source.library.keras_optimizers import keras_of, optimizer_of_model, wrapped
+from mpaudit.source.library.keras_outputs import (
+    compiled,
+    computed_from_outputs,
+    loss_of,
+    outputs_in_training,
+    own_method,
+    through,
+)
 from mpaudit.source.library.keras_scaling import factor, scales, version, wrap
-from mpaudit.source.library.keras_sequence import passed
-from mpaudit.source.library.keras_values import LayerOf, Outlet, Tensor, left, read
+from mpaudit.source.library.keras_values import read
 from mpaudit.source.library.registry import function, method
-from mpaudit.source.path import lookup
 from mpaudit.source.values import (
     FALSE,
     NONE,
@@ -42,12 +47,12 @@ def compile_model(call: Call) -> Value:
     """`model.compile(optimizer, loss)`: wraps the optimizer where the policy is mixed_float16."""
     model, path = call.thing, call.path
     given, loss = call.picked(0, "optimizer"), call.argument(1, "loss")
-    path.learn(model, optimizer=_optimizer(call, model, given), loss=loss or NONE)
+    path.learn(model, optimizer=_optimizer(call, model, given))
+    compiled(call, model, loss or NONE)
     if isinstance(path.known(model, "@class"), Class):
         return NONE
     tell(call, model)
-    for each, found in _pairs(call, describe_all(call, model), outlets(model, call)):
-        computed_from(call, each, found)
+    computed_from_outputs(call, model, outlets(model, call))
     return NONE
 
 
@@ -84,51 +89,18 @@ def _optimizer(call: Call, model: Thing, given: Value | None) -> Thing:
     return made
 
 
-def describe_all(call: Call, model: Thing) -> list[Value | None] | dict[str, Value]:
-    """The losses that a model was compiled with: one for each output, by position or by name."""
-    loss = call.engine.logic.settled(call.path.known(model, "@loss"), call.path)
-    if isinstance(loss, Thing) and loss.kind == "dict":
-        return {name[2:-2]: value for name, value in call.path.heap.of(loss.uid) if name[0] == "["}
-    if isinstance(loss, Pack) or (isinstance(loss, Thing) and loss.kind == "list"):
-        return [*flat(loss, call.path)]
-    return [loss]
-
-
-def _pairs(
-    call: Call, losses: list[Value | None] | dict[str, Value], found: Sequence[Outlet]
-) -> list[tuple[Loss, Outlet]]:
-    """Which loss is computed from which output."""
-    if isinstance(losses, list) and len(losses) == len(found):
-        described = [describe(each, call) for each in losses]
-        pairs = zip(losses, described, found, strict=True)
-        return [(loss, each) for value, loss, each in pairs if value not in (None, NONE)]
-    if isinstance(losses, dict):
-        named = [(losses.get(_label(call, each.layer) or ""), each) for each in found]
-        return [(describe(loss, call), each) for loss, each in named]
-    return [(Loss("the loss"), each) for each in found]
-
-
-def _label(call: Call, layer: Thing | None) -> str | None:
-    known = call.path.known(layer, "@layer") if layer is not None else None
-    return known.label if isinstance(known, LayerOf) else None
-
-
 @method("KerasModel", "fit", "fit_generator", "train_on_batch")
 def fit(call: Call) -> Value:
     """`model.fit(x, y)`: Keras' own training step, or the one that the project's class defines."""
     model, path = call.thing, call.path
-    step = _method(call, model, "train_step")
+    step = own_method(call, model, "train_step")
     if step is not None:
         data = call.engine.term("data", model)
-        _through(call, "train_step", step, (model, data))
+        through(call, "train_step", step, (model, data))
         return call.made()
-    found = _left(call, model)
+    found = outputs_in_training(call, model)
     tell(call, model)
-    losses = describe_all(call, model)
-    for loss, each in _pairs(call, losses, found):
-        computed_from(call, loss, each)
-    if isinstance(losses, list) and len(losses) == len(found) == 1:
-        _own_loss(call, losses[0], found[0])
+    computed_from_outputs(call, model, found)
     optimizer = settled(call, optimizer_of_model(call.engine, model, path))
     does = scales(optimizer, call) if isinstance(optimizer, Thing) else None
     gradients, text = Ref(call.made().uid, ""), call.ref(model).text
@@ -159,41 +131,6 @@ def fit(call: Call) -> Value:
     return call.made()
 
 
-def _method(call: Call, model: Thing, name: str) -> Function | None:
-    owner = call.path.known(model, "@class")
-    found = lookup(call.path, owner, name) if isinstance(owner, Class) else None
-    return found if isinstance(found, Function) else None
-
-
-def _through(call: Call, label: str, function: Function, arguments: tuple[Value, ...]) -> Value:
-    """Follow a function that Keras calls."""
-    place = site(call.node, label)
-    done = call.path.frame.done
-    if place in done:
-        return done[place]
-    done[place] = call.engine.enter(place, function, arguments, {}, call.path)
-    return done[place]
-
-
-def _left(call: Call, model: Thing) -> list[Outlet]:
-    """What leaves a model that is trained; the `call` of a project's own class is followed."""
-    forward = _method(call, model, "call")
-    if forward is None:
-        through = passed(call, model, call.engine.term("inputs", model))
-        return outlets(model, call) if through is None else [read(through, call.path)]
-    result = _through(call, "call", forward, (model, call.engine.term("inputs", model)))
-    return [read(each, call.path) for each in flat(result, call.path)]
-
-
-def _own_loss(call: Call, loss: Value | None, found: Outlet) -> None:
-    """Follow a loss function of the project, which may hold the loss that counts."""
-    if not isinstance(loss, Function):
-        return
-    number = call.engine.identities.number("prediction", call.node, call.path.frame.iteration)
-    prediction = left(call, Thing(number, since=call.path.frame.iteration), Tensor((), None, found))
-    _through(call, "loss", loss, (call.engine.term("labels", prediction), prediction))
-
-
 @method("KerasModel", "predict", "predict_on_batch", "evaluate", "test_on_batch")
 def use(call: Call) -> Value:
     """`model.predict(x)`."""
@@ -209,12 +146,11 @@ def use(call: Call) -> Value:
     return call.made()
 
 
-@method("KerasModel", "compute_loss", "compiled_loss")
+@method("KerasModel", "compute_loss", "compiled_loss", "loss")
 def compute_loss(call: Call) -> Value:
     """`self.compute_loss(y=y, y_pred=prediction)` in a `train_step`."""
     prediction = call.argument(2 if call.name == "compute_loss" else 1, "y_pred")
-    loss = call.path.known(call.thing, "@loss")
-    computed_from(call, describe(loss, call), read(prediction, call.path))
+    computed_from(call, loss_of(call, call.thing), read(prediction, call.path))
     return computed(call, *call.arguments, *call.keywords.values())
 
 
@@ -222,7 +158,7 @@ def compute_loss(call: Call) -> Value:
 
 
 @function("tensorflow.function", "tensorflow.compat.v2.function", "tensorflow.autograph.to_graph")
-def compiled(call: Call) -> Value:
+def in_graph(call: Call) -> Value:
     """`tf.function(step)` is `step`; `tf.function(jit_compile=True)` takes it later."""
     given = call.argument(0, "func")
     if isinstance(given, Function | Bound | Partial):

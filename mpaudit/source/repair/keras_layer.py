@@ -40,7 +40,7 @@ def repair_layer(module: Module, span: Span, *, drop: bool, half: bool) -> list[
         given = f"dtype={_quoted(module, 'float32')}"
         if activation is not None:
             return [Edit(*module.range(activation), given)]
-        added = _append(module, node, given)
+        added = append_argument(module, node, given)
         return None if added is None else [added]
     if activation is not None:
         removed = _remove(module, node, activation)
@@ -87,8 +87,8 @@ def _remove(module: Module, node: ast.Call, argument: ast.expr | ast.keyword) ->
     return None if "#" in module.text[start:end] else edit
 
 
-def _append(module: Module, node: ast.Call, argument: str) -> Edit | None:
-    """Add an argument behind the last one, on a line of its own where the others have one."""
+def append_argument(module: Module, node: ast.Call, argument: str) -> Edit | None:
+    """Add an argument to a call, on a line of its own where the others have one; None if it cannot be."""
     arguments = _arguments(node)
     _, end = module.range(node)
     if not arguments:
