@@ -11,6 +11,7 @@ from mpaudit.checks import (
     bad_scaler_argument,
     dead_amp_branch,
     deprecated_torch_amp,
+    log_of_softmax,
     misused_custom_fwd,
     mixed_tf32_api,
     unprotected_autograd_function,
@@ -31,4 +32,5 @@ CHECKS: tuple[Check, ...] = (
     assumed_bfloat16.check,
     dead_amp_branch.check,
     unprotected_autograd_function.check,
+    log_of_softmax.check,
 )

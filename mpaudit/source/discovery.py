@@ -47,13 +47,20 @@ _AMP = re.compile(
     rb"amp\b(?:(?<=\bamp)|(?<=\\[nrt]amp))"
 )  # a word: the literal comes first, which is 10 times faster
 
+_ACTIVATIONS = (b"softmax(", b"sigmoid(")
+_LOGARITHM = re.compile(
+    rb"\blog\([^\n]{0,60}(?:softmax|sigmoid)\(|(?:softmax|sigmoid)\([^\n]{0,60}\)\.log\("
+)
+
 
 def concerns(data: bytes) -> bool:
     """The gate: whether a file mentions anything that any rule looks at. No parse, no import.
 
     A notebook's bytes are JSON, where the letter before a word may be that of `\\n`.
     """
-    return any(name in data for name in _NAMES) or _AMP.search(data) is not None
+    if any(name in data for name in _NAMES) or _AMP.search(data) is not None:
+        return True
+    return any(name in data for name in _ACTIVATIONS) and _LOGARITHM.search(data) is not None
 
 
 _DRIVES = (
