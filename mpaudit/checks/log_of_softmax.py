@@ -174,12 +174,33 @@ def _in_float32(node: ast.Call, module: Module) -> bool:
     """Whether an activation is computed in float32 or float64 because the author says so."""
     if any(keyword.arg == "dtype" for keyword in node.keywords):
         return True
-    names = Names.of(module)
-    given: list[ast.expr] = [*node.args[:1], node.func]
-    for each in list(given):
-        for part in walk(each):
-            if isinstance(part, ast.Name):
-                bound = names.bindings(part)
-                given += [b.origin for b in bound if isinstance(b.origin, ast.expr)]
-    casts = [each for root in given for each in walk(root) if isinstance(each, ast.Attribute)]
-    return any(each.attr in (*FLOAT32, "float32", "float64") for each in casts)
+    given = node.args[0] if node.args else None
+    if isinstance(node.func, ast.Attribute) and Names.of(module).resolve(node.func) is None:
+        given = node.func.value if given is None or node.func.attr == "softmax" else given
+    return given is not None and _cast(given, module)
+
+
+def _cast(node: ast.expr, module: Module, steps: int = 2 * MAX_STEPS) -> bool:
+    """Whether a tensor was cast to float32 or float64 by hand."""
+    match node:
+        case _ if steps == 0:
+            return False
+        case ast.Call(func=ast.Attribute(value=inner, attr=method)):
+            if method in FLOAT32 or (
+                method in ("to", "type")
+                and any(
+                    isinstance(part, ast.Attribute) and part.attr in ("float32", "float64")
+                    for each in node.args
+                    for part in walk(each)
+                )
+            ):
+                return True
+            return _cast(inner, module, steps - 1)
+        case ast.Subscript(value=inner) | ast.UnaryOp(operand=inner):
+            return _cast(inner, module, steps - 1)
+        case ast.BinOp(left=left, right=right):
+            return _cast(left, module, steps - 1) or _cast(right, module, steps - 1)
+        case ast.Name():
+            bound = [each.origin for each in Names.of(module).bindings(node)]
+            return any(isinstance(b, ast.expr) and _cast(b, module, steps - 1) for b in bound)
+    return False

@@ -257,3 +257,63 @@ def plain_optimizer(program: Program) -> Iterator[Change]:
             (script.start(scales[0]), script.end(scales[0]), script.source(scales[0].args[0])),
             marks=applies,
         )
+
+
+LOSSES = ("SparseCategoricalCrossentropy", "CategoricalCrossentropy", "BinaryCrossentropy")
+
+
+@operator("logits-without-from-logits")
+def logits_untold(program: Program) -> Iterator[Change]:
+    """`from_logits=True` is taken from the only loss of a script whose head is linear."""
+    for script in program.scripts:
+        told = [
+            (call, word)
+            for call in script.calls()
+            if _name(call) in LOSSES
+            for word in call.keywords
+            if word.arg == "from_logits"
+            and isinstance(word.value, ast.Constant)
+            and word.value.value is True
+        ]
+        if len(told) != 1 or len(program.scripts) > 1:
+            continue
+        call, word = told[0]
+        # Where any activation is applied at all, it is not sure that the loss gets logits.
+        if any(activation in script.text for activation in ("softmax", "sigmoid", "Softmax")):
+            continue
+        yield change(
+            script, (script.start(word.value), script.end(word.value), "False"), marks=[call]
+        )
+
+
+@operator("logits-without-from-logits")
+def activation_dropped(program: Program) -> Iterator[Change]:
+    """The activation is taken from the only head, and the loss still takes probabilities."""
+    for script in program.scripts:
+        calls = list(script.calls())
+        heads = [
+            (call, word)
+            for call in calls
+            for word in call.keywords
+            if word.arg == "activation"
+            and isinstance(word.value, ast.Constant)
+            and word.value.value in ("softmax", "sigmoid")
+        ]
+        names = [
+            node
+            for node in ast.walk(script.tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node.value.endswith("_crossentropy")
+        ]
+        objects = [c for c in calls if _name(c) in LOSSES and keyword(c, "from_logits") is None]
+        if len(heads) != 1 or len(names) + len(objects) != 1 or len(program.scripts) > 1:
+            continue
+        head, word = heads[0]
+        if _name(head) not in ("Dense", "Conv2D", "Activation"):
+            continue
+        yield change(
+            script,
+            (script.start(word.value), script.end(word.value), '"linear"'),
+            marks=[*names, *objects],
+        )

@@ -155,3 +155,40 @@ def sure(script: Script, region: ast.Call) -> bool:
     if "cuda.amp" in script.qualified(region.func):
         return True
     return isinstance(device, ast.Constant) and device.value == "cuda"
+
+
+def _joined_forms(script: Script) -> Iterator[tuple[ast.Call, str]]:
+    """The calls of log_softmax and logsigmoid, and the words that take them apart."""
+    for call in script.calls():
+        function = call.func
+        if not isinstance(function, ast.Attribute):
+            continue
+        resolved = script.qualified(function)
+        if resolved in ("torch.log_softmax", "torch.nn.functional.log_softmax"):
+            yield call, "softmax"
+        elif resolved == "torch.nn.functional.logsigmoid":
+            yield call, "sigmoid"
+        elif function.attr == "log_softmax" and not resolved.startswith("torch."):
+            if not ast.unparse(function.value).startswith("self"):
+                yield call, ""
+
+
+@operator("log-of-softmax")
+def logarithm_apart(program: Program) -> Iterator[Change]:
+    """log_softmax and logsigmoid become the logarithm of a softmax and of a sigmoid."""
+    for script in program.scripts:
+        if script.imports.get("torch") != "torch":
+            continue
+        for call, name in _joined_forms(script):
+            given = script.source(call)
+            # Who casts to float32 first has thought of it, and no finding is wanted.
+            if "float" in given or "double" in given:
+                continue
+            assert isinstance(call.func, ast.Attribute)
+            start, end = script.start(call), script.end(call)
+            if name:
+                rest = script.text[script.end(call.func) : end]
+                text = f"torch.log(torch.{name}{rest})"
+            else:
+                text = f"{given.replace('.log_softmax', '.softmax')}.log()"
+            yield change(script, (start, end, text), marks=[call])
