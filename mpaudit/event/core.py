@@ -53,6 +53,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostSight(Event):
-    """Objects went where they cannot be followed: what is known of them no longer holds."""
+    """Objects went where they cannot be followed: what is known of them no longer holds.
+
+    `elsewhere` says that the code they went to is looked at on its own, so that nothing of it is missed.
+    """
 
     objects: frozenset[Hashable]
+    elsewhere: bool = False

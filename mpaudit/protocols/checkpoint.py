@@ -27,7 +27,8 @@ class CheckpointProtocol(Protocol):
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Note who steps whom, and what is saved."""
         if isinstance(event, LostSight):
-            yield Noted(CheckpointProtocol, event.objects)
+            if not event.elsewhere:
+                yield Noted(CheckpointProtocol, event.objects)
         elif isinstance(event, ScalerMade | ScalerStep | ScalerStateTaken | StateSaved):
             yield Noted(CheckpointProtocol, replace(event, occasional=False, moment=None))
 

@@ -214,7 +214,8 @@ class Calls(Making):
         if self.narrow and isinstance(result, Thing) and result.kind == "Module":
             return result  # what a model is made of is not worth it
         if self.narrow and not self.relevance.handling(function):
-            self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
+            at = path.frame.module.span(site)
+            self.lose(given, path, at, elsewhere=True)
             made = path.learn(self.made(site, path), scaled=UNKNOWN)
             return result or beyond(made, (*arguments, *keywords.values()), path)
         if generates(function.node):
@@ -341,8 +342,10 @@ class Calls(Making):
         region = self.region(path)
         return path.learn(made, region=region) if region else made
 
-    def lose(self, values: Sequence[Value], path: Path, at: Span) -> None:
-        """Values went where they cannot be followed."""
+    def lose(
+        self, values: Sequence[Value], path: Path, at: Span, *, elsewhere: bool = False
+    ) -> None:
+        """Values went where they cannot be followed; `elsewhere`: not from here (see LostSight)."""
         keys = set()
         for value in values:
             for part in parts(value, path):
@@ -355,7 +358,7 @@ class Calls(Making):
                     held = (value for _, value in path.heap.of(part.uid))
                     keys.update(v.uid for v in held if isinstance(v, Thing))
         if keys:
-            self.emit(LostSight(at=at, objects=frozenset(keys)), path)
+            self.emit(LostSight(at=at, objects=frozenset(keys), elsewhere=elsewhere), path)
 
     relevance: Relevance
     guards: int

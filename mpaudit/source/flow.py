@@ -147,11 +147,12 @@ class Flow(Expressions):
 
     def given_up(self, path: Path, call: Enter) -> Path:
         """The path behind a call that is not followed after all."""
+        self.followed.pop(call.function.node, None)
         scope = call.frame.scopes[0]
         given = [value for name, value in path.heap.of(scope) if not name.startswith("@")]
         path.heap.forget_owner(scope)
         if isinstance(call.site, ast.Call):
-            self.lose(given, path, path.frame.module.span(call.site))
+            self.lose(given, path, path.frame.module.span(call.site), elsewhere=True)
         made = call.result or beyond(self.made(call.site, path), given, path)
         if call.result is None and isinstance(made, Thing):
             path.learn(made, scaled=UNKNOWN)

@@ -80,7 +80,7 @@ class Project:
             for root in (base, base / "src"):
                 if self._there(root / f"{top}.py") or self._there(root / top):
                     found = self._at(root, name)
-                    if found is not None:
+                    if found is not None and found is not importer:  # a script named as its folder
                         return found
             if self._there(base / ".git") or self._there(base / "pyproject.toml"):
                 break
