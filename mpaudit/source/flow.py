@@ -147,7 +147,8 @@ class Flow(Expressions):
 
     def given_up(self, path: Path, call: Enter) -> Path:
         """The path behind a call that is not followed after all."""
-        self.followed.pop(call.function.node, None)
+        if call.function.node in self.oversized:
+            self.followed.pop(call.function.node, None)
         scope = call.frame.scopes[0]
         given = [value for name, value in path.heap.of(scope) if not name.startswith("@")]
         path.heap.forget_owner(scope)
