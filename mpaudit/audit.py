@@ -10,17 +10,62 @@ from mpaudit import suppress
 from mpaudit.config import UNREADABLE, UNUSED, Selection, Target
 from mpaudit.finding import Finding
 from mpaudit.fix import Edit, Fix, Safety, chosen
-from mpaudit.inspection import check, check_document, check_text
+from mpaudit.inspection import check, check_document, check_text, unparsable
 from mpaudit.report import Report
 from mpaudit.rewrite import replace_bytes, write_atomically
 from mpaudit.source.document import Document, from_text, read
 from mpaudit.source.module import UnparsableError
 from mpaudit.source.notebook import Notebook
 
-__all__ = ["add_ignore", "check", "check_text", "fix", "fix_text"]
+__all__ = [
+    "add_ignore",
+    "check",
+    "check_content",
+    "check_text",
+    "fix",
+    "fix_content",
+    "fix_text",
+]
 
 MAX_ROUNDS = 10
 """Rounds of fixing: a repair may uncover or overlap another."""
+
+
+def check_content(
+    data: bytes,
+    filename: str,
+    selection: Selection | None = None,
+    target: Target | None = None,
+) -> Report:
+    """Check bytes as if they stood in `filename`."""
+    try:
+        document = read(data, filename)
+    except UnparsableError as problem:
+        return Report([unparsable(problem)], checked=1)
+    return check_document(document, selection or Selection(), target, alone=False)
+
+
+def fix_content(
+    data: bytes,
+    filename: str,
+    selection: Selection | None = None,
+    target: Target | None = None,
+    *,
+    unsafe: bool,
+) -> tuple[Report, Mapping[str, tuple[str, str]], bytes]:
+    """Repair bytes as if they stood in `filename`: what is left, what differs, the new bytes."""
+    selection = selection or Selection()
+    try:
+        before = read(data, filename)
+    except UnparsableError as problem:
+        return Report([unparsable(problem)], checked=1), {}, data
+    after, count = _repaired(before, selection, target, unsafe=unsafe, alone=False)
+    if after.text == before.text:
+        return check_document(before, selection, target, alone=False), {}, data
+    report = check_document(after, selection, target, alone=False)
+    changed = dict(_changes(before, after))
+    content = after.data if isinstance(after, Notebook) else after.encoding.encode(after.text)
+    return replace(report, fixed={filename: count}), changed, content
 
 
 def fix(

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from mpaudit import __version__
 from mpaudit.errors import MpauditError
 
-if TYPE_CHECKING:
-    from mpaudit.config import Selection, Target
-    from mpaudit.report import Report
-
 CLEAN, FINDINGS, FAILED = 0, 1, 2
+CHECK_FORMATS = (
+    *("full", "concise", "grouped", "json", "json-lines", "junit", "github", "gitlab"),
+    *("pylint", "rdjson", "sarif"),
+)
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 
 
@@ -158,91 +157,49 @@ def main(context: click.Context) -> int:
 )
 @click.option(
     "--output-format",
-    type=click.Choice(["full", "concise", "json"]),
+    type=click.Choice(CHECK_FORMATS),
     default="full",
     show_default=True,
+    envvar="MPAUDIT_OUTPUT_FORMAT",
+)
+@click.option("-o", "--output-file", type=_PATH, metavar="FILE", help="Write to FILE.")
+@click.option("--statistics", is_flag=True, help="Count the findings of each rule.")
+@click.option("-e", "--exit-zero", is_flag=True, help="Exit with 0 in spite of findings.")
+@click.option(
+    "--stdin-filename",
+    type=_PATH,
+    metavar="FILE",
+    help="What standard input (the path -) is called.",
 )
 def check(
     paths: tuple[Path, ...],
-    fix: bool,
-    unsafe_fixes: bool,
-    diff: bool,
-    add_ignore: str | None,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     target_keras: str | None,
-    output_format: str,
+    output_file: Path | None,
+    exit_zero: bool,
+    **options: Any,
 ) -> int:
     """Find mistakes in PATHS (files or folders; default: this folder) without running them.
 
     Exit code 0: clean, or all repaired; 1: findings; 2: it could not be done.
     """
-    from dataclasses import replace
-
-    from mpaudit import audit
+    from mpaudit import check_command
     from mpaudit.config import Selection, Target, selectors
-    from mpaudit.report import count
 
     selection = Selection(selectors(select), selectors(ignore))
     target = Target(keras=int(target_keras) if target_keras else None)
-    paths = paths or (Path(),)
-    if add_ignore is not None and (fix or diff):
-        raise MpauditError("check: --add-ignore cannot be combined with --fix or --diff")
-    if diff:
-        return _diff(paths, selection, target, unsafe_fixes)
-    if add_ignore is not None:
-        report, silenced = audit.add_ignore(paths, selection, target, reason=_one_line(add_ignore))
-        click.echo(f"Silenced {count(silenced, 'finding')}.", err=True)
-    elif fix:
-        report, _ = audit.fix(paths, selection, target, unsafe=unsafe_fixes, write=True)
-    else:
-        report = audit.check(paths, selection, target)
-    report = replace(report, unsafe_fixes=unsafe_fixes, fixing=fix)
-    _warn(report)
-    _print(_rendered(report, output_format))
-    return FINDINGS if report.findings else CLEAN
-
-
-def _one_line(reason: str) -> str:
-    """A reason as it can stand in a comment."""
-    return " ".join(reason.split())
-
-
-def _rendered(report: Report, output_format: str) -> str:
-    from mpaudit.render import concise, json, text
-
-    if output_format == "json":
-        return json.render(report)
-    render = text.render if output_format == "full" else concise.render
-    return render(report, colour=_coloured())
-
-
-def _warn(report: Report) -> None:
-    for warning in report.warnings:
-        click.echo(f"warning: {warning}", err=True)
-
-
-def _diff(paths: Sequence[Path], selection: Selection, target: Target, unsafe: bool) -> int:
-    from dataclasses import replace
-
-    from mpaudit import audit
-    from mpaudit.config import UNREADABLE
-    from mpaudit.render import concise, diff
-    from mpaudit.report import count
-
-    report, changes = audit.fix(paths, selection, target, unsafe=unsafe, write=False)
-    _warn(report)
-    _print(diff.render(changes, colour=_coloured()))
-    left = replace(report, unsafe_fixes=unsafe)
-    hidden = count(left.hidden(), "additional fix")
-    more = f" ({hidden} available with `--unsafe-fixes`)" if left.hidden() else ""
-    fixed = sum(report.fixed.values())
-    outcome = f"Would fix {count(fixed, 'error')}" if fixed else "No errors would be fixed"
-    unread = [each for each in report.findings if each.name == UNREADABLE]
-    if unread:
-        click.echo(concise.render(replace(report, findings=unread, fixed={})), err=True, nl=False)
-    click.echo(f"{outcome}{more}.", err=True)
-    return FINDINGS if changes or unread else CLEAN
+    wanted = check_command.Wanted(paths, selection, target, **options)
+    colour = output_file is None and _coloured()
+    outcome = check_command.run(wanted, sys.stdin.buffer.read, colour=colour)
+    for note in outcome.notes:
+        click.echo(note, err=True)
+    if outcome.content is None:
+        _deliver(outcome.text, output_file)
+    else:  # standard output is for the repaired text, as in ruff
+        sys.stdout.buffer.write(outcome.content)
+        click.echo(outcome.text, err=True, nl=False)
+    return FINDINGS if outcome.broken and not exit_zero else CLEAN
 
 
 @main.command(

@@ -84,7 +84,7 @@ def check_text(
     try:
         document = from_text(text, filename)
     except UnparsableError as problem:
-        return [_stamp((_unparsable(problem), None))]
+        return [unparsable(problem)]
     return list(check_document(document, selection or Selection(), target).findings)
 
 
@@ -208,6 +208,11 @@ def _too_large(module: Module, parts: Sequence[str]) -> str:
         f"{module.filename}: too large to be followed to the end, so that mistakes in the order of "
         f"things are not seen there: {named}"
     )
+
+
+def unparsable(problem: UnparsableError) -> Finding:
+    """The finding about a file that nobody can read."""
+    return _stamp((_unparsable(problem), None))
 
 
 def _unparsable(problem: UnparsableError) -> Problem:
