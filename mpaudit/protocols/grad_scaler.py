@@ -237,7 +237,10 @@ class GradScalerProtocol(Protocol):
                 continue
             refs = [part for part in (*key, value) if isinstance(part, Ref)]
             if any(ref.key in event.objects for ref in refs):
-                del self.state[key]
+                self.state.pop(key, None)
+                if key[0] in ("stepped", "unscaled"):  # so that nothing seems to be missing
+                    self.state.pop(("scaled", key[1]), None)
+                    self.state.pop(("updated", key[1]), None)
         involved = {ref.key for b in self.phase.backwards for ref in (b.loss, *(b.scalers or ()))}
         involved |= {ref.key for ref in self.phase.unscaled}
         if involved & event.objects:
