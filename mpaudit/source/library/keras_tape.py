@@ -16,7 +16,7 @@ from mpaudit.source.library.keras_names import everywhere, flat, last
 from mpaudit.source.library.keras_scaling import factor, legacy, scales, version
 from mpaudit.source.library.registry import function, method, on_operation, on_result
 from mpaudit.source.tape import taped, taped_in
-from mpaudit.source.values import NONE, UNKNOWN, Const, Pack, Thing, Value
+from mpaudit.source.values import NONE, UNKNOWN, Bound, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -38,6 +38,7 @@ HARMLESS = ("num_replicas_in_sync",)
 """What gradients may be divided by without being unscaled."""
 MOST = 64
 """A larger factor may be a loss scale."""
+MAX_DEPTH = 4
 
 
 @function("tensorflow.GradientTape", "tensorflow.compat.v2.GradientTape")
@@ -111,7 +112,11 @@ def clip(call: Call) -> Value | None:
     path, name = call.path, last(call.name)
     made = call.derived(given)
     tape = call.engine.logic.pick(taped_in(given, path) or NONE, path)
-    if isinstance(tape, Thing):
+    limits = [
+        *call.arguments[1:],
+        *(v for k, v in call.keywords.items() if k not in ("t", "t_list")),
+    ]
+    if isinstance(tape, Thing) and not any(_scaled_too(each, call.engine) for each in limits):
         path.learn(made, tape=made)
         call.emit(
             TapeGradientsClipped(
@@ -125,6 +130,21 @@ def clip(call: Call) -> Value | None:
     if name != "clip_by_global_norm":
         return made
     return Pack((made, Thing(call.engine.identities.number("norm of", made), since=made.since)))
+
+
+def _scaled_too(limit: Value, engine: Calls, depth: int = 0) -> bool:
+    """Whether a threshold may be multiplied by the loss scale as well."""
+    if isinstance(limit, Bound):
+        return "scale" in limit.name
+    if not isinstance(limit, Thing) or depth > MAX_DEPTH:
+        return False
+    operation, *operands = engine.identities.description(limit.uid)
+    values = [each for each in operands if isinstance(each, Value)]
+    if operation == "Mult" and not any(isinstance(each, Const) for each in values):
+        return True
+    if operation == "." and "scale" in str(operands[1]):
+        return True
+    return any(_scaled_too(each, engine, depth + 1) for each in values)
 
 
 @method("KerasOptimizer", "apply_gradients", "apply")
