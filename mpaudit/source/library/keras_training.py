@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.event import Forward, GradientsApplied, Ref, TapeGradient
+from mpaudit.event import (
+    Forward,
+    GradientsApplied,
+    Ref,
+    TapeGradient,
+    TapeGradientsUnscaled,
+)
 from mpaudit.source.library.keras_losses import computed_from
 from mpaudit.source.library.keras_models import outlets, tell
 from mpaudit.source.library.keras_names import computed, flat, last, settled
@@ -116,6 +122,18 @@ def fit(call: Call) -> Value:
             scaled_by=scaled,
         )
     )
+    if does and version(optimizer or NONE, path) == 2:  # its minimize() does both
+        result = Ref(("fit", gradients.key), "")
+        call.emit(
+            TapeGradientsUnscaled(
+                at=call.span,
+                occasional=call.occasional,
+                optimizer=wrapper,
+                gradients=gradients,
+                result=result,
+            )
+        )
+        gradients = result
     call.emit(
         GradientsApplied(
             at=call.span,
