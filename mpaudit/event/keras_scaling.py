@@ -12,13 +12,14 @@ class OptimizerWrapped(Event):
     """A LossScaleOptimizer was made around `inner`, by the code (`by_hand`) or by `compile`.
 
     `nested` says whether `inner` is a LossScaleOptimizer itself (None: not known). `inner` is None where
-    it is not known.
+    it is not known. `unpoliced` says that no policy can be set in the program.
     """
 
     optimizer: Ref
     inner: Ref | None
     nested: bool | None
     by_hand: bool = True
+    unpoliced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

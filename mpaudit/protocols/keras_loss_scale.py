@@ -126,12 +126,11 @@ class KerasLossScaleProtocol(KerasProtocol):
         if not event.scales or made is None:
             return
         policies = [layer.policy for layer in self.layers(*models).values()]
-        if (
-            isinstance(policy, PolicySet)
-            and policies
-            and not any(map(_half, [policy.policy, *policies]))
-        ):
-            yield Broken(needless_loss_scale(found, made, policy))
+        stated = policy if isinstance(policy, PolicySet) else None
+        half = not policies or any(map(_half, policies))
+        free = isinstance(wrapped, OptimizerWrapped) and wrapped.unpoliced and policy is None
+        if not half and (free or (stated is not None and not _half(stated.policy))):
+            yield Broken(needless_loss_scale(found, made, stated))
         else:
             yield Kept(NEEDLESS, made)
 

@@ -103,17 +103,20 @@ def per_layer_policy_unscaled(found: Found, layer: Layer) -> Problem:
     )
 
 
-def needless_loss_scale(found: Found, made: Span, policy: PolicySet) -> Problem:
+def needless_loss_scale(found: Found, made: Span, policy: PolicySet | None) -> Problem:
     """MP519."""
+    related = [Related(found.event.at, "gradients are applied here")]
+    if policy is None:
+        under = "loss scaling, but no policy is ever set"
+    else:
+        under = f"loss scaling under the policy `{policy.policy}`"
+        related.insert(0, Related(policy.at, "the policy is set here"))
     return Problem(
         "needless-loss-scale",
         made,
-        f"loss scaling under the policy `{policy.policy}`: no layer of the model computes in float16",
+        f"{under}: no layer of the model computes in float16",
         "each step multiplies the loss and divides every gradient for nothing, and checks all of them for "
         "infinities",
-        (
-            Related(policy.at, "the policy is set here"),
-            Related(found.event.at, "gradients are applied here"),
-        ),
-        found.subjects,
+        tuple(related),
+        (*found.subjects, ("policy", "" if policy is None else str(policy.policy))),
     )

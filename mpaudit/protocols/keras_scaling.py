@@ -31,10 +31,10 @@ UNSCALE, CLIP, DOUBLE = "missing-gradient-unscale", "clip-scaled-gradients", "do
 class KerasScalingProtocol(Protocol):
     """MP505, MP506, MP508 and MP518.
 
-    State: ("waiting", optimizer) -> gradients that were scaled by it and not applied yet; ("stale",
-    optimizer) -> those of them that were there when it applied others, and so may have changed its
-    scale. Facts: ("tape", gradients) -> how they were handled; ("applied", optimizer) -> where it
-    last applied gradients.
+    Facts: ("tape", gradients) -> how they were handled; ("waiting", optimizer) -> gradients that were
+    scaled by it and not applied yet; ("stale", optimizer) -> those of them that were there when it
+    applied others, and so may have changed its scale; ("applied", optimizer) -> where it did. Gradients
+    are others in every pass through a loop, so that these need not keep paths apart.
     """
 
     __slots__ = ()
@@ -95,6 +95,8 @@ class KerasScalingProtocol(Protocol):
                 yield Kept(CLIP, step.at)
         if event.keras == 3:
             yield from self._turn(event, known.taken)
+        else:
+            self._put("waiting", event.optimizer, ())
 
     def _turn(self, event: GradientsApplied, taken: TapeGradient) -> Iterator[Verdict]:
         """The optimizer of Keras 3 may change its scale as it applies gradients."""
@@ -109,14 +111,11 @@ class KerasScalingProtocol(Protocol):
         self.facts[("applied", optimizer)] = event.at
 
     def _get(self, name: str, optimizer: Ref) -> tuple[Ref, ...]:
-        known = self.state.get((name, optimizer))
+        known = self.facts.get((name, optimizer))
         return known if isinstance(known, tuple) else ()
 
     def _put(self, name: str, optimizer: Ref, gradients: tuple[Ref, ...]) -> None:
-        if gradients:
-            self.state[(name, optimizer)] = gradients
-        else:
-            self.state.pop((name, optimizer), None)
+        self.facts[(name, optimizer)] = gradients
 
 
 def _unknown(event: GradientsApplied) -> bool:

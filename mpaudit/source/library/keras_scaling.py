@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.event import LegacyScaling, OptimizerWrapped, Ref, TapeGradientsUnscaled
 from mpaudit.source.keras_version import generation
 from mpaudit.source.library.keras_names import keras, last, settled
 from mpaudit.source.library.registry import answers, attributes, method
+from mpaudit.source.module import Module
+from mpaudit.source.project import Project
 from mpaudit.source.tape import taped_in
 from mpaudit.source.values import (
     FALSE,
@@ -20,6 +25,7 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 SCALING = ("LossScaleOptimizer", "LossScaleOptimizerV3", "BaseLossScaleOptimizer")
 SECOND_ARGUMENT = (Const("dynamic"), TRUE, FALSE)
 """What the second argument was in Keras 2, and is none of in Keras 3, where it is the initial scale."""
+_POLICY = re.compile(r"polic|float16|auto_mixed_precision|mixed_precision_graph", re.IGNORECASE)
 REFUSED = ("loss_scale", "clipnorm", "clipvalue", "global_clipnorm")
 """Arguments that Keras 3 refuses."""
 
@@ -76,8 +83,25 @@ def wrap(call: Call, made: Thing, inner: Value | None, *, by_hand: bool = True) 
             inner=call.ref(inner, call.argument_node(0)) if isinstance(inner, Thing) else None,
             nested=nested,
             by_hand=by_hand,
+            unpoliced=by_hand and _unpoliced(call.path.frame.module, call.engine.relevance.project),
         )
     )
+
+
+@lru_cache(maxsize=1024)
+def _unpoliced(module: Module, project: Project) -> bool:
+    """Whether a file stands for itself and mentions no policy and no half precision."""
+    if _POLICY.search(module.text):
+        return False
+    for node in walk(module.tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [(alias.name, 0) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [(node.module or "", node.level)]
+        if any(level or project.find(name, module) is not None for name, level in names):
+            return False
+    return True
 
 
 @keras("mixed_precision.LossScaleOptimizer", "mixed_precision.experimental.LossScaleOptimizer")

@@ -172,7 +172,8 @@ def minimize(call: Call) -> Value:
     """`optimizer.minimize(loss, variables, tape=tape)` of Keras 2: with loss scaling, it does it all."""
     path, optimizer = call.path, call.thing
     if version(optimizer, path) == 3:
-        legacy(call, optimizer, call.name)
+        if scales(optimizer, call):
+            legacy(call, optimizer, call.name)
         return NONE
     path.learn(optimizer, keras=Const(2))
     loss, does = call.picked(0, "loss") or NONE, scales(optimizer, call)

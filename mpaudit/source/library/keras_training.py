@@ -13,7 +13,7 @@ from mpaudit.event import (
 )
 from mpaudit.source.library.keras_losses import computed_from
 from mpaudit.source.library.keras_models import outlets, tell
-from mpaudit.source.library.keras_names import computed, flat, last, settled
+from mpaudit.source.library.keras_names import computed, flat, last
 from mpaudit.source.library.keras_optimizers import keras_of, optimizer_of_model, wrapped
 from mpaudit.source.library.keras_outputs import (
     compiled,
@@ -104,10 +104,11 @@ def fit(call: Call) -> Value:
         data = call.engine.term("data", model)
         through(call, "train_step", step, (model, data))
         return call.made()
+    optimizer = optimizer_of_model(call.engine, model, path)
+    optimizer = None if optimizer is None else call.engine.logic.pick(optimizer, path)
     found = outputs_in_training(call, model)
     tell(call, model)
     computed_from_outputs(call, model, found)
-    optimizer = settled(call, optimizer_of_model(call.engine, model, path))
     does = scales(optimizer, call) if isinstance(optimizer, Thing) else None
     gradients, text = Ref(call.made().uid, ""), call.ref(model).text
     wrapper = Ref(optimizer.uid if isinstance(optimizer, Thing) else "?", f"{text}.optimizer")

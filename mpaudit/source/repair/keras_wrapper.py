@@ -23,10 +23,13 @@ def unwrap_outer(context: Context) -> Fix | None:
 def unwrap(context: Context) -> Fix | None:
     """`LossScaleOptimizer(Adam())` -> `Adam()`, `Adam(loss_scale_factor=1024)` -> `Adam()`.
 
-    Only for Keras 3: its plain optimizers have `scale_loss` too.
+    Only for Keras 3: its plain optimizers have `scale_loss` too. Where no policy is set, it may be the
+    policy that was forgotten.
     """
     call = context.node(ast.Call)
     if context.subject("keras") != "3" or not isinstance(call, ast.Call):
+        return None
+    if not context.subject("policy"):
         return None
     factor = next((k for k in call.keywords if k.arg == "loss_scale_factor"), None)
     edits = _unwrapped(context) if factor is None else _without(context.module, call, factor)
