@@ -156,6 +156,11 @@ def main(context: click.Context) -> int:
     help="What keras and tf.keras are, where neither imports nor requirements tell.",
 )
 @click.option(
+    "--target-torch",
+    metavar="VERSION",
+    help="The oldest torch the code must run with (2.4), whatever the project requires.",
+)
+@click.option(
     "--output-format",
     type=click.Choice(CHECK_FORMATS),
     default="full",
@@ -176,6 +181,7 @@ def check(
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     target_keras: str | None,
+    target_torch: str | None,
     output_file: Path | None,
     exit_zero: bool,
     **options: Any,
@@ -185,10 +191,13 @@ def check(
     Exit code 0: clean, or all repaired; 1: findings; 2: it could not be done.
     """
     from mpaudit import check_command
-    from mpaudit.config import Selection, Target, selectors
+    from mpaudit.config import Selection, Target, selectors, version
 
     selection = Selection(selectors(select), selectors(ignore))
-    target = Target(keras=int(target_keras) if target_keras else None)
+    target = Target(
+        keras=int(target_keras) if target_keras else None,
+        torch=version(target_torch, "--target-torch") if target_torch is not None else None,
+    )
     wanted = check_command.Wanted(paths, selection, target, **options)
     colour = output_file is None and _coloured()
     outcome = check_command.run(wanted, sys.stdin.buffer.read, colour=colour)

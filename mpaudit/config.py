@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,10 +25,20 @@ _ALL, _EXACT = 1, 9  # a prefix lies between: its length, 2 (MP) to 4 (MP10)
 class Target:
     """The frameworks that the code is for, where the user says so: a statement of the command line.
 
-    `keras` is 2 or 3. None leaves it to the code's imports and to the requirements of its project.
+    `keras` is 2 or 3; `torch` the oldest (major, minor) that the code must run with. None leaves it to
+    the code's imports and to the requirements of its project.
     """
 
     keras: int | None = None
+    torch: tuple[int, int] | None = None
+
+
+def version(text: str, option: str) -> tuple[int, int]:
+    """(2, 4) of "2.4" or "2.4.1". Raises MpauditError, naming `option`, for what is no version."""
+    found = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)?", text.strip())
+    if found is None:
+        raise MpauditError(f"{option}: {text!r} is no version; write it as 2.4")
+    return int(found[1]), int(found[2])
 
 
 @dataclass(frozen=True, slots=True)

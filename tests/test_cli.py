@@ -213,6 +213,7 @@ def refused(result: Result | subprocess.CompletedProcess[str], *words: str) -> N
         (["check", "--outputformat", "json"], ["--outputformat", "mpaudit check --help"]),
         (["check", "--output-format", "yaml"], ["yaml", "concise"]),
         (["check", "--target-keras", "4"], ["--target-keras", "4"]),
+        (["check", "--target-torch", "two"], ["--target-torch", "'two'", "2.4"]),
         (["chekc"], ["chekc", "mpaudit --help"]),
         (["explain", "no-such-rule"], ["no-such-rule"]),
         (["explain", "missing-scaler-updates"], ["missing-scaler-update,"]),

@@ -8,8 +8,12 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from click.testing import CliRunner
 
+from mpaudit.audit import fix_text
 from mpaudit.checks.deprecated_torch_amp import check
+from mpaudit.cli import main
+from mpaudit.config import Target
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix, Safety, apply
 from mpaudit.source.module import Module
@@ -222,6 +226,11 @@ IMPORTS = [
         'from torch.amp import autocast, GradScaler\nc, s = autocast("cuda"), GradScaler("cuda")\n',
     ),
     (
+        "from torch.cuda.amp import GradScaler\nfrom torch.amp import autocast\n"
+        'c, s = autocast("cuda"), GradScaler()\n',
+        'from torch.amp import autocast, GradScaler\nc, s = autocast("cuda"), GradScaler("cuda")\n',
+    ),
+    (
         "from torch.cuda.amp import autocast\nfrom torch.cuda.amp import GradScaler\n"
         "c, s = autocast(), GradScaler()\n",
         "from torch.amp import autocast\nfrom torch.amp import GradScaler\n"
@@ -307,7 +316,47 @@ PARTIALS = [
     ),
 ]
 
-IDIOMS = [*TORCHFIX_BREAKS, *CALLS, *DECORATORS, *IMPORTS, *TYPES, *DTYPES, *PARTIALS]
+F_STRINGS = [  # before Python 3.12 an f-string's own marks may not stand inside it
+    (
+        'import torch\nx = f"in {torch.get_autocast_gpu_dtype()}"\n',
+        "import torch\nx = f\"in {torch.get_autocast_dtype('cuda')}\"\n",
+    ),
+    (
+        "import torch\nx = (f'a'\n     f'''b\n{torch.is_autocast_cpu_enabled()!r:>9}''')\n",
+        "import torch\nx = (f'a'\n     f'''b\n{torch.is_autocast_enabled(\"cpu\")!r:>9}''')\n",
+    ),
+]
+
+HANDED_ON = [  # to a name of the function that is called by keywords or bare: nobody sees the partial
+    (
+        "import contextlib\nimport torch\ndef f(on):\n"
+        "    region = torch.cuda.amp.autocast if on else contextlib.nullcontext\n"
+        "    with region():\n        return torch.is_autocast_enabled()\nx = f(False)\n",
+        "import contextlib\nimport functools\nimport torch\ndef f(on):\n    region = "
+        'functools.partial(torch.amp.autocast, "cuda") if on else contextlib.nullcontext\n'
+        "    with region():\n        return torch.is_autocast_enabled()\nx = f(False)\n",
+    ),
+    (
+        "from torch.cuda.amp import GradScaler\ndef make(own):\n"
+        "    kind = dict if own else GradScaler\n    return kind(init_scale=2.0)\n"
+        "s = make(False)\n",
+        "from torch.amp import GradScaler\ndef make(own):\n"
+        "    kind = dict if own else GradScaler\n    return kind(init_scale=2.0)\n"
+        "s = make(False)\n",
+    ),
+]
+
+IDIOMS = [
+    *TORCHFIX_BREAKS,
+    *CALLS,
+    *DECORATORS,
+    *IMPORTS,
+    *TYPES,
+    *DTYPES,
+    *PARTIALS,
+    *F_STRINGS,
+    *HANDED_ON,
+]
 
 DOUBTFUL = [
     (  # imported here and not used: another file may import it from here
@@ -321,6 +370,18 @@ DOUBTFUL = [
         "import functools\nfrom contextlib import nullcontext\nfrom torch.amp import autocast\n"
         "cast = functools.partial(autocast, 'cuda') if len('a') else nullcontext\n"
         "with cast():\n    pass\n",
+    ),
+    (
+        "import math\nimport torch\ndef train(region=torch.cuda.amp.autocast):\n"
+        "    with region():\n        pass\ntrain()\n",
+        "import functools\nimport math\nimport torch\n"
+        'def train(region=functools.partial(torch.amp.autocast, "cuda")):\n'
+        "    with region():\n        pass\ntrain()\n",
+    ),
+    (
+        "import torch\nfrom torch.cuda.amp import *\nwith autocast():\n    s = GradScaler(2.0)\n",
+        "import torch\nfrom torch.amp import GradScaler, autocast\n"
+        'with autocast("cuda"):\n    s = GradScaler("cuda", init_scale=2.0)\n',
     ),
     (
         "import torch\nHOOKS = {torch.cuda.amp.GradScaler: print}\n",
@@ -561,8 +622,18 @@ UNREPAIRED = {
             pass
     """,
     "passed on as a value": """
-        from torch.cuda.amp import autocast
-        regions = [autocast]
+        import torch
+        if kind is torch.cuda.amp.autocast:
+            pass
+    """,
+    "it is passed on as a value": """
+        import torch
+        class Trainer:  # as an attribute of a class, a partial may become a method
+            region = torch.cuda.amp.autocast
+    """,
+    "with both quotation marks": """
+        import torch
+        print(f'{state["a"]}: {torch.get_autocast_gpu_dtype()}')
     """,
     "a starred expression": "import torch\ntorch.cuda.amp.autocast(*args)\n",
     "has no modern spelling": "import torch\n@torch.cuda.amp.autocast\ndef f(): ...\n",
@@ -662,3 +733,40 @@ def test_a_floor_decides_what_is_deprecated(tmp_path: Path) -> None:
         answer = found(folder, requirement)
         assert answer is not None and answer[1] is not None
         assert 'GradScaler("cuda")' in apply(text, [answer[1]])[0]
+
+
+def test_the_command_line_decides_over_the_requirements(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("torch==1.8.0\n", encoding="utf-8")
+    script = tmp_path / "train.py"
+    text = "from torch.cuda.amp import autocast, GradScaler\nwith autocast():\n    GradScaler()\n"
+    script.write_text(text, encoding="utf-8")
+
+    def repaired(target: tuple[int, int] | None) -> str:
+        return fix_text(text, str(script), unsafe=False, target=Target(torch=target))
+
+    assert repaired(None) == text
+    assert repaired((1, 10)) == text  # torch.autocast is there, torch.amp is not
+    assert repaired((2, 1)) == (
+        "from torch.cuda.amp import GradScaler\nfrom torch.amp import autocast\n"
+        'with autocast("cuda"):\n    GradScaler()\n'
+    )
+    assert repaired((2, 4)) == (
+        'from torch.amp import autocast, GradScaler\nwith autocast("cuda"):\n    GradScaler("cuda")\n'
+    )
+    program = CliRunner()
+    for arguments, code in (([], 0), (["--target-torch", "2.3"], 1)):
+        assert program.invoke(main, ["check", str(script), *arguments]).exit_code == code
+
+
+def test_torch_may_come_by_a_star_import_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "tool.py").write_text("import torch\nimport os\n", encoding="utf-8")
+    (tmp_path / "own.py").write_text("class torch: ...\n", encoding="utf-8")
+    (tmp_path / "passes.py").write_text("from tool import *\n", encoding="utf-8")
+    (tmp_path / "hides.py").write_text("import torch\n__all__ = ['f']\n", encoding="utf-8")
+    rest = "with torch.cuda.amp.autocast():\n    pass\n"
+    for source, seen in (("tool", 1), ("passes", 1), ("own", 0), ("hides", 0), ("gone", 0)):
+        text = f"from {source} import *\n{rest}"
+        found = checked(text, str(tmp_path / "train.py"))
+        assert (found is not None) == bool(seen), source
+        if found is not None and found[1] is not None:
+            assert 'torch.amp.autocast("cuda")' in apply(text, [found[1]])[0]

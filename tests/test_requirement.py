@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpaudit.source.requirement import Allowed, allowed_torch, torch_floor
+from mpaudit.source.requirement import Allowed, allowed_torch
 
 
 def allowed(folder: Path, **files: str) -> Allowed:
@@ -88,18 +88,27 @@ def test_the_most_generous_file_decides(tmp_path: Path) -> None:
     assert found == Allowed(floor=(2, 1), ceiling=None)
 
 
+def test_other_files_that_say_so(tmp_path: Path) -> None:
+    found = allowed(tmp_path, environment_yml="dependencies:\n  - pytorch=2.1\n  - python\n")
+    assert found == Allowed((2, 1), (2, 1))
+    inner = tmp_path / "inner"
+    (inner / "requirements").mkdir(parents=True)
+    (inner / "requirements" / "runtime.txt").write_text("torch>=1.8\n", encoding="utf-8")
+    assert allowed_torch(inner / "x.py").floor == (1, 8)
+
+
 def test_the_nearest_folder_decides_up_to_the_repository(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("torch>=1.0\n", encoding="utf-8")
     repository = tmp_path / "repository"
     deep = repository / "pkg" / "train"
     deep.mkdir(parents=True)
     (repository / ".git").mkdir()
-    assert torch_floor(deep / "x.py") is None  # what lies above the repository says nothing
+    assert allowed_torch(deep / "x.py").floor is None  # what lies above the repository says nothing
     other = repository / "other" / "deep"
     other.mkdir(parents=True)
     (repository / "other" / "requirements-dev.txt").write_text("torch>=2.5\n", encoding="utf-8")
     (repository / "setup.py").write_text("this is no Python\n", encoding="utf-8")
-    assert torch_floor(other / "x.py") == (2, 5)
+    assert allowed_torch(other / "x.py").floor == (2, 5)
 
 
 def test_unreadable_files_say_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
@@ -22,7 +21,9 @@ from mpaudit.source.migrate import Imported, Use, migrate
 from mpaudit.source.migrate_call import UnrepairableError
 from mpaudit.source.names import Binding, Names
 from mpaudit.source.place import root_of
-from mpaudit.source.requirement import Allowed, allowed_torch
+from mpaudit.source.requirement import Allowed
+from mpaudit.source.star_import import adopt
+from mpaudit.source.torch_version import torch_of
 
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
@@ -39,11 +40,13 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
     if "torch" not in module.text or not _MENTIONED.search(module.text):
         return
     names = Names.of(module)
+    if "import *" in module.text and "torch." in module.text:
+        adopt(module, "torch")
     uses = list(_uses(module, names))
     imports = list(_imports(module, names, uses))
     if not uses and not imports:
         return
-    allowed = allowed_torch(Path(module.filename))
+    allowed = torch_of(module)
     uses = [each for each in uses if _in_force(each.api, allowed)]
     uses.sort(key=lambda each: (each.node.lineno, each.node.col_offset))
     imports = [
@@ -111,6 +114,7 @@ def _imports(module: Module, names: Names, uses: list[Use]) -> Iterator[Imported
             meaning = str(binding.origin)
             api = DEPRECATED.get(meaning)
             counts = api is not None or (meaning in MODULES and binding in through)
+            counts &= alias.name != "*" or binding in through
         else:
             named = alias.asname is not None or dotted
             counts = named and alias.name in MODULES and binding in through

@@ -12,6 +12,7 @@ from mpaudit.protocols.protocol import Broken, Protocol, Verdict, within
 from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.compound import Compound
+from mpaudit.source.deprecated_api import STARS
 from mpaudit.source.heap import Heap, Layer, Place
 from mpaudit.source.module import Module
 from mpaudit.source.path import Fork, Frame, Identities, Path, Standing, lookup
@@ -283,6 +284,8 @@ class Engine(Compound):
             for name, value in self.state.world.owners.get(self._scope(found), {}).items():
                 if not name.startswith(("_", "@")):
                     path.heap[(path.frame.scopes[0], name)] = value
+        for name in STARS.get(module, ()) if found is None and not level else ():
+            path.heap[(path.frame.scopes[0], name)] = External(f"{module}.{name}")
         return External(module)
 
     @staticmethod

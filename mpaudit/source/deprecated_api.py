@@ -2,7 +2,8 @@
 
 Each one warns when it is called with torch 2.4 or newer: the classes and decorators with a
 FutureWarning, the functions of `torch` itself with a DeprecationWarning (seen with torch 2.13; no
-other name of these modules warns).
+other name of these modules warns). `needs` was read from the wheels: torch.amp came with 1.12, its
+GradScaler with 2.3, custom_fwd and the functions that take a device with 2.4.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _all() -> dict[str, Api]:
     found: dict[str, Api] = {}
     for device in ("cuda", "cpu"):
         old = f"torch.{device}.amp"
-        autocast = Api(f"{old}.autocast", "torch.amp.autocast", device, (1, 10), _AUTOCAST)
+        autocast = Api(f"{old}.autocast", "torch.amp.autocast", device, (1, 12), _AUTOCAST)
         scaler = Api(f"{old}.GradScaler", "torch.amp.GradScaler", device, (2, 3), _SCALER)
         found[autocast.old] = found[f"{old}.autocast_mode.autocast"] = autocast
         found[scaler.old] = found[f"{old}.grad_scaler.GradScaler"] = scaler
@@ -89,3 +90,10 @@ MODULES: dict[str, str] = {
     for part in ("", ".autocast_mode", ".grad_scaler")
 }
 """The modules that hold them, and the module that takes their place."""
+
+STARS: dict[str, tuple[str, ...]] = {
+    "torch.cuda.amp": ("GradScaler", "autocast", "custom_bwd", "custom_fwd"),
+    "torch.cpu.amp": ("GradScaler", "autocast"),
+    "torch.amp": ("GradScaler", "autocast", "custom_bwd", "custom_fwd"),
+}
+"""What `from module import *` brings, of the old modules and of the new one."""

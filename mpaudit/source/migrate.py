@@ -73,13 +73,16 @@ class _Migration:
     def move_imports(self, imports: list[Imported]) -> None:
         """Let the imports bring the new names, each statement once."""
         statements: dict[ast.ImportFrom, list[ast.alias]] = {}
+        stars: dict[ast.alias, list[Imported]] = {}
         for each in imports:
             if each.api:
                 self._check_member(each, each.api)
             elif not self._leads_only_to_uses(each.binding):
                 continue
             self.moved.add(each.binding)
-            if isinstance(each.statement, ast.Import):
+            if each.alias.name == "*":
+                stars.setdefault(each.alias, []).append(each)
+            elif isinstance(each.statement, ast.Import):
                 new = MODULES[each.alias.name]
                 self.edits.append(migrate_import.replace_dotted(self.module, each.alias, new))
             elif each.statement.module == "torch":
@@ -90,6 +93,25 @@ class _Migration:
             old = f"{statement.module}.{aliases[0].name}"
             package = (MODULES.get(old) or DEPRECATED[old].new).rpartition(".")[0]
             self.edits += migrate_import.move(self.module, statement, aliases, package)
+        for alias, members in stars.items():
+            self._name_members(alias, members)
+
+    def _name_members(self, alias: ast.alias, members: list[Imported]) -> None:
+        """`from torch.cuda.amp import *`: what is used of it, by name."""
+        statement = members[0].statement
+        assert isinstance(statement, ast.ImportFrom)
+        self.doubts = True  # another file may get the rest from here
+        read = {each.name for each in self.names.all() if each.node is alias and self._read(each)}
+        used = sorted({each.binding.name for each in members})
+        if read - {*used} or "amp_definitely_not_available" in self.module.text:
+            line = f"from torch.amp import {', '.join(used)}"
+            self.edits.append(migrate_import.add_after(self.module, statement, line))
+            return
+        self.edits.append(migrate_import.replace_module(self.module, statement, "torch.amp"))
+        self.edits.append(Edit(*self.module.range(alias), ", ".join(used)))
+
+    def _read(self, binding: Binding) -> bool:
+        return bool(self.names.readers(binding))
 
     def move_aliases(self) -> None:
         """`amp = torch.cuda.amp` and `cast = torch.cuda.amp.autocast` get the new thing."""
@@ -160,6 +182,8 @@ class _Migration:
         """Edits for one place that reads a deprecated name."""
         node, api = use.node, use.api
         place, parent = place_of(node, self.module), self.module.parents[node]
+        if re.sub(r"\s|\\|#.*|[()]", "", self.module.source(node)) != ast.unparse(node):
+            raise UnrepairableError("its place in the text is not known", node)  # old f-strings
         if isinstance(node, ast.Name) and not self.moved.issuperset(
             each for each in self.names.bindings(node) if not each.empty
         ):
@@ -171,7 +195,8 @@ class _Migration:
         elif place is Place.DECORATOR and api.keyword:
             self._replace(node, self._spelling(node, api))
             end = self.module.range(node)[1]
-            self.edits.append(Edit(end, end, f"({self._device(api)})"))
+            device = migrate_call.device(self.module, node, api)
+            self.edits.append(Edit(end, end, f"({device})"))
         elif place in {Place.TYPE, Place.TEST}:
             self._replace(node, self._spelling(node, api))
             self.doubts |= api.is_autocast and place is Place.TYPE
@@ -200,22 +225,61 @@ class _Migration:
 
     def _hand_on(self, node: ast.Name | ast.Attribute, api: Api) -> None:
         """A name that is passed on: the device has to travel with it."""
-        self.doubts |= api.parameters is not None
+        self.doubts |= api.parameters is not None and not self._called_by_keywords(node)
         new = self._spelling(node, api)
         if api.is_scaler and api.device == "cuda":
             self._replace(node, new)  # "cuda" is what torch.amp.GradScaler takes for granted
             return
+        if not self._may_travel(node):
+            raise UnrepairableError("it is passed on as a value", node)
         root = root_of(node)
         partial = self.names.spelling("functools.partial", root)
-        if partial is None and (functools := self.names.spelling("functools", root)):
-            partial = f"{functools}.partial"
         if partial is None:
-            raise UnrepairableError("it is passed on as a value", node)
-        self._replace(node, f"{partial}({new or self.module.source(node)}, {self._device(api)})")
+            functools = self.names.spelling("functools", root) or self._functools(root)
+            partial = f"{functools}.partial"
+        device = migrate_call.device(self.module, node, api)
+        self._replace(node, f"{partial}({new or self.module.source(node)}, {device})")
 
-    def _device(self, api: Api) -> str:
-        quoted = f"{self.module.quote}{api.device}{self.module.quote}"
-        return f"device_type={quoted}" if api.keyword else quoted
+    def _may_travel(self, node: ast.expr) -> bool:
+        """Whether what is done with a value goes for a partial as well as for a class."""
+        parent = self.module.parents[node]
+        match parent:
+            case ast.Call():
+                name = self.names.resolve(parent.func) or ""
+                return not name.startswith(("builtins.", "inspect."))
+            case ast.Assign() | ast.AnnAssign():
+                return not isinstance(self.module.parents[parent], ast.ClassDef)
+            case ast.Dict():
+                return node in parent.values
+        kinds = ast.arguments | ast.keyword | ast.IfExp | ast.Return | ast.List | ast.Tuple
+        return isinstance(parent, kinds | ast.BoolOp | ast.Lambda)
+
+    def _functools(self, root: ast.Name) -> str:
+        """Import functools, once, and say what it is called where `root` stands."""
+        if "functools" in self.names.spelled:
+            raise UnrepairableError("it is passed on as a value", root)
+        edit = migrate_import.add_module(self.module, "functools")
+        if edit not in self.edits:
+            self.edits.append(edit)
+        return "functools"
+
+    def _called_by_keywords(self, node: ast.expr) -> bool:
+        """Whether it only goes to a name of this function, and that is called by keywords or bare."""
+        child, parent = node, self.module.parents[node]
+        while isinstance(parent, ast.IfExp) and parent.test is not child:
+            child, parent = parent, self.module.parents[parent]
+        if not isinstance(parent, ast.Assign) or len(parent.targets) != 1:
+            return False
+        (target,) = parent.targets
+        if not isinstance(target, ast.Name) or target.id in self.names.scope.names:
+            return False
+        return all(
+            isinstance(call := self.module.parents[reader], ast.Call)
+            and call.func is reader
+            and not call.args
+            for binding in self.names.bindings(target)
+            for reader in self.names.readers(binding)
+        )
 
     def _replace(self, node: ast.AST, new: str | None) -> None:
         if new is not None:

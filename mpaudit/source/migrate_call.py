@@ -66,6 +66,30 @@ def arguments(module: Module, call: ast.Call) -> tuple[int, list[tuple[int, int]
     return opening.end(), found
 
 
+def device(module: Module, node: ast.AST, api: Api) -> str:
+    """The device of `api` as an argument that is written where `node` stands."""
+    quote = module.quote
+    around = _f_string(module, node)
+    if around is not None:  # before Python 3.12 the marks of the f-string may not stand inside it
+        text = module.source(around)
+        free = [mark for mark in ("'", '"') if mark not in text]
+        if not free:
+            raise UnrepairableError("it stands in an f-string with both quotation marks", node)
+        quote = free[0]
+    quoted = f"{quote}{api.device}{quote}"
+    return f"device_type={quoted}" if api.keyword else quoted
+
+
+def _f_string(module: Module, node: ast.AST) -> ast.JoinedStr | None:
+    """The outermost f-string around `node`."""
+    found = None
+    parent = module.parents.get(node)
+    while parent is not None and not isinstance(parent, ast.stmt):
+        found = parent if isinstance(parent, ast.JoinedStr) else found
+        parent = module.parents.get(parent)
+    return found
+
+
 def hand_over(
     module: Module, call: ast.Call, api: Api, *, first: int = 0, more: str = ""
 ) -> list[Edit]:
@@ -76,10 +100,9 @@ def hand_over(
     """
     own = call.args[first:]
     if any(keyword.arg in {"device", "device_type"} for keyword in call.keywords):
-        device = ""  # written for the new API already
+        place = ""  # written for the new API already
     else:
-        name = "device_type=" if api.keyword else ""
-        device = f"{name}{module.quote}{api.device}{module.quote}"
+        place = device(module, call, api)
     if own and isinstance(own[0], ast.Constant) and isinstance(own[0].value, str):
         if own[0].value != api.device or len(call.args) + len(call.keywords) > first + 1:
             raise UnrepairableError("its first argument is a text", call)
@@ -87,21 +110,20 @@ def hand_over(
     if api.parameters and any(isinstance(each, ast.Starred) for each in own) and api.is_autocast:
         raise UnrepairableError("its arguments come from a starred expression", call)
     prefixes = _prefixes(own, api, call)
-    inserted = ", ".join(each for each in (device, more) if each)
+    inserted = ", ".join(each for each in (place, more) if each)
     begin, spans = arguments(module, call)
     at = first + (len(own) if api.keyword else 0)
     edits: dict[int, str] = {}
     if inserted and at < len(spans):
         edits[spans[at][0]] = f"{inserted}, "
     elif inserted:
-        place = spans[-1][1] if spans else begin
-        edits[place] = f", {inserted}" if spans else inserted
+        edits[spans[-1][1] if spans else begin] = f", {inserted}" if spans else inserted
     for span, argument, prefix in zip(spans[first:], own, prefixes, strict=False):
         if prefix:
             edits[span[0]] = edits.get(span[0], "") + prefix
             if isinstance(argument, ast.NamedExpr) and module.text[span[0]] != "(":
                 raise UnrepairableError("a := stands among its arguments", call)
-    return [Edit(place, place, content) for place, content in edits.items()]
+    return [Edit(at, at, content) for at, content in edits.items()]
 
 
 def _prefixes(own: list[ast.expr], api: Api, call: ast.Call) -> list[str]:

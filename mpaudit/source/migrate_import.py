@@ -39,7 +39,7 @@ def move(module: Module, statement: ast.ImportFrom, moved: list[ast.alias], new:
     the statement is rewritten, or a line is added below it.
     """
     names = ", ".join(module.source(each) for each in moved)
-    home = _earlier(module, statement, new)
+    home = _neighbour(module, statement, new)
     everything = len(moved) == len(statement.names)
     if everything and home and _fills_line(module, statement):
         _, end = module.range(home)
@@ -63,6 +63,23 @@ def add_before(module: Module, statement: ast.stmt, line: str) -> Edit:
     return Edit(start + len(indent), start + len(indent), f"{line}{module.newline}{indent}")
 
 
+def add_module(module: Module, name: str) -> Edit:
+    """`import name` among the first imports of the file, in the order of the alphabet."""
+    block = [each for each in module.tree.body if isinstance(each, ast.Import | ast.ImportFrom)]
+    block = [each for each in block if getattr(each, "module", None) != "__future__"]
+    if not block:
+        raise UnrepairableError("the file imports nothing at its top", module.tree)
+    home = block[0]
+    for each in block:
+        plain = isinstance(each, ast.Import) and each.names[0].name < name
+        if not plain or (each is not home and each.lineno > (home.end_lineno or 0) + 1):
+            break
+        home = each
+    if isinstance(home, ast.Import) and home.names[0].name < name:
+        return add_after(module, home, f"import {name}")
+    return add_before(module, home, f"import {name}")
+
+
 def add_after(module: Module, statement: ast.stmt, line: str) -> Edit:
     """Put a statement below another one, or behind it where they share a line."""
     start, end = module.range(statement)
@@ -77,13 +94,14 @@ def add_after(module: Module, statement: ast.stmt, line: str) -> Edit:
     return Edit(row_end, row_end, f"{module.newline}{indent}{line}")
 
 
-def _earlier(module: Module, statement: ast.ImportFrom, new: str) -> ast.ImportFrom | None:
-    """An import from `new` on one line, before `statement` in the same block."""
+def _neighbour(module: Module, statement: ast.ImportFrom, new: str) -> ast.ImportFrom | None:
+    """An import from `new` on one line, in the same block: before `statement`, or next to it."""
     parent = module.parents[statement]
     for block in ("body", "orelse", "finalbody"):
         statements = getattr(parent, block, None)
         if isinstance(statements, list) and statement in statements:
-            for each in statements[: statements.index(statement)]:
+            here = statements.index(statement)
+            for each in [*statements[:here], *statements[here + 1 : here + 2]]:
                 if isinstance(each, ast.ImportFrom) and each.module == new and not each.level:
                     text = module.source(each)
                     if "(" not in text and "\\" not in text and each.names[0].name != "*":

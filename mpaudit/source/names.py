@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from mpaudit.source.deprecated_api import STARS
 from mpaudit.source.walk import children
 
 if TYPE_CHECKING:
@@ -129,6 +130,17 @@ class Names:
             )
             self._followed.discard(binding)
         return self._meanings[binding]
+
+    def bind(self, name: str, origin: str, node: ast.AST) -> None:
+        """Give a name of the module a meaning that the text itself does not tell, before any reads."""
+        binding = Binding(name, node, self.scope, origin)
+        self._all.append(binding)
+        self.scope.names.setdefault(name, []).append(binding)
+
+    @property
+    def spelled(self) -> set[str]:
+        """Every name that is bound anywhere in the module."""
+        return {binding.name for binding in self._all}
 
     def all(self) -> list[Binding]:
         """Every binding of the module, in no order."""
@@ -270,6 +282,8 @@ def _bound_by(node: ast.AST, package: str) -> Iterator[tuple[str, str | None, as
             source = _imported_from(node, package)
             for alias in aliases:
                 yield alias.asname or alias.name, f"{source}{alias.name}", alias
+                for name in STARS.get(source[:-1], ()) if alias.name == "*" else ():
+                    yield name, f"{source}{name}", alias
         case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
             yield node.name, None, node
         case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):

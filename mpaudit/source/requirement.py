@@ -22,7 +22,7 @@ else:
 
 Version = tuple[int, int]
 
-TORCH = ("torch",)
+TORCH = ("torch", "pytorch")
 TENSORFLOW = (
     "tensorflow",
     "tensorflow-cpu",
@@ -50,11 +50,6 @@ class Allowed:
 
     floor: Version | None = None
     ceiling: Version | None = None
-
-
-def torch_floor(path: Path) -> Version | None:
-    """The lowest torch that the project around `path` allows, None if it does not say."""
-    return allowed_torch(path).floor
 
 
 def allowed_torch(path: Path) -> Allowed:
@@ -94,6 +89,7 @@ def _files(folder: Path) -> list[Path]:
         return [
             *(folder / name for name in _STATES if (folder / name).is_file()),
             *sorted(folder.glob("requirements*.txt")),
+            *sorted(folder.glob("requirements/*.txt")),
             *sorted(folder.glob("environment*.y*ml")),
         ]
     return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path as File
 from typing import TYPE_CHECKING
 
 from mpaudit.event import CachingForward
@@ -10,7 +9,7 @@ from mpaudit.source.library.torch_half_input import gradients_off
 from mpaudit.source.library.torch_layers import multiplies
 from mpaudit.source.library.torch_model_call import sites
 from mpaudit.source.library.torch_region import caches, compiled, entry
-from mpaudit.source.requirement import torch_floor
+from mpaudit.source.torch_version import torch_of
 
 if TYPE_CHECKING:
     from mpaudit.source.request import Call
@@ -29,7 +28,7 @@ def caching_forward(call: Call, model: Thing) -> None:
         return
     if path.known(model, "@param_dtype") is not None or not multiplies(model, engine, path):
         return
-    floor = torch_floor(File(path.frame.module.filename))
+    floor = torch_of(path.frame.module).floor
     described = engine.describe(path.regions[0], path)
     if described is None or (floor is not None and floor >= MENDED):
         return
