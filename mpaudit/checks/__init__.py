@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mpaudit.checks import (
+    apex_amp,
     assumed_bfloat16,
     autocast_never_entered,
     bad_autocast_argument,
@@ -12,6 +13,7 @@ from mpaudit.checks import (
     dead_amp_branch,
     deprecated_torch_amp,
     log_of_softmax,
+    experimental_keras_policy,
     misused_custom_fwd,
     mixed_tf32_api,
     unprotected_autograd_function,
@@ -24,6 +26,8 @@ Check = Callable[[Module], Iterator[tuple[Problem, Fix | None]]]
 
 CHECKS: tuple[Check, ...] = (
     deprecated_torch_amp.check,
+    experimental_keras_policy.check,
+    apex_amp.check,
     bad_autocast_argument.check,
     bad_scaler_argument.check,
     autocast_never_entered.check,

@@ -28,6 +28,21 @@ def _order(change: tuple[str, tuple[str, str]]) -> tuple[str, int]:
     return (name, int(number)) if cell and number.isdigit() else (change[0], 0)
 
 
+def excerpt(before: str, after: str, paint: Paint) -> list[str]:
+    """What changes from one text to the other, with a row of context around it, in single rows."""
+    rows = unified_diff(before.splitlines(), after.splitlines(), n=1, lineterm="")
+    return [
+        paint("...", "frame") if row.startswith("@@ ") else _painted(row, paint)
+        for row in rows
+        if not row.startswith(("--- ", "+++ "))
+    ][1:]
+
+
+def _painted(row: str, paint: Paint) -> str:
+    style = {"-": "removed", "+": "added"}.get(row[:1], "")
+    return paint(row, style) if style else row
+
+
 def _diff(name: str, before: str, after: str, paint: Paint) -> Iterator[str]:
     old, new = (io.StringIO(text).readlines() for text in (before, after))
     for number, row in enumerate(unified_diff(old, new, name, name)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mpaudit.finding import Finding
-from mpaudit.fix import Safety
+from mpaudit.fix import Safety, apply
+from mpaudit.render import diff
 from mpaudit.render.colour import Paint, painter
 from mpaudit.render.concise import headline, place
 from mpaudit.render.frame import Mark, draw
@@ -44,7 +45,17 @@ def block(finding: Finding, report: Report, paint: Paint) -> str:
         else:
             lines += [_unseen(mark, gutter, paint) for mark in group if mark.label]
     lines += [f"{'':{gutter}} {paint('=', 'frame')} {note}" for note in _notes(finding, paint)]
+    lines += [f"{'':{gutter}}     {row}".rstrip() for row in _proposal(finding, report, paint)]
     return "\n".join(lines) + "\n"
+
+
+def _proposal(finding: Finding, report: Report, paint: Paint) -> list[str]:
+    """What a fix that is never applied would change."""
+    source = report.sources.get(finding.span.filename)
+    if finding.fix is None or finding.fix.safety is not Safety.SUGGESTION or source is None:
+        return []
+    after, _ = apply(source, [finding.fix])
+    return diff.excerpt(source, after, paint)
 
 
 def _unseen(mark: Mark, gutter: int, paint: Paint) -> str:

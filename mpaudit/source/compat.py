@@ -29,7 +29,8 @@ _ABOUT_VERSION = re.compile(
     re.IGNORECASE,
 )
 _VERSION = re.compile(r"[^\d]{0,3}\d+\.\d+[\w.+]*")
-_ABOUT_AMP = re.compile(r"amp|autocast|scaler|custom_", re.IGNORECASE)
+_LIBRARIES = frozenset({"torch", "tensorflow", "keras", "tf_keras"})
+_ABOUT_AMP = re.compile(r"amp|autocast|scaler|custom_|mixed_precision|policy|exp", re.IGNORECASE)
 _EXPECTING = frozenset(["raises", "assertRaises", "assertRaisesRegex", "assertWarns", "warns"])
 _LEAVES = ast.Return | ast.Continue | ast.Break
 
@@ -128,8 +129,8 @@ def _asks(test: ast.expr, module: Module, names: Names, depth: int = 2) -> bool:
                 func=ast.Name(id="hasattr" | "getattr"),
                 args=[owner, ast.Constant(value=str(wanted)), *_],
             ):
-                about_torch = (names.resolve(owner) or "").partition(".")[0] == "torch"
-                if about_torch and _ABOUT_AMP.search(wanted):
+                library = (names.resolve(owner) or "").partition(".")[0]
+                if library in _LIBRARIES and _ABOUT_AMP.search(wanted):
                     return True
     return False
 

@@ -26,6 +26,7 @@ from . import (  # noqa: F401
     keras_scaling_mutations,
     loss_mutations,
     loss_scaling_mutations,
+    migration_mutations,
     order_mutations,
     place_mutations,
     region_mutations,
