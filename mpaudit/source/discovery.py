@@ -39,7 +39,8 @@ _NAMES = (
     *(b"CrossEntropyLoss", b"cross_entropy", b"fp32_precision", b"float32_matmul_precision"),
     *(b"BCEWithLogits", b"rossentropy"),
     *(b"automatic_optimization", b"on_after_backward", b"16-mixed", b"Fabric("),
-    *(b"precision=16", b"precision='16", b'precision="16'),
+    *(b"precision=16", b"precision='16", b'precision="16', b"precision='bf16", b'precision="bf16'),
+    *(b"PRECISION = 16", b'"precision": 16', b'"precision": "16', b'"precision": "bf16'),
     *(b"Accelerator", b"accelerator.backward", b"fp16=", b"fp16_", b"half_precision_backend"),
     *(b"'fp16'", b'"fp16"'),
 )
