@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 LIGHTNING = ("lightning", "pytorch-lightning", "lightning-fabric")
 _NEW_WORDS = (2, 0)
 """The first Lightning that has them."""
-_LEGACY = {16: "16-mixed", "16": "16-mixed", "bf16": "bf16-mixed"}
-_BESIDE = {32: "32-true", "32": "32-true", 64: "64-true", "64": "64-true"}
+_LEGACY: dict[object, str] = {16: "16-mixed", "16": "16-mixed", "bf16": "bf16-mixed"}
+_BESIDE: dict[object, str] = {32: "32-true", "32": "32-true", 64: "64-true", "64": "64-true"}
 """Words that are as old but say what they mean; they are changed along with the others."""
 _OF_1 = re.compile(
     r"\bdef (training|validation|test)_epoch_end\b|\.(add|from)_argparse_args\b|\bDDPPlugin\b"
@@ -42,7 +42,7 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
         return
     names = Names.of(module)
     calls = [each for each in made(module, names) if not guarded(each.call, module)]
-    found = [(each, words) for each in calls if (words := _words(each, module, names))]
+    found = [(each, words) for each in calls if (words := _words(each, names))]
     if not found or _OF_1.search(module.text):
         return
     stated = allowed(Path(module.filename), LIGHTNING)
@@ -53,7 +53,7 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
             yield _problem(each, words, module, names)
 
 
-def _words(each: Made, module: Module, names: Names) -> list[ast.Constant]:
+def _words(each: Made, names: Names) -> list[ast.Constant]:
     """The constants that may become the precision, if one of them is an old word."""
     given = each.arguments.get("precision")
     found = [*_constants(given, names)] if given is not None else []
@@ -82,7 +82,7 @@ def _problem(
     each: Made, words: list[ast.Constant], module: Module, names: Names
 ) -> tuple[Problem, Fix | None]:
     old = next(word for word in words if _meaning(word) in _LEGACY)
-    new = _LEGACY[_meaning(old)]  # type: ignore[index]
+    new = _LEGACY[_meaning(old)]
     given = each.arguments["precision"]
     problem = Problem(
         "legacy-lightning-precision",
@@ -100,7 +100,7 @@ def _problem(
     edits = [
         Edit(*module.range(word), _written(word, after, module))
         for word in words
-        if (after := {**_LEGACY, **_BESIDE}.get(_meaning(word)))  # type: ignore[call-overload]
+        if (after := {**_LEGACY, **_BESIDE}.get(_meaning(word)))
     ]
     return problem, Fix(f"Say {new}", tuple(edits), safety)
 

@@ -23,7 +23,16 @@ _FABRICS = {
 _CLIS = {f"{root}.cli.LightningCLI" for root in _ROOTS}
 
 FABRIC = frozenset(
-    ["accelerator", "strategy", "devices", "num_nodes", "precision", "plugins", "callbacks", "loggers"]
+    [
+        "accelerator",
+        "strategy",
+        "devices",
+        "num_nodes",
+        "precision",
+        "plugins",
+        "callbacks",
+        "loggers",
+    ]
 )
 """The arguments of Fabric."""
 TRAINER = frozenset(

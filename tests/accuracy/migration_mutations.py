@@ -65,3 +65,35 @@ def experimental_policy(program: Program) -> Iterator[Change]:
             at = script.end(function.value)
             old = ".experimental.set_policy"
             yield change(script, (at, script.end(function), old), marks=[function])
+
+
+@operator("legacy-lightning-precision")
+def old_word(program: Program) -> Iterator[Change]:
+    """`precision="16-mixed"` of Trainer or Fabric by its old word."""
+    for script in program.scripts:
+        if _asks(script):
+            continue
+        for call in script.calls():
+            if not script.qualified(call.func).endswith(("lightning.Trainer", "ghtning.Fabric")):
+                continue
+            for keyword in call.keywords:
+                word = keyword.value
+                if keyword.arg == "precision" and isinstance(word, ast.Constant):
+                    old = {"16-mixed": "16", "bf16-mixed": '"bf16"'}.get(str(word.value))
+                    if old:
+                        yield change(script, (script.start(word), script.end(word), MARK + old))
+
+
+@operator("apex-amp")
+def apex_again(program: Program) -> Iterator[Change]:
+    """apex.amp imported again beside torch, and asked for its state."""
+    for script in program.scripts:
+        if "apex" in script.text or _asks(script) or "__future__" in script.text:
+            continue
+        for statement in script.tree.body:
+            if isinstance(statement, ast.Import) and statement.names[0].name == "torch":
+                yield change(
+                    script,
+                    (script.end(statement), script.end(statement), f"\n{MARK}from apex import amp"),
+                )
+                break
