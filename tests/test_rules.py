@@ -45,6 +45,7 @@ SAID_BY_CUDA = (
     "bce-under-autocast",
     "accelerate-raw-backward",
     "accelerate-clip-mid-accumulation",
+    "half-checkpoint-with-fp16",
 )
 # Keras 3, which runs the example, says nothing; Keras 2 does (tests/test_keras_messages.py).
 SAID_BY_KERAS_2 = ("double-loss-scaling",)

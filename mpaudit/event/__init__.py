@@ -50,6 +50,7 @@ from mpaudit.event.keras import (
     TapeGradient,
 )
 from mpaudit.event.keras_half import TensorsMixed
+from mpaudit.event.half_trained import HalfTrained
 from mpaudit.event.keras_scaling import (
     LegacyScaling,
     OptimizerWrapped,
@@ -91,6 +92,7 @@ __all__ = [
     "HalfKept",
     "HalfLoss",
     "HalfStep",
+    "HalfTrained",
     "HalfUnscaled",
     "InputHalved",
     "LayerMade",

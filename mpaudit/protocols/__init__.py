@@ -24,6 +24,7 @@ from mpaudit.protocols.half_loss import HalfLossProtocol
 from mpaudit.protocols.half_parameters import HalfParametersProtocol
 from mpaudit.protocols.half_running import HalfRunningProtocol
 from mpaudit.protocols.half_sums import HalfSumsProtocol
+from mpaudit.protocols.half_trained import HalfTrainedProtocol
 from mpaudit.protocols.half_unscaled import HalfUnscaledProtocol
 from mpaudit.protocols.keras_half import KerasHalfProtocol
 from mpaudit.protocols.keras_loss_scale import KerasLossScaleProtocol
@@ -80,6 +81,7 @@ _ALL: tuple[type[Protocol], ...] = (
     MixedDtypesProtocol,
     HalfParametersProtocol,
     HalfUnscaledProtocol,
+    HalfTrainedProtocol,
     HalfSumsProtocol,
     HalfRunningProtocol,
     UnsupportedProtocol,

@@ -145,7 +145,7 @@ ACCELERATE_WORDS = frozenset(["Accelerator", "prepare(...)"])
 OWNERS = frozenset(["lightning", "pytorch_lightning", "lightning_fabric"])
 OWNER_WORDS = frozenset(["fit", "grad_norm", "Trainer", "Fabric"])
 """What matters in addition in a file that imports a library which owns the training step."""
-TRAINERS = frozenset(["TrainingArguments", "Seq2SeqTrainingArguments"])
+TRAINERS = frozenset(["TrainingArguments", "Seq2SeqTrainingArguments", "train()", "train(...)"])
 """What matters in addition in a file that mentions Hugging Face's Trainer or TRL."""
 MAX_REEXPORTS = 4
 MAX_IMPORTS = 2
@@ -257,14 +257,15 @@ class Relevance:
             words |= {"state_dict()"}
         elif least is not TELLING and "ccelerator" in module.text:
             words |= ACCELERATE_WORDS
-        words |= _trainer_words(seen, module.text)
+        trainers = _trainer_words(seen, module.text)
+        words |= trainers
         names: set[str] = set()
         if near:
             self._level += 1
             names = self._imported(module, least=least)
             self._level -= 1
         names |= {name for name, used in seen.assigned.items() if used & words}
-        names |= {name for name, bases in seen.classes.items() if bases & TRAINERS}
+        names |= {name for name, bases in seen.classes.items() if bases & trainers}
         functions: set[tuple[str | None, str]] = set()
         while True:
             more = {

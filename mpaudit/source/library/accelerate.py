@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ACCELERATORS = ("accelerate.Accelerator", "accelerate.accelerator.Accelerator")
 PRECISIONS = ("no", "fp8", "fp16", "bf16")
+MANY = 999
+"""The position of an argument that is given by its name only."""
 ENGINES = ("deepspeed_plugin", "deepspeed_plugins", "megatron_lm_plugin")
 """Arguments that hand loss scaling and clipping over to another library."""
 ALL = (0, "@accelerators")
@@ -65,10 +67,11 @@ def _told(call: Call, made: Thing) -> None:
     plugin = given(call, 14, "gradient_accumulation_plugin")
     if isinstance(plugin, Thing):
         steps = path.known(plugin, "@steps") or UNKNOWN
-    elsewhere = [given(call, 99, name) for name in ENGINES]
+    elsewhere = [given(call, MANY, name) for name in ENGINES]
     if any(each not in (None, NONE) for each in elsewhere):
         path.learn(made, foreign=TRUE)
     path.learn(made, precision=precision or NONE, steps=steps or Const(1))
+    call.engine.places.setdefault(made.uid, call.span)
     known = path.heap.get(ALL)
     before = known.items if isinstance(known, Pack) else ()
     path.heap[ALL] = Pack(tuple(dict.fromkeys((*before, made))))
@@ -97,9 +100,22 @@ def entry(table: Value | None, name: str, call: Call) -> Value | None:
     found = held.get(f"[{name!r}]")
     if found is not None:
         return call.engine.logic.settled(found, call.path)
+    if table.kind != "dict" or "['**']" in held:
+        return UNKNOWN
     items = held.get("@items")
-    whole = isinstance(items, Pack) and len(items.items) <= sum(key[0] == "[" for key in held)
-    return None if whole and table.kind == "dict" else UNKNOWN
+    if isinstance(items, Pack):
+        whole = len(items.items) <= sum(key[0] == "[" for key in held)
+    else:
+        whole = _collected(call.engine, table)
+    return None if whole else UNKNOWN
+
+
+def _collected(engine: Calls, table: Thing) -> bool:
+    """Whether a dict is the `**kwargs` of a function whose call is in view."""
+    operation, *operands = engine.identities.description(table.uid)
+    if operation != "parameter" or not isinstance(operands[-1], int):
+        return False
+    return engine.identities.description(operands[-1])[0] == "in"
 
 
 # What is known of it

@@ -9,6 +9,7 @@ from mpaudit.event import (
     AcceleratorBackward,
     AcceleratorUnscaled,
     GradientsZeroed,
+    HalfTrained,
     PlainBackward,
     PreparedStep,
     Ref,
@@ -16,6 +17,7 @@ from mpaudit.event import (
 from mpaudit.source.library.accelerate import PREPARED, is_foreign, known_of, the_one
 from mpaudit.source.library.accelerate_division import division
 from mpaudit.source.library.registry import called, method, on_result, others
+from mpaudit.source.library.torch_half_model import cast_by_hand
 from mpaudit.source.library.torch_wrapped import call_wrapper
 from mpaudit.source.values import FALSE, NONE, Const, Pack, Thing, Value
 
@@ -110,7 +112,31 @@ def step(call: Call) -> Value | None:
                 models=_models(raw, path),
             )
         )
+        _half_models(call, raw, accelerator)
     return NONE
+
+
+def _half_models(call: Call, optimizer: Thing, accelerator: Thing) -> None:
+    """Tell of models that were cast to float16, and whose gradients the accelerator has to unscale."""
+    path = call.path
+    trains = path.known(optimizer, "@trains")
+    if not isinstance(trains, Pack) or path.known(optimizer, "@strayed") is not None:
+        return
+    if known_of(call.engine, accelerator, path).scales is not True:
+        return
+    for model in trains.items:
+        cast = cast_by_hand(model, path)
+        if cast is not None and cast.name == "float16" and cast.at is not None:
+            if isinstance(path.known(model, "@param_dtype") or path.known(model, "@dtype"), Const):
+                call.emit(
+                    HalfTrained(
+                        at=call.span,
+                        occasional=call.occasional,
+                        trainer="the Accelerator",
+                        cast=cast.at,
+                        asked=call.engine.places.get(accelerator.uid),
+                    )
+                )
 
 
 def _is_optimizer(call: Call, raw: Thing) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import PrecisionAsked, PrecisionRefused
 from mpaudit.source.compat import expected, guarded
-from mpaudit.source.library.accelerate import ACCELERATORS, PRECISIONS, given
+from mpaudit.source.library.accelerate import ACCELERATORS, MANY, PRECISIONS, entry, given
 from mpaudit.source.library.registry import base, function, on_result, others
 from mpaudit.source.path import lookup
 from mpaudit.source.requirement import allowed
@@ -62,8 +62,22 @@ def make_arguments(call: Call) -> Value:
     return made
 
 
+def given_in_arguments(call: Call, arguments: Thing, name: str) -> Value | None:
+    """What a TrainingArguments was given, None where it was certainly not, UNKNOWN where it may be."""
+    path = call.path
+    held = path.heap.get((arguments.uid, name))
+    owner = path.known(arguments, "@class")
+    if held is None and isinstance(owner, Class):
+        held = lookup(path, owner, name)
+    if held is None:
+        extra = path.heap.get((arguments.uid, "**"))
+        return None if extra is None else entry(call.engine.logic.settled(extra, path), name, call)
+    return call.engine.logic.settled(held, path)
+
+
 def _adopt(call: Call, made: Thing, name: str) -> None:
     maker, path = name.rpartition(".")[2], call.path
+    call.engine.places.setdefault(made.uid, call.span)
     owner = path.known(made, "@class")
     if isinstance(owner, Class):
         maker = owner.node.name
@@ -96,7 +110,7 @@ base("TrainingArguments", *ARGUMENTS, adopt=_adopt)
 
 def _is_on(call: Call, name: str, owner: Value | None) -> bool:
     """Whether a switch is certainly on: given as True, or the class of the project says so."""
-    value = given(call, 999, name)
+    value = given(call, MANY, name)
     if value is None and isinstance(owner, Class):
         value = lookup(call.path, owner, name)
     return value == TRUE

@@ -12,9 +12,10 @@ import re
 from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfStep, HalfUnscaled, Ref
-from mpaudit.source.dtypes import HALF, Dtype, dtype, dtype_named, parameter_dtype
+from mpaudit.source.dtypes import HALF, Dtype, dtype_named
 from mpaudit.source.facts import parts
 from mpaudit.source.library.registry import harmless, on_operation, on_result
+from mpaudit.source.library.torch_half_model import cast_by_hand, dtype_of_model
 from mpaudit.source.values import FALSE, NONE, TRUE, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -32,16 +33,16 @@ EPSILON = {
     "Adagrad": 1e-10,
 }
 """The defaults of the optimizers that a vanished epsilon makes divide by zero."""
-LOADERS = ("transformers.", "diffusers.")
+LOADERS = ("transformers.", "diffusers.", "sentence_transformers.")
+QUANTISED = ("quantization_config", "load_in_8bit", "load_in_4bit")
+LEAVES = re.compile(r"Trainer$|DataCollator|schedule")
+"""Functions of libraries that leave the parameters of what they are given as they are."""
 SAME = ("to", "cuda", "cpu", "train", "eval", "requires_grad_")
 KNOWN = frozenset(
     """parameters named_parameters modules named_modules state_dict load_state_dict zero_grad half
     bfloat16 float gradient_checkpointing_enable save_pretrained generate forward""".split()  # noqa: SIM905
 )
 _UNSET = Const("<unset>")
-_TAKEN_CARE_OF = re.compile(
-    r"requires_grad|(?<!utils)\.data\b|master|\bpeft\b|[Ll]o[Rr]A\b|adapter"
-)
 
 
 @on_result
@@ -67,10 +68,12 @@ def _function(call: Call, name: str, made: Value) -> None:
     elif name in ("builtins.list", "itertools.chain") and isinstance(made, Thing):
         _joined(call.arguments, made, path)
     elif name.endswith(".from_pretrained") and name.startswith(LOADERS) and isinstance(made, Thing):
-        given = dtype_named(call.keywords.get("torch_dtype") or call.keywords.get("dtype"))
-        if given in HALF and "quantization_config" not in call.keywords:
-            path.learn(made, param_dtype=Const(Dtype(str(given), call.span, "cast")))
-    elif not harmless(name):
+        given = call.keywords.get("torch_dtype") or call.keywords.get("dtype")
+        given = call.engine.logic.settled(given, path)
+        named = given.value if isinstance(given, Const) else dtype_named(given)
+        if named in HALF and not any(each in call.keywords for each in QUANTISED):
+            path.learn(made, param_dtype=Const(Dtype(str(named), call.span, "cast")))
+    elif not harmless(name) and LEAVES.search(name) is None:
         for argument in (*call.arguments, *call.keywords.values()):
             _stray(argument, path)
 
@@ -91,7 +94,7 @@ def _joined(values: tuple[Value, ...], made: Thing, path: Path) -> None:
 
 
 def _stray(value: Value, path: Path) -> None:
-    if isinstance(value, Thing) and (value.kind == "Optimizer" or _dtype(value, path)):
+    if isinstance(value, Thing) and (value.kind == "Optimizer" or dtype_of_model(value, path)):
         path.learn(value, strayed=TRUE)
 
 
@@ -110,12 +113,6 @@ def _method(call: Call, receiver: Thing, made: Value) -> None:
             path.learn(made, param_dtype=known)
     elif call.name not in KNOWN and path.known(receiver, "@param_dtype") is not None:
         path.learn(receiver, strayed=TRUE)
-
-
-def _dtype(model: Thing, path: Path) -> Dtype | None:
-    """The dtype of a model's parameters; a thing nothing is known of is cast like a tensor."""
-    known = parameter_dtype(model, path)
-    return dtype(model, path) if known is None and not model.kind else known
 
 
 def _optimizer(call: Call, name: str, made: Thing) -> None:
@@ -168,12 +165,8 @@ def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
         return
     maker, eps = _fact(optimizer, "@maker", path), _fact(optimizer, "@eps", path)
     for model in trains.items:
-        known = _dtype(model, path) if isinstance(model, Thing) else None
-        if known is None or known.name not in HALF or known.how != "cast" or known.at is None:
-            continue
-        if path.known(model, "@strayed"):
-            continue
-        if any(_TAKEN_CARE_OF.search(frame.module.text) for frame in path.frames):
+        known = cast_by_hand(model, path)
+        if known is None or known.at is None:
             continue
         divides = call.name == "unscale_" or path.known(optimizer, "@fused") is None
         if scaler is not None and known.name == "float16" and not _live(call, scaler, model):

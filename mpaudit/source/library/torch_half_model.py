@@ -1,0 +1,36 @@
+"""Models whose parameters a script has cast to 16 bits, as far as that still holds."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from mpaudit.source.dtypes import HALF, Dtype, dtype, parameter_dtype
+from mpaudit.source.values import Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.path import Path
+
+_TAKEN_CARE_OF = re.compile(
+    r"requires_grad|(?<!utils)\.data\b|master|\bpeft\b|[Ll]o[Rr]A\b|adapter"
+)
+
+
+def dtype_of_model(model: Thing, path: Path) -> Dtype | None:
+    """The dtype of a model's parameters; a thing nothing is known of is cast like a tensor."""
+    known = parameter_dtype(model, path)
+    return dtype(model, path) if known is None and not model.kind else known
+
+
+def cast_by_hand(model: Value | None, path: Path) -> Dtype | None:
+    """The 16 bits, with the place, that a script has cast a model's parameters to and that still hold.
+
+    None where the model went where it cannot be followed, or the file takes care of parameters.
+    """
+    known = dtype_of_model(model, path) if isinstance(model, Thing) else None
+    if model is None or known is None or known.name not in HALF or known.how != "cast":
+        return None
+    if known.at is None or path.known(model, "@strayed"):
+        return None
+    careful = any(_TAKEN_CARE_OF.search(frame.module.text) for frame in path.frames)
+    return None if careful else known
