@@ -32,6 +32,7 @@ from . import (  # noqa: F401
     region_mutations,
     scaler_mutations,
     suppression_mutations,
+    trainer_mutations,
     update_mutations,
 )
 from .mutation import Mutant, mutants
