@@ -23,7 +23,10 @@ from mpaudit.source.values import (
 APART = ("Optimizer", "GradScaler")
 """Kinds of which the items of a comprehension are told apart, pass by pass."""
 
-PLAIN = frozenset(["", "library", "instance", "super", "list", "dict", "device", "finfo"])
+PLAIN = frozenset(
+    """library instance super list dict device finfo Accelerator Prepared TrainingArguments
+    HFTrainer""".split()  # noqa: SIM905
+) | {""}
 """Kinds of things that matter only by what they hold."""
 INHERITED = ("@region", "@scale_of")
 """What a computed value has in common with what it was computed from."""
@@ -36,8 +39,6 @@ TELLING = (
     "@dtype",
     "@wide",
     "@param_dtype",
-    "@accelerator",
-    "@through",
 )
 """What is known of values that matter."""
 

@@ -230,7 +230,7 @@ def _prepared(call: Call, value: Value) -> Value:
     kind = "Prepared" if value.kind in ("Module", "Optimizer", "library") else ""
     made = Thing(identities.number("prepared", value), kind, value.since)
     path.learn(made, raw=value, accelerator=call.thing)
-    if value.kind != "Optimizer":
+    if value.kind != "Optimizer" and not _is_loader(call, value):
         path.learn(made, through=Pack((value,)), wraps=value)
     path.heap[PREPARED] = TRUE
     call.emit(
@@ -242,6 +242,13 @@ def _prepared(call: Call, value: Value) -> Value:
         )
     )
     return made
+
+
+def _is_loader(call: Call, value: Thing) -> bool:
+    """Whether something was built by a call of `DataLoader`: a loss does not come from one."""
+    operation, *operands = call.engine.identities.description(value.uid)
+    node = operands[0] if operation == "made" and operands else None
+    return isinstance(node, ast.Call) and ast.unparse(node.func).endswith("DataLoader")
 
 
 @method("Accelerator", "unwrap_model")

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from mpaudit.event import HalfTrained
 from mpaudit.source.library.accelerate import MANY, given
 from mpaudit.source.library.hf_arguments import given_in_arguments
-from mpaudit.source.library.registry import base, function, initialised, method, others
+from mpaudit.source.library.registry import (
+    base,
+    function,
+    initialised,
+    kind_of,
+    method,
+    others,
+)
 from mpaudit.source.library.torch_half_model import cast_by_hand
 from mpaudit.source.path import lookup
 from mpaudit.source.values import FALSE, NONE, TRUE, Class, Const, Function, Thing, Value
@@ -49,13 +56,15 @@ def _adopt(call: Call, made: Thing, _: str) -> None:
         _told(call, made)
 
 
-base("HFTrainer", *TRAINERS, adopt=_adopt)
+base("instance", *TRAINERS, adopt=_adopt)
 
 
-@initialised("HFTrainer")
+@initialised("instance")
 def _of_own_class(call: Call, made: Thing) -> None:
-    """`super().__init__(model=model, args=args)`."""
-    _told(call, made)
+    """`super().__init__(model=model, args=args)` in a Trainer of the project."""
+    owner = call.path.known(made, "@class")
+    if isinstance(owner, Class) and kind_of(owner)[1] in TRAINERS:
+        _told(call, made)
 
 
 def _told(call: Call, made: Thing) -> None:
@@ -63,6 +72,12 @@ def _told(call: Call, made: Thing) -> None:
     if given(call, MANY, "peft_config") in (None, NONE):
         model, arguments = given(call, 0, "model"), given(call, 1, "args")
         call.path.learn(made, trained=model, arguments=arguments)
+
+
+@method("instance", "train")
+def train_by_own_class(call: Call) -> Value | None:
+    """`trainer.train()` of a Trainer of the project, which does not say otherwise."""
+    return train(call) if call.path.known(call.thing, "@trained") is not None else None
 
 
 @method("HFTrainer", "train")
