@@ -40,6 +40,7 @@ from mpaudit.event.grad_scaler import (
 from mpaudit.event.half_running import HalfAdded, HalfAverageMoved
 from mpaudit.event.half_step import HalfStep, HalfUnscaled
 from mpaudit.event.half_sum import SquaresReduced
+from mpaudit.event.half_trained import HalfTrained
 from mpaudit.event.keras import (
     GradientsApplied,
     LayerMade,
@@ -50,7 +51,6 @@ from mpaudit.event.keras import (
     TapeGradient,
 )
 from mpaudit.event.keras_half import TensorsMixed
-from mpaudit.event.half_trained import HalfTrained
 from mpaudit.event.keras_scaling import (
     LegacyScaling,
     OptimizerWrapped,
