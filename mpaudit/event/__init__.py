@@ -65,6 +65,7 @@ from mpaudit.event.precision import PrecisionAsked, PrecisionRefused
 from mpaudit.event.sanitized import GradientsSanitized
 from mpaudit.event.scaler_use import GradientRead, ScaleAsked, ScaledBare, ScaledLossRead
 from mpaudit.event.schedule import SchedulerStep
+from mpaudit.event.sharded import PlainScalerStep
 from mpaudit.event.unsupported import HalfGiven
 
 __all__ = [
@@ -108,6 +109,7 @@ __all__ = [
     "OwnedStep",
     "OwnedUnscaled",
     "PlainBackward",
+    "PlainScalerStep",
     "PolicyMade",
     "PolicyRefused",
     "PolicySet",

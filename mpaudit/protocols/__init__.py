@@ -46,6 +46,7 @@ from mpaudit.protocols.sanitized import SanitizedProtocol
 from mpaudit.protocols.scaled_loss import ScaledLossProtocol
 from mpaudit.protocols.scaler_use import ScalerUseProtocol
 from mpaudit.protocols.schedule import ScheduleProtocol
+from mpaudit.protocols.sharded import ShardedProtocol
 from mpaudit.protocols.stepping import SteppingProtocol
 from mpaudit.protocols.unsupported import UnsupportedProtocol
 
@@ -92,6 +93,7 @@ _ALL: tuple[type[Protocol], ...] = (
     OwnedBackwardProtocol,
     OwnedGradientsProtocol,
     CombinationProtocol,
+    ShardedProtocol,
 )
 
 

@@ -147,6 +147,8 @@ OWNER_WORDS = frozenset(["fit", "grad_norm", "Trainer", "Fabric"])
 """What matters in addition in a file that imports a library which owns the training step."""
 TRAINERS = frozenset(["TrainingArguments", "Seq2SeqTrainingArguments", "train()", "train(...)"])
 """What matters in addition in a file that mentions Hugging Face's Trainer or TRL."""
+SHARDING = frozenset(["FullyShardedDataParallel", "FSDP"])
+"""What matters in addition in a file that shards models."""
 MAX_REEXPORTS = 4
 MAX_IMPORTS = 2
 """How far imports are traced: what is further off matters only by what it mentions itself."""
@@ -252,6 +254,8 @@ class Relevance:
         keras = _keras_words(seen)
         wide = least in (WORDS, SPEAKING)
         keras |= _owner_words(seen) if wide else frozenset()
+        if wide and "FullyShardedDataParallel" in module.text:
+            keras |= SHARDING
         words = least | keras if wide else least | (KERAS_TELLING if keras else set())
         if least is TELLING and "GradScaler" in module.text:
             words |= {"state_dict()"}

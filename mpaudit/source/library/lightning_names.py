@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mpaudit.finding import Related
 from mpaudit.source.facts import parts
 from mpaudit.source.library.torch_device import decided
-from mpaudit.source.path import lookup
+from mpaudit.source.path import UNSET, lookup
 from mpaudit.source.values import (
     NONE,
     UNKNOWN,
@@ -127,7 +127,7 @@ def chosen(call: Call, made: Value | None) -> str | None:
     """The precision on this path, None if it is not known. Raises Fork where it hangs on a flag."""
     known = call.path.known(made, "@precision") if made is not None else None
     known = call.engine.logic.pick(known, call.path) if known is not None else None
-    return str(known.value) if isinstance(known, Const) and known != UNKNOWN else None
+    return str(known.value) if isinstance(known, Const) and known not in (UNKNOWN, UNSET) else None
 
 
 def because(engine: Calls, made: Value | None) -> tuple[Related, ...]:

@@ -35,6 +35,7 @@ from mpaudit.source.repair import (
     precision_flags,
     refused,
     scaler_use,
+    sharded,
     threads,
     unsupported,
 )
@@ -73,6 +74,7 @@ FAMILIES = (
     precision_flags,
     refused,
     scaler_use,
+    sharded,
     threads,
     unsupported,
 )
