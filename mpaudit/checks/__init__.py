@@ -15,6 +15,7 @@ from mpaudit.checks import (
     experimental_keras_policy,
     legacy_lightning_precision,
     log_of_softmax,
+    low_precision_reduce,
     misused_custom_fwd,
     mixed_tf32_api,
     unprotected_autograd_function,
@@ -37,6 +38,7 @@ CHECKS: tuple[Check, ...] = (
     mixed_tf32_api.check,
     assumed_bfloat16.check,
     dead_amp_branch.check,
+    low_precision_reduce.check,
     unprotected_autograd_function.check,
     log_of_softmax.check,
 )
