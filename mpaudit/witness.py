@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mpaudit import audit
 from mpaudit.config import UNUSED, of_script
+from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.runtime import launch
 from mpaudit.runtime.target import Target
@@ -17,6 +18,11 @@ def run(
     name: str, argv: Sequence[str], *, module: bool, fix: bool, device: str, output: Path | None
 ) -> int:
     """Run the script or module `name`; returns its exit code. The file itself is never changed."""
+    if not module and name.endswith(".ipynb"):
+        raise MpauditError(
+            f"run: {name} is a notebook, and only scripts are run; "
+            f"`jupyter nbconvert --to script {name}` makes one of it"
+        )
     program = launch.find(name, module=module)
     source = _corrected(program) if fix else None
     text = program.text if source is None else source

@@ -220,6 +220,7 @@ def refused(result: Result | subprocess.CompletedProcess[str], *words: str) -> N
         (["explain"], ["mpaudit explain --help"]),
         (["explain", ""], ["''"]),
         (["run", "gone.py"], ["gone.py"]),
+        (["run", "a.ipynb"], ["a.ipynb is a notebook", "nbconvert --to script"]),
         (["run", "-m", "no_such_module_at_all"], ["no_such_module_at_all"]),
         (["run"], ["which script"]),
         (["run", "--device", "tpu", "a.py"], ["tpu", "cuda"]),
