@@ -50,7 +50,13 @@ from mpaudit.event.keras import (
     PolicySet,
     TapeGradient,
 )
-from mpaudit.event.keras_half import TensorsMixed
+from mpaudit.event.keras_half import (
+    HalfLossGiven,
+    HalfLossMade,
+    PredictionsUsed,
+    RawLoss,
+    TensorsMixed,
+)
 from mpaudit.event.keras_scaling import (
     LegacyScaling,
     OptimizerWrapped,
@@ -92,6 +98,8 @@ __all__ = [
     "HalfGiven",
     "HalfKept",
     "HalfLoss",
+    "HalfLossGiven",
+    "HalfLossMade",
     "HalfStep",
     "HalfTrained",
     "HalfUnscaled",
@@ -115,9 +123,11 @@ __all__ = [
     "PolicySet",
     "PrecisionAsked",
     "PrecisionRefused",
+    "PredictionsUsed",
     "Prepared",
     "PreparedStep",
     "RawBackward",
+    "RawLoss",
     "Ref",
     "Region",
     "RegionBackward",

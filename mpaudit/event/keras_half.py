@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpaudit.event.core import Event, Ref
-from mpaudit.finding import Related
+from mpaudit.finding import Related, Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +22,50 @@ class TensorsMixed(Event):
     policy: Ref
     policy_dtype: str
     because: tuple[Related, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawLoss(Event):
+    """A loss that operations of TensorFlow compute from a model's float16 output is differentiated.
+
+    `at` is the first of these operations, `called` where the model is called (None: not known).
+    """
+
+    output: Ref
+    called: Span | None
+    differentiated: Span
+    because: tuple[Related, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfLossMade(Event):
+    """A Keras loss was built with a `dtype` that makes it compute in float16."""
+
+    loss: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfLossGiven(Event):
+    """What a loss is given was cast to float16 before.
+
+    `at` is the cast, `part` is "prediction" or "labels", `computed` where the loss is computed.
+    """
+
+    loss: str
+    part: str
+    computed: Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionsUsed(Event):
+    """Predictions of 16 bits were used outside of Keras, or by a metric of Keras.
+
+    `what` is the function, `how` is "summed", "saved", "scored", "framed" or "measured"; `layer` is
+    the one they left, `predicted` where they became an array (None for a metric).
+    """
+
+    layer: Ref
+    dtype: str
+    what: str
+    how: str
+    predicted: Span | None

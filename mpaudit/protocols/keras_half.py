@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpaudit.event import Event, TensorsMixed
-from mpaudit.finding import Problem
+from mpaudit.event import Event, HalfLossGiven, HalfLossMade, RawLoss, TensorsMixed
+from mpaudit.finding import Problem, Related
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict
 
 PINNED = "hardcoded-layer-dtype"
+HALF_LOSS = "half-loss-dtype"
+RAW = "raw-loss-on-half-output"
+CALLED = "the model is called here"
 
 
 class KerasHalfProtocol(Protocol):
-    """MP507."""
+    """MP507, MP514 and MP515."""
 
     __slots__ = ()
 
-    takes = (TensorsMixed,)
+    takes = (TensorsMixed, RawLoss, HalfLossMade, HalfLossGiven)
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Judge one event."""
         match event:
             case TensorsMixed():
                 yield _mixed(event)
+            case RawLoss():
+                yield _raw_loss(event)
+            case HalfLossMade():
+                yield _half_loss_made(event)
+            case HalfLossGiven():
+                yield _half_loss_given(event)
 
 
 def _mixed(event: TensorsMixed) -> Broken:
@@ -35,6 +44,55 @@ def _mixed(event: TensorsMixed) -> Broken:
             f'TensorFlow converts neither, and raises: "has type {event.pinned_dtype} that does not match '
             f'type {event.policy_dtype}"',
             event.because,
+        ),
+        grounded=True,
+    )
+
+
+def _raw_loss(event: RawLoss) -> Broken:
+    called = () if event.called is None else (Related(event.called, CALLED),)
+    return Broken(
+        Problem(
+            RAW,
+            event.at,
+            "the loss is computed by hand from an output that is float16, and not cast",
+            "with float32 labels TensorFlow refuses to mix the two; with labels of numpy the loss is "
+            "computed in float16, where the square of 256 is inf",
+            (
+                *called,
+                *event.because,
+                Related(event.differentiated, "the loss is differentiated here"),
+            ),
+        )
+    )
+
+
+def _half_loss_made(event: HalfLossMade) -> Broken:
+    return Broken(
+        Problem(
+            HALF_LOSS,
+            event.at,
+            f"`{event.loss}` is told to compute in float16",
+            "Keras casts outputs and labels to float32 for a loss, and here to float16: the square of an "
+            "error of 256 is inf, a probability below 6e-8 is zero",
+        ),
+        grounded=True,
+    )
+
+
+def _half_loss_given(event: HalfLossGiven) -> Broken:
+    consequence = {
+        "labels": "float16 has 11 bits and ends at 65504: a label of 4097 becomes 4096, one of 70000 inf",
+        "prediction": "float16 has 11 bits and ends at 65504: what the output knew beyond that is lost "
+        "before the loss is computed",
+    }[event.part]
+    return Broken(
+        Problem(
+            HALF_LOSS,
+            event.at,
+            f"the {event.part} of `{event.loss}` {'are' if event.part == 'labels' else 'is'} cast to float16",
+            consequence,
+            (Related(event.computed, "the loss is computed here"),),
         ),
         grounded=True,
     )

@@ -15,6 +15,7 @@ from mpaudit.event import (
     PolicyMade,
     PolicyRefused,
     PolicySet,
+    PredictionsUsed,
     Ref,
     TapeGradient,
 )
@@ -43,7 +44,7 @@ PREPARING = frozenset(
 
 
 class KerasPolicyProtocol(KerasProtocol):
-    """MP501, MP502, MP509, MP510 and MP511.
+    """MP501, MP502, MP509, MP510, MP511 and MP516.
 
     State, besides the books: "idle" -> the policies that were made and that nothing reads.
     Facts, besides the books: ("loss", layer) -> the loss that was computed from what left that layer;
@@ -63,6 +64,7 @@ class KerasPolicyProtocol(KerasProtocol):
         Forward,
         TapeGradient,
         GradientsApplied,
+        PredictionsUsed,
     )
 
     def feed(self, event: Event) -> Iterator[Verdict]:
@@ -78,6 +80,8 @@ class KerasPolicyProtocol(KerasProtocol):
                     yield Kept("ineffective-policy", made.at)
             case LossComputed(output=output) if output is not None:
                 self.facts[("loss", output)] = replace(event, moment=None)
+            case PredictionsUsed() if not self._spoils_loss(event.layer):
+                yield problems.half_predictions(event)
             case Forward():
                 yield from self._used(event, event.model)
             case TapeGradient(model=model) if model is not None:
@@ -179,6 +183,11 @@ class KerasPolicyProtocol(KerasProtocol):
                 if late is not None:
                     self.promise("output-not-float32", layer.at)
                 yield problems.output_not_float32(layer, loss, self.state.get("policy"), late)
+
+    def _spoils_loss(self, ref: Ref) -> bool:
+        """Whether it is said already that the output of this layer is not float32."""
+        layer = self.facts.get(("layer", ref))
+        return ("loss", ref) in self.facts and isinstance(layer, Layer) and layer.policy in HALF
 
     def _pure(self, event: TapeGradient, layers: dict[Ref, Layer]) -> Iterator[Broken]:
         """Variables that are float16 themselves, because the policy or the layer's dtype is."""

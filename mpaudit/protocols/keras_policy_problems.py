@@ -12,6 +12,7 @@ from mpaudit.event import (
     PolicyMade,
     PolicyRefused,
     PolicySet,
+    PredictionsUsed,
     TapeGradient,
 )
 from mpaudit.finding import Problem, Related, Span
@@ -186,5 +187,37 @@ def output_not_float32(
             consequence,
             tuple(related),
             (("output", str(layer.at)),),
+        )
+    )
+
+
+PREDICTED = "they become an array of it here"
+_USED = {
+    "float16": {
+        "summed": "float16 ends at 65504 and counts to 2048: 4096 predictions of 100 add up to inf",
+        "scored": "the square of an error of 256 is inf in float16, and probabilities are cut off at the "
+        "epsilon of their dtype, 0.001: a log loss of 7.97 comes out as 3.46",
+        "measured": "Keras 3 computes the metric in the dtype of the predictions: the square of an error of "
+        "256 is inf",
+    },
+    "bfloat16": {
+        "summed": "bfloat16 counts to 256: the mean of 4096 ones comes out as 0.0625",
+        "saved": "numpy saves bfloat16 as raw bytes: the file loads as dtype `|V2`, which holds no numbers",
+        "scored": "scikit-learn refuses bfloat16",
+        "framed": "pandas has no bfloat16: the mean of 0.3008 comes out as 0.2988, `describe` raises",
+    },
+}
+
+
+def half_predictions(event: PredictionsUsed) -> Broken:
+    """MP516."""
+    made = () if event.predicted is None else (Related(event.predicted, PREDICTED),)
+    return Broken(
+        Problem(
+            "half-predictions",
+            event.at,
+            f"predictions are {event.how} by `{event.what}` in {event.dtype}, as they left the model",
+            _USED[event.dtype][event.how],
+            made,
         )
     )

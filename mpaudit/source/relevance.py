@@ -117,6 +117,7 @@ KERAS_WORDS = frozenset(
         "reduce_mean",
         "reduce_sum",
         "cast",
+        "predict",
         LAYER,
     ]
 )

@@ -292,6 +292,7 @@ def call_model(call: Call) -> Value:
     made, found = call.made(), outlets(model, call)
     left(call, made, Tensor(sources, model, found[0] if len(found) == 1 else Outlet()))
     dtypes = leaving(model, call)
+    path.learn(made, called=Const(call.span))
     if len(found) <= 1:
         keep(made, dtypes[0] if len(dtypes) == 1 else None, path)
         return made
@@ -301,6 +302,7 @@ def call_model(call: Call) -> Value:
         part = Thing(number, since=made.since)
         parts.append(left(call, part, Tensor((made,), model, each)))
         keep(part, dtypes[index] if len(dtypes) == len(found) else None, path)
+        path.learn(part, called=Const(call.span))
     named = path.known(model, "@named")
     if isinstance(named, Thing):
         keys = [name for name, _ in path.heap.of(named.uid) if name[0] == "["]

@@ -84,3 +84,17 @@ def _through_model(call: Call, model: Thing, given: Value) -> Value:
         if isinstance(each, Thing):
             tensor = _through(call, model, each, tensor)
     return tensor
+
+
+def through_call(call: Call, model: Thing, given: Value) -> Value | None:
+    """What the `call` of a project's own model returns, or what leaves a Sequential of own layers.
+
+    None where neither is to be followed; raises Enter.
+    """
+    method = _method(model, call.path)
+    if method is None:
+        return passed(call, model, given)
+    place, done = site(call.node, f"call of {model.uid}"), call.path.frame.done
+    if place not in done:
+        done[place] = call.engine.enter(place, method, (model, given), {}, call.path)
+    return done[place]
