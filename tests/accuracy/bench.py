@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpaudit.audit import check, check_text
+from mpaudit.config import Selection
 from mpaudit.finding import Finding
 from mpaudit.rule import catalogue
 
 from . import (  # noqa: F401
     accelerate_mutations,
     backward_mutations,
+    cache_mutations,
     dtype_mutations,
     gradient_mutations,
     keras_dtype_mutations,
@@ -159,17 +161,19 @@ def _shown(finding: Finding) -> str:
 
 
 def _findings(original: Original, mutant: Mutant | None) -> list[Finding]:
-    path = original.path
+    path, wanted = original.path, Selection()
+    if mutant is not None and not catalogue()[mutant.rule].default:
+        wanted = Selection(select=(mutant.rule,))  # a preview rule, or advice
     if path.is_file():
         text = path.read_text(encoding="utf-8") if mutant is None else mutant.text
-        return check_text(text, str(path))
+        return check_text(text, str(path), wanted)
     if mutant is None:
         return list(check([path]).findings)
     with tempfile.TemporaryDirectory(prefix="mutant") as folder:
         copy = Path(folder) / path.name
         shutil.copytree(path, copy)
         (copy / mutant.path).write_text(mutant.text, encoding="utf-8")
-        return list(check([copy]).findings)
+        return list(check([copy], wanted).findings)
 
 
 def _outcome(original: Original, mutant: Mutant, own: list[Finding]) -> Outcome:
