@@ -164,11 +164,10 @@ def _findings(original: Original, mutant: Mutant | None) -> list[Finding]:
     path, wanted = original.path, Selection()
     if mutant is not None and not catalogue()[mutant.rule].default:
         wanted = Selection(select=(mutant.rule,))  # a preview rule, or advice
-    if path.is_file():
-        text = path.read_text(encoding="utf-8") if mutant is None else mutant.text
-        return check_text(text, str(path), wanted)
     if mutant is None:
         return list(check([path]).findings)
+    if path.is_file():
+        return check_text(mutant.text, str(path), wanted)
     with tempfile.TemporaryDirectory(prefix="mutant") as folder:
         copy = Path(folder) / path.name
         shutil.copytree(path, copy)
