@@ -194,8 +194,8 @@ def outlet(layer: Thing, call: Call, before: Outlet) -> Outlet:
     """What leaves a layer of Keras that is given what left `before`."""
     path = call.path
     known = settled(call, path.known(layer, "@layer"))
-    if not isinstance(known, LayerOf) or known == OPAQUE:
-        return Outlet()
+    if not isinstance(known, LayerOf) or known == OPAQUE or known.name == "Lambda":
+        return Outlet()  # what a Lambda returns may well be cast
     if isinstance(known.inner, Thing) and known.inner.kind == "KerasLayer":
         return outlet(known.inner, call, before)
     activation = activation_name(settled(call, known.activation), path)
