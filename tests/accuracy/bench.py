@@ -30,6 +30,7 @@ from . import (  # noqa: F401
     loss_scaling_mutations,
     migration_mutations,
     order_mutations,
+    owned_mutations,
     place_mutations,
     region_mutations,
     scaler_mutations,
