@@ -94,6 +94,8 @@ def _keras(event: LossComputed) -> Iterator[Verdict]:
         yield Kept(LOGITS, place)
         if event.got in KERAS[event.loss]:
             yield _softmax_with_from_logits(event)
+        elif event.got in ("logits", None):
+            yield Kept(SOFTMAX, event.at, unseen=event.unseen)
     elif event.got == "logits":
         yield _logits_without_from_logits(event, place)
     else:
@@ -113,8 +115,8 @@ def _logits_without_from_logits(event: LossComputed, place: Span) -> Broken:
             LOGITS,
             place,
             f"the output leaves as logits, with no activation, and `{event.loss}` takes probabilities",
-            "logits are clipped to (1e-7, 1) as if they were probabilities: where one is negative the "
-            "gradient is 0, and the loss says next to nothing about the prediction",
+            "logits are clipped to [1e-7, 1 - 1e-7] as if they were probabilities: outside of it the "
+            "gradient is exactly 0, and the training stands still",
             tuple(related),
         )
     )
@@ -129,17 +131,19 @@ def _softmax_with_from_logits(event: LossComputed) -> Broken:
         if event.got == "softmax"
         else "the sigmoid is applied twice: the loss of a sample cannot fall below 0.313"
     )
-    told = "from_logits=True" if "_with_logits" not in event.loss else "logits"
+    if event.loss.endswith("_with_logits"):
+        told, rescue = "expects logits", ""
+    else:
+        told = "has `from_logits=True`"
+        rescue = "; in float32 TensorFlow's Keras undoes it with a warning, under mixed_float16 nothing does"
     return Broken(
         Problem(
             SOFTMAX,
             event.shown or event.at,
-            f"the output goes through {event.got}, and `{event.loss}` expects {told}"
-            if told == "logits"
-            else f"the output goes through {event.got}, and `{event.loss}` has `{told}`",
-            f"{consequence}; in float32 TensorFlow's Keras undoes it with a warning, under mixed_float16 "
-            "nothing does",
+            f"the output goes through {event.got}, and `{event.loss}` {told}",
+            consequence + rescue,
             tuple(related),
             (("output", str(event.shown)),) if event.shown is not None else (),
-        )
+        ),
+        judged=event.at,
     )

@@ -17,11 +17,19 @@ class Broken:
 
     `grounded` says that the breach does not rest on a guess about conditions: an operation came twice
     because another one, under a changing condition, did not come between. A breach that is not
-    grounded is dropped where any other path through the same place keeps the protocol.
+    grounded is dropped where any other path through the same place keeps the protocol, or keeps it
+    at `judged`, where the operation stands if the problem is shown elsewhere.
     """
 
     problem: Problem
     grounded: bool = False
+    judged: Span | None = None
+
+    @property
+    def places(self) -> set[tuple[str, Span]]:
+        """The rule, and the places where a path that keeps it speaks against this."""
+        rule, span = self.problem.rule, self.problem.span
+        return {(rule, span), (rule, self.judged or span)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,7 @@ def within(verdicts: list[Verdict]) -> list[Verdict]:
         v
         for v in verdicts
         if not (isinstance(v, Kept) and v.unseen)
-        and not (isinstance(v, Broken) and (v.problem.rule, v.problem.span) in unseen)
+        and not (isinstance(v, Broken) and v.places & unseen)
     ]
 
 
@@ -117,8 +125,8 @@ def settle(verdicts: list[Verdict]) -> list[Problem]:
     standing: dict[tuple[str, Span], Problem] = {}
     for verdict in verdicts:
         if isinstance(verdict, Broken):
-            key = (verdict.problem.rule, verdict.problem.span)
-            if key not in (firmly if verdict.grounded else kept):
+            if verdict.places.isdisjoint(firmly if verdict.grounded else kept):
+                key = (verdict.problem.rule, verdict.problem.span)
                 standing.setdefault(key, verdict.problem)
     notes: dict[type[Protocol], dict[Hashable, None]] = {}
     for verdict in verdicts:

@@ -11,6 +11,7 @@ from mpaudit.finding import Span
 from mpaudit.source.library.keras_names import computed, everywhere, keras, last, text
 from mpaudit.source.library.keras_values import Outlet, read
 from mpaudit.source.library.registry import base, called, function
+from mpaudit.source.library.unseen import unseen
 from mpaudit.source.values import Const, External, Function, Partial, Thing, Value
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def describe(value: Value | None, call: Call, at: Span | None = None) -> Loss:
     return Loss(value.name if isinstance(value, Function) else "the loss")
 
 
-def computed_from(call: Call, loss: Loss, given: Outlet) -> None:
+def computed_from(call: Call, loss: Loss, given: Outlet, prediction: Value | None = None) -> None:
     """Tell the protocols that a loss is computed from what left a model."""
     shown = call.engine.places.get(given.shown.uid) if given.shown is not None else None
     call.emit(
@@ -130,6 +131,7 @@ def computed_from(call: Call, loss: Loss, given: Outlet) -> None:
             shown=shown,
             made=loss.made,
             output=None if given.layer is None else Ref(given.layer.uid, ""),
+            unseen=unseen(prediction, call.engine, call.path),
         )
     )
 
@@ -138,7 +140,7 @@ def computed_from(call: Call, loss: Loss, given: Outlet) -> None:
 def apply_loss(call: Call) -> Value:
     """`loss_fn(y_true, y_pred)`."""
     prediction = call.picked(1, "y_pred")
-    computed_from(call, describe(call.thing, call), read(prediction, call.path))
+    computed_from(call, describe(call.thing, call), read(prediction, call.path), prediction)
     return computed(call, *call.arguments, *call.keywords.values())
 
 
@@ -159,14 +161,13 @@ def apply_function(call: Call) -> Value:
     name = last(call.name)
     prediction = call.picked(1, "y_pred") or call.keywords.get("output")
     wants = takes(name, from_logits(call, name), call.path, call)
-    computed_from(call, Loss(name, wants, call.span), read(prediction, call.path))
+    computed_from(call, Loss(name, wants, call.span), read(prediction, call.path), prediction)
     return computed(call, *call.arguments, *call.keywords.values())
 
 
 @function(*WITH_LOGITS)
 def apply_with_logits(call: Call) -> Value:
     """`tf.nn.softmax_cross_entropy_with_logits(labels=y, logits=x)`."""
-    given = read(call.picked(1, "logits"), call.path)
-    name = last(call.name).removesuffix("_v2")
-    computed_from(call, Loss(name, "logits", call.span), given)
+    given, name = call.picked(1, "logits"), last(call.name).removesuffix("_v2")
+    computed_from(call, Loss(name, "logits", call.span), read(given, call.path), given)
     return computed(call, *call.arguments, *call.keywords.values())
