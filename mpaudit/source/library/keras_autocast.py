@@ -136,6 +136,8 @@ def add_weight(call: Call) -> Value:
     """`self.add_weight(shape=(3,), dtype="float16")`."""
     path, given = call.path, call.keywords.get("dtype")
     own = "" if given in (None, NONE) else dtype_named(given, path) or "?"
+    if own == "float32":  # as without a dtype: a layer reads its weights in its compute dtype
+        own = ""
     for option in ("autocast", "experimental_autocast"):
         if call.keywords.get(option, NONE) == FALSE:
             own = own or "float32"
