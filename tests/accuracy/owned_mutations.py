@@ -28,7 +28,7 @@ def methods(script: Script, name: str) -> Iterator[ast.Call]:
 
 
 @operator("lightning-raw-backward")
-def plain_backward(program: Program) -> Iterator[Change]:
+def backward_around_owner(program: Program) -> Iterator[Change]:
     """`self.manual_backward(loss)` or `fabric.backward(loss)` becomes `loss.backward()`."""
     if not scales(program):
         return
@@ -47,7 +47,7 @@ def plain_backward(program: Program) -> Iterator[Change]:
 
 
 @operator("lightning-raw-clip")
-def earlier_hook(program: Program) -> Iterator[Change]:
+def hook_before_unscaling(program: Program) -> Iterator[Change]:
     """What clips or reads in on_before_optimizer_step does so in on_after_backward."""
     if not scales(program):
         return
@@ -69,7 +69,7 @@ def earlier_hook(program: Program) -> Iterator[Change]:
 
 
 @operator("lightning-raw-clip")
-def torch_clips(program: Program) -> Iterator[Change]:
+def clip_around_fabric(program: Program) -> Iterator[Change]:
     """`fabric.clip_gradients(model, optimizer, max_norm=1.0)` becomes torch's function."""
     if not scales(program):
         return
@@ -84,7 +84,7 @@ def torch_clips(program: Program) -> Iterator[Change]:
 
 
 @operator("lightning-unsupported-combination")
-def clips_by_hand(program: Program) -> Iterator[Change]:
+def clip_for_manual_module(program: Program) -> Iterator[Change]:
     """The only Trainer of a module that optimises by hand is told to clip."""
     modules = [
         node
@@ -102,7 +102,7 @@ def clips_by_hand(program: Program) -> Iterator[Change]:
 
 
 @operator("fsdp-with-plain-grad-scaler")
-def plain_scaler(program: Program) -> Iterator[Change]:
+def scaler_of_one_rank(program: Program) -> Iterator[Change]:
     """FSDP's own scaler becomes torch's."""
     for script in program.scripts:
         if "NO_SHARD" in script.text or "FullyShardedDataParallel" not in script.text:
