@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.source.library.accelerate import ALL
 from mpaudit.source.library.registry import on_binary
-from mpaudit.source.values import UNKNOWN, Const, Pack, Thing, Value
+from mpaudit.source.values import UNKNOWN, Choice, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
@@ -24,7 +24,7 @@ def divided(
     engine: Calls, node: ast.BinOp | ast.AugAssign, left: Value, right: Value, path: Path
 ) -> None:
     """`loss / args.gradient_accumulation_steps`: note where it stands."""
-    if not isinstance(node.op, ast.Div) or not isinstance(left, Thing):
+    if not isinstance(node.op, ast.Div) or not isinstance(left, Thing | Choice):
         return
     known = path.heap.get(ALL)
     for accelerator in known.items if isinstance(known, Pack) else ():
@@ -35,7 +35,7 @@ def divided(
                 )
 
 
-def _may_be_a_mean(engine: Calls, node: ast.BinOp | ast.AugAssign, left: Thing) -> bool:
+def _may_be_a_mean(engine: Calls, node: ast.BinOp | ast.AugAssign, left: Value) -> bool:
     """Whether a literal divisor may be what it is by chance: the number of losses, the batch size."""
     if isinstance(node, ast.BinOp):
         divisor, dividend = node.right, node.left
