@@ -127,6 +127,7 @@ LAYER stands for every `call` of a class, which Keras runs, and for the methods 
 """
 KERAS_TELLING = frozenset(
     [
+        "LossScaleOptimizer",
         "apply_gradients",
         "apply",
         "gradient",

@@ -38,6 +38,8 @@ HARMLESS = ("num_replicas_in_sync",)
 """What gradients may be divided by without being unscaled."""
 MOST = 64
 """A larger factor may be a loss scale."""
+LARGE = 1e4
+"""A threshold that takes out what is infinite, or that was multiplied by a loss scale by hand."""
 MAX_DEPTH = 4
 
 
@@ -136,6 +138,8 @@ def _scaled_too(limit: Value, engine: Calls, depth: int = 0) -> bool:
     """Whether a threshold may be multiplied by the loss scale as well."""
     if isinstance(limit, Bound):
         return "scale" in limit.name
+    if isinstance(limit, Const):
+        return isinstance(limit.value, int | float) and abs(limit.value) >= LARGE
     if not isinstance(limit, Thing) or depth > MAX_DEPTH:
         return False
     operation, *operands = engine.identities.description(limit.uid)
