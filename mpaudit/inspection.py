@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mpaudit import suppress
 from mpaudit.cell import localised
-from mpaudit.checks import CHECKS
+from mpaudit.checks import ADVICE, CHECKS
 from mpaudit.config import UNREADABLE, UNUSED, Selection, Target
 from mpaudit.finding import Finding, Position, Problem, Span
 from mpaudit.fix import Fix
@@ -187,7 +187,7 @@ def _report(run: _Run, selection: Selection, checked: int) -> Report:
             run.exhausted.add(module.filename)
             run.warnings.append(_too_large(module, engine.exhausted))
     for module in run.modules:
-        for look in CHECKS:
+        for look in (*CHECKS, *(ADVICE if selection.select else ())):
             run.problems.extend(look(module))
     settled = settle(verdicts)
     for problem in settled:

@@ -10,15 +10,22 @@ from mpaudit.checks import (
     autocast_never_entered,
     bad_autocast_argument,
     bad_scaler_argument,
+    compiled_backward_autocast,
     dead_amp_branch,
     deprecated_torch_amp,
+    evaluation_outside_autocast,
     experimental_keras_policy,
+    hot_loop_sync,
     legacy_lightning_precision,
     log_of_softmax,
     low_precision_reduce,
     misused_custom_fwd,
     mixed_tf32_api,
+    prefer_bfloat16,
+    tensor_core_misaligned,
+    tf32_not_enabled,
     unprotected_autograd_function,
+    unsuitable_hardware,
 )
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix
@@ -42,3 +49,14 @@ CHECKS: tuple[Check, ...] = (
     unprotected_autograd_function.check,
     log_of_softmax.check,
 )
+
+ADVICE: tuple[Check, ...] = (
+    tensor_core_misaligned.check,
+    evaluation_outside_autocast.check,
+    compiled_backward_autocast.check,
+    unsuitable_hardware.check,
+    hot_loop_sync.check,
+    tf32_not_enabled.check,
+    prefer_bfloat16.check,
+)
+"""Checks of rules that are off unless selected: they look only where something is selected."""

@@ -9,7 +9,12 @@ from mpaudit.event.core import Event, Ref
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerStep(Event):
-    """`scheduler.step()` of a schedule for `optimizer`; setting it to a given epoch is none."""
+    """`scheduler.step()` of a schedule for `optimizer`; setting it to a given epoch is none.
+
+    `beside` says that it moves in the very pass of the loop in which a live scaler may have skipped
+    the optimizer's step, and that nothing in its file asks whether it did.
+    """
 
     scheduler: Ref
     optimizer: Ref
+    beside: bool = False

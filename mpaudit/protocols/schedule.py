@@ -17,14 +17,15 @@ from mpaudit.finding import Problem, Related
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
 RULE = "scheduler-before-step"
+HEEDLESS = "scheduler-ignores-skipped-step"
 
 
 class ScheduleProtocol(Protocol):
-    """MP116.
+    """MP116 and MP803 (advice).
 
     State: ("stepped", optimizer) -> True; ("early", optimizer) -> the first SchedulerStep, if it came
     before any step; ("ahead", optimizer) -> a SchedulerStep since the last backward; "open" -> True
-    from a backward until a step.
+    from a backward until a step; ("scaled", optimizer) -> its last ScalerStep.
     """
 
     __slots__ = ()
@@ -39,7 +40,11 @@ class ScheduleProtocol(Protocol):
                 self.state["open"] = True
             case SchedulerStep():
                 yield from self._scheduled(event)
+                step = self.state.get(("scaled", event.optimizer))
+                if event.beside and isinstance(step, ScalerStep):
+                    yield _heedless(event, step)
             case ScalerStep():
+                self.state[("scaled", event.optimizer)] = event
                 ahead = self.state.pop(("ahead", event.optimizer), None)
                 if isinstance(ahead, SchedulerStep):
                     yield _early(ahead, event)
@@ -85,5 +90,18 @@ def _early(event: SchedulerStep, step: ScalerStep | None) -> Broken:
             "the first learning rate of the schedule is never used, and PyTorch warns",
             () if step is None else (Related(step.at, "the optimizer is stepped only here"),),
             (("scheduler", event.scheduler.text),),
+        )
+    )
+
+
+def _heedless(event: SchedulerStep, step: ScalerStep) -> Broken:
+    return Broken(
+        Problem(
+            HEEDLESS,
+            event.at,
+            f"`{event.scheduler.text}.step()` moves on even where `{step.scaler.text}` has skipped the step",
+            "every overflow costs the schedule a step: it ends early, and warms up faster than it says",
+            (Related(step.at, "this skips the optimizer where a gradient is not finite"),),
+            (("scheduler", event.scheduler.text), ("scaler", step.scaler.text)),
         )
     )

@@ -23,6 +23,7 @@ from mpaudit.source.walk import children, walk
 
 N = TypeVar("N", bound=ast.AST)
 _NEWLINE = re.compile(r"\r\n|\r|\n")
+_COMMENT = re.compile(r"#[^\r\n]*")
 
 
 class UnparsableError(Exception):
@@ -207,3 +208,8 @@ def _place(node: ast.AST) -> tuple[int, int, int, int]:
     ):
         return node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0
     raise TypeError(f"a {type(node).__name__} stands nowhere in the text")
+
+
+def bare(text: str) -> str:
+    """A text without its comments, for a look at its words; a # in a string counts as one."""
+    return _COMMENT.sub("", text)

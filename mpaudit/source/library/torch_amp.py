@@ -198,6 +198,8 @@ def step(call: Call) -> Value:
     """`scaler.step(optimizer)`."""
     optimizer = _optimizer(call)
     if optimizer is not None and not _off(call):
+        if isinstance(optimizer, Thing):
+            call.path.learn(optimizer, scaler_stepped=Const(call.path.frame.iteration))
         call.emit(
             ScalerStep(
                 at=call.span,

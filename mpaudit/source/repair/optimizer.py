@@ -5,7 +5,15 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.repair.registry import Context, alone, block_of, lines_of, repairs
+from mpaudit.source.repair.registry import (
+    Context,
+    alone,
+    block_of,
+    indentation,
+    lines_of,
+    reindent,
+    repairs,
+)
 from mpaudit.source.walk import walk
 
 
@@ -27,6 +35,33 @@ def suggest_order(context: Context) -> Fix | None:
         return None
     message = f"Move `{scheduler}.step()` behind the step of its optimizer"
     return Fix(message, (), Safety.SUGGESTION)
+
+
+@repairs("scheduler-ignores-skipped-step")
+def ask_the_scale(context: Context) -> Fix | None:
+    """Compare the scale before and behind: it changes the schedule of a run, so it is only shown."""
+    module, moved = context.module, context.statement_at(context.problem.span)
+    scaler, related = context.subject("scaler"), context.problem.related
+    stepped = context.statement_at(related[0].span) if related else None
+    message = f"Move on only where `{scaler}.get_scale()` has not fallen"
+    empty = Fix(message, (), Safety.SUGGESTION)
+    if moved is None or stepped is None or related[0].span.filename != module.filename:
+        return empty
+    block = block_of(module, stepped)
+    if moved not in block or not alone(module, moved) or not alone(module, stepped):
+        return empty
+    between = block[block.index(stepped) : block.index(moved)]
+    if not any(_calls(each, "update") for each in between):
+        return empty
+    indent, newline = indentation(module, moved), module.newline
+    first, _ = lines_of(module, stepped)
+    start, end = lines_of(module, moved)
+    body = reindent(module.text[start:end], indent, indent + "    ")
+    edits = (
+        Edit(first, first, f"{indent}scale = {scaler}.get_scale(){newline}"),
+        Edit(start, end, f"{indent}if {scaler}.get_scale() >= scale:{newline}{body}"),
+    )
+    return Fix(message, edits, Safety.SUGGESTION)
 
 
 @repairs("repeated-scaler-update")
