@@ -23,7 +23,7 @@ def arguments(program: Program) -> Iterator[tuple[Script, ast.Call]]:
 
 
 @operator("conflicting-precision-flags")
-def both_switches(program: Program) -> Iterator[Change]:
+def both_precisions(program: Program) -> Iterator[Change]:
     """`fp16=..., bf16=...` -> both True; a missing one is added."""
     for script, call in arguments(program):
         edits = []
