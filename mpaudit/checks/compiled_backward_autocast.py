@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.autocast_block import backwards, blocks, casts, is_inside
+from mpaudit.source.autocast_block import backwards, blocks, casts, function_of, is_inside
 from mpaudit.source.migrate_import import add_before, add_module
 from mpaudit.source.names import Names
 
@@ -24,26 +24,23 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
     if "compile" not in text or "autocast" not in text or "backward_pass_autocast" in text:
         return
     names = Names.of(module)
-    compiled: list[ast.expr] = [
-        node
-        for node in module.every(ast.Call)
-        if names.resolve(node.func) == "torch.compile" and not _disabled(node)
-    ]
-    compiled += [
-        each
-        for function in module.every(ast.FunctionDef)
-        for each in function.decorator_list
-        if not isinstance(each, ast.Call) and names.resolve(each) == "torch.compile"
-    ]
+    compiled = _compiled(module, names)
     known = casts(module, names)
     half = [each for each in known if each.half]
     if not compiled or not half:
         return
     around = blocks(module, names, known)
     outside = [each for each in backwards(module) if not is_inside(each, around, module)]
-    if not around or not outside:
+    trains = {_home(each, module) for each in outside}
+    called = {
+        ast.unparse(call.func)
+        for call in module.every(ast.Call)
+        if is_inside(call, around, module) and _home(call, module) in trains
+    }
+    found = [node for node, name in compiled if name in called]
+    if not found or not outside:
         return
-    first = min(compiled, key=lambda node: (node.lineno, node.col_offset))
+    first = min(found, key=lambda node: (node.lineno, node.col_offset))
     yield (
         Problem(
             "compiled-backward-autocast",
@@ -58,6 +55,31 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
         ),
         _fix(module, first),
     )
+
+
+def _compiled(module: Module, names: Names) -> list[tuple[ast.expr, str]]:
+    """Where something is compiled, and what it is called from then on."""
+    found: list[tuple[ast.expr, str]] = []
+    for node in module.every(ast.Call):
+        parent = module.parents[node]
+        if names.resolve(node.func) != "torch.compile" or _disabled(node):
+            continue
+        if isinstance(parent, ast.FunctionDef):
+            found.append((node, parent.name))
+        elif isinstance(parent, ast.Assign):
+            found += [(node, ast.unparse(target)) for target in parent.targets]
+    for function in module.every(ast.FunctionDef):
+        for each in function.decorator_list:
+            if names.resolve(each) == "torch.compile":
+                found.append((each, function.name))
+    return found
+
+
+def _home(node: ast.AST, module: Module) -> ast.AST:
+    """The class around `node`, else the function, else the module."""
+    function = function_of(node, module)
+    owner = module.parents.get(function)
+    return owner if isinstance(owner, ast.ClassDef) else function
 
 
 def _disabled(call: ast.Call) -> bool:

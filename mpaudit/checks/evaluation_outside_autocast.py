@@ -1,7 +1,7 @@
 """MP802: a model that is trained in an autocast region and evaluated without one.
 
-Told by the text of one file: the model is called in a region where backward is run, and by the same
-name without gradients in a function that enters no region and is called in none.
+Told by the text of one file: something of which `eval()` is called runs in a region where backward is
+run, and by the same name without gradients in a function that enters no region and is called in none.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
     names = Names.of(module)
     around = blocks(module, names, casts(module, names))
     trains = {function_of(each, module) for each in backwards(module)}
-    calls = [each for each in module.every(ast.Call) if _is_variable(each.func)]
+    models = {
+        ast.unparse(each.func.value)
+        for each in module.every(ast.Call)
+        if isinstance(each.func, ast.Attribute) and each.func.attr == "eval" and not each.args
+    }
+    calls = [each for each in module.every(ast.Call) if ast.unparse(each.func) in models]
     trained = {
-        _last(each.func): each
+        ast.unparse(each.func): each
         for each in calls
         if is_inside(each, around, module) and function_of(each, module) in trains
     }
@@ -43,7 +48,7 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
         return
     for call in sorted(calls, key=lambda each: (each.lineno, each.col_offset)):
         function = function_of(call, module)
-        same = trained.get(_last(call.func))
+        same = trained.get(ast.unparse(call.func))
         if same is None or function in trains or not call.args:
             continue
         if any(".float()" in module.source(each) for each in call.args):
@@ -64,17 +69,6 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
             None,
         )
         return
-
-
-def _is_variable(node: ast.expr) -> bool:
-    """Whether what is called may be a model: a name, or an attribute of `self`."""
-    if isinstance(node, ast.Attribute):
-        return isinstance(node.value, ast.Name) and node.value.id == "self"
-    return isinstance(node, ast.Name)
-
-
-def _last(node: ast.expr) -> str:
-    return ast.unparse(node)
 
 
 def _no_gradients(call: ast.Call, function: ast.AST, module: Module, names: Names) -> bool:

@@ -396,6 +396,5 @@ def _around(call: Call) -> Thing | None:
     path = call.path
     region = call.engine.region(path)
     entered = path.known(region, "@entered") if region else None
-    iteration = path.frame.iteration
     since = entered.since if isinstance(entered, Thing) else NOWHERE
-    return region if since == iteration else None
+    return region if since == path.frame.iteration else None
