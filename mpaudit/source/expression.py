@@ -120,12 +120,10 @@ class Expressions(Operators):
     def _member(self, base: Thing, name: str, node: ast.expr, path: Path) -> Value:
         owner = path.known(base, "@class")
         if base.kind == "super":
-            receiver = path.heap[(base.uid, "@self")]
-            after = path.heap[(base.uid, "@after")]
-            assert isinstance(after, Class)
-            for parent in after.bases:
+            receiver, after = path.known(base, "@self"), path.known(base, "@after")
+            for parent in after.bases if isinstance(after, Class) else ():
                 found = lookup(path, parent, name) if isinstance(parent, Class) else None
-                if isinstance(found, Function):
+                if receiver is not None and isinstance(found, Function):
                     return Bound(receiver, name, found)
             return Bound(base, name)
         if isinstance(owner, Class):
