@@ -31,11 +31,6 @@ class Broken:
         rule, span = self.problem.rule, self.problem.span
         return {(rule, span), (rule, self.judged or span)}
 
-    @property
-    def rule(self) -> str:
-        """The rule that is broken."""
-        return self.problem.rule
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -57,7 +52,6 @@ class Noted:
 
     by: type[Protocol]
     fact: Hashable
-    rule: str = ""
 
 
 Verdict = Broken | Kept | Noted

@@ -80,7 +80,7 @@ from mpaudit.source.library.registry import (
     stored,
     summary,
 )
-from mpaudit.source.library.torch_placement import attached, moved_elsewhere
+from mpaudit.source.library.torch_placement import attached
 
 FAMILIES = (
     python,
@@ -154,7 +154,6 @@ __all__ = [
     "finished",
     "harmless",
     "kind_of",
-    "moved_elsewhere",
     "operated",
     "stated_kind",
     "stored",
