@@ -98,7 +98,8 @@ def item_of(over: Value, each: Value, path: Path, identities: Identities) -> Val
     _, _, _, outer, index = identities.description(iteration[1])
     made = Thing(identities.number("item", over, outer, index), each.kind, iteration)
     for name, value in path.heap.of(each.uid):
-        path.heap[(made.uid, name)] = value
+        if name.startswith("@"):  # what one of them holds, each of the others holds for itself
+            path.heap[(made.uid, name)] = value
     return made
 
 

@@ -151,6 +151,8 @@ def _optimizer(call: Call) -> Value | None:
     optimizer = call.picked(0, "optimizer")
     if optimizer is None or isinstance(optimizer, Thing):
         return optimizer
+    if optimizer != NONE:  # an attribute of who knows what: it is another one of another owner
+        return call.engine.term("optimizer of", call.thing, optimizer)
     node = call.argument_node(0, "optimizer")
     return call.engine.term("optimizer of", call.thing, Const(ast.unparse(node) if node else ""))
 
