@@ -58,20 +58,24 @@ def is_number(value: Value | None, path: Path, identities: Identities, depth: in
     return False
 
 
-def number(value: Value | None, identities: Identities) -> float | None:
+def number(value: Value | None, identities: Identities, depth: int = 0) -> float | None:
     """The number that a value is, also behind a power (`-2 ** 32`); None where it is none."""
     if isinstance(value, Const):
         plain = value.value
         if isinstance(plain, bool) or not isinstance(plain, int | float) or abs(plain) > 1e300:
             return None
         return float(plain)
-    if not isinstance(value, Thing) or value.kind:
+    if not isinstance(value, Thing) or value.kind or depth > MAX_DEPTH:
         return None
     operation, *operands = identities.description(value.uid) or ("",)
-    parts = [number(o, identities) if isinstance(o, Value) else None for o in operands]
-    if operation not in _COMPUTED or None in parts:
+    if operation not in _COMPUTED:
         return None
-    known = [part for part in parts if part is not None]
+    known: list[float] = []
+    for operand in operands:
+        part = number(operand, identities, depth + 1) if isinstance(operand, Value) else None
+        if part is None:
+            return None
+        known.append(part)
     if operation == "Pow" and (abs(known[0]) > 1e4 or abs(known[1]) > 64 or known[0] <= 0):
         return None
     return float(_COMPUTED[operation](*known))
