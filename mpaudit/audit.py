@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from mpaudit import suppress
 from mpaudit.config import UNREADABLE, UNUSED, Selection, Target
 from mpaudit.finding import Finding
 from mpaudit.fix import Edit, Fix, Safety, chosen
-from mpaudit.inspection import check, check_document, check_text, unparsable
+from mpaudit.inspection import Asked, check, check_document, check_text, unparsable
 from mpaudit.report import Report
 from mpaudit.rewrite import replace_bytes, write_atomically
 from mpaudit.source.document import Document, from_text, read
@@ -34,7 +35,7 @@ MAX_ROUNDS = 10
 def check_content(
     data: bytes,
     filename: str,
-    selection: Selection | None = None,
+    asked: Asked = None,
     target: Target | None = None,
 ) -> Report:
     """Check bytes as if they stood in `filename`."""
@@ -42,27 +43,26 @@ def check_content(
         document = read(data, filename)
     except UnparsableError as problem:
         return Report([unparsable(problem)], checked=1)
-    return check_document(document, selection or Selection(), target, alone=False)
+    return check_document(document, asked, target, alone=False)
 
 
 def fix_content(
     data: bytes,
     filename: str,
-    selection: Selection | None = None,
+    asked: Asked = None,
     target: Target | None = None,
     *,
     unsafe: bool,
 ) -> tuple[Report, Mapping[str, tuple[str, str]], bytes]:
     """Repair bytes as if they stood in `filename`: what is left, what differs, the new bytes."""
-    selection = selection or Selection()
     try:
         before = read(data, filename)
     except UnparsableError as problem:
         return Report([unparsable(problem)], checked=1), {}, data
-    after, count = _repaired(before, selection, target, unsafe=unsafe, alone=False)
+    after, count = _repaired(before, asked, target, unsafe=unsafe, alone=False)
     if after.text == before.text:
-        return check_document(before, selection, target, alone=False), {}, data
-    report = check_document(after, selection, target, alone=False)
+        return check_document(before, asked, target, alone=False), {}, data
+    report = check_document(after, asked, target, alone=False)
     changed = dict(_changes(before, after))
     content = after.data if isinstance(after, Notebook) else after.encoding.encode(after.text)
     return replace(report, fixed={filename: count}), changed, content
@@ -70,7 +70,7 @@ def fix_content(
 
 def fix(
     paths: Sequence[Path],
-    selection: Selection | None = None,
+    asked: Asked = None,
     target: Target | None = None,
     *,
     unsafe: bool,
@@ -81,10 +81,9 @@ def fix(
     A text goes by its file's name; that of a notebook's cell by that name and `:cell 3`. Unsafe
     repairs are applied only if `unsafe`; nothing is written unless `write`.
     """
-    selection = selection or Selection()
-    report = check(paths, selection, target)
+    report = check(paths, asked, target)
     changed: dict[str, tuple[str, str]] = {}
-    fixed: dict[str, int] = {}
+    fixed: dict[str, Counter[str]] = {}
     repaired: list[Document] = []
     for filename in sorted({finding.span.filename for finding in report.findings}):
         try:
@@ -97,16 +96,16 @@ def fix(
             if each.span.filename == filename and each.name == UNUSED and each.fix
         )  # alone, the file does not show what others silence in it
         plain = before.edited(edits) if edits else before
-        after, count = _repaired(plain, selection, target, unsafe=unsafe, alone=False)
-        count += len(removed)
+        after, count = _repaired(plain, asked, target, unsafe=unsafe, alone=False)
+        count[UNUSED] += len(removed)
         if after.text != before.text:
             changed.update(_changes(before, after))
-            fixed[filename] = count
+            fixed[filename] = +count
             repaired.append(after)
     if write:
         for each in repaired:
             _write(each)
-        report = check(paths, selection, target)
+        report = check(paths, asked, target)
     return replace(report, fixed=fixed), changed
 
 
@@ -130,31 +129,31 @@ def fix_text(
 
 def _repaired(
     document: Document,
-    selection: Selection,
+    asked: Asked,
     target: Target | None,
     *,
     unsafe: bool,
     alone: bool = True,
-) -> tuple[Document, int]:
-    count = 0
-    findings = check_document(document, selection, target, alone=alone).findings
+) -> tuple[Document, Counter[str]]:
+    count: Counter[str] = Counter()
+    findings = check_document(document, asked, target, alone=alone).findings
     for _ in range(MAX_ROUNDS):
         offered = [f for f in findings if _allowed(f.fix, unsafe)]
         if not offered:
             break
         edits, applied = chosen(f.fix for f in offered if f.fix is not None)
         after = document.edited(edits)
-        left = check_document(after, selection, target, alone=alone).findings
+        left = check_document(after, asked, target, alone=alone).findings
         if _unread(left) > _unread(findings) or len(left) >= len(findings):
             break
-        count += sum(f.fix in applied for f in offered)
+        count.update(f.name for f in offered if f.fix in applied)
         document, findings = after, left
     return document, count
 
 
 def add_ignore(
     paths: Sequence[Path],
-    selection: Selection | None = None,
+    asked: Asked = None,
     target: Target | None = None,
     *,
     reason: str,
@@ -163,7 +162,7 @@ def add_ignore(
 
     What no comment can silence is left: files that cannot be read, comments that silence nothing.
     """
-    report = check(paths, selection, target)
+    report = check(paths, asked, target)
     files: dict[str, list[Finding]] = {}
     for finding in report.findings:
         if finding.name not in (UNREADABLE, UNUSED):
@@ -172,7 +171,7 @@ def add_ignore(
         document = read(Path(filename).read_bytes(), filename)
         edits = list(_comments(document, findings, reason))
         _write(document.edited(edits))
-    after = check(paths, selection, target)
+    after = check(paths, asked, target)
     return after, len(report.findings) - len(after.findings)
 
 

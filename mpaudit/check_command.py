@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mpaudit import audit
-from mpaudit.config import UNREADABLE, Selection, Target
+from mpaudit.config import UNREADABLE
 from mpaudit.errors import MpauditError
-from mpaudit.render import concise, diff, formats
+from mpaudit.render import concise, diff, fixes, formats, settings
 from mpaudit.report import Report, count
+from mpaudit.settings import Configuration
+from mpaudit.settings.exclusion import Exclusion
+from mpaudit.source.discovery import files
 
 STDIN = Path("-")
 
@@ -20,14 +23,19 @@ class Wanted:
     """The options of a check; `stdin_filename` names what comes from standard input."""
 
     paths: tuple[Path, ...]
-    selection: Selection
-    target: Target
+    configuration: Configuration
     fix: bool = False
+    fix_only: bool = False
     unsafe_fixes: bool = False
+    show_fixes: bool = False
     diff: bool = False
     add_ignore: str | None = None
     output_format: str = "full"
     statistics: bool = False
+    exit_zero: bool = False
+    exit_non_zero_on_fix: bool = False
+    show_files: bool = False
+    show_settings: bool = False
     stdin_filename: Path | None = None
 
     @property
@@ -55,6 +63,8 @@ def run(wanted: Wanted, stdin: Callable[[], bytes], *, colour: bool) -> Outcome:
         raise MpauditError("check: --add-ignore cannot be combined with --fix or --diff")
     if wanted.statistics and wanted.diff:
         raise MpauditError("check: --statistics cannot be combined with --diff")
+    if wanted.show_files or wanted.show_settings:
+        return _shown(wanted)
     content = None
     if wanted.reads_stdin:
         report, changes, content = _of_stdin(wanted, stdin)
@@ -63,28 +73,51 @@ def run(wanted: Wanted, stdin: Callable[[], bytes], *, colour: bool) -> Outcome:
     report = replace(report, unsafe_fixes=wanted.unsafe_fixes, fixing=wanted.fix)
     notes = [f"warning: {each}" for each in report.warnings]
     if wanted.diff:
-        return _difference(report, changes, notes, colour=colour)
+        outcome = _difference(report, changes, notes, colour=colour)
+        return replace(outcome, broken=outcome.broken and not wanted.exit_zero)
     if wanted.add_ignore is not None:
-        notes.append(f"Silenced {count(sum(report.fixed.values()), 'finding')}.")
+        silenced = sum(sum(each.values()) for each in report.fixed.values())
+        notes.append(f"Silenced {count(silenced, 'finding')}.")
         report = replace(report, fixed={})
-    render = formats.counted if wanted.statistics else formats.rendered
-    text = render(report, wanted.output_format, colour=colour)
-    return Outcome(text, bool(report.findings), notes, content)
+    broken = not wanted.exit_zero and bool(report.findings)
+    if wanted.fix_only:
+        text = fixes.alone(report, listed=wanted.show_fixes)
+        unread = _unread(report)
+        notes += unread
+        broken = not wanted.exit_zero and bool(unread)
+    else:
+        render = formats.counted if wanted.statistics else formats.rendered
+        report = replace(report, listing=wanted.show_fixes)
+        text = render(report, wanted.output_format, colour=colour)
+    if wanted.exit_non_zero_on_fix and report.fixed:
+        broken = True
+    return Outcome(text, broken, notes, content)
+
+
+def _shown(wanted: Wanted) -> Outcome:
+    """What would be checked, and how, instead of checking it."""
+    found = files(wanted.paths or (Path(),), Exclusion(wanted.configuration))
+    if wanted.show_files:
+        return Outcome("".join(f"{each.absolute()}\n" for each in sorted(found)), broken=False)
+    if not found:
+        raise MpauditError("check: no file is left whose settings could be shown")
+    path = min(found)
+    return Outcome(settings.render(wanted.configuration.of(path), path), broken=False)
 
 
 Changes = Mapping[str, tuple[str, str]]
 
 
 def _of_files(wanted: Wanted) -> tuple[Report, Changes]:
-    paths, selection, target = wanted.paths or (Path(),), wanted.selection, wanted.target
+    paths, asked = wanted.paths or (Path(),), wanted.configuration
     if wanted.add_ignore is not None:
         reason = " ".join(wanted.add_ignore.split())
-        report, silenced = audit.add_ignore(paths, selection, target, reason=reason)
-        return replace(report, fixed={"": silenced}), {}
+        report, silenced = audit.add_ignore(paths, asked, reason=reason)
+        return replace(report, fixed={"": {"": silenced}}), {}
     if wanted.fix or wanted.diff:
         write = wanted.fix and not wanted.diff
-        return audit.fix(paths, selection, target, unsafe=wanted.unsafe_fixes, write=write)
-    return audit.check(paths, selection, target), {}
+        return audit.fix(paths, asked, unsafe=wanted.unsafe_fixes, write=write)
+    return audit.check(paths, asked), {}
 
 
 def _of_stdin(wanted: Wanted, stdin: Callable[[], bytes]) -> tuple[Report, Changes, bytes | None]:
@@ -92,9 +125,9 @@ def _of_stdin(wanted: Wanted, stdin: Callable[[], bytes]) -> tuple[Report, Chang
         raise MpauditError("check: --add-ignore writes to files and takes no standard input")
     filename, data = str(wanted.stdin_filename or STDIN), stdin()
     if not (wanted.fix or wanted.diff):
-        return audit.check_content(data, filename, wanted.selection, wanted.target), {}, None
+        return audit.check_content(data, filename, wanted.configuration), {}, None
     report, changes, content = audit.fix_content(
-        data, filename, wanted.selection, wanted.target, unsafe=wanted.unsafe_fixes
+        data, filename, wanted.configuration, unsafe=wanted.unsafe_fixes
     )
     return report, changes, None if wanted.diff else content
 
@@ -103,11 +136,17 @@ def _difference(report: Report, changes: Changes, notes: list[str], *, colour: b
     """What a fix would change; what cannot be read cannot be called clean either."""
     hidden = count(report.hidden(), "additional fix")
     more = f" ({hidden} available with `--unsafe-fixes`)" if report.hidden() else ""
-    fixed = sum(report.fixed.values())
+    fixed = report.repaired
     outcome = f"Would fix {count(fixed, 'error')}" if fixed else "No errors would be fixed"
-    unread = [each for each in report.findings if each.name == UNREADABLE]
-    if unread:
-        shown = replace(report, findings=unread, fixed={}, fixing=False)
-        notes.append(concise.render(shown).rstrip("\n"))
+    unread = _unread(report)
+    notes += unread
     notes.append(f"{outcome}{more}.")
     return Outcome(diff.render(changes, colour=colour), bool(changes or unread), notes)
+
+
+def _unread(report: Report) -> list[str]:
+    """The findings about files that nobody can read, which are said whatever is asked for."""
+    unread = [each for each in report.findings if each.name == UNREADABLE]
+    if not unread:
+        return []
+    return [concise.render(replace(report, findings=unread, fixed={}, fixing=False)).rstrip("\n")]

@@ -10,14 +10,10 @@ from typing import Any, NoReturn
 
 import click
 
-from mpaudit import __version__
+from mpaudit import __version__, options
 from mpaudit.errors import MpauditError
 
 CLEAN, FINDINGS, FAILED = 0, 1, 2
-CHECK_FORMATS = (
-    *("full", "concise", "grouped", "json", "json-lines", "junit", "github", "gitlab"),
-    *("pylint", "rdjson", "sarif"),
-)
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 
 
@@ -116,7 +112,7 @@ def _deliver(text: str, output: Path | None) -> None:
     return None
 
 
-_PATH = click.Path(path_type=Path)
+_PATH = options.PATH
 
 
 @click.group(
@@ -135,70 +131,15 @@ def main(context: click.Context) -> int:
 
 @main.command(cls=CheckCommand)
 @click.argument("paths", nargs=-1, type=_PATH)
-@click.option("--fix", is_flag=True, help="Apply the safe fixes, and say what is left.")
-@click.option("--unsafe-fixes", is_flag=True, help="Take the unsafe fixes as well.")
-@click.option("--diff", is_flag=True, help="Show what --fix would change and write nothing.")
-@click.option(
-    "--add-ignore",
-    metavar="[=REASON]",
-    help="Silence what is found by comments in the files, with a reason or without.",
-)
-@click.option(
-    "--select",
-    multiple=True,
-    metavar="RULES",
-    help="Only these: codes, names, starts of codes (MP1), ALL; separated by commas.",
-)
-@click.option("--ignore", multiple=True, metavar="RULES", help="Not these.")
-@click.option(
-    "--target-keras",
-    type=click.Choice(["2", "3"]),
-    help="What keras and tf.keras are, where neither imports nor requirements tell.",
-)
-@click.option(
-    "--target-torch",
-    metavar="VERSION",
-    help="The oldest torch the code must run with (2.4), whatever the project requires.",
-)
-@click.option(
-    "--output-format",
-    type=click.Choice(CHECK_FORMATS),
-    default="full",
-    show_default=True,
-    envvar="MPAUDIT_OUTPUT_FORMAT",
-)
-@click.option("-o", "--output-file", type=_PATH, metavar="FILE", help="Write to FILE.")
-@click.option("--statistics", is_flag=True, help="Count the findings of each rule.")
-@click.option("-e", "--exit-zero", is_flag=True, help="Exit with 0 in spite of findings.")
-@click.option(
-    "--stdin-filename",
-    type=_PATH,
-    metavar="FILE",
-    help="What standard input (the path -) is called.",
-)
-def check(
-    paths: tuple[Path, ...],
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    target_keras: str | None,
-    target_torch: str | None,
-    output_file: Path | None,
-    exit_zero: bool,
-    **options: Any,
-) -> int:
+@options.options
+def check(paths: tuple[Path, ...], output_file: Path | None, **given: Any) -> int:
     """Find mistakes in PATHS (files or folders; default: this folder) without running them.
 
     Exit code 0: clean, or all repaired; 1: findings; 2: it could not be done.
     """
     from mpaudit import check_command
-    from mpaudit.config import Selection, Target, selectors, version
 
-    selection = Selection(selectors(select), selectors(ignore))
-    target = Target(
-        keras=int(target_keras) if target_keras else None,
-        torch=version(target_torch, "--target-torch") if target_torch is not None else None,
-    )
-    wanted = check_command.Wanted(paths, selection, target, **options)
+    wanted = options.wanted(paths, given)
     colour = output_file is None and _coloured()
     outcome = check_command.run(wanted, sys.stdin.buffer.read, colour=colour)
     for note in outcome.notes:
@@ -208,7 +149,7 @@ def check(
     else:  # standard output is for the repaired text, as in ruff
         sys.stdout.buffer.write(outcome.content)
         click.echo(outcome.text, err=True, nl=False)
-    return FINDINGS if outcome.broken and not exit_zero else CLEAN
+    return FINDINGS if outcome.broken else CLEAN
 
 
 @main.command(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from mpaudit.errors import MpauditError
-from mpaudit.rule import Rule, catalogue
+from mpaudit.rule import Rule, Severity, catalogue
 
 UNREADABLE = "unparsable-source"
 """Only its own name or code turns this rule off: a file that nobody could read is not clean."""
@@ -23,7 +23,7 @@ _ALL, _EXACT = 1, 9  # a prefix lies between: its length, 2 (MP) to 4 (MP10)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The frameworks that the code is for, where the user says so: a statement of the command line.
+    """The frameworks that the code is for, where the user says so.
 
     `keras` is 2 or 3; `torch` the oldest (major, minor) that the code must run with. None leaves it to
     the code's imports and to the requirements of its project.
@@ -47,35 +47,60 @@ class Selection:
 
     A selector is a code (MP104), a name (missing-scaler-update), the start of codes (MP1, MP10) or
     ALL, in any case. As in ruff the more specific selector wins, whichever list it stands in, and
-    `ignore` wins between equals. Preview rules answer to their own code or name only.
+    `ignore` wins between equals. `extend` adds to what is on without `select`. What none of these
+    decides, the selection `below` does: that of a file, below that of the command line. Preview rules
+    answer to their own code or name only, unless `preview` makes them rules like others.
     Raises MpauditError for a selector that matches no rule.
     """
 
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    extend: tuple[str, ...] = ()
+    below: Selection | None = None
+    preview: bool = False
 
     def __post_init__(self) -> None:
-        for option, selectors in (("--select", self.select), ("--ignore", self.ignore)):
-            for selector in selectors:
-                _known(selector, option)
+        named = {"--select": self.select, "--ignore": self.ignore, "--extend-select": self.extend}
+        for option, words in named.items():
+            for word in words:
+                known(word, option)
+
+    @property
+    def widened(self) -> bool:
+        """Whether rules may be on that are off by default."""
+        own = bool(self.select or self.extend or self.preview)
+        return own or (self.below is not None and self.below.widened)
 
     def switched_off(self, rule: Rule) -> bool:
         """Whether `rule` is off: ignored, or off by default and not selected.
 
         Rules that are on, but not among those selected, are not.
         """
-        ignored = any(_fit(each, rule) for each in self.ignore)
-        return not self.includes(rule) and (ignored or not rule.default)
+        return not self.includes(rule) and (self._ignores(rule) or not self._default(rule))
 
     def includes(self, rule: Rule) -> bool:
         """Whether findings of `rule` are wanted."""
-        wanted = max((_fit(each, rule) for each in self.select), default=0)
-        unwanted = max((_fit(each, rule) for each in self.ignore), default=0)
+        wanted = max((self._fit(each, rule) for each in (*self.select, *self.extend)), default=0)
+        unwanted = max((self._fit(each, rule) for each in self.ignore), default=0)
         if rule.name == UNREADABLE:
-            return unwanted < _EXACT
-        if unwanted:
+            if unwanted == _EXACT:
+                return False
+            return wanted == _EXACT or self.below is None or self.below.includes(rule)
+        if wanted or unwanted:
             return wanted > unwanted
-        return bool(wanted) if self.select else rule.default
+        if self.select:
+            return False
+        return self._default(rule) if self.below is None else self.below.includes(rule)
+
+    def _ignores(self, rule: Rule) -> bool:
+        own = any(self._fit(each, rule) for each in self.ignore)
+        return own or (self.below is not None and self.below._ignores(rule))
+
+    def _default(self, rule: Rule) -> bool:
+        return rule.default or (self.preview and rule.severity is not Severity.ADVICE)
+
+    def _fit(self, selector: str, rule: Rule) -> int:
+        return fit(selector, rule, preview=self.preview)
 
 
 def of_script() -> Selection:
@@ -104,12 +129,15 @@ def _words() -> Iterator[str]:
         yield rule.name
 
 
-def _fit(selector: str, rule: Rule) -> int:
-    """How specifically `selector` names `rule`; 0 if it does not."""
+def fit(selector: str, rule: Rule, *, preview: bool = True) -> int:
+    """How specifically `selector` names `rule`; 0 if it does not.
+
+    A preview rule answers to other words than its own code and name only if `preview`.
+    """
     word = selector.upper()
     if word in (rule.code, rule.name.upper()):
         return _EXACT
-    if rule.preview:
+    if rule.preview and not preview:
         return 0
     if word == "ALL":
         return _ALL
@@ -120,11 +148,14 @@ def _is_prefix(word: str) -> bool:
     return word.startswith("MP") and len(word) < len("MP104")
 
 
-def _known(selector: str, option: str) -> None:
+def known(selector: str, option: str) -> None:
+    """Raises MpauditError, naming `option` and the nearest word, for a selector without a rule."""
     word = selector.upper()
+    if word == "ALL":
+        return
     codes = [rule.code for rule in catalogue().values()]
     names = [rule.name.upper() for rule in catalogue().values()]
-    if word == "ALL" or word in codes or word in names:
+    if word in codes or word in names:
         return
     if _is_prefix(word) and any(code.startswith(word) for code in codes):
         return

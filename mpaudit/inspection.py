@@ -18,6 +18,8 @@ from mpaudit.fix import Fix
 from mpaudit.protocols.protocol import Verdict, settle
 from mpaudit.report import Report
 from mpaudit.rule import Rule, rule
+from mpaudit.settings import Configuration
+from mpaudit.settings.exclusion import Exclusion
 from mpaudit.source.analysis import Engine
 from mpaudit.source.discovery import concerns, files, importers
 from mpaudit.source.document import Document, Script, from_text, read
@@ -44,6 +46,12 @@ class _Run:
     warnings: list[str] = field(default_factory=list)
     exhausted: set[str] = field(default_factory=set)
     folders: Sequence[Path] | None = ()
+    configuration: Configuration = field(default_factory=Configuration.of_rules)
+
+    def selection(self, filename: str) -> Selection:
+        """The rules that are on in a file."""
+        path = Path(filename)
+        return self.configuration.of(path).of(path)
 
     def knows_callers(self, document: Document) -> bool:
         """Whether all files were checked that may use a file: those of its project."""
@@ -61,12 +69,16 @@ class _Run:
         return root is None or any(folder == root or folder in root.parents for folder in around)
 
 
-def check(
-    paths: Sequence[Path], selection: Selection | None = None, target: Target | None = None
-) -> Report:
+Asked = Selection | Configuration | None
+"""What a check is asked for: rules, the same for all files, or settings by file; None: the default."""
+
+
+def check(paths: Sequence[Path], asked: Asked = None, target: Target | None = None) -> Report:
     """Check files and folders. Raises MpauditError for a path that is not there."""
-    found = files(paths)
-    run = _Run(Project(target), folders=[path for path in paths if path.is_dir()])
+    run = _run(asked, target, [path for path in paths if path.is_dir()])
+    found = files(paths, Exclusion(run.configuration))
+    if not found:
+        run.warnings.append("no Python file or notebook is left to be checked: all are excluded")
     with _uncollected():
         for path in found:
             run.project.add(path)
@@ -74,29 +86,36 @@ def check(
         gated = {Path(module.filename) for module in run.modules}
         for path in importers(sorted(gated), [path for path in found if path not in gated]):
             _read_importer(run, path)
-        return _report(run, selection or Selection(), len(found))
+        return _report(run, len(found))
+
+
+def _run(asked: Asked, target: Target | None, folders: Sequence[Path] | None) -> _Run:
+    if not isinstance(asked, Configuration):
+        asked = Configuration.of_rules(asked, target)
+    project = Project(lambda path: asked.of(path).target)
+    return _Run(project, folders=folders, configuration=asked)
 
 
 def check_text(
-    text: str, filename: str, selection: Selection | None = None, target: Target | None = None
+    text: str, filename: str, asked: Asked = None, target: Target | None = None
 ) -> list[Finding]:
     """Check one text as if it stood in `filename`; a notebook's text is its JSON."""
     try:
         document = from_text(text, filename)
     except UnparsableError as problem:
         return [unparsable(problem)]
-    return list(check_document(document, selection or Selection(), target).findings)
+    return list(check_document(document, asked, target).findings)
 
 
 def check_document(
-    document: Document, selection: Selection, target: Target | None, *, alone: bool = True
+    document: Document, asked: Asked, target: Target | None, *, alone: bool = True
 ) -> Report:
     """Check one file's content; unless it is `alone`, others may use it that are not looked at."""
-    run = _Run(Project(target), folders=None if alone else ())
+    run = _run(asked, target, None if alone else ())
     run.project.add(Path(document.filename))
     with _uncollected():
         _parse(run, document)
-        return _report(run, selection, 1)
+        return _report(run, 1)
 
 
 @contextmanager
@@ -162,7 +181,7 @@ def _read_importer(run: _Run, path: Path) -> None:
     run.importers.append(module)
 
 
-def _report(run: _Run, selection: Selection, checked: int) -> Report:
+def _report(run: _Run, checked: int) -> Report:
     engine = Engine(run.project)
     verdicts: list[Verdict] = []
     for module in (*run.modules, *run.importers):
@@ -171,7 +190,8 @@ def _report(run: _Run, selection: Selection, checked: int) -> Report:
             run.exhausted.add(module.filename)
             run.warnings.append(_too_large(module, engine.exhausted))
     for module in run.modules:
-        for look in (*CHECKS, *(ADVICE if selection.select else ())):
+        widened = run.selection(module.filename).widened
+        for look in (*CHECKS, *(ADVICE if widened else ())):
             run.problems.extend(look(module))
     settled = settle(verdicts)
     for problem in settled:
@@ -181,7 +201,7 @@ def _report(run: _Run, selection: Selection, checked: int) -> Report:
                 run.documents[there.filename] = Script(there.filename, there.text, there.encoding)
             here = [p for p in settled if p.span.filename == problem.span.filename]
             run.problems.append((problem, repair(Context(problem, there, here))))
-    standing = _unsuppressed([_stamp(each) for each in run.problems], run, selection)
+    standing = _standing([_stamp(each) for each in run.problems], run)
     sources = {name: document.text for name, document in run.documents.items()}
     cells = {name: each.cells for name, each in run.documents.items() if each.cells}
     return Report(
@@ -237,7 +257,7 @@ def _stamp(found: tuple[Problem, Fix | None]) -> Finding:
     )
 
 
-def _unsuppressed(findings: list[Finding], run: _Run, selection: Selection) -> list[Finding]:
+def _standing(findings: list[Finding], run: _Run) -> list[Finding]:
     """The selected findings that no comment silences, and those about comments that do nothing."""
     comments = {
         name: suppress.read(document.code, name, document.cells)
@@ -249,13 +269,13 @@ def _unsuppressed(findings: list[Finding], run: _Run, selection: Selection) -> l
         there = comments.get(finding.span.filename)
         covering = there.covering(finding) if there is not None else []
         used.update((id(each), each.word_for(finding) or "") for each in covering)
-        if not covering and selection.includes(rule(finding.name)):
+        if not covering and run.selection(finding.span.filename).includes(rule(finding.name)):
             standing.append(finding)
     for name, found in comments.items():
         run.warnings.extend(found.warnings)
-        if found.comments and selection.includes(rule(UNUSED)):
-            standing += _unused(found, used, run, run.documents[name], selection)
-    return standing
+        if found.comments and run.selection(name).includes(rule(UNUSED)):
+            standing += _unused(found, used, run, run.documents[name])
+    return [run.configuration.of(Path(each.span.filename)).stamped(each) for each in standing]
 
 
 def _unused(
@@ -263,7 +283,6 @@ def _unused(
     used: suppress.Used,
     run: _Run,
     document: Document,
-    selection: Selection,
 ) -> Iterator[Finding]:
     """Comments that silence nothing, where that is certain.
 
@@ -276,7 +295,7 @@ def _unused(
         tree = (run.project.checked(document.filename) or document.module()).tree
     except UnparsableError:
         return
-    whole = run.knows_callers(document)
+    whole, selection = run.knows_callers(document), run.selection(document.filename)
 
     def judged(comment: suppress.Suppression, of: Rule) -> bool:
         known = whole or not _meets_a_body(tree, comment.first, comment.last)

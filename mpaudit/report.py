@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from mpaudit.cell import Cell, at
 from mpaudit.finding import Finding, Position, Span
 from mpaudit.fix import Safety
+from mpaudit.rule import rule
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
@@ -23,19 +24,20 @@ class Report:
     `findings` are kept in order of file, cell, row, column and code. `sources` holds the decoded
     text of at least every file with findings, by the filename their spans use; of a notebook it is
     the text of its code cells, and `cells` says where in it each one is. `checked` counts the files
-    that were looked at, `fixed` the findings repaired in each file. `warnings` are lines for stderr
-    about things that are no findings. `unsafe_fixes` says whether unsafe repairs were asked for,
-    `fixing` whether repairs were to be applied.
+    that were looked at, `fixed` the findings repaired in each file, by the rule's name. `warnings`
+    are lines for stderr about things that are no findings. `unsafe_fixes` says whether unsafe repairs
+    were asked for, `fixing` whether repairs were to be applied, `listing` whether they are to be listed.
     """
 
     findings: Sequence[Finding]
     sources: Mapping[str, str] = field(default_factory=dict)
     checked: int = 0
-    fixed: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     cells: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
     unsafe_fixes: bool = False
     fixing: bool = False
+    listing: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "findings", tuple(sorted(self.findings, key=_order)))
@@ -66,7 +68,9 @@ class Report:
 
     def summary(self) -> tuple[str, ...]:
         """The closing lines, in ruff's words."""
-        fixed, left = sum(self.fixed.values()), len(self.findings)
+        fixed, left = self.repaired, len(self.findings)
+        if self.listing and fixed:
+            return (*self.repairs(), *replace(self, listing=False).summary())
         if not fixed and not left:
             return ("All checks passed!",)
         found = f"Found {count(fixed + left, 'error')}"
@@ -77,6 +81,21 @@ class Report:
             more = f" ({unsafe})" if self.hidden() else ""
             return (first, f"[*] {now} fixable with `--fix`{more}.")
         return (first, f"{unsafe}.") if self.hidden() else (first,)
+
+    def repairs(self) -> tuple[str, ...]:
+        """What was repaired in each file, rule by rule, in ruff's words."""
+        lines = ["", f"Fixed {count(self.repaired, 'error')}:"]
+        for filename, names in sorted(self.fixed.items()):
+            lines.append(f"- {shown(filename)}:")
+            ordered = sorted(names.items(), key=lambda each: (-each[1], rule(each[0]).code))
+            wide = max((len(str(number)) for _, number in ordered), default=0)
+            lines += [f"    {n:>{wide}} × {rule(name).code} ({name})" for name, n in ordered]
+        return (*lines, "")
+
+    @property
+    def repaired(self) -> int:
+        """How many findings were repaired."""
+        return sum(sum(each.values()) for each in self.fixed.values())
 
     def hidden(self) -> int:
         """How many findings only `--unsafe-fixes` would repair."""

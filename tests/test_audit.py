@@ -48,7 +48,8 @@ def test_a_fix_keeps_every_other_byte(tmp_path, before, after):
     report, changed = audit.fix([path], unsafe=False, write=True)
     assert path.read_bytes() == after
     assert not report.findings
-    assert report.fixed == {str(path): 1}
+    assert report.repaired == 1
+    assert list(report.fixed) == [str(path)]
     assert list(changed) == [str(path)]
 
 

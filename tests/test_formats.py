@@ -14,9 +14,10 @@ from urllib.parse import unquote
 import pytest
 from click.testing import CliRunner, Result
 
-from mpaudit.cli import CHECK_FORMATS, main
+from mpaudit.cli import main
 from mpaudit.finding import Finding, Position, Related, Span
 from mpaudit.fix import Edit, Fix, Safety
+from mpaudit.output_format import CHECK_FORMATS
 from mpaudit.render import formats, github, junit, pylint, rdjson, sarif
 from mpaudit.render.identity import fingerprints
 from mpaudit.report import Report

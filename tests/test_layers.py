@@ -16,6 +16,7 @@ MAX_LINES = 400
 ALLOWED = {
     "errors": set(),
     "autocast_lists": set(),
+    "output_format": set(),
     "rule": {"errors"},
     "fix": set(),
     "finding": {"fix", "rule"},
@@ -24,7 +25,8 @@ ALLOWED = {
     "config": {"errors", "rule"},
     "suppress": {"cell", "config", "finding", "fix", "rule"},
     "explain": {"config", "errors", "rule"},
-    "report": {"cell", "finding", "fix"},
+    "report": {"cell", "finding", "fix", "rule"},
+    "settings": {"config", "errors", "finding", "fix", "output_format", "report", "rule"},
     "protocols": {"event", "finding"},
     "source": {
         *("autocast_lists", "cell", "config", "errors", "event", "finding", "fix", "protocols"),

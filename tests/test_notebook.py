@@ -182,7 +182,8 @@ def test_a_fix_changes_the_source_of_one_cell_and_no_other_byte(
     report, changed = audit.fix([path], unsafe=False, write=True)
     assert path.read_bytes() == data(f"{LOOP}\n{UPDATE}")
     assert not report.findings
-    assert report.fixed == {str(path): 1}
+    assert report.repaired == 1
+    assert list(report.fixed) == [str(path)]
     assert list(changed) == [f"{path}:cell 3"]
 
 

@@ -175,7 +175,7 @@ def test_a_comment_that_is_used_by_a_caller_survives_a_fix(tmp_path: Path) -> No
     (tmp_path / "train.py").write_text(TRAIN)
     report, _ = audit.fix([tmp_path], unsafe=True, write=True)
     assert not report.findings
-    assert report.fixed == {str(tmp_path / "helper.py"): 1}
+    assert report.fixed == {str(tmp_path / "helper.py"): {UNUSED: 1}}
     assert (tmp_path / "helper.py").read_text() == HELPER + "\n\nx = 1\n"
 
 

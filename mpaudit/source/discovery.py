@@ -6,31 +6,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from mpaudit.errors import MpauditError
 
-SKIPPED = frozenset(
-    [
-        ".git",
-        ".hg",
-        ".svn",
-        ".tox",
-        ".nox",
-        ".venv",
-        "venv",
-        ".mypy_cache",
-        ".pytest_cache",
-        ".ruff_cache",
-        "__pycache__",
-        "node_modules",
-        ".eggs",
-        "build",
-        "dist",
-        "site-packages",
-        "__pypackages__",
-        ".ipynb_checkpoints",
-    ]
-)
 SUFFIXES = (".py", ".ipynb")
 _NAMES = (
     *(b"GradScaler", b"autocast", b"unscale_", b"float16", b".half(", b"torch.half"),
@@ -121,28 +100,53 @@ def _bytes(path: Path) -> bytes:
         return b""
 
 
-def files(paths: Sequence[Path]) -> list[Path]:
-    """The Python files and notebooks that `paths` name, each once, in order.
+class LeftOut(Protocol):
+    """Says whether the absolute path of a file, or of a `folder`, is not to be looked at."""
 
-    Raises MpauditError for a path that does not exist or that holds no such file.
+    def __call__(self, path: str, *, folder: bool) -> bool:
+        """Whether it is left out."""
+        ...
+
+    def forced(self, path: Path) -> bool:
+        """Whether it is left out even if it is named."""
+        ...
+
+
+def files(paths: Sequence[Path], left_out: LeftOut) -> list[Path]:
+    """The Python files and notebooks that `paths` name, each once, in order; some are `left_out`.
+
+    Raises MpauditError for a path that does not exist, or a folder that holds no such file at all.
     """
     found: dict[Path, None] = {}
     for path in paths:
+        if not path.exists():
+            raise MpauditError(f"{path}: no such file or folder")
+        if left_out.forced(path):
+            continue
         if path.is_dir():
-            inside = list(_walk(path))
-            if not inside:
+            skipped: list[str] = []
+            inside = list(_walk(path, left_out, skipped))
+            if not inside and not skipped:
                 raise MpauditError(f"{path}: there is no Python file or notebook in this folder")
             found.update(dict.fromkeys(inside))
-        elif path.exists():
-            found[path] = None
         else:
-            raise MpauditError(f"{path}: no such file or folder")
+            found[path] = None
     return list(found)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, names, filenames in os.walk(folder):
-        names[:] = sorted(name for name in names if name not in SKIPPED)
+def _walk(folder: Path, left_out: LeftOut, skipped: list[str]) -> Iterator[Path]:
+    """The files in a folder; what is left out goes to `skipped`."""
+    top = str(folder)
+    absolute = os.path.abspath(top)  # noqa: PTH100 - as text, for it is asked for every file
+    for root, names, filenames in os.walk(top):
+        here = absolute + root[len(top) :]
+        kept: list[str] = []
+        for name in sorted(names):
+            (skipped if left_out(f"{here}/{name}", folder=True) else kept).append(name)
+        names[:] = kept
         for filename in sorted(filenames):
             if filename.endswith(SUFFIXES):
-                yield Path(root, filename)
+                if left_out(f"{here}/{filename}", folder=False):
+                    skipped.append(filename)
+                else:
+                    yield Path(root, filename)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from mpaudit.config import Target
@@ -45,11 +46,12 @@ _MAX_LEVELS = 8
 class Project:
     """Finds and parses the modules that files of one run import from each other.
 
-    `target` is what the user says that they are for.
+    `target` is what the user says that they are for, the same for all, or by file.
     """
 
-    def __init__(self, target: Target | None = None) -> None:
-        self.target = target or Target()
+    def __init__(self, target: Target | Callable[[Path], Target] | None = None) -> None:
+        stated = target or Target()
+        self.target = (lambda _: stated) if isinstance(stated, Target) else stated
         self._modules: dict[Path, Module | None] = {}
         self._exists: dict[Path, bool] = {}
         self._names: dict[Path, str] = {}
@@ -58,7 +60,7 @@ class Project:
         """Make a file known by the name the user gave it, with its module if it was parsed."""
         self._names[path.absolute()] = str(path)
         if module is not None:
-            module.target = self.target
+            module.target = self.target(path)
             self._modules[path.absolute()] = module
 
     def checked(self, filename: str) -> Module | None:
@@ -109,7 +111,7 @@ class Project:
         if path not in self._modules:
             try:
                 module = self._modules[path] = Module.read(path, self._names.get(path))
-                module.target = self.target
+                module.target = self.target(path)
             except (UnparsableError, OSError):
                 self._modules[path] = None
         return self._modules[path]
