@@ -269,3 +269,17 @@ def test_the_list_of_rules() -> None:
     assert len(lines) == len(known)
     assert any(each.startswith("MP104  missing-scaler-update ") for each in lines)
     assert rules.markdown(known).count("\n") == len(known) + 2
+
+
+def test_the_list_of_rules_says_who_can_see_each() -> None:
+    columns = {
+        each.split()[0]: each.split()[2:4]
+        for each in rules.text(list(catalogue().values())).splitlines()
+    }
+    assert columns["MP104"] == ["error", "both"]
+    assert columns["MP105"][1] == "both"
+    assert columns["MP001"] == ["error", "source"]
+    assert columns["MP901"] == ["error", "run"]
+    table = rules.markdown([rule("missing-scaler-update"), rule("activation-overflow")])
+    assert "| error | both | safe |" in table
+    assert "| error | run | none |" in table

@@ -23,6 +23,11 @@ def entry(rule: Rule) -> dict[str, object]:
     }
 
 
+def seen(rule: Rule) -> str:
+    """Who can see it: the "source", a "run", or "both"."""
+    return "both" if len(rule.seen_by) > 1 else rule.seen_by[0]
+
+
 def data(rules: Sequence[Rule]) -> str:
     """A JSON list of objects."""
     return json.dumps([entry(rule) for rule in rules], indent=2) + "\n"
@@ -37,7 +42,7 @@ def text(rules: Sequence[Rule], *, colour: bool = False) -> str:
         kind = rule.severity.value
         fix = "" if rule.fix == "none" else f"{rule.fix} fix"
         mark = " (preview)" if rule.preview else "" if rule.default else " (off unless selected)"
-        columns = f"{paint(f'{kind:7}', kind)}  {fix:14}  {rule.summary}{mark}"
+        columns = f"{paint(f'{kind:7}', kind)}  {seen(rule):6}  {fix:14}  {rule.summary}{mark}"
         lines.append(f"{rule.code}  {rule.name:{wide}}  {columns}")
     return "\n".join(lines) + "\n"
 
@@ -47,9 +52,6 @@ def markdown(rules: Sequence[Rule]) -> str:
     lines = ["| code | name | severity | seen by | fix | what |", "|---|---|---|---|---|---|"]
     for rule in rules:
         name = f"[{rule.name}]({rule.url}){' (preview)' if rule.preview else ''}"
-        seen = ", ".join(rule.seen_by)
-        summary = rule.summary.replace("|", "\\|")
-        lines.append(
-            f"| {rule.code} | {name} | {rule.severity.value} | {seen} | {rule.fix} | {summary} |"
-        )
+        columns = rule.severity.value, seen(rule), rule.fix, rule.summary.replace("|", "\\|")
+        lines.append(f"| {rule.code} | {name} | {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
