@@ -420,6 +420,48 @@ def test_calibration_of_the_loss_scale_is_benign(tmp_path: Path, mode: str) -> N
     assert problems == []
 
 
+@pytest.mark.parametrize("mode", ["eager", "function", "fit"])
+def test_a_loss_scale_that_falls_for_ever_is_a_finding(tmp_path: Path, mode: str) -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+
+    def spread(_, outputs):
+        apart = outputs[:, None] - outputs[None]  # a row is at no distance from itself
+        return -tf.reduce_mean(tf.sqrt(tf.reduce_sum(apart * apart, axis=-1)))
+
+    with watched(tmp_path):
+        model = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(2, dtype="float32")])
+        model.build((None, 3))
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+
+        def step(inputs):
+            with tf.GradientTape() as tape:
+                loss = optimizer.scale_loss(spread(None, model(inputs)))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+        inputs = samples(4, 3)
+        if mode == "fit":
+            model.compile(optimizer, spread, jit_compile=False)
+            model.fit(inputs, inputs, batch_size=4, epochs=24, verbose=0)
+        else:
+            run = compiled(step, mode)
+            for _ in range(24):
+                run(inputs)
+        applied, scale = int(optimizer.iterations.numpy()), float(optimizer.dynamic_scale)
+    assert (applied, scale) == (0, 2.0**15 / 2**24)
+    with read(tmp_path) as reader:
+        problems = [each for each in reader.problems() if each.rule == "loss-scale-collapse"]
+        incidents = reader.incidents()
+    (problem,) = problems
+    assert (
+        f"all 24 steps from step 0 on were skipped, the scale went from 32768 to {2 * scale:.3g}"
+        in (problem.message)
+    )
+    row = Path(__file__).read_text(encoding="utf-8").splitlines()[problem.span.start.row - 1]
+    assert ("model.fit(" if mode == "fit" else "apply_gradients(") in row
+    assert {each.judgement for each in incidents} == {"defect"}
+
+
 def test_bad_data_is_no_defect_of_a_layer(tmp_path: Path) -> None:
     with watched(tmp_path):
         layer = keras.layers.Dense(2)

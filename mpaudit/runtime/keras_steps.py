@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from mpaudit.runtime.keras_identity import ByObject
 from mpaudit.runtime.keras_patch import Call, Patches
+from mpaudit.runtime.keras_place import place
 from mpaudit.runtime.keras_taps import Clock, resource
 
 ROOM = 4096
@@ -66,6 +67,8 @@ class Steps:
             before: Any = None
             with self._patches.guarded("optimizer"):
                 self.on_apply(optimizer, grads, trainable_variables or ())
+                if (at := place("apply_gradients", "apply", "fit", "train_on_batch")) is not None:
+                    self._tracer.stepped(self._index(optimizer), at)
                 before = self._before(optimizer) if grads else None
             self._inside.apply = True
             try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mpaudit.finding import Moment, Position, Problem, Span
-from mpaudit.runtime.record import LARGEST, Incident
+from mpaudit.runtime.record import LARGEST, Incident, Layer
 from mpaudit.runtime.tracer import Tracer
 
 
@@ -87,6 +87,9 @@ class Gradient:
     consumers: list[Gradient] = field(default_factory=list)
 
 
+_ASKED = 3  # times that a layer under suspicion is looked at closely
+
+
 class Origins:
     """Turns measured values into incidents, at the layer where they began."""
 
@@ -95,7 +98,15 @@ class Origins:
         self._turn = 0
         self._begun: list[str] = []  # paths where this turn's numbers went wrong
         self._bad_step: int | None = None  # the last step whose forward pass went wrong
-        self._undecided: list[Incident] = []  # in gradients, until the step is applied or skipped
+        self._undecided: list[tuple[Incident, str | None]] = []
+        """What went wrong in gradients, and the dtype if a layer made it; until the step ends."""
+        self.suspected: dict[str, int] = {}
+        """Layers behind which gradients went bad, and how often each may yet be asked whether it
+        was the layer, or something beside it."""
+        self._proved: set[str] = set()
+        self._low: set[str] = set()  # layers at which gradients in float16 went bad
+        self._suspects: list[Incident] = []  # of them, what the last attempt applied unscaled
+        self._ruined: Incident | None = None  # the one that went into the parameters
 
     def output(self, place: Place, values: Values, inputs: Sequence[Measured]) -> None:
         """A call's output is not finite."""
@@ -110,13 +121,17 @@ class Origins:
             return
         if any(_within(begun, place.path) for begun in self._begun):
             return
+        if self._ruins(place):
+            self._bad_step = place.step
+            return
         self._begun.append(place.path)
-        self._bad_step = place.step
         limit = LARGEST.get(place.dtype, math.inf)
         largest = max((each.values.amax or 0.0 for each in known if each.values), default=0.0)
         kind = "activation-overflow" if values.inf or largest > limit else "activation-nan"
         what = " and ".join(values.nonfinite)
         masked = values.only_minus and not place.parameters
+        if not masked:
+            self._bad_step = place.step
         message = f"{_title(place.path)} makes {what} from finite inputs in {place.dtype}"
         if largest > limit:
             message += f", which cannot hold the input's {largest:.3g}"
@@ -134,24 +149,79 @@ class Origins:
             return
         kind = "gradient-overflow" if values.inf else "gradient-nan"
         what = " and ".join(values.nonfinite)
+        made_in = None
         if gradient.consumers:
-            place = gradient.consumers[-1].place
+            places = [consumer.place for consumer in gradient.consumers]
+            self.suspected.update({place.path: _ASKED for place in places if self._new(place.path)})
+            proved = [each for each in places if each.path in self._proved]
+            place = (proved or places)[-1]
+            made_in = place.dtype if proved else None
             message = f"{_title(place.path)} makes {what} from a finite gradient in {place.dtype}"
+            if not proved:
+                message = f"{what} in what comes back through {_title(place.path)} or beside it, "
+                message += f"from a finite gradient in {place.dtype}"
         else:
             place = gradient.place
-            message = f"{what} comes back to {_title(place.path)} from what follows the layers"
-        self._undecided.append(
-            self._incident("gradient-overflow", kind, place, values, message, "defect")
-        )
+            message = f"{what} in what comes back to {_title(place.path)} from behind the layers"
+        found = self._incident("gradient-overflow", kind, place, values, message, "defect")
+        if gradient.dtype == "float16":
+            self._low.add(place.path)
+        self._undecided.append((found, made_in))
 
-    def settled(self, applied: bool | None) -> None:
+    def _new(self, path: str) -> bool:
+        return path not in self.suspected and path not in self._proved
+
+    def proved(self, path: str) -> None:
+        """A layer was seen to make a non-finite gradient from a finite one."""
+        self.suspected[path] = 0
+        self._proved.add(path)
+
+    def known(self, step: int) -> bool:
+        """Whether it is known already where the numbers of an attempt went wrong."""
+        return bool(self._undecided) or self._bad_step == step
+
+    def weights(self, place: Place, values: Values, name: str) -> None:
+        """The gradient of a layer's parameter `name` is not finite; those of the outputs are."""
+        kind = "gradient-overflow" if values.inf else "gradient-nan"
+        what = " and ".join(values.nonfinite)
+        message = f"{_title(place.path)} makes {what} in the gradient of its {name} in "
+        message += f"{place.dtype}, from a finite gradient"
+        found = self._incident("gradient-overflow", kind, place, values, message, "defect")
+        self._undecided.append((found, place.dtype))
+
+    def settled(self, applied: bool | None, scale: float | None) -> None:
         """An attempt ended: what overflowed before it is benign if the scaler skipped the step."""
-        for incident in self._undecided:
+        self._suspects = []
+        for incident, made_in in self._undecided:
             if applied is False:
-                self._tracer.incident(_benign(incident))
+                self._tracer.incident(_benign(incident), made_in=made_in)
             else:
-                self._tracer.incident(incident)
+                self._tracer.incident(incident, made_in=made_in)
+                if applied and scale is None and incident.layer in self._low:
+                    self._suspects.append(incident)
         self._undecided.clear()
+
+    def _ruins(self, place: Place) -> bool:
+        """Whether bad parameters are to blame: gradients that overflowed were applied before."""
+        if self._ruined is None and self._suspects and place.parameters:
+            self._ruined = self._suspects[0]
+            self._confirm(self._ruined)
+        return self._ruined is not None
+
+    def _confirm(self, incident: Incident) -> None:
+        layer = self._tracer.known(incident.layer)
+        self._tracer.problem(
+            Problem(
+                rule="gradient-overflow",
+                span=_row(layer),
+                message=(
+                    f"gradients in float16 become {' and '.join(incident.nonfinite)} "
+                    f"at {_title(incident.layer)}, and step {incident.first_step} applies them"
+                ),
+                consequence="there is no loss scaling to skip the step: parameters are lost",
+                moment=Moment(step=incident.first_step, layer=incident.layer, op=layer.type),
+            )
+        )
 
     def _incident(
         self, rule: str, kind: str, place: Place, values: Values, message: str, judgement: str
@@ -184,20 +254,23 @@ class Origins:
 
     def _report(self, place: Place, values: Values, message: str) -> None:
         layer = self._tracer.known(place.path)
-        row = layer.row or 1
-        span = Span(layer.filename or "<unknown>", Position(row, 1), Position(row, 1))
         share = f"{values.inf + values.nan} of {values.elements} values"
         limit = " (the largest float16 is 65504)" if place.dtype == "float16" else ""
         moment = Moment(step=place.step, layer=place.path, op=layer.type)
         self._tracer.problem(
             Problem(
                 rule="activation-overflow",
-                span=span,
+                span=_row(layer),
                 message=f"{message}, first at step {place.step}",
                 consequence=f"{share} are lost there{limit}",
                 moment=moment,
             )
         )
+
+
+def _row(layer: Layer) -> Span:
+    place = Position(layer.row or 1, 1)
+    return Span(layer.filename or "<unknown>", place, place)
 
 
 def _title(path: str) -> str:

@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
 from mpaudit.runtime.record import Phase, Statistics
 from mpaudit.runtime.torch_casts import Casts
+from mpaudit.runtime.torch_edge import parts
 from mpaudit.runtime.torch_loop import MADE_IN
 from mpaudit.runtime.torch_measure import STAND_INS, measurable
 from mpaudit.runtime.torch_names import WRAPPERS, Names
@@ -54,11 +56,13 @@ class Layers:
         self._names = Names(watch)
         self._thread = _Thread()
         self._parameters = Known()  # module -> dtypes noted of its own parameters
-        self._paths = Known()  # parameter -> layer
+        self._paths = Known()  # parameter -> layer, and its name there
+        self._dtypes: dict[str, str] = {}  # of the last output of a layer
         self._origins = Origins(watch.tracer)
         self.casts = Casts(watch, self._current)
         watch.before_step = self._check_gradients
         watch.after_step = self._origins.settled
+        watch.skipped = self._skipped
         watch.patches.set(modules, "_has_any_global_hook", _users_hooks)
         before = modules.register_module_forward_pre_hook(self._enter)
         register = modules.register_module_forward_hook
@@ -124,14 +128,15 @@ class Layers:
     def _note(self, module: Any, path: str) -> None:
         """Make the layer known, and the dtypes of its own parameters."""
         tracer = self._watch.tracer
-        own = [each for each in module._parameters.values() if each is not None]
+        named = [each for each in module._parameters.items() if each[1] is not None]
+        own = [each for _, each in named]
         dtypes = tuple(each.dtype for each in own)
         if self._parameters.get(module) == dtypes:
             return
         span = user_span()
         tracer.layer(path, type(module).__name__, filename=span.filename, row=span.start.row)
-        for parameter in own:
-            self._paths.set(parameter, path)
+        for name, parameter in named:
+            self._paths.set(parameter, (path, name))
             if parameter.is_floating_point():
                 tracer.saw(path, "parameter", dtype_name(parameter.dtype))
         self._parameters.set(module, dtypes)
@@ -175,12 +180,36 @@ class Layers:
             )
             if not call.recomputed:
                 tracer.saw(call.path, "output", place.dtype)
+                self._dtypes[call.path] = place.dtype
                 self._measure(place, tensor, inputs)
             if tensor.grad_fn is not None:
                 made.append(self._await_gradient(place, tensor, call.leaf))
         if call.leaf:
             for gradient in filter(None, before):
                 gradient.consumers.extend(each for each in made if each is not gradient)
+            if self._origins.suspected.get(call.path) and made and any(before):
+                self._origins.suspected[call.path] -= 1
+                self._interrogate(call.path, made, inputs, outputs)
+
+    def _interrogate(
+        self,
+        path: str,
+        made: list[Gradient],
+        inputs: list[torch.Tensor],
+        outputs: list[torch.Tensor],
+    ) -> None:
+        """Look at what this call gives back to its inputs: it is suspected of making it bad."""
+
+        def judge(values: Values) -> None:
+            arrived = [each.measured.values for each in made]
+            if not values.finite and all(each is not None and each.finite for each in arrived):
+                self._origins.proved(path)
+
+        def measure(part: torch.Tensor) -> None:
+            with self._watch.guard("gradient hook"):
+                self._watch.numbers.measure(part, judge)
+
+        parts(outputs, inputs, measure)
 
     def _measure(self, place: Place, tensor: torch.Tensor, inputs: list[torch.Tensor]) -> None:
         if not measurable(tensor):
@@ -273,10 +302,28 @@ class Layers:
             return
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                path = self._paths.get(parameter)
-                if parameter.grad is not None and path is not None:
+                known = self._paths.get(parameter)
+                if parameter.grad is not None and known is not None:
                     dtype = dtype_name(parameter.grad.dtype)
-                    self._watch.tracer.saw(path, "parameter_grad", dtype)
+                    self._watch.tracer.saw(known[0], "parameter_grad", dtype)
+
+    def _skipped(self, optimizer: Any, step: int) -> None:
+        """A step was skipped: if no layer passed bad gradients on, find whose own overflowed."""
+        if self._origins.known(step):
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                known, gradient = self._paths.get(parameter), parameter.grad
+                if known is None or gradient is None or not measurable(gradient):
+                    continue
+                path, name = known
+                place = Place(path, step, 0, 0, self._dtypes.get(path, "float32"), True)
+                receive = partial(self._blame, place, name)
+                self._watch.numbers.measure(gradient, receive)
+
+    def _blame(self, place: Place, name: str, values: Values) -> None:
+        if not values.finite:
+            self._origins.weights(place, values, name)
 
 
 def _users_hooks() -> bool:

@@ -135,9 +135,12 @@ class Loop:
         tracer = self._watch.tracer
         index = self._watch.index(optimizer)
         step = tracer.attempted(index)
+        tracer.stepped(index, user_span())
         found = list(scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
         if scaler._scale.device.type == "cpu":
             applied = not any(each.item() for each in found)
+            if not applied:
+                self._watch.skipped(optimizer, step)
             self._watch.settled(index, step, applied, scaler._scale.item())
             return
         skipped = torch.stack([each.to(scaler._scale.device) for each in found]).sum()

@@ -100,8 +100,10 @@ class Watch:
         self.on_cuda = Known()  # modules that a remapped .cuda() was called on
         self.before_step: Callable[[Any], None] = lambda _: None
         """Called with an optimizer right before it steps."""
-        self.after_step: Callable[[bool | None], None] = lambda _: None
-        """Called when it is known whether an attempt was applied."""
+        self.after_step: Callable[[bool | None, float | None], None] = lambda *_: None
+        """Called when it is known whether an attempt was applied, and at which loss scale."""
+        self.skipped: Callable[[Any, int], None] = lambda *_: None
+        """Called before that on the CPU, with the optimizer and the attempt that was skipped."""
         self._refs = Known()
         self._numbers = itertools.count(1)
         self._last_step = 0
@@ -147,7 +149,7 @@ class Watch:
     def settled(self, index: int, step: int, applied: bool | None, scale: float | None) -> None:
         """An attempt's end is known."""
         self.tracer.settled(index, step, applied, scale)
-        self.after_step(applied)
+        self.after_step(applied, scale)
 
     def model_device(self, module: Any, parameter: Any) -> str | None:
         """The type of the device a model is on as the script sees it (a remapped one is cuda)."""

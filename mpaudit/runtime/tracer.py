@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mpaudit.event import Event
-from mpaudit.finding import Moment, Problem, Span
+from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, settle
+from mpaudit.runtime import collapse
 from mpaudit.runtime.record import (
     LOW_PRECISION,
     Attempts,
@@ -30,6 +31,7 @@ from mpaudit.runtime.record import (
 from mpaudit.runtime.trace import Writer
 
 FLUSH_EVERY = 1.0  # seconds; what a kill -9 can lose
+_NOWHERE = Span("<unknown>", Position(1, 1), Position(1, 1))
 
 
 class Tracer:
@@ -62,6 +64,9 @@ class Tracer:
         self._optimizers: list[Optimizer] = []
         self._steps: list[int] = []
         self._runs: list[list[Attempts]] = []
+        self._stepped_at: dict[int, Span] = {}
+        self._made_in: dict[Hashable, str] = {}
+        self._beyond: set[Hashable] = set()
         self._calls: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self._calls_now: dict[str, tuple[int, int]] = {}
         self._amp: tuple[Span, str] | None = None
@@ -196,6 +201,10 @@ class Tracer:
             self._put((Attempts, optimizer, runs[-1].first), runs[-1])
         self.flush_if_due()
 
+    def stepped(self, optimizer: int, at: Span) -> None:
+        """Where the script steps an optimizer; the first place counts."""
+        self._stepped_at.setdefault(optimizer, at)
+
     def asked_for_amp(self, at: Span, how: str) -> None:
         """The script asked for mixed precision at `at`; `how` begins a sentence ("autocast")."""
         if self._amp is None:
@@ -212,11 +221,18 @@ class Tracer:
                         verdict = replace(verdict, problem=problem)
                     self._verdicts.setdefault(_identity(verdict), verdict)
 
-    def incident(self, incident: Incident) -> None:
-        """Record where numbers went wrong; the same kind at the same layer is one incident."""
+    def incident(self, incident: Incident, *, made_in: str | None = None) -> None:
+        """Record where numbers went wrong; the same kind at the same layer is one incident.
+
+        `made_in` is the dtype in which the layer itself made them, None if they only came to it.
+        """
         key = (Incident, incident.rule, incident.kind, incident.layer)
         with self.lock:
+            first_made = made_in is not None and key not in self._made_in
+            if made_in is not None and first_made:
+                self._made_in[key] = made_in
             if isinstance(known := self._rows.get(key), Incident):
+                known = replace(known, message=incident.message) if first_made else known
                 incident = replace(
                     known,
                     last_step=max(known.last_step, incident.last_step),
@@ -236,7 +252,26 @@ class Tracer:
         seen = bool(self._layers) and not self._facts.get("compiled")
         if self._amp is not None and seen and not self._dtypes & LOW_PRECISION:
             found.append(self._no_mixed_precision(*self._amp))
+        for fell in self._falls():
+            bad = self._fallen(fell)
+            made = [each for key, each in bad.items() if self._made_in.get(key) == "float16"]
+            others = [each for each in bad.values() if each not in made]
+            layer = self._layers.get(made[0].layer) if made else None
+            at = self._stepped_at.get(fell.optimizer, _NOWHERE)
+            found += collapse.problems(fell, made, others, layer, at)
         return found
+
+    def _falls(self) -> list[collapse.Fall]:
+        """The loss scales that are in free fall, those aside that another finding explains."""
+        found = [fell for runs in self._runs if (fell := collapse.fall(runs)) is not None]
+        incidents = [row for row in self._rows.values() if isinstance(row, Incident)]
+        return [fell for fell in found if not collapse.explained(fell, incidents)]
+
+    def _fallen(self, fell: collapse.Fall, *, whole: bool = False) -> dict[Hashable, Incident]:
+        """What went wrong in the last step of a fall, or in any of its steps, by its key."""
+        incidents = {key: row for key, row in self._rows.items() if isinstance(row, Incident)}
+        bad = collapse.during(fell, incidents.values(), whole=whole)
+        return {key: row for key, row in incidents.items() if row in bad}
 
     def _no_mixed_precision(self, at: Span, how: str) -> Problem:
         layers = f"all {len(self._layers)} layers" if len(self._layers) > 1 else "the only layer"
@@ -262,7 +297,10 @@ class Tracer:
         with self.lock:
             for key in sorted(self._stale_facts):
                 self._writer.meta(key, self._facts[key])
-            self._writer.rows(self._rows[key] for key in self._stale_rows)
+            beyond = {key for fell in self._falls() for key in self._fallen(fell, whole=True)}
+            stale = self._stale_rows | (beyond ^ self._beyond)
+            self._beyond = beyond  # no calibration any more
+            self._writer.rows(self._judged(key) for key in stale)
             self._writer.problems(self.problems())
             self._writer.commit()
             self._stale_facts, self._stale_rows = set(), set()
@@ -285,6 +323,13 @@ class Tracer:
             self.flush()
             self._writer.close()
             self._closed = True
+
+    def _judged(self, key: Hashable) -> Row:
+        """A row as it is to be read: what a scaler does not get past is not benign."""
+        row = self._rows[key]
+        if key in self._beyond and isinstance(row, Incident) and row.judgement == "benign":
+            return replace(row, judgement="defect")
+        return row
 
     def _put(self, key: Hashable, row: Row) -> None:
         self._rows[key] = row
