@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mpaudit import audit
+from mpaudit import audit, baseline, history
 from mpaudit.config import UNREADABLE
 from mpaudit.errors import MpauditError
 from mpaudit.render import concise, diff, fixes, formats, settings
-from mpaudit.report import Report, count
+from mpaudit.report import Report, count, shown
 from mpaudit.settings import Configuration
 from mpaudit.settings.exclusion import Exclusion
 from mpaudit.source.discovery import files
@@ -34,6 +34,9 @@ class Wanted:
     statistics: bool = False
     exit_zero: bool = False
     exit_non_zero_on_fix: bool = False
+    baseline: str = ""
+    write_baseline: bool = False
+    diff_base: str | None = None
     show_files: bool = False
     show_settings: bool = False
     stdin_filename: Path | None = None
@@ -61,6 +64,8 @@ def run(wanted: Wanted, stdin: Callable[[], bytes], *, colour: bool) -> Outcome:
     """Check, repair or silence. Raises MpauditError for options that exclude one another."""
     if wanted.add_ignore is not None and (wanted.fix or wanted.diff):
         raise MpauditError("check: --add-ignore cannot be combined with --fix or --diff")
+    if wanted.write_baseline and (wanted.diff or wanted.add_ignore is not None):
+        raise MpauditError("check: --write-baseline cannot be combined with --diff or --add-ignore")
     if wanted.statistics and wanted.diff:
         raise MpauditError("check: --statistics cannot be combined with --diff")
     if wanted.show_files or wanted.show_settings:
@@ -79,6 +84,8 @@ def run(wanted: Wanted, stdin: Callable[[], bytes], *, colour: bool) -> Outcome:
         silenced = sum(sum(each.values()) for each in report.fixed.values())
         notes.append(f"Silenced {count(silenced, 'finding')}.")
         report = replace(report, fixed={})
+    report, more = _unaccepted(wanted, report)
+    notes += more
     broken = not wanted.exit_zero and bool(report.findings)
     if wanted.fix_only:
         text = fixes.alone(report, listed=wanted.show_fixes)
@@ -92,6 +99,44 @@ def run(wanted: Wanted, stdin: Callable[[], bytes], *, colour: bool) -> Outcome:
     if wanted.exit_non_zero_on_fix and report.fixed:
         broken = True
     return Outcome(text, broken, notes, content)
+
+
+def _unaccepted(wanted: Wanted, report: Report) -> tuple[Report, list[str]]:
+    """What a branch adds, and no baseline accepts; and what is to be said about that."""
+    notes: list[str] = []
+    if wanted.diff_base is not None:
+        report, notes = _added(wanted, wanted.diff_base, report)
+    if wanted.write_baseline:
+        path = Path(wanted.baseline) if wanted.baseline else baseline.DEFAULT
+        held = baseline.write(report, path)
+        use = "" if wanted.baseline else f"; --baseline {path} reads it"
+        notes.append(f"{shown(str(path))} now holds {count(held, 'finding')}{use}.")
+        return replace(report, findings=()), notes
+    if wanted.baseline:
+        report, more = baseline.new(report, baseline.read(Path(wanted.baseline)))
+        notes += more
+    return report, notes
+
+
+def _added(wanted: Wanted, reference: str, report: Report) -> tuple[Report, list[str]]:
+    paths: tuple[Path, ...] = wanted.paths or (Path(),)
+    if wanted.reads_stdin:
+        if wanted.stdin_filename is None:
+            raise MpauditError("check: --diff-base needs --stdin-filename to compare what it reads")
+        paths = (wanted.stdin_filename,)
+    with history.past(reference) as past:
+        then = past.then(paths)
+        asked = wanted.configuration.of_copy(past.folder, past.root)
+        before = audit.check(then, asked) if then else Report(())
+        entries = [
+            replace(each, file=past.renamed.get(each.file, each.file))
+            for each in baseline.of_report(before, past.folder)
+        ]
+        old = len(report.findings)
+        report, _ = baseline.new(report, baseline.Baseline(tuple(entries), past.root))
+        old -= len(report.findings)
+        note = f"{count(old, 'finding')} of {past.commit[:10]}, where the branch left {reference}."
+        return report, [f"Left out: {note}"] if old else []
 
 
 def _shown(wanted: Wanted) -> Outcome:

@@ -50,8 +50,7 @@ class _Run:
 
     def selection(self, filename: str) -> Selection:
         """The rules that are on in a file."""
-        path = Path(filename)
-        return self.configuration.of(path).of(path)
+        return self.configuration.rules(filename)
 
     def knows_callers(self, document: Document) -> bool:
         """Whether all files were checked that may use a file: those of its project."""
@@ -79,14 +78,15 @@ def check(paths: Sequence[Path], asked: Asked = None, target: Target | None = No
     found = files(paths, Exclusion(run.configuration))
     if not found:
         run.warnings.append("no Python file or notebook is left to be checked: all are excluded")
+    explicit = set(paths)
     with _uncollected():
         for path in found:
             run.project.add(path)
-            _read(run, path, named=path in paths)
+            _read(run, path, named=path in explicit)
         gated = {Path(module.filename) for module in run.modules}
         for path in importers(sorted(gated), [path for path in found if path not in gated]):
             _read_importer(run, path)
-        return _report(run, len(found))
+        return _report(run, found)
 
 
 def _run(asked: Asked, target: Target | None, folders: Sequence[Path] | None) -> _Run:
@@ -115,7 +115,7 @@ def check_document(
     run.project.add(Path(document.filename))
     with _uncollected():
         _parse(run, document)
-        return _report(run, 1)
+        return _report(run, [Path(document.filename)])
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def _read_importer(run: _Run, path: Path) -> None:
     run.importers.append(module)
 
 
-def _report(run: _Run, checked: int) -> Report:
+def _report(run: _Run, looked_at: Sequence[Path]) -> Report:
     engine = Engine(run.project)
     verdicts: list[Verdict] = []
     for module in (*run.modules, *run.importers):
@@ -207,7 +207,8 @@ def _report(run: _Run, checked: int) -> Report:
     return Report(
         [_placed(finding, run) for finding in standing],
         sources,
-        checked,
+        len(looked_at),
+        tuple(map(str, looked_at)),
         cells=cells,
         warnings=tuple(run.warnings),
     )

@@ -95,6 +95,13 @@ _OPTIONS = [
     click.option(
         "--exit-non-zero-on-fix", is_flag=True, help="Exit with 1 if anything was fixed, too."
     ),
+    click.option("--baseline", metavar="FILE", help="Accept the findings that FILE holds."),
+    click.option(
+        "--write-baseline", is_flag=True, help="Accept what is found now: write it to the baseline."
+    ),
+    click.option(
+        "--diff-base", metavar="REF", help="Report only what this branch adds to REF of git."
+    ),
     click.option("--show-files", is_flag=True, help="List the files that would be checked."),
     click.option("--show-settings", is_flag=True, help="Show the settings of the first file."),
     click.option(
@@ -143,6 +150,9 @@ def wanted(paths: tuple[Path, ...], given: dict[str, Any]) -> Wanted:
         statistics=given["statistics"],
         exit_zero=given["exit_zero"],
         exit_non_zero_on_fix=given["exit_non_zero_on_fix"],
+        baseline=here.get("baseline", ""),
+        write_baseline=given["write_baseline"],
+        diff_base=given["diff_base"],
         show_files=given["show_files"],
         show_settings=given["show_settings"],
         stdin_filename=given["stdin_filename"],
@@ -195,7 +205,7 @@ def _layer(given: dict[str, Any], here: Path) -> Layer:
     for name in ("fix", "unsafe_fixes", "fix_only", "show_fixes", "preview", "force_exclude"):
         if given[name] is not None:
             values[name.replace("_", "-")] = given[name]
-    for name in ("respect_gitignore", "output_format"):
+    for name in ("respect_gitignore", "output_format", "baseline"):
         if given[name] is not None:
             values[name.replace("_", "-")] = given[name]
     if given["target_keras"]:

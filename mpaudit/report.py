@@ -24,14 +24,16 @@ class Report:
     `findings` are kept in order of file, cell, row, column and code. `sources` holds the decoded
     text of at least every file with findings, by the filename their spans use; of a notebook it is
     the text of its code cells, and `cells` says where in it each one is. `checked` counts the files
-    that were looked at, `fixed` the findings repaired in each file, by the rule's name. `warnings`
-    are lines for stderr about things that are no findings. `unsafe_fixes` says whether unsafe repairs
-    were asked for, `fixing` whether repairs were to be applied, `listing` whether they are to be listed.
+    that were looked at, `files` names them. `fixed` counts the findings repaired in each file, by the
+    rule's name. `warnings` are lines for stderr about things that are no findings. `unsafe_fixes` says
+    whether unsafe repairs were asked for, `fixing` whether repairs were to be applied, `listing` whether
+    they are to be listed.
     """
 
     findings: Sequence[Finding]
     sources: Mapping[str, str] = field(default_factory=dict)
     checked: int = 0
+    files: Sequence[str] = ()
     fixed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     cells: Mapping[str, Sequence[Cell]] = field(default_factory=dict)

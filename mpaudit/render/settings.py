@@ -29,7 +29,7 @@ def _keys(settings: Settings, path: Path) -> Iterator[str]:
     yield f"baseline = {json.dumps(options.get('baseline', ''))}"
     yield ""
     yield "# Rules that are on in this file"
-    yield from _list("select", _on(settings.of(path)))
+    yield from _list("select", _on(settings.of(path.absolute().as_posix())))
     yield ""
     yield "# Fixes"
     offered = settings.fixable or Selection(("ALL",), preview=True)

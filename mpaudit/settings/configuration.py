@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import copy as replicate
 from pathlib import Path
 
 from mpaudit.config import Selection, Target
@@ -28,6 +29,7 @@ class Configuration:
         self._fixed = None
         self._found: dict[str, Path | None] = {}
         self._made: dict[Path | None, Settings] = {}
+        self._moved: tuple[str, str] | None = None
         if file is not None:
             base = layers(file.absolute(), self._here)
             self._fixed = resolve((*base, *self._over), self._here, file.absolute())
@@ -57,11 +59,28 @@ class Configuration:
             return self._fixed
         return self.within(os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH120
 
+    def rules(self, filename: str) -> Selection:
+        """The rules that are on in a file."""
+        return self.of(Path(filename)).of(self.place(os.path.abspath(filename)))  # noqa: PTH100
+
+    def of_copy(self, copy: Path, original: Path) -> Configuration:
+        """The same settings for the files of a folder `copy` as for those of the `original`."""
+        made = replicate(self)
+        made._moved = (copy.as_posix(), original.as_posix())
+        return made
+
+    def place(self, path: str) -> str:
+        """The absolute path, with forward slashes, that a file's settings are those of."""
+        path = path.replace("\\", "/")
+        if self._moved is None or not path.startswith(self._moved[0]):
+            return path
+        return self._moved[1] + path.removeprefix(self._moved[0])
+
     def within(self, folder: str) -> Settings:
         """The settings of the files in a folder, given by its absolute path."""
         if self._fixed is not None:
             return self._fixed
-        file = self._closest(folder)
+        file = self._closest(self.place(folder))
         if file not in self._made:
             if file is None:
                 own = _of_user()

@@ -17,7 +17,7 @@ class Exclusion:
 
     def __call__(self, path: str, *, folder: bool) -> bool:
         """Whether the absolute path of a file, or of a `folder`, is left out."""
-        path = path.replace("\\", "/")
+        path = self._configuration.place(path)
         settings = self._configuration.within(path.rpartition("/")[0] or "/")
         if any(each.match(path) for each in settings.excluded):
             return True
@@ -27,7 +27,7 @@ class Exclusion:
 
     def forced(self, path: Path) -> bool:
         """Whether a path is left out although the user named it: where he asks to force exclusion."""
-        whole = path.absolute()
+        whole = Path(self._configuration.place(str(path.absolute())))
         settings = self._configuration.of(whole)
         if not settings.options.get("force-exclude", False):
             return False

@@ -50,13 +50,12 @@ class Settings:
     folder: Path = field(default_factory=Path.cwd)
     origin: Path | None = None
 
-    def of(self, path: Path) -> Selection:
-        """The rules that are on in a file."""
+    def of(self, path: str) -> Selection:
+        """The rules that are on in a file, given by its absolute path with forward slashes."""
         if not self.per_file:
             return self.selection
-        name = path.absolute().as_posix()
         words = (
-            each.rules for each in self.per_file if each.files.match(name) is not each.inverted
+            each.rules for each in self.per_file if each.files.match(path) is not each.inverted
         )
         off = tuple(dict.fromkeys(word for rules in words for word in rules))
         preview = self.selection.preview
@@ -92,6 +91,10 @@ class Settings:
 def resolve(layers: Sequence[Layer], folder: Path, origin: Path | None = None) -> Settings:
     """The settings that layers make, the lowest first; `folder` is where default patterns count from."""
     values = {key: value for layer in layers for key, value in layer.values.items()}
+    for layer in layers:
+        for key in _PATHS & layer.values.keys():
+            path = Path(layer.values[key]).expanduser()
+            values[key] = str(layer.folder / path) if layer.values[key] else ""
     preview = bool(values.get("preview"))
     return Settings(
         selection=_selection(layers, preview),
@@ -108,6 +111,8 @@ def resolve(layers: Sequence[Layer], folder: Path, origin: Path | None = None) -
     )
 
 
+_PATHS = {"baseline", "cache-dir"}
+"""Keys whose value is a path that counts from where it is written."""
 _OPTIONS = frozenset(
     [
         *("force-exclude", "respect-gitignore", "output-format", "fix", "unsafe-fixes", "fix-only"),
