@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mpaudit.rule import catalogue
 from mpaudit.settings.key import KEYS
+
+_RULES = "A code (MP104), the start of codes (MP1), a name (missing-scaler-update), or ALL."
+_SELECTOR = r"^(?:ALL|MP\d{0,3}|[a-z0-9]+(?:-[a-z0-9]+)+)$"
+"""By form: which rules there are is no part of the schema, which would change with every rule."""
 
 
 def schema() -> dict[str, Any]:
@@ -21,15 +24,8 @@ def schema() -> dict[str, Any]:
             key.name: {"description": f"{key.about} Default: {key.default}.", **key.kind.schema}
             for key in KEYS.values()
         },
-        "$defs": {"selector": {"description": "Rules.", "enum": _selectors()}},
+        "$defs": {"selector": {"description": _RULES, "type": "string", "pattern": _SELECTOR}},
     }
-
-
-def _selectors() -> list[str]:
-    """All words for rules, as they are written by default: codes, their starts, names, ALL."""
-    codes = sorted(rule.code for rule in catalogue().values())
-    starts = sorted({code[:length] for code in codes for length in (2, 3, 4)})
-    return ["ALL", *starts, *codes, *sorted(catalogue())]
 
 
 def text() -> str:
