@@ -37,10 +37,10 @@ from mpaudit.event.grad_scaler import (
     ScalerUpdate,
     Unscaled,
 )
-from mpaudit.event.half_running import HalfAdded, HalfAverageMoved
+from mpaudit.event.half_running import HalfAdded, HalfAverageMoved, HalfMetricMade
 from mpaudit.event.half_step import HalfStep, HalfUnscaled
 from mpaudit.event.half_sum import SquaresReduced
-from mpaudit.event.half_trained import HalfTrained
+from mpaudit.event.half_trained import HalfTrained, HalfVariableTrained
 from mpaudit.event.keras import (
     GradientsApplied,
     LayerMade,
@@ -100,9 +100,11 @@ __all__ = [
     "HalfLoss",
     "HalfLossGiven",
     "HalfLossMade",
+    "HalfMetricMade",
     "HalfStep",
     "HalfTrained",
     "HalfUnscaled",
+    "HalfVariableTrained",
     "InputHalved",
     "LayerMade",
     "LegacyScaling",

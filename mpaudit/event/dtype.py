@@ -13,7 +13,8 @@ class ConstantMet(Event):
     """A constant met a tensor of 16 bits.
 
     `operation` is the name of the function or method, or that of the operator ("Add", "Mult"); `text`
-    is how the user spells the constant, `because` how the tensor came to its dtype.
+    is how the user spells the constant, `because` how the tensor came to its dtype. `library` is
+    "torch", or "tensorflow", which converts the constant to the tensor's dtype first.
     """
 
     tensor: Ref
@@ -22,6 +23,7 @@ class ConstantMet(Event):
     text: str
     operation: str
     because: tuple[Related, ...] = ()
+    library: str = "torch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

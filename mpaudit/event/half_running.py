@@ -13,13 +13,15 @@ from mpaudit.finding import Related, Span
 class HalfAdded(Event):
     """Something was added to a single number that the script keeps in 16 bits.
 
-    `root` is the number as it was made, whatever was added to it since.
+    `root` is the number as it was made, whatever was added to it since; `repeated` says that a library
+    runs the code for every batch.
     """
 
     tensor: Ref
     root: Hashable
     dtype: str
     because: tuple[Related, ...] = ()
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,3 +36,11 @@ class HalfAverageMoved(Event):
     share: float
     cast: Span | None
     because: tuple[Related, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfMetricMade(Event):
+    """A metric of Keras was built with a `dtype` of 16 bits, in which it counts and adds up."""
+
+    metric: str
+    dtype: str

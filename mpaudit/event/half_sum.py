@@ -12,11 +12,12 @@ from mpaudit.finding import Related, Span
 class SquaresReduced(Event):
     """The squares of a float16 tensor whose values nothing bounds were summed or averaged in float16.
 
-    `operation` is "sum" or "mean", `squared` where the squares are taken, `because` how the tensor
-    came to its dtype.
+    `operation` is "sum", "mean" or "norm", `squared` where the squares are taken, `because` how the
+    tensor came to its dtype; `library` is "torch" or "tensorflow".
     """
 
     operation: str
     tensor: Ref
     squared: Span
     because: tuple[Related, ...] = ()
+    library: str = "torch"

@@ -18,3 +18,15 @@ class HalfTrained(Event):
     trainer: str
     cast: Span
     asked: Span | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfVariableTrained(Event):
+    """A variable of TensorFlow or a weight of Keras that is 16 bits itself is trained.
+
+    `at` is where it is made, `trained` where its gradient is taken or its model is fitted.
+    """
+
+    variable: str
+    dtype: str
+    trained: Span

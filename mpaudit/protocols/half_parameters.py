@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpaudit.event import Event, HalfStep
+from mpaudit.event import Event, HalfStep, HalfVariableTrained
 from mpaudit.finding import Problem, Related
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict
 
@@ -19,15 +19,32 @@ class HalfParametersProtocol(Protocol):
 
     __slots__ = ()
 
-    takes = (HalfStep,)
+    takes = (HalfStep, HalfVariableTrained)
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Judge one step."""
+        if isinstance(event, HalfVariableTrained):
+            yield _half_variable(event)
         if not isinstance(event, HalfStep):
             return
         yield _half_parameters(event)
         if event.dtype == "float16" and event.eps is not None and event.eps <= VANISHING:
             yield _epsilon(event)
+
+
+def _half_variable(event: HalfVariableTrained) -> Broken:
+    return Broken(
+        Problem(
+            "half-parameters",
+            event.at,
+            f"`{event.variable}` is itself {event.dtype}, and is trained",
+            f"an update below {_LOST[event.dtype]} of a weight is rounded away: 1000 steps of 1e-4 leave "
+            "a weight of 1 at 1, where float32 comes to 0.9",
+            (Related(event.trained, "it is trained here"),),
+            (("variable", event.variable),),
+        ),
+        grounded=True,
+    )
 
 
 def _half_parameters(event: HalfStep) -> Broken:

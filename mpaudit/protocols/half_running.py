@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpaudit.event import Backward, Event, Forward, HalfAdded, HalfAverageMoved, LossComputed
+from mpaudit.event import (
+    Backward,
+    Event,
+    Forward,
+    GradientsApplied,
+    HalfAdded,
+    HalfAverageMoved,
+    HalfMetricMade,
+    LossComputed,
+    TapeGradient,
+)
 from mpaudit.finding import Problem
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict
 
@@ -28,18 +38,29 @@ class HalfRunningProtocol(Protocol):
 
     __slots__ = ()
 
-    takes = (HalfAdded, HalfAverageMoved, Forward, LossComputed, Backward)
+    takes = (
+        HalfAdded,
+        HalfAverageMoved,
+        HalfMetricMade,
+        Forward,
+        LossComputed,
+        Backward,
+        TapeGradient,
+        GradientsApplied,
+    )
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Advance by one event."""
         if isinstance(event, HalfAdded):
             key = (event.root, event.at)
-            if self.state.get(key):
+            if event.repeated or self.state.get(key):
                 yield _stuck(event)
             else:
                 self.state[key] = False
         elif isinstance(event, HalfAverageMoved):
             yield _still(event)
+        elif isinstance(event, HalfMetricMade):
+            yield _miscounting(event)
         elif self.state:
             self.state.update(dict.fromkeys(self.state, True))
 
@@ -54,6 +75,22 @@ def _stuck(event: HalfAdded) -> Broken:
             STUCK[event.dtype],
             event.because,
             (("tensor", name),),
+        ),
+        grounded=True,
+    )
+
+
+def _miscounting(event: HalfMetricMade) -> Broken:
+    counts = {"float16": "2048", "bfloat16": "256"}[event.dtype]
+    return Broken(
+        Problem(
+            RULE,
+            event.at,
+            f"`{event.metric}` counts and adds up in {event.dtype}",
+            f"{event.dtype} counts to {counts} and no further: what is added to a larger number, one by one, "
+            "is lost",
+            (),
+            (("tensor", event.metric), ("metric", "yes")),
         ),
         grounded=True,
     )

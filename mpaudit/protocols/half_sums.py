@@ -12,7 +12,8 @@ CONSEQUENCES = {
     "sum": "float16 ends at 65504: the squares of 1024 values of 8 already add up to inf",
     "mean": "float16 ends at 65504: one value beyond 256 has the square inf, and so the mean is inf",
 }
-DONE = {"sum": "are summed", "mean": "are averaged"}
+CONSEQUENCES["norm"] = CONSEQUENCES["sum"] + ", and so the norm is"
+DONE = {"sum": "are summed", "mean": "are averaged", "norm": "are summed, for its norm,"}
 
 
 class HalfSumsProtocol(Protocol):
@@ -25,7 +26,7 @@ class HalfSumsProtocol(Protocol):
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Judge one sum."""
         if isinstance(event, SquaresReduced):
-            tensor = f"`{event.tensor.text}`" if event.tensor.text else "a tensor"
+            tensor = f"`{event.tensor.text}`" if event.tensor.text else "a difference"
             elsewhere = (Related(event.squared, "squared here"),)
             yield Broken(
                 Problem(
@@ -34,7 +35,7 @@ class HalfSumsProtocol(Protocol):
                     f"the squares of {tensor} {DONE[event.operation]} in float16",
                     CONSEQUENCES[event.operation],
                     (*(elsewhere if event.squared != event.at else ()), *event.because),
-                    (("tensor", event.tensor.text),),
+                    (("tensor", event.tensor.text), ("library", event.library)),
                 ),
                 grounded=True,
             )

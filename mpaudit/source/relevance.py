@@ -113,6 +113,7 @@ KERAS_WORDS = frozenset(
         "reduce_sum",
         "cast",
         "predict",
+        *("where(...)", "maximum(...)", "l2_normalize", "assign_add"),
         LAYER,
     ]
 )

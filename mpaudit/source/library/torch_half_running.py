@@ -108,7 +108,7 @@ def _added(
         if known is None or known.name not in HALF:
             return None
         root = Pack((left, Const(known)))
-    if not isinstance(root, Pack) or _is_share(right, engine) or _is_short(at, root.items[0], path):
+    if not isinstance(root, Pack) or is_share(right, engine) or is_short(at, root.items[0], path):
         return root
     number_, held = root.items
     if isinstance(number_, Thing) and isinstance(held, Const) and isinstance(held.value, Dtype):
@@ -127,14 +127,14 @@ def _added(
     return root
 
 
-def _is_share(value: Value | None, engine: Calls) -> bool:
+def is_share(value: Value | None, engine: Calls) -> bool:
     """Whether what is added was divided first: `loss / steps`."""
     if not isinstance(value, Thing):
         return False
     return (engine.identities.description(value.uid) or ("",))[0] == "Div"
 
 
-def _is_short(at: ast.AST, root: Value, path: Path) -> bool:
+def is_short(at: ast.AST, root: Value, path: Path) -> bool:
     """Whether the innermost loop around an addition goes through a few things only."""
     module = path.frame.module
     node = module.parents.get(at)
@@ -174,7 +174,7 @@ def _moved(call: Call, receiver: Thing, made: Value) -> None:
     if call.name == "lerp_":
         share = number(call.argument(1, "weight"), identities)
     elif call.name == "copy_":
-        share = _share(call.argument(0), receiver, call)
+        share = share_of(call.argument(0), receiver, call)
     else:
         held = path.known(receiver, "@decayed")
         known = held.value if isinstance(held, Const) and isinstance(held.value, Dtype) else None
@@ -203,7 +203,7 @@ def _parameters(value: Thing, path: Path) -> Dtype | None:
     return known if known is not None and known.name in HALF else None
 
 
-def _share(value: Value | None, receiver: Thing, call: Call) -> float | None:
+def share_of(value: Value | None, receiver: Thing, call: Call) -> float | None:
     """The part that `d * e + (1 - d) * p` takes of p."""
     identities = call.engine.identities
     if not isinstance(value, Thing):

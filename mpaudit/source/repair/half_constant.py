@@ -16,6 +16,8 @@ MASKING = frozenset(["masked_fill", "masked_fill_", "index_fill", "index_fill_",
 @repairs("half-overflow-constant")
 def within_range(context: Context) -> Fix | None:
     """`-1e9` -> `torch.finfo(scores.dtype).min`, where the constant stands in the call itself."""
+    if context.subject("library") == "tensorflow":
+        return _in_tensorflow(context)
     module, call = context.module, context.node(ast.Call)
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
         return None
@@ -34,6 +36,28 @@ def within_range(context: Context) -> Fix | None:
     end = "min" if (_large(constant) or 0) < 0 else "max"
     edit = Edit(*module.range(constant), f"{torch}.finfo({tensor}.dtype).{end}")
     return Fix("Take the limit of the tensor's own dtype", (edit,), Safety.SAFE)
+
+
+def _in_tensorflow(context: Context) -> Fix | None:
+    """`tf.where(m, x, -1e9)` -> `tf.where(m, x, x.dtype.min)`; `(1.0 - m) * -1e9` is only shown."""
+    module, node, tensor = context.module, context.node(), context.subject("tensor")
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and tensor:
+        constants = [each for each in node.args[1:] if _large(each) is not None]
+        own = node.func.attr == "where" and module.source(node.func.value) == "tf"
+        if not own or len(constants) != 1 or not simple(tensor):
+            return None
+        end = "min" if (_large(constants[0]) or 0) < 0 else "max"
+        edit = Edit(*module.range(constants[0]), f"{tensor}.dtype.{end}")
+        return Fix("Take the limit of the tensor's own dtype", (edit,), Safety.SAFE)
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+        return None
+    for mask, constant in ((node.left, node.right), (node.right, node.left)):
+        name = mask.right if isinstance(mask, ast.BinOp) else None
+        if (_large(constant) or 0) < 0 and isinstance(name, ast.Name | ast.Attribute):
+            edit = Edit(*module.range(constant), f"{module.source(name)}.dtype.min / 2")
+            message = "Take half of what the mask's dtype ends at, which leaves room for the scores"
+            return Fix(message, (edit,), Safety.SUGGESTION)
+    return None
 
 
 def _large(node: ast.expr) -> float | None:

@@ -13,6 +13,9 @@ from mpaudit.source.walk import walk
 @repairs("half-underflow-epsilon")
 def epsilon_of_the_dtype(context: Context) -> Fix | None:
     """`x + 1e-8` -> `x + torch.finfo(x.dtype).eps`, where the tensor has a name."""
+    if context.subject("library") == "tensorflow":
+        message = "Cast to float32 first, `tf.cast(x, tf.float32)`, or take 1e-3 and more"
+        return Fix(message, (), Safety.SUGGESTION)
     module, node = context.module, context.node(ast.expr)
     tensor, constant = context.subject("tensor"), context.subject("constant")
     if node is None or not tensor or not simple(tensor):

@@ -5,12 +5,19 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
+from mpaudit.source.repair.keras_half import without_dtype
 from mpaudit.source.repair.registry import Context, repairs
 
 
 @repairs("half-parameters")
-def suggest_autocast(_: Context) -> Fix:
+def suggest_autocast(context: Context) -> Fix | None:
     """What is right depends on the memory there is: shown, never applied."""
+    call = context.node(ast.Call)
+    if context.subject("variable") is not None:
+        message = "Leave the variable in float32; Keras casts weights to the dtype that a layer computes in"
+        if not isinstance(call, ast.Call):
+            return None
+        return without_dtype(context.module, call, message, Safety.SUGGESTION)
     message = (
         "Leave the parameters in float32 and run the forward pass under "
         "`torch.autocast(device, dtype=torch.bfloat16)`"

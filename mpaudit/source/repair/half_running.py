@@ -6,6 +6,7 @@ import ast
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
+from mpaudit.source.repair.keras_half import without_dtype
 from mpaudit.source.repair.registry import Context, repairs
 
 _METHODS = ("half", "bfloat16")
@@ -16,6 +17,11 @@ _DTYPES = ("half", "float16", "bfloat16")
 def in_float32(context: Context) -> Fix | None:
     """`torch.zeros((), dtype=torch.half)` -> `torch.zeros((), dtype=torch.float32)`."""
     module = context.module
+    if context.subject("metric"):
+        call = context.node(ast.Call)
+        if not isinstance(call, ast.Call):
+            return None
+        return without_dtype(module, call, "Keep the metric in float32", Safety.SUGGESTION)
     related = [each.span for each in context.problem.related]
     if len(related) != 1 or related[0].filename != context.problem.span.filename:
         return None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
+from mpaudit.source.repair.keras_half import spelling_of_tensorflow
 from mpaudit.source.repair.registry import Context, repairs
 from mpaudit.source.walk import walk
 
@@ -26,8 +27,16 @@ def square_in_float32(context: Context) -> Fix | None:
         isinstance(o, ast.Name | ast.Attribute | ast.Subscript | ast.Call) for o in operands
     ):
         return None
-    ends = [module.range(operand)[1] for operand in operands]
-    edits = tuple(Edit(end, end, ".float()") for end in ends)
+    if context.subject("library") == "tensorflow":
+        spelled = spelling_of_tensorflow(module)
+        if spelled is None:
+            return None
+        ranges = [module.range(operand) for operand in operands]
+        texts = [f"{spelled}.cast({module.source(each)}, {spelled}.float32)" for each in operands]
+        edits = tuple(Edit(*place, text) for place, text in zip(ranges, texts, strict=True))
+    else:
+        ends = [module.range(operand)[1] for operand in operands]
+        edits = tuple(Edit(end, end, ".float()") for end in ends)
     return Fix("Square and sum up in float32", edits, Safety.SUGGESTION)
 
 
@@ -39,7 +48,7 @@ def _squared(module: Module, node: ast.AST, tensor: str) -> Iterator[ast.expr]:
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
         operands = [node.left]
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        if node.func.attr in ("pow", "square"):
+        if node.func.attr in ("pow", "square", "norm", "l2_loss"):
             is_method = " ".join(module.source(node.func.value).split()) == tensor
             operands = [node.func.value] if is_method else node.args[:1]
     if operands and all(" ".join(module.source(o).split()) == tensor for o in operands):

@@ -70,7 +70,7 @@ def compute_in_float32(context: Context) -> Fix | None:
     if not isinstance(call, ast.Call):
         return None
     if not context.problem.related:
-        return _without_dtype(module, call)
+        return without_dtype(module, call)
     given = [*call.args[1:2], *(k.value for k in call.keywords if k.arg == "dtype")]
     spelled = module.source(call.func).rpartition(".")[0]
     if len(given) != 1 or not module.source(call.func).endswith(".cast"):
@@ -94,7 +94,13 @@ def predictions_to_float32(context: Context) -> Fix | None:
     return Fix("Make the predictions float32", (edit,), Safety.SAFE)
 
 
-def _without_dtype(module: Module, call: ast.Call) -> Fix | None:
+def without_dtype(
+    module: Module,
+    call: ast.Call,
+    message: str = "Leave the loss in float32",
+    safety: Safety = Safety.SAFE,
+) -> Fix | None:
+    """Take the argument `dtype=` out of a call; None where that cannot be done with certainty."""
     keyword = next((k for k in call.keywords if k.arg == "dtype"), None)
     if keyword is None:
         return None
@@ -108,7 +114,7 @@ def _without_dtype(module: Module, call: ast.Call) -> Fix | None:
         end = module.range(every[1])[0]
     if "#" in module.text[start:end]:
         return None
-    return Fix("Leave the loss in float32", (Edit(start, end, ""),), Safety.SAFE)
+    return Fix(message, (Edit(start, end, ""),), safety)
 
 
 def _goes_into_loss(module: Module, call: ast.Call) -> bool:

@@ -1,0 +1,153 @@
+"""Counters, running sums, averages and metrics of TensorFlow and Keras that are kept in 16 bits."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+from mpaudit.event import HalfAdded, HalfAverageMoved, HalfMetricMade, Ref
+from mpaudit.source.dtypes import Dtype
+from mpaudit.source.keras_version import generation
+from mpaudit.source.library.keras_dtype import SEEN, dtype_named, held, reasons
+from mpaudit.source.library.keras_names import ROOTS, last
+from mpaudit.source.library.keras_policy_name import policy_name
+from mpaudit.source.library.registry import on_binary, on_result
+from mpaudit.source.library.tensorflow_dtypes import HALF
+from mpaudit.source.library.torch_half_running import (
+    LARGEST_SHARE,
+    is_share,
+    is_short,
+    share_of,
+)
+from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.call import Calls
+    from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
+
+_METRICS = tuple(f"{root}.metrics." for root in ROOTS)
+_MAKING = ("constant", "Variable", "convert_to_tensor", "cast", "zeros", "ones", "fill")
+_STEPS = ("train_step", "test_step", "update_state")
+"""Methods that Keras runs for every batch."""
+
+
+@on_result
+def called(call: Call, callee: Value, made: Value) -> None:
+    """A call of a library is over: a number made, added to; an average moved; a metric made."""
+    path = call.path
+    if isinstance(callee, External):
+        if callee.name.startswith(_METRICS):
+            _metric(call, callee.name)
+        elif SEEN in path.heap and isinstance(made, Thing) and _is_one_number(call, callee.name):
+            path.learn(made, one16=TRUE)
+        return
+    receiver = call.receiver
+    if SEEN not in path.heap or not isinstance(receiver, Thing) or not call.arguments:
+        return
+    if call.name == "assign_add" and isinstance(call.node.func, ast.Attribute):
+        _added(call.engine, path, call.node, receiver, call.argument(0), call.node.func.value)
+    elif call.name == "assign":
+        _moved(call, receiver)
+
+
+def _metric(call: Call, name: str) -> None:
+    given = call.keywords.get("dtype")
+    if given is None or not last(name)[:1].isupper():
+        return
+    dtype, policy = dtype_named(given, call.path), policy_name(given, call.path) or ""
+    if dtype not in HALF:
+        return
+    if policy.startswith("mixed") and generation(name, call.path.frame.module) != 3:
+        return
+    call.emit(
+        HalfMetricMade(at=call.span, occasional=call.occasional, metric=last(name), dtype=dtype)
+    )
+
+
+def _is_one_number(call: Call, name: str) -> bool:
+    word, path = last(name), call.path
+    if not name.startswith(("tensorflow.", "keras.", "tf_keras.")) or word not in _MAKING:
+        return False
+    given = call.arguments[0] if call.arguments else call.keywords.get("initial_value")
+    if word in ("zeros", "ones", "fill"):
+        items = path.known(given, "@items") if isinstance(given, Thing) else given
+        return isinstance(items, Pack) and not items.items
+    if isinstance(given, Thing):
+        return path.known(given, "@one16") is not None
+    return isinstance(given, Const) and isinstance(given.value, int | float)
+
+
+@on_binary
+def operated(
+    engine: Calls, node: ast.BinOp | ast.AugAssign, left: Value, right: Value, path: Path
+) -> None:
+    """`total += loss`, `total = total + loss`."""
+    if SEEN not in path.heap or not isinstance(node.op, ast.Add) or not isinstance(left, Thing):
+        return
+    target: ast.expr
+    if isinstance(node, ast.AugAssign):
+        target = node.target
+    else:
+        module, target = path.frame.module, node.left
+        above = module.parents.get(node)
+        if not isinstance(above, ast.Assign) or len(above.targets) != 1:
+            return
+        if module.source(above.targets[0]) != module.source(node.left):
+            return
+    root = _added(engine, path, node, left, right, target)
+    if root is not None:
+        path.learn(engine.term("Add", left, right), running16=root)
+
+
+def _added(
+    engine: Calls, path: Path, at: ast.AST, left: Thing, right: Value | None, target: ast.expr
+) -> Value | None:
+    """Tell of an addition to a number in 16 bits. Returns what stands for the number."""
+    root = path.known(left, "@running16")
+    if root is None:
+        known = held(left, path)
+        if path.known(left, "@one16") is None or known is None or known.name not in HALF:
+            return None
+        root = Pack((left, Const(known)))
+    if not isinstance(root, Pack) or is_share(right, engine) or is_short(at, root.items[0], path):
+        return root
+    number, kept = root.items
+    if isinstance(number, Thing) and isinstance(kept, Const) and isinstance(kept.value, Dtype):
+        module = path.frame.module
+        engine.emit(
+            HalfAdded(
+                at=module.span(at),
+                occasional=any(frame.occasional for frame in path.frames),
+                tensor=Ref(number.uid, " ".join(module.source(target).split())),
+                root=number.uid,
+                dtype=kept.value.name,
+                because=reasons(number, path),
+                repeated=any(
+                    frame.function is not None
+                    and frame.function.owner is not None
+                    and frame.function.name in _STEPS
+                    for frame in path.frames
+                ),
+            ),
+            path,
+        )
+    return root
+
+
+def _moved(call: Call, receiver: Thing) -> None:
+    """`average.assign(d * average + (1 - d) * weight)` of a variable of 16 bits."""
+    known, share = held(receiver, call.path), share_of(call.argument(0), receiver, call)
+    if known is None or known.name not in HALF or share is None or not 0 < share < LARGEST_SHARE:
+        return
+    call.emit(
+        HalfAverageMoved(
+            at=call.span,
+            occasional=call.occasional,
+            tensor=call.ref(receiver),
+            dtype=known.name,
+            share=share,
+            cast=known.at,
+            because=reasons(receiver, call.path),
+        )
+    )
