@@ -35,6 +35,7 @@ from . import (  # noqa: F401
     region_mutations,
     scaler_mutations,
     suppression_mutations,
+    tensorflow_mutations,
     trainer_mutations,
     update_mutations,
 )
