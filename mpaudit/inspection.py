@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +105,22 @@ def check_text(
     except UnparsableError as problem:
         return [unparsable(problem)]
     return list(check_document(document, asked, target).findings)
+
+
+def check_texts(
+    texts: Mapping[str, str], project: Project, selection: Selection | None = None
+) -> list[Finding]:
+    """Check texts as if they stood in these files of a project, which may have read others before.
+
+    Others may use them that are not looked at. Raises UnparsableError for a notebook that is no JSON.
+    """
+    run = _Run(project)
+    for filename in texts:
+        project.add(Path(filename))
+    with _uncollected():
+        for filename, text in texts.items():
+            _parse(run, from_text(text, filename))
+        return list(_report(run, selection or Selection(), len(texts)).findings)
 
 
 def check_document(

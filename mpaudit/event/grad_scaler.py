@@ -81,7 +81,8 @@ class ScalerStep(Event):
 
     `definite` says that no other `Ref` can stand for the same optimizer. `closure` says how a
     closure comes in: "keyword", "positional" (where the optimizer calls it), or "missing" where the
-    optimizer cannot step without one; None for an ordinary step.
+    optimizer cannot step without one; None for an ordinary step. `alone` names the methods that nobody
+    in the program calls on this scaler, where it is stepped for a caller out of sight.
     """
 
     scaler: Ref
@@ -89,6 +90,7 @@ class ScalerStep(Event):
     wraps: tuple[Ref, ...] = ()
     definite: bool = True
     closure: str | None = None
+    alone: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,8 @@ class GradScalerProtocol(Protocol):
     State: "phase" -> Phase; ("scaled", scaler) -> the last LossScaled since update(); ("unscaled",
     scaler, optimizer) and ("stepped", scaler, optimizer) -> the event since update(); ("stepper",
     optimizer) -> the scaler that last stepped it; ("updated", scaler) -> the last update(), if
-    nothing was stepped since; "raised" -> the breach after which a real run is over, so that no further
+    nothing was stepped since; "early" -> a clip of gradients that came from
+    out of sight; "raised" -> the breach after which a real run is over, so that no further
     breach on this path is evidence. Facts: ("made", scaler) -> where it was built.
     """
 
@@ -95,10 +96,12 @@ class GradScalerProtocol(Protocol):
                 yield from self._update(event)
             case GradientsZeroed(optimizer=None):
                 self.state.pop("phase", None)
+                self.state.pop("early", None)
             case LostSight():
                 self._lost(event)
 
     def _backward(self, event: Backward) -> Iterator[Verdict]:
+        self.state.pop("early", None)
         phase = Phase() if self.phase.closed else self.phase
         same = [b for b in phase.backwards if b.at != event.at]
         self.phase = replace(phase, backwards=(*same, event))
@@ -119,11 +122,21 @@ class GradScalerProtocol(Protocol):
             return
         key = ("unscaled", event.scaler, event.optimizer)
         before = self.state.get(key)
-        if isinstance(before, Unscaled) and not (event.occasional and before.at == event.at):
-            yield problems.double_unscale(before, event)
+        if isinstance(before, Unscaled):
+            # Under a condition that changes, what closes the iteration may rest on the same one.
+            guarded = before.at == event.at and (event.occasional or before.occasional)
+            if not guarded:
+                yield problems.double_unscale(before, event)
+        yield from self._clipped_early(event, event.optimizer)
         self.state[key] = event
         self.state.pop(("updated", event.scaler), None)
         self.phase = replace(self.phase, unscaled=(*self.phase.unscaled, event.optimizer))
+
+    def _clipped_early(self, event: Event, optimizer: Ref) -> Iterator[Verdict]:
+        """A clip for which gradients came from out of sight, and which are unscaled only now."""
+        early = self.state.pop("early", None)
+        if isinstance(early, GradientsClipped) and optimizer in (early.optimizers or (optimizer,)):
+            yield problems.clip_before_unscale(early, event.at, "they are unscaled only here")
 
     def _clipped(self, event: GradientsClipped) -> Iterator[Verdict]:
         phase = self.phase
@@ -131,6 +144,8 @@ class GradScalerProtocol(Protocol):
             yield Kept("clip-before-unscale", event.at)
             return
         if not phase.all_scaled:
+            if not phase.backwards and not phase.unscaled:
+                self.state["early"] = event
             return
         concerned = event.optimizers
         done = {step.optimizer for step in phase.stepped}
@@ -142,11 +157,12 @@ class GradScalerProtocol(Protocol):
         if unscaled and (concerned is None or unscaled & set(concerned)):
             yield Kept("clip-before-unscale", event.at)
         elif not unscaled:
-            yield problems.clip_before_unscale(phase, event)
+            yield problems.clip_before_unscale(event, *problems.scaled_at(phase))
 
     def _scaler_step(self, event: ScalerStep) -> Iterator[Verdict]:
         scaler, optimizer, phase = event.scaler, event.optimizer, self.phase
         yield from self._made_anew(event)
+        yield from self._left_out(event)
         key = ("stepped", scaler, optimizer)
         before = self.state.get(key)
         if isinstance(before, ScalerStep):
@@ -176,6 +192,18 @@ class GradScalerProtocol(Protocol):
             stepped=(*phase.stepped, event),
             unscaled=(*phase.unscaled, optimizer),
         )
+
+    def _left_out(self, event: ScalerStep) -> Iterator[Verdict]:
+        """What no caller out of sight can make up for."""
+        if "update" in event.alone:
+            yield problems.missing_update(event, event)
+        if "unscale_" in event.alone:
+            yield from self._clipped_early(event, event.optimizer)
+        self.state.pop("early", None)
+        backwards = self.phase.backwards
+        if "scale" in event.alone and backwards and not self.phase.closed:
+            if all(b.scalers is None and not b.idle for b in backwards):
+                yield problems.unscaled_backward(self.phase, event, None)
 
     def _made_anew(self, event: ScalerStep) -> Iterator[Verdict]:
         made = self.facts.get(("made", event.scaler))
@@ -232,6 +260,7 @@ class GradScalerProtocol(Protocol):
             self.state[("updated", scaler)] = event
 
     def _lost(self, event: LostSight) -> None:
+        self.state.pop("early", None)
         for key, value in list(self.state.items()):
             if key == "phase" or not isinstance(key, tuple):
                 continue

@@ -145,7 +145,7 @@ def unscaled_inside(early: Unscaled, event: ScalerStep) -> Broken:
     )
 
 
-def clip_before_unscale(phase: Phase, event: GradientsClipped) -> Broken:
+def clip_before_unscale(event: GradientsClipped, at: Span | None, why: str) -> Broken:
     if event.how == "noise":
         return Broken(
             Problem(
@@ -153,7 +153,7 @@ def clip_before_unscale(phase: Phase, event: GradientsClipped) -> Broken:
                 event.at,
                 "noise is added to gradients that are still multiplied by the loss scale",
                 "the noise is 65536 times too small (at the initial scale): it is as good as not there",
-                related(scaled_at(phase)),
+                related((at, why)),
             )
         )
     return Broken(
@@ -163,7 +163,7 @@ def clip_before_unscale(phase: Phase, event: GradientsClipped) -> Broken:
             "gradients are clipped while they are still multiplied by the loss scale",
             "the limit is compared with values 65536 times too large (at the initial scale): every "
             "step is clipped, and training almost stands still",
-            related(scaled_at(phase)),
+            related((at, why)),
         )
     )
 

@@ -31,6 +31,11 @@ class Broken:
         rule, span = self.problem.rule, self.problem.span
         return {(rule, span), (rule, self.judged or span)}
 
+    @property
+    def rule(self) -> str:
+        """The rule that is broken."""
+        return self.problem.rule
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -52,6 +57,7 @@ class Noted:
 
     by: type[Protocol]
     fact: Hashable
+    rule: str = ""
 
 
 Verdict = Broken | Kept | Noted

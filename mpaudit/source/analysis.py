@@ -13,8 +13,10 @@ from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.compound import Compound
 from mpaudit.source.deprecated_api import STARS
+from mpaudit.source.facts import parts
 from mpaudit.source.heap import Heap, Layer, Place
 from mpaudit.source.module import Module
+from mpaudit.source.narrow import NARROWNESS, STEPPING, of_order
 from mpaudit.source.path import Fork, Frame, Identities, Path, Standing, lookup
 from mpaudit.source.project import Project
 from mpaudit.source.relevance import Relevance
@@ -33,7 +35,7 @@ from mpaudit.source.walk import walk
 
 BUDGET = 30_000
 """Evaluation steps for one entry point at first; what needs more is followed narrowly."""
-NARROW_BUDGET = 80_000
+NARROW_BUDGET = 50_000
 """The same, once only what handles scalers, regions and gradients is followed."""
 FILE_BUDGET = 300_000
 """Evaluation steps for all entry points of a file, some seconds."""
@@ -127,9 +129,10 @@ class Engine(Compound):
         """Execute one entry point; its verdicts count only if it could be followed to its end.
 
         Where the budget does not allow to follow everything that matters, only what handles scalers,
-        regions and gradients is followed, and what is handed to anything else is lost sight of.
+        regions and gradients is followed, then only what makes and applies gradients; only the order
+        of things is judged by that.
         """
-        for self.narrow in (False, True):
+        for self.narrow in NARROWNESS:
             bound = NARROW_BUDGET if self.narrow else BUDGET
             allowed, followed = min(bound, self.left), self.followed.copy()
             self.verdicts, self.escaped, self.guards, self.budget = [], [], 0, allowed
@@ -144,7 +147,8 @@ class Engine(Compound):
                     followed
                 )  # what was not followed to the end is entered for itself
             else:
-                verdicts.extend(within(self.verdicts))
+                found = within(self.verdicts)
+                verdicts.extend(of_order(found) if self.narrow is STEPPING else found)
                 return heap
             finally:
                 self.left -= allowed - max(self.budget, 0)
@@ -192,7 +196,9 @@ class Engine(Compound):
             self.instances[cls.uid] = self._instance(cls, path)
         receiver, paths = self.instances[cls.uid]
         for each in paths[:MAX_INSTANCES]:
-            self._call(method, (receiver,), each.copy())
+            start = each.copy()
+            library.moved_elsewhere(receiver, cls, start)
+            self._call(method, (receiver,), start)
         return heap
 
     def _instance(self, cls: Class, path: Path) -> tuple[Thing, list[Path]]:
@@ -208,7 +214,8 @@ class Engine(Compound):
         if not isinstance(init, Function):
             return made, [path]
         before = path.copy()
-        return made, self._call(init, (made,), path) or [before]
+        paths = self._call(init, (made,), path) or [before]
+        return made, sorted(paths, key=lambda each: not _scales(made, each))
 
     def _call(self, function: Function, arguments: tuple[Value, ...], path: Path) -> list[Path]:
         if not self.relevance.following(function):
@@ -349,6 +356,20 @@ class Engine(Compound):
         if known is None:
             known = self.state.roles[module.filename] = roles(module)
         return known
+
+
+def _scales(instance: Thing, path: Path) -> bool:
+    """Whether an object holds a scaler that is certainly there, and switched on."""
+    return any(
+        all(
+            isinstance(part, Thing)
+            and part.kind == "GradScaler"
+            and path.known(part, "@off") is None
+            for part in parts(value, path)
+        )
+        for name, value in path.heap.of(instance.uid)
+        if not name.startswith("@")
+    )
 
 
 def _stands_in(verdict: Verdict, rows: set[int]) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from mpaudit.event import Event, LostSight
 from mpaudit.finding import Span
 from mpaudit.source import library
-from mpaudit.source.facts import beyond, carries, parts
+from mpaudit.source.facts import beyond, carries, computed, parts
+from mpaudit.source.handover import given_to, handed
 from mpaudit.source.logic import Logic
 from mpaudit.source.making import Making
 from mpaudit.source.outline import generates
@@ -68,11 +69,11 @@ class Calls(Making):
         self.logic = Logic(identities)
         self.budget = budget
         self.floor = 0
-        self.oversized: set[ast.AST] = set()
+        self.oversized: dict[ast.AST, int] = {}
         self.fruitless: dict[ast.AST, int] = {}
         self.told = 0
         self.followed: dict[ast.AST, None] = {}
-        self.narrow = False
+        self.narrow: frozenset[str] | None = None  # what is followed if not everything is
         self.sites: dict[tuple[ast.expr, int], ast.expr] = {}
 
     # To be filled in below this class: the house has one engine, cut at its joints.
@@ -181,7 +182,9 @@ class Calls(Making):
 
     def _opaque(self, model: Thing, method: Function) -> bool:
         """Whether a model's own code says no more than its call itself."""
-        return model.kind == "Module" and (self.narrow or not self.relevance.following(method))
+        return model.kind == "Module" and not (
+            self.narrow is None and self.relevance.following(method)
+        )
 
     def _callable(self, thing: Thing, path: Path) -> Function | None:
         owner = path.known(thing, "@class")
@@ -202,28 +205,33 @@ class Calls(Making):
         result: Value | None = None,
     ) -> Value:
         """Follow a call into the project, by raising Enter; its result if it is not worth following."""
+        inputs = (*arguments, *keywords.values())
         recursive = any(frame.function == function for frame in path.frames)
-        if recursive or len(path.frames) > MAX_DEPTH or not self.relevance.following(function):
-            if isinstance(site, ast.Call) and (recursive or len(path.frames) > MAX_DEPTH):
-                self.lose((*arguments, *keywords.values()), path, path.frame.module.span(site))
-            made = self.made(site, path)
-            return result or beyond(made, (*arguments, *keywords.values()), path)
-        given = (*arguments, *keywords.values())
-        if not self.relevance.speaking(function) and not any(carries(v, path) for v in given):
-            return result or self.derive(self.made(site, path), given, path)
+        if recursive or len(path.frames) > MAX_DEPTH:
+            if isinstance(site, ast.Call):
+                self.lose(inputs, path, path.frame.module.span(site))
+            return result or beyond(self.made(site, path), inputs, path)
+        if not self.relevance.following(function):
+            return result or self._computed(site, inputs, path)
+        if not self.relevance.speaking(function) and not any(carries(v, path) for v in inputs):
+            return result or self._computed(site, inputs, path)
         if self.narrow and isinstance(result, Thing) and result.kind == "Module":
             return result  # what a model is made of is not worth it
-        if self.narrow and not self.relevance.handling(function):
-            at = path.frame.module.span(site)
-            self.lose(given, path, at, elsewhere=True)
-            made = path.learn(self.made(site, path), scaled=UNKNOWN)
-            return result or beyond(made, (*arguments, *keywords.values()), path)
+        if self.narrow and not self.relevance.handling(function, self.narrow):
+            lost = handed(function, given_to(function, arguments, keywords), path, self.identities)
+            self.lose(lost, path, path.frame.module.span(site), elsewhere=True)
+            return result or self._computed(site, inputs, path)
         if generates(function.node):
             begun = Partial(function, arguments, tuple(keywords.items()))
             return path.learn(self.made(site, path, kind="generator"), generator=begun)
         inner = self.activation(site, function, path)
         self.bind(function, inner, arguments, keywords, path)
         raise Enter(site, function, inner, result)
+
+    def _computed(self, site: ast.expr, inputs: Sequence[Value], path: Path) -> Thing:
+        """What a function returns that is not worth following."""
+        made = computed(self.made(site, path), inputs, path)
+        return path.learn(made, region=self.region(path))
 
     def activation(self, site: ast.expr, function: Function, path: Path) -> Frame:
         """The frame of a function that is called at `site`."""

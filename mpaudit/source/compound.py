@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from mpaudit.source.call import Enter
 from mpaudit.source.generator import Generators
+from mpaudit.source.narrow import STEPPING, TRAINING
 from mpaudit.source.path import Fork, Frame, Path
 from mpaudit.source.values import (
     NOWHERE,
@@ -200,7 +201,7 @@ class Compound(Generators):
                 continue
             items = over if isinstance(over, Pack) else each.known(over, "@items")
             known = isinstance(items, Pack) and 0 < len(items.items) <= MAX_ITEMS
-            passes: list[Value | None] = [None] * LOOP_PASSES
+            passes: list[Value | None] = [None] * self._passes(node, each)
             if known and isinstance(items, Pack):
                 passes = list(items.items)
 
@@ -243,8 +244,17 @@ class Compound(Generators):
             if self.logic.truth(test, each) is False:
                 paths.append(each)
                 continue
-            paths.extend(self._loop(node, each, [None] * LOOP_PASSES, lambda current, _: [current]))
+            passes: list[Value | None] = [None] * self._passes(node, each)
+            paths.extend(self._loop(node, each, passes, lambda current, _: [current]))
         return paths
+
+    def _passes(self, node: ast.For | ast.AsyncFor | ast.While, path: Path) -> int:
+        """How often a loop runs: once where the budget is shortest and a loop inside is the training."""
+        if self.narrow is not STEPPING:
+            return LOOP_PASSES
+        inner = (n for s in node.body for n in walk(s) if isinstance(n, ast.For | ast.While))
+        idle = (self.relevance.idle(path.frame.module, each, TRAINING) for each in inner)
+        return LOOP_PASSES if all(idle) else 1
 
     def _loop(
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpaudit.source import library
 from mpaudit.source.operators import Operators
-from mpaudit.source.path import Path, lookup
+from mpaudit.source.path import Path, filled, lookup, unset
 from mpaudit.source.values import (
     NONE,
     TRUE,
@@ -100,6 +100,10 @@ class Expressions(Operators):
             return value if value is not None else Bound(base, name)
         if isinstance(base, Thing):
             value = path.heap.get((base.uid, name))
+            if isinstance(value, Choice) and unset(value):
+                value = path.heap[(base.uid, name)] = filled(
+                    value, self._member(base, name, node, path)
+                )
             if value is not None:
                 return self._found(value, path)
             return self._member(base, name, node, path)
@@ -131,9 +135,14 @@ class Expressions(Operators):
         handled = self.library_attribute(base, name, path)
         if handled is not None:
             return handled
-        if isinstance(owner, Class) or base.kind:
+        if base.kind and (not isinstance(owner, Class) or self._is_called(node, path)):
             return Bound(base, name)
         return self.derive(self.term(".", base, Const(name)), (base,), path)
+
+    @staticmethod
+    def _is_called(node: ast.expr, path: Path) -> bool:
+        parent = path.frame.module.parents.get(node)
+        return isinstance(parent, ast.Call) and parent.func is node
 
     def _bind(
         self, base: Thing, owner: Class, name: str, found: Function, node: ast.expr, path: Path

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from mpaudit.source.path import Identities, Path
+from mpaudit.source.path import UNSET, Identities, Path
 from mpaudit.source.tape import taped
 from mpaudit.source.values import (
     NOWHERE,
@@ -20,6 +20,8 @@ from mpaudit.source.values import (
     Value,
 )
 
+NOTHING: Mapping[Thing, bool] = {}
+"""No answers that are assumed."""
 APART = ("Optimizer", "GradScaler")
 """Kinds of which the items of a comprehension are told apart, pass by pass."""
 
@@ -50,33 +52,38 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
     owners: the models whose parameters it holds; tape: the gradients it was made of; through: the
     prepared models it comes from; weighted: multiplied by who knows what (`scales`).
     """
-    every = [part for source in sources for part in parts(source, path)]
-    flat = [part for part in every if isinstance(part, Thing) and path.heap.holds(part.uid)]
+    every: list[tuple[Value, Mapping[Thing, bool]]] = []
+    for source in sources:
+        if isinstance(source, Choice | Pack):
+            every += _assumed(source, path, NOTHING)
+        else:
+            every += [(part, NOTHING) for part in parts(source, path)]
+    flat = [each for each in every if isinstance(each[0], Thing) and path.heap.holds(each[0].uid)]
     scaled: Value | None = None
     owners: dict[Value, None] = {}
     through: dict[Value, None] = {}
     prepared = (0, "@prepared") in path.heap
-    if any(path.known(part, "@tape") is not None for part in flat):
+    if any(path.known(part, "@tape") is not None for part, _ in flat):
         path.learn(made, tape=taped(sources, path))
-    for part in flat:
-        fact = path.known(part, "@scaled")
+    for part, assumed in flat:
+        fact = _known(part, "@scaled", path, assumed)
         if fact is not None and (scaled is None or scaled == UNKNOWN):
             scaled = fact
         elif isinstance(fact, Pack) and isinstance(scaled, Pack):
             scaled = Pack(tuple(dict.fromkeys((*scaled.items, *fact.items))))
-        held = path.known(part, "@owners")
+        held = _known(part, "@owners", path, assumed)
         if isinstance(held, Pack):
             owners.update(dict.fromkeys(held.items))
         for name in INHERITED:
-            fact = path.known(part, name)
+            fact = _known(part, name, path, assumed)
             if fact is not None:
                 path.heap[(made.uid, name)] = fact
         passed = path.known(part, "@through") if prepared else None
         if isinstance(passed, Pack):
             through.update(dict.fromkeys(passed.items))
-    if scales and any(path.known(part, "@scale_of") is not None for part in flat):
+    if scales and any(path.known(part, "@scale_of") is not None for part, _ in flat):
         scaled = UNKNOWN
-    weighted = sum(path.known(part, "@weighted") is not None for part in flat)
+    weighted = sum(path.known(part, "@weighted") is not None for part, _ in flat)
     if (weighted and weighted == len(every)) or (scales and _weighs(sources, path)):
         path.learn(made, weighted=TRUE)
     if through:
@@ -88,6 +95,19 @@ def beyond(made: Thing, sources: Sequence[Value], path: Path) -> Thing:
     """Let what a function returns that is not followed inherit: it may have divided gradients."""
     inherit(made, sources, path)
     return made if path.known(made, "@tape") is None else path.learn(made, tape=UNKNOWN)
+
+
+def computed(made: Thing, sources: Sequence[Value], path: Path) -> Thing:
+    """Let a value inherit from its sources that was computed by code which never calls `scale()`.
+
+    It may still be a scaled loss that an object among the sources has kept.
+    """
+    inherit(made, sources, path)
+    if path.known(made, "@scaled") is None:
+        held = (v for each in sources if isinstance(each, Thing) for _, v in path.heap.of(each.uid))
+        kept = any(path.known(value, "@scaled") not in (None, Pack(())) for value in held)
+        path.learn(made, scaled=UNKNOWN if kept else Pack(()))
+    return made
 
 
 def item_of(over: Value, each: Value, path: Path, identities: Identities) -> Value:
@@ -120,6 +140,30 @@ def carries(value: Value, path: Path, depth: int = 2) -> bool:
             if not name.startswith("@") or name == "@items"
         )
     return not isinstance(value, Const | External | Namespace)
+
+
+def _assumed(
+    value: Value, path: Path, assumed: Mapping[Thing, bool]
+) -> Iterator[tuple[Value, Mapping[Thing, bool]]]:
+    """The parts of a value, each with the answers under which it is what the value holds."""
+    if isinstance(value, Choice):
+        for side, answer in ((value.yes, True), (value.no, False)):
+            yield from _assumed(side, path, {**assumed, value.condition: answer})
+    elif isinstance(value, Pack):
+        for item in value.items:
+            yield from _assumed(item, path, assumed)
+    else:
+        for part in parts(value, path):
+            yield part, assumed
+
+
+def _known(part: Value, name: str, path: Path, assumed: Mapping[Thing, bool]) -> Value | None:
+    fact = path.known(part, name)
+    if fact is None or not assumed:
+        return fact
+    while isinstance(fact, Choice) and fact.condition in assumed:
+        fact = fact.yes if assumed[fact.condition] else fact.no
+    return None if fact == UNSET else fact
 
 
 def parts(value: Value, path: Path) -> list[Value]:

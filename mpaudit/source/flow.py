@@ -14,7 +14,9 @@ from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.expression import Expressions
 from mpaudit.source.facts import beyond, carries
 from mpaudit.source.join import merge
+from mpaudit.source.narrow import NARROWNESS, SMALL, STEPPING, of_order
 from mpaudit.source.path import Fork, Frame, Path
+from mpaudit.source.skim import pass_over, passable
 from mpaudit.source.values import (
     UNKNOWN,
     Bound,
@@ -111,34 +113,48 @@ class Flow(Expressions):
         return [other, path]
 
     def within_its_share(self, path: Path, call: Enter) -> list[Path]:
-        """Follow a call as far as its share of the budget goes; what needs more is given up.
+        """Follow a call as far as its share of the budget goes, more narrowly if need be, or give it up."""
+        node, before, told = call.function.node, path.copy(), self.told
+        if self.fruitless.get(node, 0) > FRUITLESS:
+            return [self.given_up(before, call)]
+        for narrow in (self.narrow, STEPPING):
+            if narrow is STEPPING and not self.relevance.handling(call.function, STEPPING):
+                break
+            if self.oversized.get(node, -1) >= NARROWNESS.index(narrow):
+                continue
+            ended = self._share_of(before.copy(), call, narrow)
+            if ended is not None:
+                if told == self.told and not any(self.shows(each, before, call) for each in ended):
+                    self.fruitless[node] = self.fruitless.get(node, 0) + 1
+                return ended
+            self.oversized[node] = NARROWNESS.index(narrow)
+        return [self.given_up(before, call)]
 
-        The arguments of such a call are lost sight of, and the function is entered for itself later.
-        """
-        function = call.function.node
-        if function in self.oversized or self.fruitless.get(function, 0) > FRUITLESS:
-            return [self.given_up(path, call)]
-        told = self.told
-        before, floor, escaped = path.copy(), self.floor, self.escaped.copy()
+    def _share_of(
+        self, path: Path, call: Enter, narrow: frozenset[str] | None
+    ) -> list[Path] | None:
+        """Follow a call as narrowly as told; None if its share of the budget does not suffice."""
+        around, floor, escaped = self.narrow, self.floor, self.escaped.copy()
         verdicts, followed, guards = len(self.verdicts), len(self.followed), self.guards
         left = self.budget - floor
         self.floor = self.budget - min(left, max(LEAST, int(left * SHARE)))
+        self.narrow = narrow
         try:
             ended = self.follow(path, call)
-            if told == self.told and not any(self.shows(each, before, call) for each in ended):
-                self.fruitless[function] = self.fruitless.get(function, 0) + 1
-            return ended
         except Exhausted:
             if self.budget < floor:
                 raise
-            self.oversized.add(function)
             self.escaped, self.guards = escaped, guards
             del self.verdicts[verdicts:]
             for node in list(self.followed)[followed:]:
                 del self.followed[node]
+            return None
+        else:
+            if narrow is not around:
+                self.verdicts[verdicts:] = of_order(self.verdicts[verdicts:])
+            return ended
         finally:
-            self.floor = floor
-        return [self.given_up(before, call)]
+            self.floor, self.narrow = floor, around
 
     def shows(self, path: Path, before: Path, call: Enter) -> bool:
         """Whether anything came of a call that told no protocol anything."""
@@ -223,6 +239,9 @@ class Flow(Expressions):
         """Execute one statement."""
         self.spend()
         self.executed.add(node)
+        if self.narrow and passable(node, SMALL.get(self.narrow, 0)):
+            if self.relevance.idle(path.frame.module, node, self.narrow):
+                return pass_over(self, node, path)
         method: Callable[[ast.stmt, Path], list[Path]] | None
         method = getattr(self, "_do_" + type(node).__name__, None)
         return method(node, path) if method else [path]

@@ -125,8 +125,14 @@ def _deciding(conditions: list[Thing], identities: Identities) -> Thing | None:
 def _part_of(part: Thing, whole: Thing | None, identities: Identities) -> bool:
     if whole is None:
         return False
-    operands = [o for o in identities.description(whole.uid) if isinstance(o, Thing)]
+    operands = [t for o in identities.description(whole.uid) for t in _things(o)]
     return part in operands or any(_part_of(part, each, identities) for each in operands)
+
+
+def _things(value: object) -> list[Thing]:
+    if isinstance(value, Choice):
+        return [t for each in (value.condition, value.yes, value.no) for t in _things(each)]
+    return [value] if isinstance(value, Thing) else []
 
 
 def _either(

@@ -72,7 +72,7 @@ class Logic:
             if chosen is not None:
                 return self.truth(value.yes if chosen else value.no, path)
             yes, no = self.truth(value.yes, path), self.truth(value.no, path)
-            return yes if yes is no else None
+            return path.facts.get(self.whole(value)) if yes is None or yes is not no else yes
         if isinstance(value, Pack):
             return bool(value.items)
         if isinstance(value, Thing):
@@ -93,12 +93,21 @@ class Logic:
         It outlives a join of paths that agree in it for different reasons.
         """
         if isinstance(value, Choice):
+            known = self.truth(value, path)
+            if known is not None and not (
+                isinstance(value.yes, Const) and isinstance(value.no, Const)
+            ):
+                path.facts[self.whole(value)] = known
             value = value.condition
         if isinstance(value, Thing) and value not in path.facts:
             composed = self.identities.description(value.uid)[0] in COMPOSED
             known = self.truth(value, path) if composed else None
             if known is not None:
                 path.facts[value] = known
+
+    def whole(self, value: Choice) -> Thing:
+        """What stands for the question whether a Choice is true, whatever its sides are."""
+        return self.term("whole", value)
 
     def decisive(self, value: Value) -> None:
         """Paths that differ in what this value rests on are kept apart while a protocol is under way."""

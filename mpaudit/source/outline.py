@@ -36,6 +36,10 @@ class Mentions:
     own: frozenset[str] = frozenset()
     foreign: set[str] = field(default_factory=set)
     local: set[str] = field(default_factory=set)
+    handed: set[str] = field(default_factory=set)
+    """The names, and the attributes that are given arguments or that are not called at all."""
+    idle: set[ast.expr] = field(default_factory=set)
+    """What is called without arguments."""
 
 
 @dataclass(slots=True)
@@ -53,6 +57,8 @@ class Outline:
     imports: list[ast.ImportFrom] = field(default_factory=list)
     modules: set[str] = field(default_factory=set)
     stored: set[str] = field(default_factory=set)
+    plain: set[str] = field(default_factory=set)
+    """The names of functions and methods that can be called without arguments."""
 
 
 def outline(module: Module) -> Outline:
@@ -75,11 +81,12 @@ def outline(module: Module) -> Outline:
     return found
 
 
-def said(expression: ast.expr, outline: Outline) -> Mentions:
-    """What an expression of the file mentions."""
+def said(node: ast.expr | ast.stmt, outline: Outline) -> Mentions:
+    """What an expression or a statement of the file mentions."""
     found = Mentions("", None)
-    for node in walk(expression):
-        _note(node, found, outline)
+    for each in walk(node):
+        _note(each, found, outline)
+    found.foreign -= found.local
     return found
 
 
@@ -90,6 +97,7 @@ def _visit(node: ast.AST, inside: tuple[Mentions, ...], owner: str | None, found
     if isinstance(node, ast.Attribute):
         if isinstance(node.ctx, ast.Store):
             found.stored.add(node.attr)
+            found.plain.add(node.attr)
     elif isinstance(node, ast.ImportFrom):
         found.imports.append(node)
     elif isinstance(node, ast.Import):
@@ -102,6 +110,8 @@ def _visit(node: ast.AST, inside: tuple[Mentions, ...], owner: str | None, found
         spec = node.args
         parameters = frozenset(a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs))
         mentions.own |= parameters | frozenset(_assigned(node))
+        if owner is None or len(spec.posonlyargs) + len(spec.args) - len(spec.defaults) <= 1:
+            found.plain.add(node.name)
         inside, owner = (*inside, mentions), None
     for child in children(node):
         _visit(child, inside, owner, found)
@@ -112,8 +122,11 @@ def _note(node: ast.AST, mentions: Mentions, found: Outline) -> None:
         if node.id not in mentions.own:
             mentions.words.add(node.id)
             mentions.local.add(node.id)
+            mentions.handed.add(node.id)
     elif isinstance(node, ast.Attribute):
         _note_attribute(node, node.attr, mentions, found)
+        if node not in mentions.idle:
+            mentions.handed.add(node.attr)
         if isinstance(node.value, ast.Name | ast.Attribute) and node.attr[:1].isupper():
             around = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
             mentions.words.add(f"{around}.Class")
@@ -122,6 +135,8 @@ def _note(node: ast.AST, mentions: Mentions, found: Outline) -> None:
             _note_kept([node.value], mentions)
     elif isinstance(node, ast.Call):
         function = node.func
+        if not node.args and not node.keywords:
+            mentions.idle.add(function)
         if isinstance(function, ast.Attribute) and function.attr in KEEPERS:
             _note_kept(node.args, mentions)
         if isinstance(function, ast.Subscript | ast.Call) or (

@@ -217,6 +217,19 @@ class Path:
         return thing
 
 
+def unset(value: Value) -> bool:
+    """Whether a place that holds this was not set on some of the paths that were joined."""
+    return value == UNSET or (isinstance(value, Choice) and (unset(value.yes) or unset(value.no)))
+
+
+def filled(value: Value, otherwise: Value) -> Value:
+    """What a place holds if it holds something else where it was not set."""
+    if isinstance(value, Choice):
+        yes, no = filled(value.yes, otherwise), filled(value.no, otherwise)
+        return yes if yes == no else Choice(value.condition, yes, no)
+    return otherwise if value == UNSET else value
+
+
 def lookup(path: Path, owner: Class, name: str, seen: frozenset[int] = frozenset()) -> Value | None:
     """A class attribute, through the bases that are in the project, in definition order."""
     found = path.heap.get((owner.uid, name))

@@ -55,6 +55,15 @@ class Project:
         self._modules: dict[Path, Module | None] = {}
         self._exists: dict[Path, bool] = {}
         self._names: dict[Path, str] = {}
+        self.texts: dict[Path, dict[Path, str] | None] = {}
+        """What `mpaudit.source.absence` has read, by the root of a program."""
+
+    def again(self) -> Project:
+        """A project that has read what this one has, and that knows no name yet."""
+        other = Project(self.target)
+        other._modules.update(self._modules)
+        other._exists, other.texts = self._exists, self.texts
+        return other
 
     def add(self, path: Path, module: Module | None = None) -> None:
         """Make a file known by the name the user gave it, with its module if it was parsed."""

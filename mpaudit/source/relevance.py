@@ -10,6 +10,7 @@ import ast
 from dataclasses import dataclass
 
 from mpaudit.source.module import Module
+from mpaudit.source.narrow import CLOSING, HANDLING
 from mpaudit.source.outline import HELD, KEEPS, Mentions, Outline, outline, said
 from mpaudit.source.project import Project
 from mpaudit.source.values import Function
@@ -165,25 +166,6 @@ TELLING = frozenset(
     ]
 )
 """What an entry point must mention, itself or in what it calls, to break any protocol."""
-HANDLING = frozenset(
-    [
-        "autocast",
-        "GradScaler",
-        "backward",
-        "unscale_",
-        "step()",
-        "step(...)",
-        "scale(...)",
-        "update()",
-        "zero_grad",
-        "clip_grad_norm_",
-        "grad",
-        "clip_grad_value_",
-        "state_dict()",
-        "torch.save",
-    ]
-)
-"""What a function must mention that is followed even where the budget is short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +184,15 @@ class Relevance:
         self._known: dict[tuple[str, frozenset[str], bool], Relevant] = {}
         self._level = 0
         self._outlines: dict[str, Outline] = {}
+        self._idle: dict[tuple[ast.stmt, frozenset[str]], bool] = {}
 
     def entering(self, module: Module, owner: str | None, name: str) -> bool:
         """Whether a function that nobody calls is worth executing for itself."""
         least = WORDS if name in STEPS else TELLING
-        return (owner, name) in self._relevant(module, least=least).functions
+        if (owner, name) in self._relevant(module, least=least).functions:
+            return True
+        mentions = self._outline(module).functions.get((owner, name))
+        return mentions is not None and mentions.words >= CLOSING
 
     def following(self, function: Function) -> bool:
         """Whether calling this function can matter to any protocol."""
@@ -227,16 +213,26 @@ class Relevance:
             return owner in relevant.names or (owner, function.name) in relevant.functions
         return isinstance(function.node, ast.Lambda) or (owner, function.name) in relevant.functions
 
-    def handling(self, function: Function) -> bool:
+    def handling(self, function: Function, least: frozenset[str] = HANDLING) -> bool:
         """Whether a function handles scalers, regions or gradients itself, or calls what does."""
-        relevant = self._relevant(function.module, least=HANDLING)
+        relevant = self._relevant(function.module, least=least)
         if isinstance(function.node, ast.Lambda):
             inside = said(function.node.body, self._outline(function.module))
-            return bool(inside.words & HANDLING or (inside.words & relevant.names) - inside.foreign)
+            return bool(inside.words & least or (inside.words & relevant.names) - inside.foreign)
         owner = function.owner.node.name if function.owner else None
         if function.name == "__init__":
             return owner in relevant.names
         return (owner, function.name) in relevant.functions
+
+    def idle(self, module: Module, node: ast.stmt, least: frozenset[str]) -> bool:
+        """Whether a statement handles nothing of that, nor calls what does."""
+        key = (node, least)
+        if key not in self._idle:
+            seen = self._outline(module)
+            mentions = said(node, seen)
+            names = self._relevant(module, least=least).names
+            self._idle[key] = not _matters(mentions, seen, least, set(names))
+        return self._idle[key]
 
     def _relevant(self, module: Module, *, least: frozenset[str]) -> Relevant:
         """What mentions a word in a file, or what mentions that.
@@ -264,7 +260,7 @@ class Relevance:
         names: set[str] = set()
         if near:
             self._level += 1
-            names = self._imported(module, least=least)
+            names = self._imported(module, least=least) | self._inherited(module, least=least)
             self._level -= 1
         names |= {name for name, used in seen.assigned.items() if used & words}
         names |= {name for name, bases in seen.classes.items() if bases & trainers}
@@ -309,6 +305,24 @@ class Relevance:
                     found.add(alias.asname or alias.name)
         return found
 
+    def _inherited(self, module: Module, *, least: frozenset[str]) -> set[str]:
+        """The relevant methods of the classes in other files that this file's classes derive from."""
+        seen = self._outline(module)
+        bases = set().union(*seen.classes.values()) if seen.classes else set()
+        found: set[str] = set()
+        for node in seen.imports:
+            base = node.module or ""
+            for alias in node.names:
+                if (alias.asname or alias.name) not in bases:
+                    continue
+                inner = f"{base}.{alias.name}" if base else alias.name
+                source = self.project.find(base, module, node.level) if base else None
+                source = self.project.find(inner, module, node.level) or source
+                if source is not None:
+                    methods = self._relevant(source, least=least).functions
+                    found |= {name for owner, name in methods if owner and name not in METHODS}
+        return found
+
     def _offers(
         self, module: Module | None, name: str, *, least: frozenset[str], depth: int = 0
     ) -> bool:
@@ -337,15 +351,19 @@ def _matters(mentions: Mentions, seen: Outline, words: frozenset[str], names: se
 
     A `forward` calls layers that `__init__` has stored: what counts is what they are made of.
     """
-    mentioned, foreign = mentions.words, mentions.foreign
+    mentioned, foreign, handed = mentions.words, mentions.foreign, mentions.handed
     if mentions.name == "forward" and mentions.owner is not None:
         init = seen.functions.get((mentions.owner, "__init__"))
         if init is not None:
             mentioned, foreign = mentioned | init.words, foreign | init.foreign
+            handed = handed | init.handed
         words -= {HELD, "nn.Class", "Sequential"}
     if LAYER in words and mentions.owner is not None and (mentions.owner, "call") in seen.functions:
         return True
-    return bool(mentioned & words or (mentioned & names) - foreign)
+    if mentioned & words:
+        return True
+    # `model.train()` is no call of a method of the project that wants arguments.
+    return bool((mentioned & names & (handed | seen.plain)) - foreign)
 
 
 def _owner_words(seen: Outline) -> frozenset[str]:

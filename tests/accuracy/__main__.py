@@ -18,8 +18,8 @@ from typing import Any
 
 import mpaudit
 
-from . import corpus
-from .bench import Original, Outcome, Result, examine, originals, real_files, shapes
+from . import corpus, real
+from .bench import Original, Outcome, Result, examine, originals, shapes
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -38,11 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         help="folders of unpacked packages, for their training files (default: the corpus, if it is there)",
     )
+    parser.add_argument(
+        "--files", type=int, default=real.FILES, help="training files of each package (default 3)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--no-write", action="store_true", help="leave results.json as it is")
     given = parser.parse_args(arguments)
     folders = given.real if given.real is not None else [corpus.cache() / "src"]
-    chosen = [*originals(), *real_files(folders)]
+    files = real.training_files(folders, given.files)
+    chosen = [*originals(), *(Original(name, path, True, around) for name, path, around in files)]
     chosen = [each for each in chosen if given.script in each.name]
     words = {word for word in given.only.split(",") if word}
     results = list(run(chosen, words, given.jobs))

@@ -7,14 +7,16 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpaudit.audit import check, check_text
 from mpaudit.config import Selection
 from mpaudit.finding import Finding
+from mpaudit.inspection import check_texts
 from mpaudit.rule import catalogue
+from mpaudit.source.project import Project
 
 from . import (  # noqa: F401
     accelerate_mutations,
@@ -40,6 +42,7 @@ from . import (  # noqa: F401
     update_mutations,
 )
 from .mutation import Mutant, mutants
+from .real import MOST, SECONDS
 from .roles import Program
 from .script import Script
 
@@ -54,20 +57,17 @@ TRAINS = re.compile(
 MARK = re.compile(r"# error: \[([a-z-]+)\]")
 
 
-MOST = 2
-"""Mutants of one operator in one file of a package; the fixtures take them all."""
-
-SECONDS = 60
-"""After this long, no further mutant of a package's file is tried."""
-
-
 @dataclass(frozen=True)
 class Original:
-    """A correct program: its name in tables, its folder or file, and where it comes from."""
+    """A correct program: its name in tables, its folder or file, and where it comes from.
+
+    A file of a package (`real`) is checked together with the files `around` it that import it.
+    """
 
     name: str
     path: Path
     real: bool = False
+    around: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,43 +115,35 @@ def program_of(original: Original) -> Program:
     return Program(scripts, by_use=original.real)
 
 
-def real_files(folders: Iterable[Path]) -> Iterator[Original]:
-    """The files of unpacked packages that use a GradScaler, each checked as if it stood alone."""
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
-            try:
-                text = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError):
-                continue
-            if TRAINS.search(text) and len(text) < 200_000:
-                yield Original(path.relative_to(folder).as_posix(), path, real=True)
-
-
 def examine(original: Original, words: Collection[str] = ()) -> Result:
     """Check an original and all of its mutants. A program with findings of its own gives no mutants.
 
+    A file of a package gives a sample of its mutants, and none of the rules that it breaks itself.
     `words` limit the mutants to some rules or operators.
     """
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         program = program_of(original)
     except (SyntaxError, UnicodeDecodeError) as problem:
         return Result(original.name, original.real, (), (), 0.0, str(problem))
-    own = _findings(original, None)
-    shown = tuple(_shown(f) for f in own)
+    look = Look(original)
+    own = look.findings(None)
+    broken = {finding.name for finding in own if _counts(finding)}
     outcomes = []
     tried: Counter[str] = Counter()
-    if not any(_counts(f) for f in own):
+    if original.real or not broken:
         rules = [name for name, rule in catalogue().items() if "source" in rule.seen_by]
         for mutant in mutants(program, rules):
             if words and mutant.rule not in words and mutant.operator not in words:
                 continue
             if original.real:
                 tried[mutant.operator] += 1
-                if tried[mutant.operator] > MOST or time.perf_counter() - began > SECONDS:
+                late = time.process_time() - began > SECONDS
+                if tried[mutant.operator] > MOST or late or mutant.rule in broken:
                     continue
-            outcomes.append(_outcome(original, mutant, own))
-    return Result(original.name, original.real, shown, tuple(outcomes), time.perf_counter() - began)
+            outcomes.append(_outcome(original, mutant, own, look))
+    shown = tuple(_shown(f) for f in own)
+    return Result(original.name, original.real, shown, tuple(outcomes), time.process_time() - began)
 
 
 def _counts(finding: Finding) -> bool:
@@ -162,26 +154,47 @@ def _shown(finding: Finding) -> str:
     return f"{finding.name}:{Path(finding.span.filename).name}:{finding.span.start.row}"
 
 
-def _findings(original: Original, mutant: Mutant | None) -> list[Finding]:
-    path, wanted = original.path, Selection()
-    if mutant is not None and not catalogue()[mutant.rule].default:
-        wanted = Selection(select=(mutant.rule,))  # a preview rule, or advice
-    if mutant is None:
-        return list(check([path]).findings)
-    if path.is_file():
-        return check_text(mutant.text, str(path), wanted)
-    with tempfile.TemporaryDirectory(prefix="mutant") as folder:
-        copy = Path(folder) / path.name
-        shutil.copytree(path, copy)
-        (copy / mutant.path).write_text(mutant.text, encoding="utf-8")
-        return list(check([copy], wanted).findings)
+class Look:
+    """Checks one original and its mutants; what does not change is read once."""
+
+    def __init__(self, original: Original) -> None:
+        self.original = original
+        self.project = Project()
+
+    def findings(self, mutant: Mutant | None) -> list[Finding]:
+        """What mpaudit says to the original (None) or to a mutant."""
+        path, wanted = self.original.path, Selection()
+        if mutant is not None and not catalogue()[mutant.rule].default:
+            wanted = Selection(select=(mutant.rule,))  # a preview rule, or advice
+        if self.original.real:
+            return self._of_package(mutant, wanted)
+        if mutant is None:
+            return list(check([path]).findings)
+        if path.is_file():
+            return check_text(mutant.text, str(path), wanted)
+        with tempfile.TemporaryDirectory(prefix="mutant") as folder:
+            copy = Path(folder) / path.name
+            shutil.copytree(path, copy)
+            (copy / mutant.path).write_text(mutant.text, encoding="utf-8")
+            return list(check([copy], wanted).findings)
+
+    def _of_package(self, mutant: Mutant | None, wanted: Selection) -> list[Finding]:
+        path = self.original.path
+        text = path.read_text(encoding="utf-8") if mutant is None else mutant.text
+        texts = {str(path): text}
+        for other in self.original.around:
+            texts[str(other)] = other.read_text(encoding="utf-8", errors="replace")
+        project = self.project if mutant is None else self.project.again()
+        return check_texts(texts, project, wanted)
 
 
-def _outcome(original: Original, mutant: Mutant, own: list[Finding]) -> Outcome:
-    found = _findings(original, mutant)
+def _outcome(original: Original, mutant: Mutant, own: list[Finding], look: Look) -> Outcome:
+    found = look.findings(mutant)
     places = {mutant.path: mutant.rows, **dict(mutant.others)}
 
     def file_of(finding: Finding) -> str:
+        if original.real:
+            return mutant.path if finding.span.filename == str(original.path) else ""
         if original.path.is_file():
             return mutant.path
         return finding.span.filename.split(f"/{original.path.name}/")[-1]
@@ -191,7 +204,7 @@ def _outcome(original: Original, mutant: Mutant, own: list[Finding]) -> Outcome:
         became = "caught"
     elif same and not any(f.name == mutant.rule for f in own):
         became = "elsewhere"
-    elif any(_counts(f) for f in found):
+    elif any(_counts(f) for f in found if _shown(f) not in map(_shown, own)):
         became = "other"
     else:
         became = "silent"

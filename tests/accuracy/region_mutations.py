@@ -220,11 +220,26 @@ def no_float_before_disabled(program: Program) -> Iterator[Change]:
                 func = each.func
                 if isinstance(func, ast.Attribute) and func.attr == "float" and not each.args:
                     if isinstance(func.value, ast.Name) and func.value.id in made:
+                        if not computed_with(script, each):
+                            continue
                         yield change(
                             script,
                             (script.end(func.value), script.end(each), ""),
                             marks=[each, region, script.statement(each)],
                         )
+
+
+def computed_with(script: Script, cast: ast.Call) -> bool:
+    """Whether torch itself computes with a cast tensor, there and then: who knows what others do.
+
+    A product with a float32 tensor, or its distribution, is float32 with the cast and without.
+    """
+    parent = script.parent(cast)
+    if isinstance(parent, ast.Call):
+        return parent.args[:1] == [cast] and script.qualified(parent.func).startswith("torch.nn.f")
+    line = [each for each in script.above(cast) if isinstance(each, ast.expr)]
+    above = next((each for each in line if isinstance(each, ast.Attribute)), None)
+    return above is not None and above.attr in ("pow", "exp", "log", "softmax", "log_softmax")
 
 
 @operator("misused-custom-fwd")

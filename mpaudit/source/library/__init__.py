@@ -84,7 +84,7 @@ from mpaudit.source.library.registry import (
     stored,
     summary,
 )
-from mpaudit.source.library.torch_placement import attached
+from mpaudit.source.library.torch_placement import attached, moved_elsewhere
 
 FAMILIES = (
     python,
@@ -162,6 +162,7 @@ __all__ = [
     "finished",
     "harmless",
     "kind_of",
+    "moved_elsewhere",
     "operated",
     "stated_kind",
     "stored",

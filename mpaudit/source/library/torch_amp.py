@@ -15,6 +15,7 @@ from mpaudit.event import (
     Unscaled,
 )
 from mpaudit.finding import Position, Span
+from mpaudit.source.absence import never_called
 from mpaudit.source.guard import guard_after
 from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch_device import decided, device_type
@@ -100,6 +101,9 @@ def _off(call: Call) -> bool:
     fact = call.path.known(call.thing, "@off")
     if isinstance(fact, Choice):
         fact = call.engine.logic.pick(fact, call.path)
+    if isinstance(fact, Thing):  # paths were joined that differ in more than one answer
+        call.engine.logic.decisive(fact)
+        return call.engine.logic.decide(fact, call.path)
     return fact is not None and fact != UNSET
 
 
@@ -130,6 +134,8 @@ def _scaled(call: Call, loss: Value) -> Thing:
     call.path.learn(made, scaled=Pack((*earlier, call.thing)))
     if isinstance(loss, Thing):
         call.path.learn(loss, thrown=Const(call.span))
+        if before is None:  # whoever scales a loss has one that is not
+            call.path.learn(loss, scaled=Pack(()))
     call.emit(
         LossScaled(
             at=call.span,
@@ -206,11 +212,34 @@ def step(call: Call) -> Value:
                 definite=_definite(call, optimizer),
                 counted=call.counted,
                 closure=closure_of(call, optimizer),
+                alone=_alone(call),
             )
         )
     if optimizer is not None:
         stepped_inside(call, optimizer)
     return call.made()
+
+
+def _alone(call: Call) -> frozenset[str]:
+    """What nobody does to a scaler that is stepped for a caller out of sight.
+
+    The scaler must be there for longer than this call, so that what is not done is never done.
+    """
+    path, identities = call.path, call.engine.identities
+    if len(path.frames) < 2 or identities.description(path.frames[1].context)[0] != "entry":
+        return frozenset()
+    operation, *rest = identities.description(call.thing.uid)
+    inside = {frame.context for frame in path.frames}
+    function = call.node.func
+    if (operation == "made" and rest[1] in inside) or not isinstance(function, ast.Attribute):
+        return frozenset()
+    holder = function.value
+    name = holder.attr if isinstance(holder, ast.Attribute) else getattr(holder, "id", "")
+    return (
+        never_called(name, path.frame.module, call.engine.relevance.project)
+        if name
+        else frozenset()
+    )
 
 
 def _definite(call: Call, value: Value | None) -> bool:

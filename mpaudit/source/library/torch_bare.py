@@ -52,14 +52,18 @@ def _bare(module: Module, project: Project) -> bool:
 
 
 def _words(module: Module) -> Iterator[str]:
-    """The names and the short texts of a file; what its comments say does not count."""
+    """The names and the short texts of a file; comments and imports that nothing uses do not count."""
+    used = {node.id for node in module.every(ast.Name)}
+    passes_on = module.filename.endswith("__init__.py")
     for node in walk(module.tree):
         if isinstance(node, ast.Name):
             yield node.id
         elif isinstance(node, ast.Attribute):
             yield node.attr
         elif isinstance(node, ast.alias):
-            yield node.name
+            bound = node.asname or node.name.partition(".")[0]
+            if passes_on or bound in used or bound == "*":
+                yield node.name
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

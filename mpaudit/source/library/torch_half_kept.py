@@ -29,7 +29,7 @@ def applied(call: Call, callee: Value, made: Value) -> None:
     name, kind = _operation(call, callee)
     if kind not in COMPUTING or "dtype" in call.keywords:
         return
-    if isinstance(callee, Thing | External):
+    if isinstance(callee, External) or (isinstance(callee, Thing) and callee.kind):
         value, node = call.argument(0, "input"), call.argument_node(0, "input")
     else:
         value = call.receiver

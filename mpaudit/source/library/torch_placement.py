@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mpaudit.source.facts import parts
 from mpaudit.source.values import TRUE, UNKNOWN, Class, Const, External, Pack, Thing, Value
+from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
     from mpaudit.source.path import Path
@@ -51,6 +55,31 @@ def attached(owner: Thing, value: Value, path: Path) -> None:
     if isinstance(value, Thing) and value.kind == "Module":
         if owner.kind == "Module" or _foreign(path.known(owner, "@class")):
             path.learn(value, part=TRUE)
+
+
+def moved_elsewhere(instance: Thing, owner: Class, path: Path) -> None:
+    """Note which models of an object its methods move: any of them may have been called before."""
+    for name in _moved(owner.node):
+        held = path.heap.get((instance.uid, name))
+        for part in parts(held, path) if held is not None else ():
+            if isinstance(part, Thing) and part.kind == "Module":
+                path.learn(part, device=UNKNOWN)
+    for base in owner.bases:
+        if isinstance(base, Class):
+            moved_elsewhere(instance, base, path)
+
+
+@lru_cache(maxsize=1024)
+def _moved(owner: ast.ClassDef) -> frozenset[str]:
+    """The attributes of `self` that methods of a class move to a device."""
+    methods = [n for n in owner.body if isinstance(n, ast.FunctionDef) and n.name != "__init__"]
+    return frozenset(
+        holder.attr
+        for method in methods
+        for node in walk(method)
+        if isinstance(node, ast.Attribute) and node.attr in ("to", "cuda", "xpu")
+        if isinstance(holder := node.value, ast.Attribute) and isinstance(holder.value, ast.Name)
+    )
 
 
 def _foreign(owner: Value | None, seen: frozenset[int] = frozenset()) -> bool:

@@ -25,6 +25,7 @@ from mpaudit.source.library.torch_dtypes import (
     kind_of_operation,
     result,
 )
+from mpaudit.source.library.torch_head import head
 from mpaudit.source.values import TRUE, UNKNOWN, Bound, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -116,12 +117,29 @@ def called(call: Call, callee: Value, made: Value) -> None:
         return
     measured(call, made)
     if isinstance(callee, Thing) and callee.kind in ("Module", "Loss"):
-        _learn(call, made, _of_layer(call, callee, call.argument(0)))
+        last = head(callee, call.path)
+        if isinstance(last, Pack):
+            _several(call, made, last)
+        elif last is None:
+            _learn(call, made, _of_layer(call, callee, call.argument(0)))
+        elif isinstance(last, Thing):
+            _learn(call, made, _through(call, last, None, ()))
     elif isinstance(callee, External):
         if callee.name.startswith("torch."):
             _of_function(call, callee.name, made)
     elif isinstance(call.receiver, Thing) and not call.receiver.kind:
         _of_method(call, call.receiver, made)
+
+
+def _several(call: Call, made: Thing, layers: Pack) -> None:
+    """A model returns a tuple: what is known of its items."""
+    items = []
+    for index, layer in enumerate(layers.items):
+        item = call.engine.term("output", made, Const(index))
+        items.append(call.engine.derive(item, (made,), call.path))
+        if isinstance(layer, Thing):
+            _learn(call, item, _through(call, layer, None, ()))
+    call.path.learn(made, items=Pack(tuple(items)))
 
 
 def _learn(call: Call, made: Thing, known: Value | None) -> None:

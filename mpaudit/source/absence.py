@@ -1,0 +1,116 @@
+"""What nobody in a program does to a scaler: what its files say of methods that are never called.
+
+A function that nobody in view calls may be one part of an iteration, and its caller may do the rest. Where
+no file that has to do with it calls `update()` on anything that could be the scaler, nobody does.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from mpaudit.source.reach import reached
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpaudit.source.module import Module
+    from mpaudit.source.project import Project
+
+METHODS = ("scale", "unscale_", "update")
+MAX_FILES = 3000
+"""In a larger program nobody looks: then nothing is known to be absent."""
+ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
+_CALLED = re.compile(r"(\w+)(?:\[[^\]\n]*\])?\s*\.\s*(scale|unscale_|update)\s*\(")
+_IMPORT = re.compile(r"^[ \t]*(?:from|import)\b.*$", re.MULTILINE)
+_WORD = re.compile(r"\w+")
+
+Called = dict[str, frozenset[str]]
+"""Method -> the last names of what it is called on."""
+
+_known: WeakKeyDictionary[Project, dict[str, Called | None]] = WeakKeyDictionary()
+
+
+def never_called(name: str, module: Module, project: Project) -> frozenset[str]:
+    """The methods of a scaler that no file around `module` calls; `name` is what holds it there.
+
+    A name with an underscore in front is its object's own; anything else may be called otherwise
+    elsewhere, as long as it is still called a scaler.
+    """
+    found = _known.setdefault(project, {})
+    if module.filename not in found:
+        found[module.filename] = _called(module, project)
+    called = found[module.filename]
+    if called is None:
+        return frozenset()
+    return frozenset(
+        method
+        for method in METHODS
+        if not any(
+            other == name or (not name.startswith("_") and "scal" in other.lower())
+            for other in called[method]
+        )
+    )
+
+
+def _called(module: Module, project: Project) -> Called | None:
+    texts = _around(module, project)
+    if texts is None:
+        return None
+    found: dict[str, set[str]] = {method: set() for method in METHODS}
+    for text in texts:
+        for match in _CALLED.finditer(text):
+            found[match[2]].add(match[1])
+    return {method: frozenset(names) for method, names in found.items()}
+
+
+def _around(module: Module, project: Project) -> list[str] | None:
+    """The texts of a file, of all that it imports, and of all that imports it."""
+    below = reached(module, project)
+    path = Path(module.filename).absolute()
+    root = _root(path)
+    if root not in project.texts:
+        project.texts[root] = _read(root)
+    others = project.texts[root]
+    if below is None or others is None:
+        return None
+    texts = {Path(each.filename).absolute(): each.text for each in below}
+    news = {path}
+    while news:
+        names = {p.stem if p.stem != "__init__" else p.parent.name for p in news}
+        news = {p for p, text in others.items() if p not in texts and names & _imported(text)}
+        texts |= {p: others[p] for p in news}
+    return list(texts.values())
+
+
+def _imported(text: str) -> set[str]:
+    return {word for line in _IMPORT.findall(text) for word in _WORD.findall(line)}
+
+
+def _root(path: Path) -> Path:
+    """The folder of a program: that of its repository, or the one around its outermost package."""
+    for folder in path.parents:
+        if any((folder / name).exists() for name in ROOTS):
+            return folder
+    folder = path.parent
+    while (folder / "__init__.py").exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _read(root: Path) -> dict[Path, str] | None:
+    found: dict[Path, str] = {}
+    for path in _files(root):
+        if len(found) == MAX_FILES:
+            return None
+        try:
+            found[path] = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+    return found
+
+
+def _files(root: Path) -> Iterator[Path]:
+    yield from sorted(root.rglob("*.py"))

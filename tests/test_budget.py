@@ -1,0 +1,106 @@
+"""Programs that are too large to be followed whole: what handles gradients is followed all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mpaudit.audit import check
+from mpaudit.source.analysis import BUDGET
+
+HEAD = """import torch
+from torch import nn
+
+
+class Model:
+    def __init__(self, args):
+        self.args = args
+        if not torch.cuda.is_available():
+            self.args.fp16 = False
+        self.model = nn.Linear(8, 2)
+
+    def evaluate(self, data):
+        results = {}
+        for name, batch in data:
+            with torch.autocast("cuda", enabled=self.args.fp16):
+                output = self.model(batch)
+EVALUATE
+        return results
+
+    def train(self, data, device):
+        args, best, history = self.args, None, []
+        self.model.to(device)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=args.lr)
+        if self.args.fp16:
+            scaler = torch.amp.GradScaler("cuda")
+        for epoch in range(args.epochs):
+            for step, (inputs, targets) in enumerate(data):
+                if self.args.fp16:
+                    with torch.autocast("cuda"):
+                        loss = nn.functional.cross_entropy(self.model(inputs), targets)
+                else:
+                    loss = nn.functional.cross_entropy(self.model(inputs), targets)
+                if args.gpus > 1:
+                    loss = loss.mean()
+                if self.args.fp16:
+                    scaler.scale(loss).backward()
+                else:
+                    loss.backward()
+                if (step + 1) % args.accumulate == 0:
+                    if self.args.fp16:
+                        UNSCALE
+                    nn.utils.clip_grad_norm_(self.model.parameters(), args.norm)
+                    if self.args.fp16:
+                        scaler.step(optimizer)
+                        UPDATE
+                    else:
+                        optimizer.step()
+                    self.model.zero_grad()
+REPORT
+                    if args.evaluate:
+                        results = self.evaluate(data)
+                        if best is None or results["loss"] < best:
+                            best = results["loss"]
+                            torch.save(self.model.state_dict(), args.output)
+                        elif args.early:
+                            return history
+"""
+
+
+def program(flags: int, unscale: str, update: str) -> str:
+    """A trainer in whose evaluation and reports so many flags are asked."""
+    asked = "\n".join(
+        f"{{pad}}if self.args.flag{n}:\n{{pad}}    print({n}, step, loss)\n"
+        f"{{pad}}    history = history + [{n}] if history else [{n}]"
+        for n in range(flags)
+    )
+    evaluated = "\n".join(
+        f"            if self.args.metric{n}:\n                results['m{n}'] = output.softmax(-1)[{n % 8}]"
+        for n in range(flags)
+    )
+    text = HEAD.replace("EVALUATE", evaluated).replace("REPORT", asked.format(pad=" " * 20))
+    return text.replace("UNSCALE", unscale).replace("UPDATE", update)
+
+
+@pytest.mark.parametrize(
+    ("unscale", "update", "wanted"),
+    [
+        ("scaler.unscale_(optimizer)", "scaler.update()", set()),
+        ("pass", "scaler.update()", {"clip-before-unscale"}),
+        ("scaler.unscale_(optimizer)", "pass", {"missing-scaler-update"}),
+    ],
+)
+def test_a_training_is_followed_whatever_is_asked_beside_it(
+    tmp_path: Path, unscale: str, update: str, wanted: set[str]
+) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(program(24, unscale, update), encoding="utf-8")
+    report = check([path])
+    ignored = {"scaler-not-checkpointed"}
+    assert {finding.name for finding in report.findings} - ignored == wanted
+    assert report.warnings == ()
+
+
+def test_the_program_is_too_large_to_be_followed_whole() -> None:
+    assert BUDGET < 2**24
