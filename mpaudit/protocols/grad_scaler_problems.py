@@ -231,7 +231,8 @@ def missing_scaler(backward: Backward, event: OptimizerStep) -> Broken:
                 (event.at, "the gradients are applied here"),
             ),
             subjects(None, event.optimizer),
-        )
+        ),
+        judged=region.span,
     )
 
 

@@ -101,9 +101,7 @@ class Expressions(Operators):
         if isinstance(base, Thing):
             value = path.heap.get((base.uid, name))
             if isinstance(value, Choice) and unset(value):
-                value = path.heap[(base.uid, name)] = filled(
-                    value, self._member(base, name, node, path)
-                )
+                value = filled(value, self._member(base, name, node, path))
             if value is not None:
                 return self._found(value, path)
             return self._member(base, name, node, path)
