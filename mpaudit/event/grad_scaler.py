@@ -53,6 +53,7 @@ class Unscaled(Event):
 
     `definite` says that no other `Ref` can stand for the same optimizer. `guard` is where control may
     leave between here and the update below, `finite` that it does where numbers are not finite.
+    `called_at` is the call of the function around it.
     """
 
     scaler: Ref
@@ -61,6 +62,7 @@ class Unscaled(Event):
     definite: bool = True
     guard: Span | None = None
     finite: bool = False
+    called_at: Span | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import Event, Ref
 from mpaudit.finding import Span
-from mpaudit.source.path import Path
+from mpaudit.source.path import Frame, Path
 from mpaudit.source.values import Bound, Function, Thing, Value
 
 if TYPE_CHECKING:
@@ -61,6 +61,23 @@ class Call:
     def span(self) -> Span:
         """Where the call stands."""
         return self.path.frame.module.span(self.node)
+
+    @property
+    def sites(self) -> list[tuple[Frame, ast.AST]]:
+        """The call, and the calls of the functions around it, innermost first."""
+        found: list[tuple[Frame, ast.AST]] = [(self.path.frame, self.node)]
+        frames = [frame for frame in self.path.frames if not frame.in_class]
+        for inner, outer in zip(reversed(frames), reversed(frames[:-1]), strict=False):
+            origin, *rest = self.engine.identities.description(inner.context)
+            if origin != "in" or not isinstance(rest[1], ast.AST):
+                break
+            found.append((outer, rest[1]))
+        return found
+
+    @property
+    def places(self) -> tuple[Span, ...]:
+        """Where the call stands, and where the functions around it were called from, innermost first."""
+        return tuple(frame.module.span(node) for frame, node in self.sites)
 
     @property
     def occasional(self) -> bool:

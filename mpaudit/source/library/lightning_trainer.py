@@ -22,7 +22,6 @@ from mpaudit.source.library.lightning_refusal import (
     twice_chosen,
 )
 from mpaudit.source.library.registry import function, method
-from mpaudit.source.library.torch_checkpoint import places_of
 from mpaudit.source.library.torch_device import decided
 from mpaudit.source.values import UNKNOWN, Const, Pack, Thing, Value
 
@@ -71,9 +70,7 @@ def _named(value: Value) -> Value:
 def norm_read(call: Call) -> Value:
     """`lightning.pytorch.utilities.grad_norm(module, norm_type)` reads every gradient."""
     call.emit(
-        GradientRead(
-            at=call.span, occasional=call.occasional, how="grad_norm", places=places_of(call)
-        )
+        GradientRead(at=call.span, occasional=call.occasional, how="grad_norm", places=call.places)
     )
     return call.made()
 

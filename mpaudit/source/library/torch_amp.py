@@ -190,6 +190,7 @@ def unscale(call: Call) -> Value:
                 definite=_definite(call, optimizer),
                 guard=guard,
                 finite=finite,
+                called_at=next(iter(call.places[1:]), None),
             )
         )
     return NONE

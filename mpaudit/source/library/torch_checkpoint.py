@@ -82,20 +82,8 @@ def _picked(call: Call) -> bool:
 
 def _taken(call: Call, owner: Value) -> Thing:
     ref = call.ref(owner)
-    fact = Const((ref, places_of(call)))
+    fact = Const((ref, call.places))
     return call.path.learn(call.made(), state_of=fact, scaled=Pack(()))
-
-
-def places_of(call: Call) -> tuple[Span, ...]:
-    """Where a call stands, and where the functions around it were called from, innermost first."""
-    places = [call.span]
-    frames = [frame for frame in call.path.frames if not frame.in_class]
-    for inner, outer in zip(reversed(frames), reversed(frames[:-1]), strict=False):
-        origin, *rest = call.engine.identities.description(inner.context)
-        if origin != "in":
-            break
-        places.append(outer.module.span(rest[1]))  # type: ignore[arg-type]
-    return tuple(places)
 
 
 def _scaler_taken(call: Call, scaler: Ref | None) -> None:
@@ -110,7 +98,7 @@ def save(call: Call) -> Value:
         if part.kind == "GradScaler":
             _scaler_taken(call, Ref(part.uid, ""))
         elif part.kind == "Optimizer":
-            _saved(call, Ref(part.uid, ""), places_of(call))
+            _saved(call, Ref(part.uid, ""), call.places)
         else:
             for fact in _either(call.path.known(part, "@state_of")):
                 if isinstance(fact, Const) and isinstance(fact.value, tuple):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from mpaudit.event import GradientRead, ScaleAsked
 from mpaudit.source.facts import parts
 from mpaudit.source.library.registry import on_result
-from mpaudit.source.library.torch_checkpoint import places_of
 from mpaudit.source.library.torch_gradient import optimizers_of
 from mpaudit.source.values import Const, External, Thing, Value
 
@@ -49,7 +48,7 @@ def read(call: Call, function: Value, _: Value) -> None:
                 at=call.span,
                 occasional=call.occasional,
                 how=call.name.rpartition(".")[2],
-                places=places_of(call),
+                places=call.places,
                 optimizers=optimizers_of(gradient, call.path),
             )
         )

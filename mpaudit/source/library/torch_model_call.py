@@ -14,21 +14,9 @@ if TYPE_CHECKING:
     from mpaudit.source.request import Call
 
 
-def sites(call: Call) -> list[tuple[Frame, ast.AST]]:
-    """The call, and the calls of the functions around it, innermost first."""
-    found: list[tuple[Frame, ast.AST]] = [(call.path.frame, call.node)]
-    frames = [frame for frame in call.path.frames if not frame.in_class]
-    for inner, outer in zip(reversed(frames), reversed(frames[:-1]), strict=False):
-        origin, *rest = call.engine.identities.description(inner.context)
-        if origin != "in" or not isinstance(rest[1], ast.AST):
-            break
-        found.append((outer, rest[1]))
-    return found
-
-
 def model_call(call: Call) -> tuple[Span, str]:
     """The place where the model is called, and how it is spelled there."""
-    around = sites(call)
+    around = call.sites
     frame, node = next((site for site in around if not _is_part(site[0])), around[-1])
     named = node.func if isinstance(node, ast.Call) else node
     return frame.module.span(node), " ".join(frame.module.source(named).split())

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from mpaudit.event import CachingForward
 from mpaudit.source.library.torch_half_input import gradients_off
 from mpaudit.source.library.torch_layers import multiplies
-from mpaudit.source.library.torch_model_call import sites
 from mpaudit.source.library.torch_region import caches, compiled, entry
 from mpaudit.source.torch_version import torch_of
 
@@ -39,6 +38,6 @@ def caching_forward(call: Call, model: Thing) -> None:
             model=call.ref(model, call.node.func),
             entry=around,
             region=described,
-            gradients=not any(gradients_off(frame, node) for frame, node in sites(call)),
+            gradients=not any(gradients_off(frame, node) for frame, node in call.sites),
         )
     )

@@ -21,7 +21,7 @@ from mpaudit.source.library.registry import (
 )
 from mpaudit.source.library.torch_half_input import gradients_off
 from mpaudit.source.library.torch_layers import PRODUCTS, multiplies
-from mpaudit.source.library.torch_model_call import model_call, sites
+from mpaudit.source.library.torch_model_call import model_call
 from mpaudit.source.values import NONE, UNKNOWN, Const, External, Thing, Value
 from mpaudit.source.walk import walk
 
@@ -123,7 +123,7 @@ def _record(call: Call, layer: Thing) -> Value | None:
         return None
     if path.known(layer, "@param_dtype") is not None:
         return None
-    if any(gradients_off(frame, node) for frame, node in sites(call)):
+    if any(gradients_off(frame, node) for frame, node in call.sites):
         return None
     path.heap[_SEEN] = UNKNOWN
     return Const(model_call(call))
