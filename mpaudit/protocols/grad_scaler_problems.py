@@ -101,18 +101,20 @@ def double_unscale(before: Unscaled, event: Unscaled) -> Broken:
     assert event.optimizer is not None
     scaler, optimizer = event.scaler.text, event.optimizer.text
     again = before.at == event.at
-    called = again and before.called_at != event.called_at
+    by_calls = again and before.called_at != event.called_at
+    if by_calls:
+        calls = related((before.called_at, "first by this call"), (event.called_at, "again by this"))
+    else:
+        calls = related((None if again else before.at, "unscaled for the first time here"))
     return Broken(
         Problem(
             "double-unscale",
             event.at,
             f"`{scaler}.unscale_({optimizer})` runs again before `{scaler}.update()`"
-            + (": once for each micro-batch" if again and not called else ""),
+            + (": once for each micro-batch" if again and not by_calls else ""),
             'it raises "unscale_() has already been called on this optimizer since the last update()"; '
             "gradients added after the first call are 65536 times too large",
-            related((before.called_at, "first in this call"), (event.called_at, "again in this call"))
-            if called
-            else related((None if again else before.at, "unscaled for the first time here")),
+            calls,
             subjects(event.scaler, event.optimizer),
         ),
         grounded=True,

@@ -131,7 +131,10 @@ def unscale_in_guard(context: Context) -> Fix | None:
     block = block_of(module, unscale)
     start = block.index(unscale)
     rest = block[start + 1 :]
-    if any(r.message.startswith("unscaled for the first") for r in context.problem.related):
+    if context.problem.related:
+        if len(context.problem.related) > 1:  # without this one statement there would be none
+            message = f"Unscale `{optimizer}` once, before the calls"
+            return Fix(message, (), Safety.SUGGESTION)
         if not alone(module, unscale):
             return None
         edit = Edit(*lines_of(module, unscale), "")
