@@ -103,7 +103,9 @@ def double_unscale(before: Unscaled, event: Unscaled) -> Broken:
     again = before.at == event.at
     by_calls = again and before.called_at != event.called_at
     if by_calls:
-        calls = related((before.called_at, "first by this call"), (event.called_at, "again by this"))
+        calls = related(
+            (before.called_at, "first by this call"), (event.called_at, "again by this")
+        )
     else:
         calls = related((None if again else before.at, "unscaled for the first time here"))
     return Broken(

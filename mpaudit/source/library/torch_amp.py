@@ -1,4 +1,4 @@
-"""torch.amp: GradScaler, autocast, backward."""
+"""torch.amp: GradScaler and autocast."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import (
-    Backward,
     LossScaled,
     Ref,
     ScalerMade,
@@ -19,13 +18,12 @@ from mpaudit.source.absence import never_called
 from mpaudit.source.guard import guard_after
 from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch_device import decided, device_type
-from mpaudit.source.library.torch_region import backward_inside, stepped_inside
-from mpaudit.source.library.torch_training import closure_of, is_whole
+from mpaudit.source.library.torch_region import stepped_inside
+from mpaudit.source.library.torch_training import closure_of
 from mpaudit.source.path import UNSET
 from mpaudit.source.values import (
     FALSE,
     NONE,
-    NOWHERE,
     TRUE,
     Choice,
     Const,
@@ -341,63 +339,3 @@ def _default(device: Value) -> Value:
 
 def _named(dtype: Value) -> Value:
     return Const(DTYPES.get(dtype.name)) if isinstance(dtype, External) else NONE
-
-
-@method("", "backward")
-def backward(call: Call) -> Value | None:
-    """`loss.backward()`; with an argument it is somebody's `engine.backward(loss)`."""
-    receiver = call.receiver
-    if not isinstance(receiver, Thing) or receiver.kind not in ("", "list"):
-        return None
-    path, engine = call.path, call.engine
-    scaled = path.known(receiver, "@scaled")
-    scalers: tuple[Ref, ...] | None = None
-    if isinstance(scaled, Pack) and not call.arguments:
-        scalers = tuple(Ref(s.uid, "") for s in scaled.items if isinstance(s, Thing))
-    weighted = path.known(receiver, "@weighted") is not None
-    region = None if weighted else engine.describe(path.known(receiver, "@region"), path)
-    call.emit(
-        Backward(
-            at=call.span,
-            occasional=call.occasional,
-            loss=_backward_loss(call, receiver),
-            scalers=scalers,
-            made_in=region,
-            whole=is_whole(receiver, call),
-            idle=path.known(receiver, "@idle") is not None,
-            inside=None
-            if call.argument(9, "create_graph")
-            else engine.describe(_around(call), path),
-        )
-    )
-    backward_inside(call, receiver)
-    return NONE
-
-
-@method("", "detach")
-def detach(call: Call) -> Value:
-    """`x.detach()`: no gradient comes back to what made it; a gradient stays the same one."""
-    assert call.receiver is not None
-    made = call.derived(call.receiver)
-    call.path.heap.forget((made.uid, "@region"))
-    call.path.heap.forget((made.uid, "@through"))
-    return call.path.learn(made, gradient=call.path.known(call.receiver, "@gradient"))
-
-
-def _backward_loss(call: Call, loss: Thing) -> Ref:
-    """The loss of a backward pass: by place, so that paths which computed it otherwise can join.
-
-    Where the same loss went through `scale()` before, whose result is not used here, it is that one.
-    """
-    thrown = call.path.known(loss, "@thrown")
-    place = ("thrown", thrown.value) if isinstance(thrown, Const) else ("loss", call.span)
-    return Ref(place, call.ref(loss).text)
-
-
-def _around(call: Call) -> Thing | None:
-    """The region that this pass through the innermost loop entered and is still in."""
-    path = call.path
-    region = call.engine.region(path)
-    entered = path.known(region, "@entered") if region else None
-    since = entered.since if isinstance(entered, Thing) else NOWHERE
-    return region if since == path.frame.iteration else None
