@@ -80,7 +80,24 @@ class Expressions(Operators):
         if node in path.frame.done:
             return path.frame.done[node]
         base = self.evaluate(node.value, path)
+        if isinstance(base, Choice) and not self._is_called(node, path):
+            found = self._of_either(base, node, path)
+            if found is not None:
+                return found
         return self.attribute(base, node.attr, node, path)
+
+    def _of_either(self, base: Value, node: ast.Attribute, path: Path) -> Value | None:
+        """What an option is, whichever of some objects holds it: no question is asked for it."""
+        chosen = self.logic.settled(base, path)
+        if isinstance(chosen, Choice):
+            yes = self._of_either(chosen.yes, node, path)
+            no = self._of_either(chosen.no, node, path) if yes is not None else None
+            if yes is None or no is None:
+                return None
+            return yes if yes == no else Choice(chosen.condition, yes, no)
+        if not isinstance(chosen, Thing) or chosen.kind or path.known(chosen, "@class"):
+            return None
+        return self.attribute(chosen, node.attr, node, path)
 
     def attribute(self, base: Value, name: str, node: ast.expr, path: Path) -> Value:
         """`base.name`; a method comes back bound to its receiver."""
