@@ -122,11 +122,25 @@ def _deciding(conditions: list[Thing], identities: Identities) -> Thing | None:
     return None
 
 
-def _part_of(part: Thing, whole: Thing | None, identities: Identities) -> bool:
-    if whole is None:
-        return False
-    operands = [t for o in identities.description(whole.uid) for t in _things(o)]
-    return part in operands or any(_part_of(part, each, identities) for each in operands)
+def _part_of(part: Thing, whole: Thing, identities: Identities) -> bool:
+    key = (part, whole)
+    known = identities.within.get(key)
+    if known is None:
+        known = identities.within[key] = _is_within(part, whole, identities)
+    return known
+
+
+def _is_within(part: Thing, whole: Thing, identities: Identities) -> bool:
+    waiting, seen = [whole], {whole}
+    while waiting:
+        for operand in identities.description(waiting.pop().uid):
+            for each in _things(operand):
+                if each == part:
+                    return True
+                if each not in seen:
+                    seen.add(each)
+                    waiting.append(each)
+    return False
 
 
 def _things(value: object) -> list[Thing]:

@@ -35,6 +35,8 @@ class Identities:
         self._numbers: dict[Hashable, int] = {}
         self.decisive: set[Thing] = set()
         """The conditions on which it depends what a name holds that a protocol watches."""
+        self.within: dict[tuple[Thing, Thing], bool] = {}
+        """Whether a value went into another one, as far as that was asked."""
         self._descriptions: list[tuple[Hashable, ...]] = [("settings",)]
 
     def number(self, *description: Hashable) -> int:
