@@ -55,6 +55,7 @@ class Project:
         self._modules: dict[Path, Module | None] = {}
         self._exists: dict[Path, bool] = {}
         self._names: dict[Path, str] = {}
+        self._found: dict[tuple[str, str, int], Module | None] = {}
         self.texts: dict[Path, dict[Path, str] | None] = {}
         """What `mpaudit.source.absence` has read, by the root of a program."""
 
@@ -71,6 +72,7 @@ class Project:
         if module is not None:
             module.target = self.target(path)
             self._modules[path.absolute()] = module
+            self._found.clear()
 
     def checked(self, filename: str) -> Module | None:
         """The module of a file that the user asked to check and that was read; None for others."""
@@ -79,6 +81,12 @@ class Project:
 
     def find(self, name: str, importer: Module, level: int = 0) -> Module | None:
         """The project module that `importer` means by `name`; None for a library, or nothing."""
+        asked = (importer.filename, name, level)
+        if asked not in self._found:
+            self._found[asked] = self._find(name, importer, level)
+        return self._found[asked]
+
+    def _find(self, name: str, importer: Module, level: int) -> Module | None:
         top = name.partition(".")[0]
         here = Path(importer.filename).absolute().parent
         if level:
