@@ -114,13 +114,13 @@ def check_texts(
 
     Others may use them that are not looked at. Raises UnparsableError for a notebook that is no JSON.
     """
-    run = _Run(project)
+    run = _Run(project, configuration=Configuration.of_rules(selection))
     for filename in texts:
         project.add(Path(filename))
     with _uncollected():
         for filename, text in texts.items():
             _parse(run, from_text(text, filename))
-        return list(_report(run, selection or Selection(), len(texts)).findings)
+        return list(_report(run, [Path(filename) for filename in texts]).findings)
 
 
 def check_document(
