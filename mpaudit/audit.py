@@ -11,7 +11,7 @@ from mpaudit import suppress
 from mpaudit.config import UNREADABLE, UNUSED, Selection, Target
 from mpaudit.finding import Finding
 from mpaudit.fix import Edit, Fix, Safety, chosen
-from mpaudit.inspection import Asked, check, check_document, check_text, unparsable
+from mpaudit.inspection import Asked, check, check_document, check_text, unread
 from mpaudit.report import Report
 from mpaudit.rewrite import replace_bytes, write_atomically
 from mpaudit.source.document import Document, from_text, read
@@ -42,7 +42,7 @@ def check_content(
     try:
         document = read(data, filename)
     except UnparsableError as problem:
-        return Report([unparsable(problem)], checked=1)
+        return Report([unread(problem)], checked=1)
     return check_document(document, asked, target, alone=False)
 
 
@@ -58,7 +58,7 @@ def fix_content(
     try:
         before = read(data, filename)
     except UnparsableError as problem:
-        return Report([unparsable(problem)], checked=1), {}, data
+        return Report([unread(problem)], checked=1), {}, data
     after, count = _repaired(before, asked, target, unsafe=unsafe, alone=False)
     if after.text == before.text:
         return check_document(before, asked, target, alone=False), {}, data
@@ -75,13 +75,14 @@ def fix(
     *,
     unsafe: bool,
     write: bool,
+    cache: Path | None = None,
 ) -> tuple[Report, Mapping[str, tuple[str, str]]]:
     """Repair files: what is left to report, and each changed text before and after.
 
     A text goes by its file's name; that of a notebook's cell by that name and `:cell 3`. Unsafe
     repairs are applied only if `unsafe`; nothing is written unless `write`.
     """
-    report = check(paths, asked, target)
+    report = check(paths, asked, target, cache=cache)
     changed: dict[str, tuple[str, str]] = {}
     fixed: dict[str, Counter[str]] = {}
     repaired: list[Document] = []
@@ -105,7 +106,7 @@ def fix(
     if write:
         for each in repaired:
             _write(each)
-        report = check(paths, asked, target)
+        report = check(paths, asked, target, cache=cache)
     return replace(report, fixed=fixed), changed
 
 
@@ -157,12 +158,13 @@ def add_ignore(
     target: Target | None = None,
     *,
     reason: str,
+    cache: Path | None = None,
 ) -> tuple[Report, int]:
     """Silence every finding by a comment in its file: what is left, and how many are silenced.
 
     What no comment can silence is left: files that cannot be read, comments that silence nothing.
     """
-    report = check(paths, asked, target)
+    report = check(paths, asked, target, cache=cache)
     files: dict[str, list[Finding]] = {}
     for finding in report.findings:
         if finding.name not in (UNREADABLE, UNUSED):
@@ -171,7 +173,7 @@ def add_ignore(
         document = read(Path(filename).read_bytes(), filename)
         edits = list(_comments(document, findings, reason))
         _write(document.edited(edits))
-    after = check(paths, asked, target)
+    after = check(paths, asked, target, cache=cache)
     return after, len(report.findings) - len(after.findings)
 
 

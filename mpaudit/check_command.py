@@ -37,6 +37,7 @@ class Wanted:
     baseline: str = ""
     write_baseline: bool = False
     diff_base: str | None = None
+    cache: Path | None = None
     show_files: bool = False
     show_settings: bool = False
     stdin_filename: Path | None = None
@@ -157,12 +158,12 @@ def _of_files(wanted: Wanted) -> tuple[Report, Changes]:
     paths, asked = wanted.paths or (Path(),), wanted.configuration
     if wanted.add_ignore is not None:
         reason = " ".join(wanted.add_ignore.split())
-        report, silenced = audit.add_ignore(paths, asked, reason=reason)
+        report, silenced = audit.add_ignore(paths, asked, reason=reason, cache=wanted.cache)
         return replace(report, fixed={"": {"": silenced}}), {}
     if wanted.fix or wanted.diff:
         write = wanted.fix and not wanted.diff
-        return audit.fix(paths, asked, unsafe=wanted.unsafe_fixes, write=write)
-    return audit.check(paths, asked), {}
+        return audit.fix(paths, asked, unsafe=wanted.unsafe_fixes, write=write, cache=wanted.cache)
+    return audit.check(paths, asked, cache=wanted.cache), {}
 
 
 def _of_stdin(wanted: Wanted, stdin: Callable[[], bytes]) -> tuple[Report, Changes, bytes | None]:

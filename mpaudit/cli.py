@@ -211,6 +211,15 @@ def report(trace: Path, kind: str, output: Path | None) -> None:
     return _deliver(run_text.render(summary, colour=output is None and _coloured()), output)
 
 
+@main.command()
+def clean() -> None:
+    """Remove the caches in this folder and below."""
+    from mpaudit.cache.store import clean as remove
+
+    for folder in remove(Path()):
+        click.echo(f"Removing cache at: {folder}", err=True)
+
+
 _FORMATS = click.Choice(["text", "json", "markdown"])
 
 

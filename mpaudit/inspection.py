@@ -4,53 +4,70 @@ from __future__ import annotations
 
 import ast
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpaudit import suppress
+from mpaudit.cache.record import Record
+from mpaudit.cache.store import Store
 from mpaudit.cell import localised
-from mpaudit.checks import ADVICE, CHECKS
 from mpaudit.config import UNREADABLE, UNUSED, Selection, Target
-from mpaudit.finding import Finding, Position, Problem, Span
-from mpaudit.fix import Fix
-from mpaudit.protocols.protocol import Verdict, settle
+from mpaudit.finding import Finding
+from mpaudit.following import Batch, Found, Group, unparsable
 from mpaudit.report import Report
 from mpaudit.rule import Rule, rule
 from mpaudit.settings import Configuration
 from mpaudit.settings.exclusion import Exclusion
-from mpaudit.source.analysis import Engine
-from mpaudit.source.discovery import concerns, files, importers
-from mpaudit.source.document import Document, Script, from_text, read
-from mpaudit.source.module import Module, UnparsableError
-from mpaudit.source.notebook_json import UnreadableNotebookError
+from mpaudit.source.discovery import files
+from mpaudit.source.document import Document, from_text, read
+from mpaudit.source.module import UnparsableError
 from mpaudit.source.project import Project
-from mpaudit.source.repair import Context, repair
+from mpaudit.source.requirement import forget
+from mpaudit.survey import Survey
 
 
 @dataclass(slots=True)
 class _Run:
     """One pass over files: what was read, and what was found.
 
-    `modules` are the files that mention what a rule looks at, `importers` those that use them;
-    `exhausted` those that could not be followed to their end. `folders` were checked whole; None is
-    for a text that is checked as if there were no others.
+    `documents` are the files whose text is at hand, `exhausted` those that could not be followed to
+    their end. `folders` were checked whole; None is for a text that is checked as if there were no
+    others.
     """
 
-    project: Project = field(default_factory=Project)
-    modules: list[Module] = field(default_factory=list)
-    importers: list[Module] = field(default_factory=list)
+    configuration: Configuration
+    folders: Sequence[Path] | None
+    project: Project = field(init=False)
     documents: dict[str, Document] = field(default_factory=dict)
-    problems: list[tuple[Problem, Fix | None]] = field(default_factory=list)
+    problems: list[Found] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    exhausted: set[str] = field(default_factory=set)
-    folders: Sequence[Path] | None = ()
-    configuration: Configuration = field(default_factory=Configuration.of_rules)
+    exhausted: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.project = self.started()
+
+    def started(self, paths: Iterable[Path] = ()) -> Project:
+        """A project in which nothing is read yet, and files are known by the names they have here."""
+        self.project = Project(lambda path: self.configuration.of(path).target)
+        for path in paths:
+            self.project.add(path)
+        return self.project
 
     def selection(self, filename: str) -> Selection:
         """The rules that are on in a file."""
         return self.configuration.rules(filename)
+
+    def widened(self, filename: str) -> bool:
+        """Whether rules may be on in a file that are off by default."""
+        return self.selection(filename).widened
+
+    def take(self, groups: Iterable[Group | Record]) -> None:
+        """Add what was found in files that were followed, now or earlier."""
+        for group in groups:
+            self.problems += group.problems
+            self.exhausted.update(group.exhausted)
 
     def knows_callers(self, document: Document) -> bool:
         """Whether all files were checked that may use a file: those of its project."""
@@ -72,28 +89,52 @@ Asked = Selection | Configuration | None
 """What a check is asked for: rules, the same for all files, or settings by file; None: the default."""
 
 
-def check(paths: Sequence[Path], asked: Asked = None, target: Target | None = None) -> Report:
-    """Check files and folders. Raises MpauditError for a path that is not there."""
+def check(
+    paths: Sequence[Path],
+    asked: Asked = None,
+    target: Target | None = None,
+    *,
+    cache: Path | None = None,
+) -> Report:
+    """Check files and folders; what is known from earlier checks is taken from the folder `cache`.
+
+    Raises MpauditError for a path that is not there.
+    """
+    forget()
     run = _run(asked, target, [path for path in paths if path.is_dir()])
     found = files(paths, Exclusion(run.configuration))
     if not found:
         run.warnings.append("no Python file or notebook is left to be checked: all are excluded")
-    explicit = set(paths)
     with _uncollected():
-        for path in found:
-            run.project.add(path)
-            _read(run, path, named=path in explicit)
-        gated = {Path(module.filename) for module in run.modules}
-        for path in importers(sorted(gated), [path for path in found if path not in gated]):
-            _read_importer(run, path)
+        survey = Survey(found, set(paths), Store(cache) if cache is not None else None)
+        for problem in survey.unreadable:
+            run.problems.append((problem, None))
+        groups, batch = survey.followed(run.started, run.widened, run.configuration)
+        run.documents.update(batch.documents)
+        run.take(groups)
+        for name in survey.wanted(run.problems):
+            _open(run, name)
         return _report(run, found)
+
+
+def _open(run: _Run, name: str) -> None:
+    """Have the text of a file at hand: for its comments, or to show what is wrong in it."""
+    if name in run.documents:
+        return
+    try:
+        run.documents[name] = read(Path(name).read_bytes(), name).light()
+    except UnparsableError as problem:
+        known = any(p.rule == UNREADABLE and p.span.filename == name for p, _ in run.problems)
+        if not known:
+            run.problems.append((unparsable(problem), None))
+    except OSError:  # it has vanished meanwhile
+        return
 
 
 def _run(asked: Asked, target: Target | None, folders: Sequence[Path] | None) -> _Run:
     if not isinstance(asked, Configuration):
         asked = Configuration.of_rules(asked, target)
-    project = Project(lambda path: asked.of(path).target)
-    return _Run(project, folders=folders, configuration=asked)
+    return _Run(asked, folders)
 
 
 def check_text(
@@ -103,7 +144,7 @@ def check_text(
     try:
         document = from_text(text, filename)
     except UnparsableError as problem:
-        return [unparsable(problem)]
+        return [unread(problem)]
     return list(check_document(document, asked, target).findings)
 
 
@@ -114,12 +155,16 @@ def check_texts(
 
     Others may use them that are not looked at. Raises UnparsableError for a notebook that is no JSON.
     """
-    run = _Run(project, configuration=Configuration.of_rules(selection))
+    run = _run(selection, None, ())
+    run.project = project
     for filename in texts:
         project.add(Path(filename))
     with _uncollected():
+        batch = Batch(project, run.widened)
         for filename, text in texts.items():
-            _parse(run, from_text(text, filename))
+            batch.add(from_text(text, filename))
+        run.take(batch.follow())
+        run.documents.update(batch.documents)
         return list(_report(run, [Path(filename) for filename in texts]).findings)
 
 
@@ -128,10 +173,13 @@ def check_document(
 ) -> Report:
     """Check one file's content; unless it is `alone`, others may use it that are not looked at."""
     run = _run(asked, target, None if alone else ())
-    run.project.add(Path(document.filename))
+    path = Path(document.filename)
     with _uncollected():
-        _parse(run, document)
-        return _report(run, [Path(document.filename)])
+        batch = Batch(run.started([path]), run.widened)
+        batch.add(document)
+        run.take(batch.follow())
+        run.documents.update(batch.documents)
+        return _report(run, [path])
 
 
 @contextmanager
@@ -146,77 +194,8 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _read(run: _Run, path: Path, *, named: bool) -> None:
-    """Read a file; one that the user named himself is parsed even if it mentions nothing of ours."""
-    filename = str(path)
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        start = Position(1, 1)
-        reason = f"the file cannot be read: {problem.strerror}"
-        run.problems.append((Problem(UNREADABLE, Span(filename, start, start), reason), None))
-        return
-    concerned = named or concerns(data)
-    if not concerned and not suppress.mentioned(data):
-        return
-    try:
-        document = read(data, filename)
-    except UnparsableError as problem:
-        run.problems.append((_unparsable(problem), None))
-        return
-    if not concerned:
-        run.documents[filename] = document.light()  # for its comments
-    elif (
-        named or isinstance(document, Script) or concerns(document.text.encode("utf-8", "replace"))
-    ):
-        _parse(run, document)  # what concerns us in a notebook may have been in its outputs only
-
-
-def _parse(run: _Run, document: Document) -> None:
-    run.documents[document.filename] = document.light()
-    run.problems += [(_unparsable(problem), None) for problem in document.broken]
-    try:
-        module = document.module()
-    except UnparsableError as problem:
-        run.problems.append((_unparsable(problem), None))
-        return
-    run.project.add(Path(document.filename), module)
-    if concerns(document.text.encode("utf-8", "replace")):
-        run.modules.append(module)
-
-
-def _read_importer(run: _Run, path: Path) -> None:
-    """Read a file that imports others that concern us; it mentions nothing of ours itself."""
-    try:
-        document = read(path.read_bytes(), str(path))
-        module = document.module()
-    except (OSError, UnparsableError):
-        return
-    run.documents[document.filename] = document.light()
-    run.project.add(path, module)
-    run.importers.append(module)
-
-
 def _report(run: _Run, looked_at: Sequence[Path]) -> Report:
-    engine = Engine(run.project)
-    verdicts: list[Verdict] = []
-    for module in (*run.modules, *run.importers):
-        verdicts.extend(engine.audit(module))
-        if engine.exhausted:
-            run.exhausted.add(module.filename)
-            run.warnings.append(_too_large(module, engine.exhausted))
-    for module in run.modules:
-        widened = run.selection(module.filename).widened
-        for look in (*CHECKS, *(ADVICE if widened else ())):
-            run.problems.extend(look(module))
-    settled = settle(verdicts)
-    for problem in settled:
-        there = run.project.checked(problem.span.filename)
-        if there is not None:
-            if there.filename not in run.documents:
-                run.documents[there.filename] = Script(there.filename, there.text, there.encoding)
-            here = [p for p in settled if p.span.filename == problem.span.filename]
-            run.problems.append((problem, repair(Context(problem, there, here))))
+    run.warnings += (_too_large(name, parts) for name, parts in sorted(run.exhausted.items()))
     standing = _standing([_stamp(each) for each in run.problems], run)
     sources = {name: document.text for name, document in run.documents.items()}
     cells = {name: each.cells for name, each in run.documents.items() if each.cells}
@@ -239,25 +218,20 @@ def _placed(finding: Finding, run: _Run) -> Finding:
     return finding
 
 
-def _too_large(module: Module, parts: Sequence[str]) -> str:
+def _too_large(name: str, parts: Sequence[str]) -> str:
     named = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
     return (
-        f"{module.filename}: too large to be followed to the end, so that mistakes in the order of "
+        f"{name}: too large to be followed to the end, so that mistakes in the order of "
         f"things are not seen there: {named}"
     )
 
 
-def unparsable(problem: UnparsableError) -> Finding:
+def unread(problem: UnparsableError) -> Finding:
     """The finding about a file that nobody can read."""
-    return _stamp((_unparsable(problem), None))
+    return _stamp((unparsable(problem), None))
 
 
-def _unparsable(problem: UnparsableError) -> Problem:
-    kind = "a notebook" if isinstance(problem, UnreadableNotebookError) else "Python"
-    return Problem(UNREADABLE, problem.span, f"this cannot be read as {kind}: {problem}")
-
-
-def _stamp(found: tuple[Problem, Fix | None]) -> Finding:
+def _stamp(found: Found) -> Finding:
     problem, repair_of = found
     page = rule(problem.rule)
     return Finding(

@@ -95,6 +95,12 @@ _OPTIONS = [
     click.option(
         "--exit-non-zero-on-fix", is_flag=True, help="Exit with 1 if anything was fixed, too."
     ),
+    click.option(
+        "-n", "--no-cache", is_flag=True, envvar="MPAUDIT_NO_CACHE", help="Read and write no cache."
+    ),
+    click.option(
+        "--cache-dir", metavar="FOLDER", envvar="MPAUDIT_CACHE_DIR", help="Where the cache is."
+    ),
     click.option("--baseline", metavar="FILE", help="Accept the findings that FILE holds."),
     click.option(
         "--write-baseline", is_flag=True, help="Accept what is found now: write it to the baseline."
@@ -129,6 +135,8 @@ def wanted(paths: tuple[Path, ...], given: dict[str, Any]) -> Wanted:
 
     configuration = _configuration(given)
     here = configuration.here.options
+    folder = here.get("cache-dir") or configuration.here.folder / ".mpaudit_cache"
+    whole = any(path.is_dir() for path in paths or (Path(),))
     diff = given["diff"]
     if given["show_fixes"] and diff:
         raise click.UsageError("--show-fixes cannot be combined with --diff")
@@ -153,6 +161,7 @@ def wanted(paths: tuple[Path, ...], given: dict[str, Any]) -> Wanted:
         baseline=here.get("baseline", ""),
         write_baseline=given["write_baseline"],
         diff_base=given["diff_base"],
+        cache=Path(folder) if whole and not given["no_cache"] else None,
         show_files=given["show_files"],
         show_settings=given["show_settings"],
         stdin_filename=given["stdin_filename"],
@@ -205,7 +214,7 @@ def _layer(given: dict[str, Any], here: Path) -> Layer:
     for name in ("fix", "unsafe_fixes", "fix_only", "show_fixes", "preview", "force_exclude"):
         if given[name] is not None:
             values[name.replace("_", "-")] = given[name]
-    for name in ("respect_gitignore", "output_format", "baseline"):
+    for name in ("respect_gitignore", "output_format", "baseline", "cache_dir"):
         if given[name] is not None:
             values[name.replace("_", "-")] = given[name]
     if given["target_keras"]:

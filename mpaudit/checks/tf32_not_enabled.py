@@ -68,7 +68,7 @@ def _is_script(module: Module) -> bool:
 
 
 def _decided_elsewhere(module: Module, imported: list[ast.Import | ast.ImportFrom]) -> bool:
-    project = Project(module.target)
+    project = module.project or Project(module.target)
     for node in imported:
         whole = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         level = 0 if isinstance(node, ast.Import) else node.level

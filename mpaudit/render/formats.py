@@ -3,51 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 from mpaudit.errors import MpauditError
-from mpaudit.render import (
-    concise,
-    github,
-    gitlab,
-    grouped,
-    json,
-    json_lines,
-    junit,
-    pylint,
-    rdjson,
-    sarif,
-    statistics,
-    text,
-)
 from mpaudit.report import Report
 
-FOR_PEOPLE: dict[str, Callable[..., str]] = {
-    "full": text.render,
-    "concise": concise.render,
-    "grouped": grouped.render,
+FOR_PEOPLE = {"full": "text", "concise": "concise", "grouped": "grouped"}
+"""Those that may be coloured, with the modules that write them; a module is loaded when it is needed."""
+FOR_PROGRAMS = {
+    "json": "json",
+    "json-lines": "json_lines",
+    "junit": "junit",
+    "github": "github",
+    "gitlab": "gitlab",
+    "pylint": "pylint",
+    "rdjson": "rdjson",
+    "sarif": "sarif",
 }
-"""Those that may be coloured."""
-FOR_PROGRAMS: dict[str, Callable[[Report], str]] = {
-    "json": json.render,
-    "json-lines": json_lines.render,
-    "junit": junit.render,
-    "github": github.render,
-    "gitlab": gitlab.render,
-    "pylint": pylint.render,
-    "rdjson": rdjson.render,
-    "sarif": sarif.render,
-}
+
+
+def _writer(module: str) -> Callable[..., str]:
+    written: Callable[..., str] = import_module(f"mpaudit.render.{module}").render
+    return written
 
 
 def rendered(report: Report, name: str, *, colour: bool) -> str:
     """The report in a format."""
     if name in FOR_PEOPLE:
-        return FOR_PEOPLE[name](report, colour=colour)
-    return FOR_PROGRAMS[name](report)
+        return _writer(FOR_PEOPLE[name])(report, colour=colour)
+    return _writer(FOR_PROGRAMS[name])(report)
 
 
 def counted(report: Report, name: str, *, colour: bool) -> str:
     """The counts of a report. Raises MpauditError for a format that has none."""
+    from mpaudit.render import statistics
+
     if name == "json":
         return statistics.data(report)
     if name not in FOR_PEOPLE:

@@ -7,6 +7,7 @@ no file that has to do with it calls `update()` on anything that could be the sc
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -14,8 +15,6 @@ from weakref import WeakKeyDictionary
 from mpaudit.source.reach import reached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mpaudit.source.module import Module
     from mpaudit.source.project import Project
 
@@ -71,6 +70,12 @@ def _around(module: Module, project: Project) -> list[str] | None:
     below = reached(module, project)
     path = Path(module.filename).absolute()
     root = _root(path)
+    noted = project.noted(module)
+    noted.roots.add(str(root))
+    for folder in path.parents:
+        noted.asked.update(str(folder / name) for name in (*ROOTS, "__init__.py"))
+        if folder == root:
+            break
     if root not in project.texts:
         project.texts[root] = _read(root)
     others = project.texts[root]
@@ -101,10 +106,11 @@ def _root(path: Path) -> Path:
 
 
 def _read(root: Path) -> dict[Path, str] | None:
+    paths = scripts(root)
+    if paths is None:
+        return None
     found: dict[Path, str] = {}
-    for path in _files(root):
-        if len(found) == MAX_FILES:
-            return None
+    for path in paths:
         try:
             found[path] = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -112,5 +118,7 @@ def _read(root: Path) -> dict[Path, str] | None:
     return found
 
 
-def _files(root: Path) -> Iterator[Path]:
-    yield from sorted(root.rglob("*.py"))
+def scripts(root: Path) -> list[Path] | None:
+    """The files of a program, in order; None if there are too many to look at."""
+    found = list(islice(root.rglob("*.py"), MAX_FILES + 1))
+    return sorted(found) if len(found) <= MAX_FILES else None

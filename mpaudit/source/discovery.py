@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -52,12 +52,27 @@ _OPTIM = re.compile(rb"optim\b(?<=\boptim)")
 _IMPORT = re.compile(rb'(?:^[ \t]*"?|\\n[ \t]*)(?:from|import)\b([^#\n\\]*)', re.MULTILINE)
 """What an import names; its line may stand in the JSON of a notebook."""
 _MAX_IMPORTED = 2000
+PASSING = b"> "
+"""Marks what is imported only to be imported from here."""
 
 
-def importers(gated: Sequence[Path], others: Sequence[Path]) -> list[Path]:
+def imports(data: bytes, name: str) -> bytes | None:
+    """What a file called `name` imports; None if it neither trains nor passes on what it imports.
+
+    What only passes on begins with `PASSING`.
+    """
+    if any(word in data for word in _DRIVES) or _OPTIM.search(data):
+        return b"\n".join(_IMPORT.findall(data))
+    return PASSING + b"\n".join(_IMPORT.findall(data)) if name == "__init__.py" else None
+
+
+def importers(
+    gated: Sequence[Path], others: Sequence[Path], read: Callable[[Path], bytes | None]
+) -> list[Path]:
     """The files among `others` that train and import a gated file, directly or through one another.
 
-    Judged by module names in import lines, so a file too many may come along, which costs time only.
+    `read` says what a file imports (`imports`). Judged by module names in import lines, so a file too
+    many may come along, which costs time only.
     """
     gated = _scripts(gated)
     if not gated:
@@ -65,12 +80,11 @@ def importers(gated: Sequence[Path], others: Sequence[Path]) -> list[Path]:
     texts: dict[Path, bytes] = {}
     passing: set[Path] = set()
     for path in others:
-        data = _bytes(path)
-        if any(word in data for word in _DRIVES) or _OPTIM.search(data):
-            texts[path] = b"\n".join(_IMPORT.findall(data))
-        elif path.name == "__init__.py":  # it may pass on what it imports
-            texts[path] = b"\n".join(_IMPORT.findall(data))
-            passing.add(path)
+        text = read(path)
+        if text is not None:
+            texts[path] = text
+            if text.startswith(PASSING):
+                passing.add(path)
     found: list[Path] = []
     news = list(gated)
     while news and len(found) < _MAX_IMPORTED:
@@ -91,13 +105,6 @@ def importers(gated: Sequence[Path], others: Sequence[Path]) -> list[Path]:
 def _scripts(paths: Iterable[Path]) -> list[Path]:
     """Those that can be imported: a notebook cannot."""
     return [path for path in paths if path.suffix == ".py"]
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 class LeftOut(Protocol):

@@ -15,11 +15,14 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mpaudit.config import Target
 from mpaudit.finding import Position, Span
 from mpaudit.source.walk import children, walk
+
+if TYPE_CHECKING:
+    from mpaudit.source.project import Project
 
 N = TypeVar("N", bound=ast.AST)
 _NEWLINE = re.compile(r"\r\n|\r|\n")
@@ -67,7 +70,7 @@ class Module:
     """A parsed source text.
 
     `name` is its dotted import name where the project knows one; `target` what the user says the code
-    is for.
+    is for; `project` the files around it, if it was read among them.
     """
 
     filename: str
@@ -77,6 +80,7 @@ class Module:
     package: str = ""
     encoding: Encoding = field(default_factory=Encoding)
     target: Target = field(default_factory=Target)
+    project: Project | None = None
 
     @classmethod
     def parse(

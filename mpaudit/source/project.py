@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpaudit.config import Target
@@ -43,16 +44,30 @@ _FOREIGN = frozenset(
 _MAX_LEVELS = 8
 
 
+@dataclass(slots=True)
+class Trail:
+    """Absolute paths: of modules that were read, of what was only asked for, there or not, and of
+    folders of which all scripts were read.
+    """
+
+    read: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    roots: set[str] = field(default_factory=set)
+
+
 class Project:
     """Finds and parses the modules that files of one run import from each other.
 
-    `target` is what the user says that they are for, the same for all, or by file.
+    `target` is what the user says that they are for, the same for all, or by file. `trail` is what was
+    learnt of other files, by the absolute path of the file that imports.
     """
 
     def __init__(self, target: Target | Callable[[Path], Target] | None = None) -> None:
         stated = target or Target()
         self.target = (lambda _: stated) if isinstance(stated, Target) else stated
+        self.trail: dict[str, Trail] = {}
         self._modules: dict[Path, Module | None] = {}
+        self._noted = Trail()
         self._exists: dict[Path, bool] = {}
         self._names: dict[Path, str] = {}
         self._found: dict[tuple[str, str, int], Module | None] = {}
@@ -70,7 +85,7 @@ class Project:
         """Make a file known by the name the user gave it, with its module if it was parsed."""
         self._names[path.absolute()] = str(path)
         if module is not None:
-            module.target = self.target(path)
+            module.target, module.project = self.target(path), self
             self._modules[path.absolute()] = module
             self._found.clear()
 
@@ -83,8 +98,14 @@ class Project:
         """The project module that `importer` means by `name`; None for a library, or nothing."""
         asked = (importer.filename, name, level)
         if asked not in self._found:
+            before, self._noted = self._noted, self.noted(importer)
             self._found[asked] = self._find(name, importer, level)
+            self._noted = before
         return self._found[asked]
+
+    def noted(self, module: Module) -> Trail:
+        """What was learnt of other files for a module."""
+        return self.trail.setdefault(str(Path(module.filename).absolute()), Trail())
 
     def _find(self, name: str, importer: Module, level: int) -> Module | None:
         top = name.partition(".")[0]
@@ -109,10 +130,12 @@ class Project:
         target = base.joinpath(*name.split(".")) if name else base
         for candidate in (target.with_suffix(".py") if name else None, target / "__init__.py"):
             if candidate is not None and self._there(candidate):
+                self._noted.read.add(str(candidate))
                 return self.module(candidate)
         return None
 
     def _there(self, path: Path) -> bool:
+        self._noted.asked.add(str(path))
         known = self._exists.get(path)
         if known is None:
             try:
@@ -128,7 +151,7 @@ class Project:
         if path not in self._modules:
             try:
                 module = self._modules[path] = Module.read(path, self._names.get(path))
-                module.target = self.target(path)
+                module.target, module.project = self.target(path), self
             except (UnparsableError, OSError):
                 self._modules[path] = None
         return self._modules[path]

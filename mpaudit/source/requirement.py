@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,34 @@ def _allowed_in(folder: Path, names: tuple[str, ...]) -> Allowed:
             floor=min(floors, default=None),
             ceiling=max(ceilings) if len(ceilings) == len(found) else None,
         )
-    is_root = (folder / ".git").exists() or folder.parent == folder or folder == Path.home()
-    if is_root or folder.name == "site-packages":
+    if _is_last(folder):
         return Allowed()
     return _allowed_in(folder.parent, names)
+
+
+@lru_cache(maxsize=4096)
+def statements(folder: Path) -> str:
+    """A digest of all that `allowed` may read for the files of a folder."""
+    found = blake2b(digest_size=16)
+    for file in _files(folder):
+        with suppress(OSError):
+            content = file.read_bytes()
+            found.update(f"{file}\0{len(content)}\0".encode(errors="surrogateescape") + content)
+    if not _is_last(folder):
+        found.update(statements(folder.parent).encode())
+    return found.hexdigest()
+
+
+def forget() -> None:
+    """Read all statements anew: in a process that lives on they may have changed."""
+    for each in (statements, _allowed_in, _requirements):
+        each.cache_clear()
+
+
+def _is_last(folder: Path) -> bool:
+    """Whether no folder above is asked."""
+    is_root = (folder / ".git").exists() or folder.parent == folder or folder == Path.home()
+    return is_root or folder.name == "site-packages"
 
 
 def _files(folder: Path) -> list[Path]:

@@ -18,7 +18,9 @@ _MAX_DEPTH = 3
 def adopt(module: Module, library: str) -> None:
     """Let `library` mean itself in `module` where only a star import can have brought that name."""
     names = Names.of(module)
-    if library not in names.spelled and _brings(module, library, Project(module.target)):
+    if library not in names.spelled and _brings(
+        module, library, module.project or Project(module.target)
+    ):
         (star, *_) = names.scope.names["*"]
         names.bind(library, library, star.node)
 

@@ -1,0 +1,142 @@
+"""Files followed together: their problems, in groups of files that have to do with each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mpaudit.config import UNREADABLE
+from mpaudit.finding import Problem
+from mpaudit.fix import Fix
+from mpaudit.source.discovery import concerns
+from mpaudit.source.document import Document
+from mpaudit.source.module import Module, UnparsableError
+from mpaudit.source.notebook_json import UnreadableNotebookError
+from mpaudit.source.project import Project, Trail
+
+Found = tuple[Problem, Fix | None]
+
+
+@dataclass(slots=True)
+class Group:
+    """Files that have read a file in common, directly or through others, and so are judged together.
+
+    `names` are those of its audited files, `read` the absolute paths of all files that it has read, its
+    own among them, `asked` paths whose existence mattered, `roots` folders of which all scripts
+    mattered. `exhausted` are the files that could not be
+    followed to their end, with the parts in question.
+    """
+
+    names: list[str] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    roots: set[str] = field(default_factory=set)
+    problems: list[Found] = field(default_factory=list)
+    exhausted: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Batch:
+    """Files that are followed by one engine; `widened` says where rules off by default may be on."""
+
+    def __init__(self, project: Project, widened: Callable[[str], bool]) -> None:
+        self.project = project
+        self.documents: dict[str, Document] = {}
+        self._widened = widened
+        self._broken: dict[str, list[Problem]] = {}
+        self._modules: list[Module] = []
+        self._importers: list[Module] = []
+
+    def add(self, document: Document) -> None:
+        """Take a file to be audited, whether it can be read or not."""
+        name = document.filename
+        self.documents[name] = document.light()
+        self._broken[name] = [unparsable(problem) for problem in document.broken]
+        try:
+            module = document.module()
+        except UnparsableError as problem:
+            self._broken[name].append(unparsable(problem))
+            return
+        self.project.add(Path(name), module)
+        if concerns(document.text.encode("utf-8", "replace")):
+            self._modules.append(module)
+
+    def add_importer(self, document: Document) -> None:
+        """Take a file that imports others that concern us; it mentions nothing of ours itself."""
+        try:
+            module = document.module()
+        except UnparsableError:
+            return
+        self.documents[document.filename] = document.light()
+        self.project.add(Path(document.filename), module)
+        self._importers.append(module)
+
+    def reject(self, name: str, problem: Problem) -> None:
+        """Note a file that is no text, or no notebook."""
+        self._broken[name] = [problem]
+
+    def follow(self) -> list[Group]:
+        """Execute the files abstractly, and look at each: what is wrong, and how it is mended."""
+        seen: dict[str, list[Found]] = {
+            name: [(problem, None) for problem in found] for name, found in self._broken.items()
+        }
+        order, told, exhausted = list(seen), dict[str, list[Found]](), dict[str, list[str]]()
+        if self._modules or self._importers:
+            from mpaudit import execution
+
+            modules = (*self._modules, *self._importers)
+            verdicts, exhausted = execution.executed(self.project, modules)
+            for module in self._modules:
+                found = execution.looked(module, advice=self._widened(module.filename))
+                seen[module.filename].extend(found)
+            order = [*dict.fromkeys((*seen, *verdicts))]
+            for names in self._together(order):
+                standing = execution.settle([v for n in names for v in verdicts.get(n, ())])
+                told[names[0]] = list(execution.mended(standing, self.project))
+        groups: list[Group] = []
+        for names in self._together(order):  # a repair may have read further files
+            read = self._reached(names)
+            trails = [trail for each in read if (trail := self._trail(each)) is not None]
+            asked = {path for trail in trails for path in trail.asked}
+            roots = {path for trail in trails for path in trail.roots}
+            problems = [p for name in names for p in (*seen.get(name, ()), *told.get(name, ()))]
+            left = {name: exhausted[name] for name in names if name in exhausted}
+            groups.append(Group(names, read, asked, roots, problems, left))
+        return groups
+
+    def _together(self, names: Iterable[str]) -> list[list[str]]:
+        """Names in groups, in order: two are together if they have reached a file in common."""
+        groups: list[tuple[list[str], set[str]]] = []
+        owner: dict[str, int] = {}
+        for name in names:
+            read = self._reached([name])
+            old = sorted({owner[path] for path in read if path in owner})
+            groups.append(([name], read))
+            for number in reversed(old):
+                groups[-1][0][:0] = groups[number][0]
+                groups[-1][1].update(groups[number][1])
+                groups[number] = ([], set())
+            for path in groups[-1][1]:
+                owner[path] = len(groups) - 1
+        return [members for members, _ in groups if members]
+
+    def _reached(self, names: Iterable[str]) -> set[str]:
+        """The absolute paths of files, and of all that they have read, directly or through others."""
+        waiting = [os.path.abspath(name) for name in names]  # noqa: PTH100 - for each file
+        found = set(waiting)
+        while waiting:
+            trail = self._trail(waiting.pop())
+            news = trail.read - found if trail is not None else set()
+            found |= news
+            waiting += news
+        return found
+
+    def _trail(self, path: str) -> Trail | None:
+        return self.project.trail.get(path)
+
+
+def unparsable(problem: UnparsableError) -> Problem:
+    """The problem of a file that nobody can read."""
+    kind = "a notebook" if isinstance(problem, UnreadableNotebookError) else "Python"
+    return Problem(UNREADABLE, problem.span, f"this cannot be read as {kind}: {problem}")

@@ -1,0 +1,199 @@
+"""Which of the found files are to be audited, and what is known of them from earlier checks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from mpaudit import suppress
+from mpaudit.cache.glance import Glance, Glances, digest
+from mpaudit.cache.record import Record, World, by_folder
+from mpaudit.cache.store import Kept, Store
+from mpaudit.config import UNREADABLE
+from mpaudit.finding import Position, Problem, Span
+from mpaudit.following import Batch, Found, Group, unparsable
+from mpaudit.settings import Configuration
+from mpaudit.source.absence import scripts
+from mpaudit.source.discovery import concerns, importers, imports
+from mpaudit.source.document import Script, read
+from mpaudit.source.module import UnparsableError
+from mpaudit.source.project import Project
+from mpaudit.source.requirement import statements
+
+MODULE, IMPORTER, NAMED = "module", "importer", "named"
+"""What a file is audited as: it concerns a rule; it trains, with what others define; the user named it."""
+MAX_ROUNDS = 3
+"""Rounds in which files that are followed anew may reach files of records; then all are followed."""
+
+
+class Survey:
+    """One look at all files of a check.
+
+    `roles` are the names of the files to be audited, in order, with what each is audited as;
+    `unreadable` the problems of those that cannot be opened.
+    """
+
+    def __init__(self, found: Sequence[Path], explicit: set[Path], store: Store | None) -> None:
+        self.found = found
+        self.store = store
+        self.kept = store.load() if store is not None else Kept()
+        self.glances = Glances(self.kept.glances, _look)
+        self.names = {os.path.abspath(path): str(path) for path in found}  # noqa: PTH100
+        self.absolute = {name: path for path, name in self.names.items()}
+        self.roles: dict[str, str] = {}
+        self.mentioning: list[str] = []
+        self.unreadable: list[Problem] = []
+        others: list[Path] = []
+        for path in found:
+            self._sort(path, others, named=path in explicit)
+        gated = sorted(Path(name) for name, role in self.roles.items() if role == MODULE)
+        for path in importers(gated, others, self._imports):
+            self.roles[str(path)] = IMPORTER
+
+    def _sort(self, path: Path, others: list[Path], *, named: bool) -> None:
+        name = str(path)
+        try:
+            seen = self.glances.of(self.absolute[name])
+        except OSError as problem:
+            start = Position(1, 1)
+            reason = f"the file cannot be read: {problem.strerror}"
+            self.unreadable.append(Problem(UNREADABLE, Span(name, start, start), reason))
+            return
+        if seen.mentions:
+            self.mentioning.append(name)
+        if seen.concerns:
+            self.roles[name] = MODULE
+        else:
+            others.append(path)
+            if named:
+                self.roles[name] = NAMED
+
+    def _imports(self, path: Path) -> bytes | None:
+        found = self.glances.of(self.absolute[str(path)]).imports
+        return None if found is None else found.encode("latin-1")
+
+    def followed(
+        self,
+        start: Callable[[Iterable[Path]], Project],
+        widened: Callable[[str], bool],
+        configuration: Configuration,
+    ) -> tuple[list[Group | Record], Batch]:
+        """All groups of the files to be audited: as they were recorded where that still holds.
+
+        `start` gives a project to follow the others in, whose batch is returned.
+        """
+        world = World(
+            self.roles,
+            self.names,
+            self.glances.digest,
+            cache(lambda path: _settings(path, configuration)),
+            lambda folder: statements(Path(folder)),
+            cache(self._scripts),
+        )
+        records = [each for each in self.kept.records if world.holds(each)]
+        for rounds in range(MAX_ROUNDS):
+            covered = {name for each in records for name in each.audited}
+            batch = Batch(start(self.found), widened)
+            for name, role in self.roles.items():
+                if name not in covered:
+                    self._give(batch, name, role)
+            groups = batch.follow()
+            reached = {path for group in groups for path in group.read}
+            kept = [each for each in records if reached.isdisjoint(each.read)]
+            if len(kept) == len(records):
+                break
+            records = kept if rounds < MAX_ROUNDS - 2 else []
+        self._save(records, groups, world)
+        return [*records, *groups], batch
+
+    def _scripts(self, root: str) -> str:
+        """A digest of all scripts in a folder, as far as they are looked at."""
+        paths = scripts(Path(root))
+        if paths is None:
+            return "too many"
+        rows = (f"{path} {self.glances.digest(str(path))}" for path in paths)
+        return digest("\n".join(rows).encode(errors="surrogateescape"))
+
+    def _give(self, batch: Batch, name: str, role: str) -> None:
+        path = self.absolute[name]
+        try:
+            data = self.glances.fresh.pop(path, None) or Path(path).read_bytes()
+            document = read(data, name)
+        except UnparsableError as problem:
+            if role != IMPORTER:
+                batch.reject(name, unparsable(problem))
+            return
+        except OSError:  # it was there a moment ago
+            return
+        if role == IMPORTER:
+            batch.add_importer(document)
+        else:
+            batch.add(document)
+
+    def _save(self, records: Sequence[Record], groups: Sequence[Group], world: World) -> None:
+        if self.store is None:
+            return
+        made = [_recorded(group, world) for group in groups]
+        now = self.glances.current()
+        stamped = all(now.get(path) == each for path, each in self.kept.glances.items())
+        if not made and stamped and len(now) == len(self.kept.glances):
+            return
+        mine = set(self.roles)
+        looked_at = set(self.names)
+        others = [
+            each
+            for each in self.kept.records
+            if mine.isdisjoint(each.audited)
+            and not any(path in looked_at for path in each.read)
+            and all(Path(name).exists() for name in each.audited)
+        ]
+        glances = {p: g for p, g in self.kept.glances.items() if p not in now and Path(p).exists()}
+        self.store.save(Kept({**glances, **now}, [*records, *made, *others]))
+
+    def wanted(self, problems: Iterable[Found]) -> Iterator[str]:
+        """The files whose text is needed: for their comments, or to show what is wrong in them."""
+        yield from self.mentioning
+        for problem, _ in problems:
+            for span in (problem.span, *(each.span for each in problem.related)):
+                if span.filename in self.roles or span == problem.span:
+                    if span.filename in self.absolute:
+                        yield span.filename
+
+
+def _look(path: str, data: bytes) -> Glance:
+    concerned = concerns(data)
+    if concerned and path.endswith(".ipynb"):
+        try:
+            document = read(data, path)
+        except UnparsableError:
+            pass
+        else:  # what concerns us in a notebook may be in its outputs only
+            text = document.text.encode("utf-8", "replace")
+            concerned = isinstance(document, Script) or concerns(text)
+    found = None if concerned else imports(data, os.path.basename(path))  # noqa: PTH119
+    words = None if found is None else found.decode("latin-1")
+    return Glance(digest(data), concerned, suppress.mentioned(data), words)
+
+
+def _settings(path: str, configuration: Configuration) -> str:
+    """What of a file's settings decides what is looked for in it."""
+    target = configuration.of(Path(path)).target
+    return f"{target.torch} {target.keras} {configuration.rules(path).widened}"
+
+
+def _recorded(group: Group, world: World) -> Record:
+    there = {p for p in group.asked if world.exists(*os.path.split(p))}
+    folders = {os.path.dirname(path) for path in group.read}  # noqa: PTH120
+    return Record(
+        {name: world.roles[name] for name in group.names},
+        {path: (world.digest(path), world.names.get(path)) for path in sorted(group.read)},
+        {path: world.settings(path) for path in sorted(group.read)},
+        by_folder(there),
+        by_folder(group.asked - there),
+        {folder: world.requirements(folder) for folder in sorted(folders)},
+        {root: world.scripts(root) for root in sorted(group.roots)},
+        group.problems,
+        group.exhausted,
+    )
