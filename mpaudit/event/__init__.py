@@ -53,6 +53,7 @@ from mpaudit.event.keras import (
 from mpaudit.event.keras_half import (
     HalfLossGiven,
     HalfLossMade,
+    InputBeyondHalf,
     PredictionsUsed,
     RawLoss,
     TensorsMixed,
@@ -105,6 +106,7 @@ __all__ = [
     "HalfTrained",
     "HalfUnscaled",
     "HalfVariableTrained",
+    "InputBeyondHalf",
     "InputHalved",
     "LayerMade",
     "LegacyScaling",

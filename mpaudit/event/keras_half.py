@@ -69,3 +69,17 @@ class PredictionsUsed(Event):
     what: str
     how: str
     predicted: Span | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputBeyondHalf(Event):
+    """A layer that computes in float16 is given, or is made for, values beyond the range of float16.
+
+    `how` is "given" (values that reach `value`), "scaled" (it divides by `value`), "spread" (their
+    variance is `value`) or "centred" (their mean is); `layer` is the kind of the layer.
+    """
+
+    layer: str
+    how: str
+    value: float
+    because: tuple[Related, ...] = ()

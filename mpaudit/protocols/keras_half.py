@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpaudit.event import Event, HalfLossGiven, HalfLossMade, RawLoss, TensorsMixed
+from mpaudit.event import (
+    Event,
+    HalfLossGiven,
+    HalfLossMade,
+    InputBeyondHalf,
+    RawLoss,
+    TensorsMixed,
+)
 from mpaudit.finding import Problem, Related
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict
 
 PINNED = "hardcoded-layer-dtype"
 HALF_LOSS = "half-loss-dtype"
 RAW = "raw-loss-on-half-output"
+RANGE = "half-input-range"
 CALLED = "the model is called here"
 
 
 class KerasHalfProtocol(Protocol):
-    """MP507, MP514 and MP515."""
+    """MP507, MP514, MP515 and MP520."""
 
     __slots__ = ()
 
-    takes = (TensorsMixed, RawLoss, HalfLossMade, HalfLossGiven)
+    takes = (TensorsMixed, RawLoss, HalfLossMade, HalfLossGiven, InputBeyondHalf)
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Judge one event."""
@@ -32,6 +40,8 @@ class KerasHalfProtocol(Protocol):
                 yield _half_loss_made(event)
             case HalfLossGiven():
                 yield _half_loss_given(event)
+            case InputBeyondHalf():
+                yield _beyond(event)
 
 
 def _mixed(event: TensorsMixed) -> Broken:
@@ -65,6 +75,25 @@ def _raw_loss(event: RawLoss) -> Broken:
             ),
         )
     )
+
+
+def _beyond(event: InputBeyondHalf) -> Broken:
+    value = f"{event.value:,.0f}".replace(",", " ")
+    message = {
+        "given": f"values of up to {value} reach `{event.layer}`, which casts them to float16",
+        "scaled": f"`{event.layer}` is made for values of up to {value}, and casts them to float16 first",
+        "spread": f"`{event.layer}` computes in float16, and the variance of its values is {value}",
+        "centred": f"`{event.layer}` computes in float16, and the mean of its values is {value}",
+    }[event.how]
+    consequence = {
+        "given": "float16 ends at 65504: what lies beyond becomes inf before the first weight, and the "
+        "loss nan; below, 4097 becomes 4096",
+        "scaled": "float16 ends at 65504: what lies beyond becomes inf before it is scaled",
+        "spread": "float16 ends at 65504: the variance becomes inf, and every value that is divided by its "
+        "root becomes 0",
+        "centred": "float16 ends at 65504: the mean becomes inf, and what it is taken from nan",
+    }[event.how]
+    return Broken(Problem(RANGE, event.at, message, consequence, event.because), grounded=True)
 
 
 def _half_loss_made(event: HalfLossMade) -> Broken:

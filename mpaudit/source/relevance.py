@@ -115,6 +115,7 @@ KERAS_WORDS = frozenset(
         "cast",
         "predict",
         *("where(...)", "maximum(...)", "l2_normalize", "assign_add"),
+        *("adapt(...)", "uniform(...)", "normal(...)", "lognormal(...)", "linspace(...)"),
         LAYER,
     ]
 )

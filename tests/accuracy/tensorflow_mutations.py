@@ -1,4 +1,4 @@
-"""Mistakes with what float16 can hold, in layers of Keras (the Keras sides of MP301-MP303, MP306, MP309)."""
+"""Mistakes with what float16 can hold, in layers of Keras (MP301-MP303, MP306, MP309, MP520)."""
 
 from __future__ import annotations
 
@@ -145,3 +145,65 @@ def _dtype(script: Script, call: ast.Call) -> tuple[int, int, str]:
 
 def _one_line(script: Script, call: ast.Call) -> bool:
     return not script.text[: script.end(call) - 1].rstrip().endswith(",")
+
+
+@operator("half-input-range")
+def inputs_beyond(program: Program) -> Iterator[Change]:
+    """Random inputs of a Sequential that begins with a layer that casts become a million times larger."""
+    if len(list(policies(program))) != 1:
+        return
+    for script in program.scripts:
+        data = {
+            target.id: value
+            for target, value in assignments(script.tree)
+            if isinstance(target, ast.Name) and _random(value)
+        }
+        models = {
+            target.id
+            for target, value in assignments(script.tree)
+            if isinstance(target, ast.Name) and _begins_with_dense(value)
+        }
+        for call in script.calls():
+            function = call.func
+            if not isinstance(function, ast.Attribute) or function.attr != "fit" or not call.args:
+                continue
+            fitted = isinstance(function.value, ast.Name) and function.value.id in models
+            value = data.get(call.args[0].id) if isinstance(call.args[0], ast.Name) else None
+            if fitted and value is not None:
+                at = script.start(value)
+                yield change(script, (at, at, "1e6 * "), marks=[call])
+
+
+def _random(value: ast.expr) -> bool:
+    name = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
+    if name.endswith(".astype") and isinstance(value, ast.Call):
+        return isinstance(value.func, ast.Attribute) and _random(value.func.value)
+    return name.endswith(("random.rand", "random.randn", "random.random", "random.normal"))
+
+
+def _begins_with_dense(value: ast.expr) -> bool:
+    if not isinstance(value, ast.Call) or not ast.unparse(value.func).endswith("Sequential"):
+        return False
+    layers = value.args[0] if value.args else None
+    items = layers.elts if isinstance(layers, ast.List) else []
+    items = [each for each in items if "Input" not in ast.unparse(each)]
+    first = items[0] if items else None
+    if not isinstance(first, ast.Call) or keyword(first, "dtype") is not None:
+        return False
+    return ast.unparse(first.func).rpartition(".")[2] in ("Dense", "Conv1D", "Conv2D")
+
+
+@operator("half-input-range")
+def rescaled_from_sixteen_bits(program: Program) -> Iterator[Change]:
+    """`Rescaling(1 / 255)` becomes `Rescaling(1 / 65535)`."""
+    if not list(policies(program)):
+        return
+    for script in program.scripts:
+        for call in script.calls():
+            if not ast.unparse(call.func).endswith("Rescaling") or len(call.args) != 1:
+                continue
+            scale = call.args[0]
+            small = isinstance(scale, ast.BinOp) and ast.unparse(scale.right).startswith("255")
+            if small and not call.keywords:
+                edit = (script.start(scale), script.end(scale), "1 / 65535")
+                yield change(script, edit, marks=[call])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mpaudit.event import LayerMade, Ref
 from mpaudit.source.library.keras_autocast import build, cast_inputs, leaves, restated
 from mpaudit.source.library.keras_dtype import SEEN, dtype_named, hold
+from mpaudit.source.library.keras_input_range import given
 from mpaudit.source.library.keras_names import (
     computed,
     everywhere,
@@ -186,6 +187,7 @@ def initialise(call: Call, layer: Thing) -> None:
 @entered("KerasLayer")
 def entering(call: Call) -> None:
     """A project's own layer is called; its `build` is followed, and its `call`."""
+    given(call, call.thing, call.argument(0))
     build(call)
     cast_inputs(call)
 

@@ -8,6 +8,7 @@ from mpaudit.event import LayerMade, ModelMade, Ref
 from mpaudit.source.dtypes import Dtype
 from mpaudit.source.library.keras_autocast import cast_inputs, computed_in
 from mpaudit.source.library.keras_dtype import SEEN, compute_dtype_of, held, keep
+from mpaudit.source.library.keras_input_range import given
 from mpaudit.source.library.keras_layers import outlet
 from mpaudit.source.library.keras_names import everywhere, flat, keras, last, text
 from mpaudit.source.library.keras_policy import in_force
@@ -276,6 +277,7 @@ def leaving(model: Thing, call: Call) -> list[Dtype | None]:
 @entered("KerasModel")
 def entering(call: Call) -> None:
     """A project's own model is called; its `call` is followed."""
+    given(call, call.thing, call.argument(0))
     tell(call, call.thing)
     cast_inputs(call)
 

@@ -24,6 +24,7 @@ _COMPUTED: dict[object, Callable[..., float]] = {
     "Add": operator.add,
     "Sub": operator.sub,
     "Mult": operator.mul,
+    "Div": operator.truediv,
 }
 _MEASURING = frozenset({"item", "size", "dim", "numel", "ndimension", "nelement", "tolist"})
 MAX_DEPTH = 8
@@ -77,6 +78,8 @@ def number(value: Value | None, identities: Identities, depth: int = 0) -> float
             return None
         known.append(part)
     if operation == "Pow" and (abs(known[0]) > 1e4 or abs(known[1]) > 64 or known[0] <= 0):
+        return None
+    if operation == "Div" and not known[1]:
         return None
     return float(_COMPUTED[operation](*known))
 
