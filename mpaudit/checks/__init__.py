@@ -16,6 +16,7 @@ from mpaudit.checks import (
     evaluation_outside_autocast,
     experimental_keras_policy,
     hot_loop_sync,
+    leaking_policy,
     legacy_lightning_precision,
     log_of_softmax,
     low_precision_reduce,
@@ -58,5 +59,6 @@ ADVICE: tuple[Check, ...] = (
     hot_loop_sync.check,
     tf32_not_enabled.check,
     prefer_bfloat16.check,
+    leaking_policy.check,
 )
 """Checks of rules that are off unless selected: they look only where something is selected."""

@@ -44,10 +44,13 @@ from mpaudit.event.half_trained import HalfTrained, HalfVariableTrained
 from mpaudit.event.keras import (
     GradientsApplied,
     LayerMade,
+    ModelLoaded,
     ModelMade,
+    ModelSaved,
     PolicyMade,
     PolicyRefused,
     PolicySet,
+    StrategyMade,
     TapeGradient,
 )
 from mpaudit.event.keras_half import (
@@ -113,7 +116,9 @@ __all__ = [
     "LossComputed",
     "LossScaled",
     "LostSight",
+    "ModelLoaded",
     "ModelMade",
+    "ModelSaved",
     "OptimizerStep",
     "OptimizerWrapped",
     "OwnedBackward",
@@ -149,6 +154,7 @@ __all__ = [
     "SchedulerStep",
     "SquaresReduced",
     "StateSaved",
+    "StrategyMade",
     "TapeGradient",
     "TapeGradientsClipped",
     "TapeGradientsUnscaled",

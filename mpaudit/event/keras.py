@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from mpaudit.event.core import Event, Ref
@@ -12,11 +13,13 @@ from mpaudit.finding import Span
 class PolicySet(Event):
     """The global Keras dtype policy became `policy` ("mixed_float16"), None if not known.
 
-    `floatx` says that it did so by way of `set_floatx`, which layers go by as long as no policy is set.
+    `floatx` says that it did so by way of `set_floatx`, which layers go by as long as no policy is set;
+    `chosen` that the call stands under a condition, or its argument rests on one.
     """
 
     policy: str | None
     floatx: bool = False
+    chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,3 +92,25 @@ class GradientsApplied(Event):
     made: Span | None = None
     keras: int | None = 3
     factor: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyMade(Event):
+    """A strategy of TensorFlow's for several devices was built: "TPUStrategy"."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSaved(Event):
+    """A Keras model was saved whole; `path` says where, `policy` is that of the model."""
+
+    path: Hashable
+    policy: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLoaded(Event):
+    """A Keras model was loaded from a file, with the policies that its layers were saved with."""
+
+    path: Hashable

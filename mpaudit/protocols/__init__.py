@@ -32,6 +32,7 @@ from mpaudit.protocols.keras_policy import KerasPolicyProtocol
 from mpaudit.protocols.keras_scaling import KerasScalingProtocol
 from mpaudit.protocols.logits import LogitsProtocol
 from mpaudit.protocols.loss_scaling import LossScalingProtocol
+from mpaudit.protocols.misplaced_policy import MisplacedPolicyProtocol
 from mpaudit.protocols.mixed_dtypes import MixedDtypesProtocol
 from mpaudit.protocols.no_grad_cache import NoGradCacheProtocol
 from mpaudit.protocols.optimizer_match import OptimizerMatchProtocol
@@ -88,6 +89,7 @@ _ALL: tuple[type[Protocol], ...] = (
     UnsupportedProtocol,
     KerasPolicyProtocol,
     KerasHalfProtocol,
+    MisplacedPolicyProtocol,
     KerasLossScaleProtocol,
     KerasScalingProtocol,
     OwnedBackwardProtocol,

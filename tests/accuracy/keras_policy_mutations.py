@@ -119,3 +119,40 @@ def _trains(program: Program) -> bool:
     texts = [script.text for script in program.scripts]
     off = any("PRECISION = False" in text or "set_floatx(" in text for text in texts)
     return not off and any(word in text for text in texts for word in words)
+
+
+@operator("misplaced-policy")
+def policy_back_before_loading(program: Program) -> Iterator[Change]:
+    """In front of a model that is loaded from where a mixed one was saved, the policy becomes float32."""
+    if len(list(policies(program))) != 1:
+        return
+    for script in program.scripts:
+        saved = {
+            ast.unparse(call.args[0])
+            for call in script.calls()
+            if ast.unparse(call.func).endswith(".save") and call.args
+        }
+        for call in script.calls():
+            stmt = script.statement(call)
+            loads = ast.unparse(call.func).endswith("load_model") and call.args
+            if not loads or ast.unparse(call.args[0]) not in saved or stmt not in script.tree.body:
+                continue
+            before = [c for _, c in policies(program) if script.start(c) < script.start(call)]
+            others = script.text.count("set_global_policy", 0, script.start(call))
+            if len(before) == 1 and others == 1 and script.owns_lines(stmt):
+                at = script.line_start(script.start(stmt))
+                text = 'keras.mixed_precision.set_global_policy("float32")\n'
+                yield change(script, (at, at, text), marks=[call])
+
+
+@operator("misplaced-policy")
+def float16_on_a_tpu(program: Program) -> Iterator[Change]:
+    """The strategy is one for TPUs, and the policy stays as it is."""
+    for script, call in policies(program):
+        stmt = script.statement(call)
+        if stmt not in script.tree.body or not script.owns_lines(stmt) or "TPU" in script.text:
+            continue
+        imports = "import tensorflow as tf" in script.text
+        if imports and isinstance(stmt, ast.Expr) and len(list(policies(program))) == 1:
+            at = script.line_end(script.end(stmt))
+            yield change(script, (at, at, "tpu = tf.distribute.TPUStrategy()\n"), marks=[call])

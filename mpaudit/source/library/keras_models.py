@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.event import LayerMade, ModelMade, Ref
+from mpaudit.event import LayerMade, ModelLoaded, ModelMade, ModelSaved, Ref
 from mpaudit.source.dtypes import Dtype
 from mpaudit.source.library.keras_autocast import cast_inputs, computed_in
 from mpaudit.source.library.keras_dtype import SEEN, compute_dtype_of, held, keep
@@ -145,7 +145,21 @@ def load_model(call: Call) -> Value:
     model = _new(call, call.made("KerasModel"))
     call.path.learn(model, policy=UNKNOWN, told=TOLD)
     call.emit(ModelMade(at=call.span, model=Ref(model.uid, ""), layers=(), output=()))
+    path = call.argument(0, "filepath")
+    if path is not None:
+        call.emit(ModelLoaded(at=call.span, occasional=call.occasional, path=path))
     return model
+
+
+@method("KerasModel", "save")
+def save_model(call: Call) -> Value:
+    """`model.save("model.keras")`."""
+    path = call.argument(0, "filepath")
+    if path is not None:
+        policy = policy_name(call.path.known(call.thing, "@policy"), call.path)
+        saved = ModelSaved(at=call.span, occasional=call.occasional, path=path, policy=policy)
+        call.emit(saved)
+    return NONE
 
 
 @keras("models.clone_model")

@@ -82,7 +82,19 @@ def set_policy(call: Call) -> Value:
 def _set(call: Call, name: str | None) -> None:
     call.path.heap[IN_FORCE] = stated(name)
     _see(name, call.path)
-    call.emit(PolicySet(at=call.span, occasional=call.occasional, policy=name))
+    chosen = _chosen(call.node, call.path.frame.module)
+    call.emit(PolicySet(at=call.span, occasional=call.occasional, policy=name, chosen=chosen))
+
+
+def _chosen(node: ast.AST, module: Module) -> bool:
+    """Whether a call stands under a condition, or is given something other than a literal."""
+    if isinstance(node, ast.Call) and not all(isinstance(a, ast.Constant) for a in node.args):
+        return True
+    while (above := module.parents.get(node)) is not None:
+        if isinstance(above, ast.If | ast.IfExp | ast.Try | ast.FunctionDef):
+            return not isinstance(above, ast.FunctionDef)
+        node = above
+    return False
 
 
 def _see(name: str | None, path: Path) -> None:

@@ -8,6 +8,7 @@ from mpaudit.event import (
     Forward,
     GradientsApplied,
     Ref,
+    StrategyMade,
     TapeGradient,
     TapeGradientsUnscaled,
 )
@@ -189,6 +190,8 @@ def in_graph(call: Call) -> Value:
 def make_strategy(call: Call) -> Value | None:
     """`tf.distribute.MirroredStrategy()`."""
     name = last(call.name)
+    if name == "TPUStrategy":
+        call.emit(StrategyMade(at=call.span, occasional=call.occasional, kind=name))
     return call.made("Strategy") if name.endswith("Strategy") or name == "get_strategy" else None
 
 
