@@ -53,6 +53,11 @@ SCRIPTS = [
     *(ROOT / "fixtures" / "scripts").glob("*.py"),
 ]
 SEEN_BY_A_RUN = {
+    "gradient-overflow",
+    "gradient-underflow",
+    "loss-scale-collapse",
+    "low-headroom",
+    "repeated-cast",
     "backward-in-autocast",
     "clip-before-unscale",
     "double-unscale",

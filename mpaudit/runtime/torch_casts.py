@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mpaudit.runtime.record import Cast, CastOf, Statistics
 from mpaudit.runtime.torch_regions import dtype_name
 from mpaudit.runtime.torch_watch import Watch
+from mpaudit.runtime.underflow import Rounded, Underflow
 
 Current = Callable[[], "tuple[str, int] | None"]
 """Path and step of the layer that is being called."""
@@ -30,6 +31,8 @@ class Casts:
         self._watch = watch
         self._current = current
         self._steps: set[int] = set()
+        self._underflow = Underflow(watch.tracer.known, watch.tracer.scale)
+        watch.tracer.judging.append(self._underflow.problems)
         self._mode: _CountCasts | None = None
 
     def begin(self, step: int) -> None:
@@ -66,35 +69,67 @@ class Casts:
 
     def rounded(self, tensor: torch.Tensor, what: CastOf, dtype: torch.dtype) -> None:
         """`tensor` is an operand whose gradient will be rounded to `dtype`: count what is lost."""
-        layer = self._current()
-        if layer is None or not tensor.requires_grad:
-            return
-        path, step = layer
-        if step >= _FLUSHED_EVERY and step % _FLUSHED_EVERY:
-            return
-        limits = torch.finfo(dtype)
-        # halfway to the smallest subnormal, which rounds to the even neighbour: zero
-        lost = limits.smallest_normal * limits.eps / 2
+        if (where := self._sampled(tensor)) is not None:
+            path, step = where
 
-        def count(gradient: torch.Tensor) -> None:
-            with self._watch.guard("flushed gradients"):
-                magnitude = gradient.detach().abs()
-                flushed = int(((magnitude > 0) & (magnitude <= lost)).count_nonzero())
-                of = gradient.numel()
-                weight = what == "parameter"
-                self._watch.tracer.measured(
-                    Statistics(
-                        path,
-                        "backward",
-                        dtype_name(dtype),
-                        flushed=None if weight else flushed,
-                        flushed_of=None if weight else of,
-                        flushed_weight=flushed if weight else None,
-                        flushed_weight_of=of if weight else None,
-                    )
-                )
+            def lost(gradient: torch.Tensor) -> None:
+                with self._watch.guard("flushed gradients"):
+                    self._lost(gradient, path, step, what, dtype)
 
-        tensor.register_hook(count)
+            tensor.register_hook(lost)
+
+    def widened(self, tensor: torch.Tensor, source: torch.dtype) -> None:
+        """`tensor` was cast from `source`, to which its gradient will be rounded on its way back."""
+        if source is torch.float16 and (where := self._sampled(tensor)) is not None:
+            path, step = where
+
+            def gone(gradient: torch.Tensor) -> None:
+                with self._watch.guard("flushed gradients"):
+                    self._gone(gradient, path, step, "activation")
+
+            tensor.register_hook(gone)
+
+    def _sampled(self, tensor: torch.Tensor) -> tuple[str, int] | None:
+        layer = self._current() if tensor.requires_grad else None
+        if layer is None or (layer[1] >= _FLUSHED_EVERY and layer[1] % _FLUSHED_EVERY):
+            return None
+        return layer
+
+    def _gone(self, gradient: torch.Tensor, path: str, step: int, what: CastOf) -> int:
+        """Count what float16 makes zero of a gradient, for the finding; returns the count."""
+        magnitude = gradient.detach().abs()
+        small = magnitude[(magnitude > 0) & (magnitude <= _zero(torch.float16))]
+        sums = [float(each.sum(dtype=torch.float64)) for each in (small, magnitude)]
+        nonzero = int(magnitude.count_nonzero())
+        self._underflow.add(path, what, step, Rounded(small.numel(), nonzero, *sums))
+        return int(small.numel())
+
+    def _lost(
+        self, gradient: torch.Tensor, path: str, step: int, what: CastOf, dtype: torch.dtype
+    ) -> None:
+        if dtype is torch.float16:
+            flushed = self._gone(gradient, path, step, what)
+        else:
+            magnitude = gradient.detach().abs()
+            flushed = int(((magnitude > 0) & (magnitude <= _zero(dtype))).count_nonzero())
+        weight, of = what == "parameter", gradient.numel()
+        self._watch.tracer.measured(
+            Statistics(
+                path,
+                "backward",
+                dtype_name(dtype),
+                flushed=None if weight else flushed,
+                flushed_of=None if weight else of,
+                flushed_weight=flushed if weight else None,
+                flushed_weight_of=of if weight else None,
+            )
+        )
+
+
+def _zero(dtype: torch.dtype) -> float:
+    """Halfway to the smallest subnormal, which rounds to the even neighbour: zero."""
+    limits = torch.finfo(dtype)
+    return float(limits.smallest_normal * limits.eps / 2)
 
 
 class _CountCasts(TorchDispatchMode):  # type: ignore[misc]

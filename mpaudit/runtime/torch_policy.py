@@ -175,7 +175,10 @@ class CudaPolicy:
             return tensor
         what: CastOf = "parameter" if tensor.is_leaf and tensor.requires_grad else "activation"
         self._casts.cast(what, tensor.dtype, dtype, tensor.numel() * dtype.itemsize)
-        return tensor.to(dtype)
+        cast = tensor.to(dtype)
+        if dtype is torch.float32:
+            self._casts.widened(cast, tensor.dtype)
+        return cast
 
 
 def _refuse(*_: Any, **__: Any) -> Any:

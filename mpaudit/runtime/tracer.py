@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -49,6 +49,8 @@ class Tracer:
         self.lock = threading.RLock()
         self.draining: list[Callable[[], None]] = []
         """Called before every flush: a probe hands over what it held back (numbers on a device)."""
+        self.judging: list[Callable[[], Iterable[Problem]]] = []
+        """Asked for findings about the run as a whole: what a probe cannot tell from one event."""
         self.spent = 0.0
         """Seconds of the host that probes have taken; a probe adds to it."""
         self._began = time.monotonic()
@@ -201,6 +203,10 @@ class Tracer:
             self._put((Attempts, optimizer, runs[-1].first), runs[-1])
         self.flush_if_due()
 
+    def scale(self) -> float | None:
+        """The loss scale that was last seen in force, of the first optimizer that has one."""
+        return next((runs[-1].scale for runs in self._runs if runs and runs[-1].scale), None)
+
     def stepped(self, optimizer: int, at: Span) -> None:
         """Where the script steps an optimizer; the first place counts."""
         self._stepped_at.setdefault(optimizer, at)
@@ -252,6 +258,8 @@ class Tracer:
         seen = bool(self._layers) and not self._facts.get("compiled")
         if self._amp is not None and seen and not self._dtypes & LOW_PRECISION:
             found.append(self._no_mixed_precision(*self._amp))
+        for judge in self.judging:
+            found += judge()
         for fell in self._falls():
             bad = self._fallen(fell)
             made = [each for key, each in bad.items() if self._made_in.get(key) == "float16"]
