@@ -189,7 +189,7 @@ class Origins:
         found = self._incident("gradient-overflow", kind, place, values, message, "defect")
         self._undecided.append((found, place.dtype))
 
-    def settled(self, applied: bool | None, scale: float | None) -> None:
+    def settled(self, applied: bool | None, scaled: bool) -> None:
         """An attempt ended: what overflowed before it is benign if the scaler skipped the step."""
         self._suspects = []
         for incident, made_in in self._undecided:
@@ -197,7 +197,7 @@ class Origins:
                 self._tracer.incident(_benign(incident), made_in=made_in)
             else:
                 self._tracer.incident(incident, made_in=made_in)
-                if applied and scale is None and incident.layer in self._low:
+                if applied and not scaled and incident.layer in self._low:
                     self._suspects.append(incident)
         self._undecided.clear()
 

@@ -15,6 +15,7 @@ from torch.nn.modules import module as modules
 from mpaudit.event import Forward
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.runtime.headroom import Headroom
 from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
 from mpaudit.runtime.record import Phase, Statistics
 from mpaudit.runtime.torch_casts import Casts
@@ -59,6 +60,8 @@ class Layers:
         self._paths = Known()  # parameter -> layer, and its name there
         self._dtypes: dict[str, str] = {}  # of the last output of a layer
         self._origins = Origins(watch.tracer)
+        self._headroom = Headroom(watch.tracer.known)
+        watch.tracer.judging.append(self._headroom.problems)
         self.casts = Casts(watch, self._current)
         watch.before_step = self._check_gradients
         watch.after_step = self._origins.settled
@@ -220,8 +223,12 @@ class Layers:
         elif tensor.device.type != "cpu":
             sources = [self._numbers(each) for each in inputs]
 
+        training = torch.is_grad_enabled()
+
         def receive(values: Values) -> None:
             self._add(place, "forward", values)
+            if training and place.dtype == "float16":
+                self._headroom.add(place.path, place.step, values.amax, finite=values.finite)
             if not values.finite:
                 found = sources or [self._numbers(each) for each in inputs]
                 self._origins.output(place, values, [each for each in found if each is not None])

@@ -91,6 +91,7 @@ class Loop:
         with self._watch.guard("GradScaler.scale"):
             if self._live(scaler):
                 ours = self._ref(scaler)
+                self._watch.scaled = True
                 made = self._watch.scalers.get(scaler) or user_span()
                 self._watch.tracer.asked_for_amp(made, "GradScaler")
                 for loss, scaled in zip(_tensors(outputs), _tensors(result), strict=False):

@@ -94,14 +94,15 @@ class Watch:
         self.compiles = False  # torch.compile was called
         self.eager = False  # nothing that is compiled from here on runs as compiled code
         self.cuda_made = False  # a remapped call made tensors on cuda: who is on it is not known
+        self.scaled = False  # a scaler has multiplied a loss
         self.scalers = Known()  # live scaler -> where it was made
         self.optimizers = Known()  # optimizer -> its index and how many parameters it has
         self.owners = Known()  # parameter -> index of its optimizer
         self.on_cuda = Known()  # modules that a remapped .cuda() was called on
         self.before_step: Callable[[Any], None] = lambda _: None
         """Called with an optimizer right before it steps."""
-        self.after_step: Callable[[bool | None, float | None], None] = lambda *_: None
-        """Called when it is known whether an attempt was applied, and at which loss scale."""
+        self.after_step: Callable[[bool | None, bool], None] = lambda *_: None
+        """Called when it is known whether an attempt was applied; and whether losses are scaled."""
         self.skipped: Callable[[Any, int], None] = lambda *_: None
         """Called before that on the CPU, with the optimizer and the attempt that was skipped."""
         self._refs = Known()
@@ -149,7 +150,7 @@ class Watch:
     def settled(self, index: int, step: int, applied: bool | None, scale: float | None) -> None:
         """An attempt's end is known."""
         self.tracer.settled(index, step, applied, scale)
-        self.after_step(applied, scale)
+        self.after_step(applied, scale is not None or self.scaled)
 
     def model_device(self, module: Any, parameter: Any) -> str | None:
         """The type of the device a model is on as the script sees it (a remapped one is cuda)."""
