@@ -25,6 +25,7 @@ from mpaudit.event.checkpoint import ScalerStateTaken, StateSaved
 from mpaudit.event.combination import CombinationRefused
 from mpaudit.event.core import Event, LostSight, Ref, Region
 from mpaudit.event.dtype import ConstantMet, DtypesMixed, HalfKept, HalfLoss, InputHalved
+from mpaudit.event.engine import EngineBackward, EngineRawBackward, EngineStep
 from mpaudit.event.forward import RegionMissed, ThreadForward
 from mpaudit.event.grad_scaler import (
     Backward,
@@ -89,6 +90,9 @@ __all__ = [
     "CombinationRefused",
     "ConstantMet",
     "DtypesMixed",
+    "EngineBackward",
+    "EngineRawBackward",
+    "EngineStep",
     "Event",
     "Forward",
     "FunctionApplied",

@@ -1,4 +1,4 @@
-"""Training steps that a library owns: Lightning, Fabric and DeepSpeed scale, unscale and step themselves."""
+"""Training steps that a library owns: Lightning and Fabric scale, unscale and step themselves."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mpaudit.finding import Related
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnedBackward(Event):
-    """`self.manual_backward(loss)`, `fabric.backward(loss)`, `engine.backward(loss)`.
+    """`self.manual_backward(loss)`, `fabric.backward(loss)`.
 
-    `owner` is the LightningModule, the Fabric, the engine; `scaled` says whether its gradients carry a
+    `owner` is the LightningModule or the Fabric; `scaled` says whether its gradients carry a
     loss scale from here on (None: not known), `because` where that was chosen.
     """
 
@@ -41,7 +41,7 @@ class OwnedUnscaled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnedStep(Event):
-    """The optimizer steps through the library `library` ("Lightning", "Fabric", "DeepSpeed").
+    """The optimizer steps through the library `library` ("Lightning", "Fabric").
 
     `required` says that gradients of a plain `loss.backward()` are refused or come out wrong (None: not
     known), `because` where the precision was chosen.

@@ -15,6 +15,7 @@ from mpaudit.protocols.bare_scaler import BareScalerProtocol
 from mpaudit.protocols.cast_cache import CastCacheProtocol
 from mpaudit.protocols.checkpoint import CheckpointProtocol
 from mpaudit.protocols.combination import CombinationProtocol
+from mpaudit.protocols.engine import EngineProtocol
 from mpaudit.protocols.grad_scaler import GradScalerProtocol
 from mpaudit.protocols.gradient_read import GradientReadProtocol
 from mpaudit.protocols.guard import GuardProtocol
@@ -93,6 +94,7 @@ _ALL: tuple[type[Protocol], ...] = (
     KerasLossScaleProtocol,
     KerasScalingProtocol,
     OwnedBackwardProtocol,
+    EngineProtocol,
     OwnedGradientsProtocol,
     CombinationProtocol,
     ShardedProtocol,

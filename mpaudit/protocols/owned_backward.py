@@ -17,8 +17,7 @@ from mpaudit.event import (
 from mpaudit.finding import Problem, Related
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
-METHODS = {"Lightning": "manual_backward", "Fabric": "backward", "DeepSpeed": "backward"}
-RULES = {"DeepSpeed": "deepspeed-raw-backward"}
+METHODS = {"Lightning": "manual_backward", "Fabric": "backward"}
 LIGHTNING = "lightning-raw-backward"
 MANY = 4
 """So many backward passes between two steps are remembered."""
@@ -88,7 +87,7 @@ def _problem(raw: RawBackward, owner: Ref, step: OwnedStep) -> Broken:
         )
     return Broken(
         Problem(
-            RULES.get(step.library, LIGHTNING),
+            LIGHTNING,
             raw.at,
             f"{message}; `{call}` does",
             consequence,

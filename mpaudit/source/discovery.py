@@ -21,7 +21,7 @@ _NAMES = (
     *(b"precision=16", b"precision='16", b'precision="16', b"precision='bf16", b'precision="bf16'),
     *(b"PRECISION = 16", b'"precision": 16', b'"precision": "16', b'"precision": "bf16'),
     *(b"Accelerator", b"accelerator.backward", b"fp16=", b"fp16_", b"half_precision_backend"),
-    *(b"'fp16'", b'"fp16"'),
+    *(b"'fp16'", b'"fp16"', b"deepspeed"),
 )
 _AMP = re.compile(
     rb"amp\b(?:(?<=\bamp)|(?<=\\[nrt]amp))"

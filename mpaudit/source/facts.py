@@ -30,7 +30,7 @@ PLAIN = frozenset(
     HFTrainer""".split()  # noqa: SIM905
 ) | {""}
 """Kinds of things that matter only by what they hold."""
-INHERITED = ("@region", "@scale_of")
+INHERITED = ("@region", "@scale_of", "@engine")
 """What a computed value has in common with what it was computed from."""
 TELLING = (
     "@region",

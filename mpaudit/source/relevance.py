@@ -149,6 +149,8 @@ TRAINERS = frozenset(["TrainingArguments", "Seq2SeqTrainingArguments", "train()"
 """What matters in addition in a file that mentions Hugging Face's Trainer or TRL."""
 SHARDING = frozenset(["FullyShardedDataParallel", "FSDP"])
 """What matters in addition in a file that shards models."""
+ENGINES = frozenset(["deepspeed", "initialize"])
+"""What matters in addition in a file that speaks of DeepSpeed."""
 MAX_REEXPORTS = 4
 MAX_IMPORTS = 2
 """How far imports are traced: what is further off matters only by what it mentions itself."""
@@ -251,6 +253,8 @@ class Relevance:
         keras |= _owner_words(seen) if wide else frozenset()
         if wide and "FullyShardedDataParallel" in module.text:
             keras |= SHARDING
+        if wide and "deepspeed" in module.text:
+            keras |= ENGINES
         words = least | keras if wide else least | (KERAS_TELLING if keras else set())
         if least is TELLING and "GradScaler" in module.text:
             words |= {"state_dict()"}
