@@ -23,6 +23,7 @@ from . import (  # noqa: F401
     backward_mutations,
     cache_mutations,
     dtype_mutations,
+    engine_mutations,
     gradient_mutations,
     keras_dtype_mutations,
     keras_mutations,

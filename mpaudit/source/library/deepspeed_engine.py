@@ -123,13 +123,9 @@ def zero_grad(call: Call) -> Value:
 
 @others("DeepSpeedEngine")
 def attribute(engine: Calls, thing: Thing, name: str, path: Path) -> Value | None:
-    """`engine.module` computes what the engine computes; `engine.optimizer` is what came back."""
+    """`engine.module` computes what the engine computes; what its model holds, it holds."""
     if name == "module":
         return thing
-    operation, *operands = engine.identities.description(thing.uid)
-    if name == "optimizer" and operation == "engine" and isinstance(operands[0], int):
-        number = engine.identities.number("engine's optimizer", operands[0])
-        return Thing(number, "DeepSpeedOptimizer", thing.since)
     held = path.known(thing, "@wraps")
     if isinstance(held, Thing) and path.heap.get((held.uid, name)) is not None:
         return path.heap.get((held.uid, name))
