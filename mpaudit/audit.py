@@ -14,6 +14,7 @@ from mpaudit.fix import Edit, Fix, Safety, chosen
 from mpaudit.inspection import Asked, check, check_document, check_text, unread
 from mpaudit.report import Report
 from mpaudit.rewrite import replace_bytes, write_atomically
+from mpaudit.source.config_file import SUFFIXES
 from mpaudit.source.document import Document, from_text, read
 from mpaudit.source.module import UnparsableError
 from mpaudit.source.notebook import Notebook
@@ -87,6 +88,9 @@ def fix(
     fixed: dict[str, Counter[str]] = {}
     repaired: list[Document] = []
     for filename in sorted({finding.span.filename for finding in report.findings}):
+        offered = any(each.fix for each in report.findings if each.span.filename == filename)
+        if filename.endswith(SUFFIXES) and not offered:
+            continue  # a file that others name, which nobody asked to be edited
         try:
             before = read(Path(filename).read_bytes(), filename)
         except (OSError, UnparsableError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from mpaudit.config import UNREADABLE
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix
+from mpaudit.source.config_file import UnreadableConfigError
 from mpaudit.source.discovery import concerns
 from mpaudit.source.document import Document
 from mpaudit.source.module import Module, UnparsableError
@@ -139,4 +140,6 @@ class Batch:
 def unparsable(problem: UnparsableError) -> Problem:
     """The problem of a file that nobody can read."""
     kind = "a notebook" if isinstance(problem, UnreadableNotebookError) else "Python"
+    if isinstance(problem, UnreadableConfigError):
+        kind = "a DeepSpeed configuration"
     return Problem(UNREADABLE, problem.span, f"this cannot be read as {kind}: {problem}")

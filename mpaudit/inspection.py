@@ -14,12 +14,14 @@ from mpaudit.cache.record import Record
 from mpaudit.cache.store import Store
 from mpaudit.cell import localised
 from mpaudit.config import UNREADABLE, UNUSED, Selection, Target
+from mpaudit.configured import Configurations
 from mpaudit.finding import Finding
 from mpaudit.following import Batch, Found, Group, unparsable
 from mpaudit.report import Report
 from mpaudit.rule import Rule, rule
 from mpaudit.settings import Configuration
 from mpaudit.settings.exclusion import Exclusion
+from mpaudit.source.config_file import SUFFIXES, ConfigFile
 from mpaudit.source.discovery import files
 from mpaudit.source.document import Document, from_text, read
 from mpaudit.source.module import UnparsableError
@@ -105,13 +107,20 @@ def check(
     found = files(paths, Exclusion(run.configuration))
     if not found:
         run.warnings.append("no Python file or notebook is left to be checked: all are excluded")
+    scripts = [path for path in found if path.suffix not in SUFFIXES]
     with _uncollected():
-        survey = Survey(found, set(paths), Store(cache) if cache is not None else None)
+        survey = Survey(scripts, set(paths), Store(cache) if cache is not None else None)
         for problem in survey.unreadable:
             run.problems.append((problem, None))
         groups, batch = survey.followed(run.started, run.widened, run.configuration)
         run.documents.update(batch.documents)
         run.take(groups)
+        beside = Configurations(run.folders or (), Exclusion(run.configuration))
+        beside.take((path for path in found if path.suffix in SUFFIXES), set(paths))
+        beside.take_referred(survey.referring())
+        run.problems += beside.problems
+        run.warnings += beside.warnings
+        run.documents.update(beside.documents)
         for name in survey.wanted(run.problems):
             _open(run, name)
         return _report(run, found)
@@ -162,7 +171,7 @@ def check_texts(
     with _uncollected():
         batch = Batch(project, run.widened)
         for filename, text in texts.items():
-            batch.add(from_text(text, filename))
+            _give(run, batch, from_text(text, filename))
         run.take(batch.follow())
         run.documents.update(batch.documents)
         return list(_report(run, [Path(filename) for filename in texts]).findings)
@@ -176,10 +185,21 @@ def check_document(
     path = Path(document.filename)
     with _uncollected():
         batch = Batch(run.started([path]), run.widened)
-        batch.add(document)
+        _give(run, batch, document)
         run.take(batch.follow())
         run.documents.update(batch.documents)
         return _report(run, [path])
+
+
+def _give(run: _Run, batch: Batch, document: Document) -> None:
+    """Have a document looked at: followed, or, a configuration, read."""
+    if not isinstance(document, ConfigFile):
+        batch.add(document)
+        return
+    alone = Configurations(())
+    alone.look(document)
+    run.problems += alone.problems
+    run.documents.update(alone.documents)
 
 
 @contextmanager

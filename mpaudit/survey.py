@@ -16,6 +16,7 @@ from mpaudit.finding import Position, Problem, Span
 from mpaudit.following import Batch, Found, Group, unparsable
 from mpaudit.settings import Configuration
 from mpaudit.source.absence import scripts
+from mpaudit.source.config_file import named_in
 from mpaudit.source.discovery import concerns, importers, imports
 from mpaudit.source.document import Script, read
 from mpaudit.source.module import UnparsableError
@@ -69,6 +70,18 @@ class Survey:
             others.append(path)
             if named:
                 self.roles[name] = NAMED
+
+    def referring(self) -> Iterator[tuple[Path, str]]:
+        """The names of configurations that files mention, each with the file."""
+        for path in self.found:
+            for name in self._referred(path):
+                yield path, name
+
+    def _referred(self, path: Path) -> tuple[str, ...]:
+        try:
+            return self.glances.of(self.absolute[str(path)]).configs
+        except OSError:
+            return ()
 
     def _imports(self, path: Path) -> bytes | None:
         found = self.glances.of(self.absolute[str(path)]).imports
@@ -174,7 +187,7 @@ def _look(path: str, data: bytes) -> Glance:
             concerned = isinstance(document, Script) or concerns(text)
     found = None if concerned else imports(data, os.path.basename(path))  # noqa: PTH119
     words = None if found is None else found.decode("latin-1")
-    return Glance(digest(data), concerned, suppress.mentioned(data), words)
+    return Glance(digest(data), concerned, suppress.mentioned(data), words, named_in(data))
 
 
 def _settings(path: str, configuration: Configuration) -> str:

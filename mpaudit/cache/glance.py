@@ -17,7 +17,8 @@ SETTLED = 2_000_000_000
 class Glance:
     """One file's content: its digest, whether it `concerns` a rule, whether it may silence one.
 
-    `imports` is what it imports, if it trains or passes that on, byte for byte; else None.
+    `imports` is what it imports, if it trains or passes that on, byte for byte; else None. `configs` are
+    the configurations of DeepSpeed that it names.
     `stamp` is the file's state when it was read, or () where that tells nothing.
     """
 
@@ -25,17 +26,20 @@ class Glance:
     concerns: bool
     mentions: bool
     imports: str | None = None
+    configs: tuple[str, ...] = ()
     stamp: tuple[int, ...] = ()
 
     def plain(self) -> list[Any]:
         """As JSON."""
-        return [self.digest, self.concerns, self.mentions, self.imports, list(self.stamp)]
+        texts = [self.digest, self.concerns, self.mentions, self.imports]
+        return [*texts, list(self.configs), list(self.stamp)]
 
     @classmethod
     def of_plain(cls, row: list[Any]) -> Glance:
         """From JSON. Raises ValueError or TypeError for anything else."""
-        digest, concerns, mentions, imports, stamp = row
-        return cls(str(digest), bool(concerns), bool(mentions), imports, tuple(map(int, stamp)))
+        digest, concerns, mentions, imports, configs, stamp = row
+        names, numbers = tuple(map(str, configs)), tuple(map(int, stamp))
+        return cls(str(digest), bool(concerns), bool(mentions), imports, names, numbers)
 
 
 def digest(data: bytes) -> str:

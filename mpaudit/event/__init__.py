@@ -25,7 +25,12 @@ from mpaudit.event.checkpoint import ScalerStateTaken, StateSaved
 from mpaudit.event.combination import CombinationRefused
 from mpaudit.event.core import Event, LostSight, Ref, Region
 from mpaudit.event.dtype import ConstantMet, DtypesMixed, HalfKept, HalfLoss, InputHalved
-from mpaudit.event.engine import EngineBackward, EngineRawBackward, EngineStep
+from mpaudit.event.engine import (
+    EngineBackward,
+    EngineConfigured,
+    EngineRawBackward,
+    EngineStep,
+)
 from mpaudit.event.forward import RegionMissed, ThreadForward
 from mpaudit.event.grad_scaler import (
     Backward,
@@ -91,6 +96,7 @@ __all__ = [
     "ConstantMet",
     "DtypesMixed",
     "EngineBackward",
+    "EngineConfigured",
     "EngineRawBackward",
     "EngineStep",
     "Event",

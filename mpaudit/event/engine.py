@@ -47,3 +47,14 @@ class EngineStep(Event):
     wraps: bool | None = None
     because: tuple[Related, ...] = ()
     unseen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfigured(Event):
+    """A library is given a DeepSpeed configuration as a dict: whether `fp16` and `bf16` are both on in it.
+
+    `other` is where the second one stands.
+    """
+
+    both: bool
+    other: Related | None = None

@@ -16,6 +16,7 @@ from mpaudit.protocols.cast_cache import CastCacheProtocol
 from mpaudit.protocols.checkpoint import CheckpointProtocol
 from mpaudit.protocols.combination import CombinationProtocol
 from mpaudit.protocols.engine import EngineProtocol
+from mpaudit.protocols.engine_config import EngineConfigProtocol
 from mpaudit.protocols.grad_scaler import GradScalerProtocol
 from mpaudit.protocols.gradient_read import GradientReadProtocol
 from mpaudit.protocols.guard import GuardProtocol
@@ -95,6 +96,7 @@ _ALL: tuple[type[Protocol], ...] = (
     KerasScalingProtocol,
     OwnedBackwardProtocol,
     EngineProtocol,
+    EngineConfigProtocol,
     OwnedGradientsProtocol,
     CombinationProtocol,
     ShardedProtocol,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mpaudit.errors import MpauditError
+from mpaudit.source.config_file import is_config_name
 
 SUFFIXES = (".py", ".ipynb")
 _NAMES = (
@@ -103,7 +104,7 @@ def importers(
 
 
 def _scripts(paths: Iterable[Path]) -> list[Path]:
-    """Those that can be imported: a notebook cannot."""
+    """Those that can be imported: a notebook cannot, nor a configuration."""
     return [path for path in paths if path.suffix == ".py"]
 
 
@@ -152,7 +153,7 @@ def _walk(folder: Path, left_out: LeftOut, skipped: list[str]) -> Iterator[Path]
             (skipped if left_out(f"{here}/{name}", folder=True) else kept).append(name)
         names[:] = kept
         for filename in sorted(filenames):
-            if filename.endswith(SUFFIXES):
+            if filename.endswith(SUFFIXES) or is_config_name(filename):
                 if left_out(f"{here}/{filename}", folder=False):
                     skipped.append(filename)
                 else:

@@ -1,4 +1,4 @@
-"""A file as it is checked and written back: a script, or a notebook."""
+"""A file as it is checked and written back: a script, a notebook, or a configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from mpaudit.cell import Cell
 from mpaudit.fix import Edit, rewrite
-from mpaudit.source import notebook
+from mpaudit.source import config_file, notebook
+from mpaudit.source.config_file import ConfigFile
 from mpaudit.source.module import Encoding, Module, UnparsableError, decode
 from mpaudit.source.notebook import Notebook
 
@@ -50,13 +51,15 @@ class Script:
         return replace(self, text=rewrite(self.text, edits))
 
 
-Document = Script | Notebook
+Document = Script | Notebook | ConfigFile
 
 
 def read(data: bytes, filename: str) -> Document:
     """A file's content. Raises UnparsableError where it is no text, or a notebook without cells."""
     if filename.endswith(notebook.SUFFIX):
         return notebook.read(data, filename)
+    if filename.endswith(config_file.SUFFIXES):
+        return config_file.read_config(data, filename)
     text, encoding = decode(data, filename)
     return Script(filename, text, encoding)
 
@@ -65,4 +68,6 @@ def from_text(text: str, filename: str) -> Document:
     """The same for a content that is text already."""
     if filename.endswith(notebook.SUFFIX):
         return notebook.read(text.encode(errors="surrogatepass"), filename)
+    if filename.endswith(config_file.SUFFIXES):
+        return config_file.ConfigFile(filename, text)
     return Script(filename, text)

@@ -14,7 +14,11 @@ HELD = "(calls what it holds)"
 
 KEEPS = "(keeps what it is given)"
 """Stands for storing a variable in an attribute, or in a container that is held in one."""
+PRECISION = "(a precision in a dict)"
+"""Stands for a dict with a precision's name among its keys: a configuration."""
 KEEPERS = ("append", "add", "insert", "extend")
+
+PRECISIONS = ("fp16", "bf16")
 
 AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -130,6 +134,9 @@ def _note(node: ast.AST, mentions: Mentions, found: Outline) -> None:
         if isinstance(node.value, ast.Name | ast.Attribute) and node.attr[:1].isupper():
             around = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
             mentions.words.add(f"{around}.Class")
+    elif isinstance(node, ast.Dict):
+        if any(isinstance(each, ast.Constant) and each.value in PRECISIONS for each in node.keys):
+            mentions.words.add(PRECISION)
     elif isinstance(node, ast.Assign):
         if any(isinstance(each, ast.Attribute) for each in node.targets):
             _note_kept([node.value], mentions)

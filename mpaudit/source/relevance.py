@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mpaudit.source.module import Module
 from mpaudit.source.narrow import CLOSING, HANDLING
-from mpaudit.source.outline import HELD, KEEPS, Mentions, Outline, outline, said
+from mpaudit.source.outline import HELD, KEEPS, PRECISION, Mentions, Outline, outline, said
 from mpaudit.source.project import Project
 from mpaudit.source.values import Function
 
@@ -149,8 +149,7 @@ TRAINERS = frozenset(["TrainingArguments", "Seq2SeqTrainingArguments", "train()"
 """What matters in addition in a file that mentions Hugging Face's Trainer or TRL."""
 SHARDING = frozenset(["FullyShardedDataParallel", "FSDP"])
 """What matters in addition in a file that shards models."""
-ENGINES = frozenset(["deepspeed", "initialize"])
-"""What matters in addition in a file that speaks of DeepSpeed."""
+ENGINES = frozenset(["deepspeed", "initialize", PRECISION])  # DeepSpeed's
 MAX_REEXPORTS = 4
 MAX_IMPORTS = 2
 """How far imports are traced: what is further off matters only by what it mentions itself."""
@@ -253,8 +252,7 @@ class Relevance:
         keras |= _owner_words(seen) if wide else frozenset()
         if wide and "FullyShardedDataParallel" in module.text:
             keras |= SHARDING
-        if wide and "deepspeed" in module.text:
-            keras |= ENGINES
+        keras |= ENGINES if wide and "deepspeed" in module.text else frozenset()
         words = least | keras if wide else least | (KERAS_TELLING if keras else set())
         if least is TELLING and "GradScaler" in module.text:
             words |= {"state_dict()"}

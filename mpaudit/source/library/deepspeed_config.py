@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import TYPE_CHECKING
 
+from mpaudit.event import EngineConfigured
+from mpaudit.finding import Related
+from mpaudit.source.config_file import UnreadableConfigError, beside, read_config
 from mpaudit.source.library.accelerate import entry
+from mpaudit.source.library.registry import on_result
 from mpaudit.source.requirement import allowed
-from mpaudit.source.values import FALSE, NONE, TRUE, Const, Thing, Value
+from mpaudit.source.tree_text import Tree
+from mpaudit.source.values import FALSE, NONE, TRUE, Const, External, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
+    from mpaudit.source.module import Module
     from mpaudit.source.request import Call
 
 CONFIG = ("config", "config_params")
 """The arguments of `deepspeed.initialize` that take one; `args` may name a file as well."""
+LIBRARIES = ("transformers.", "trl.", "accelerate.", "lightning.", "pytorch_lightning.")
+CHANGES = frozenset(["pop", "popitem", "clear", "update", "setdefault"])
+TAKERS = {
+    "TrainingArguments": (999, "deepspeed"),
+    "Seq2SeqTrainingArguments": (999, "deepspeed"),
+    "SFTConfig": (999, "deepspeed"),
+    "DPOConfig": (999, "deepspeed"),
+    "GRPOConfig": (999, "deepspeed"),
+    "HfDeepSpeedConfig": (0, "config_file_or_dict"),
+    "HfTrainerDeepSpeedConfig": (0, "config_file_or_dict"),
+    "DeepSpeedPlugin": (0, "hf_ds_config"),
+    "DeepSpeedStrategy": (999, "config"),
+}
+"""Who else takes a configuration, and by which argument."""
 PLAIN_BACKWARD = (0, 18)
 """Since 0.18.3 `loss.backward()` is let through in bf16 under ZeRO."""
 
@@ -48,12 +69,16 @@ def configured(call: Call, config: Value | None) -> Configured:
     """What a configuration says."""
     config = call.engine.logic.settled(config, call.path)
     if isinstance(config, Thing) and config.kind == "dict":
+        if call.path.known(config, "@changed") is not None:
+            return Configured()
         bf16 = _enabled(call, config, "bf16")
         return Configured(
             _enabled(call, config, "fp16"),
             bf16 if bf16 is not False else _enabled(call, config, "bfloat16"),
             _stage(call, config),
         )
+    if isinstance(config, Const) and isinstance(config.value, str):
+        return _of_file(call.path.frame.module, config.value)
     return Configured()
 
 
@@ -78,6 +103,8 @@ def _enabled(call: Call, config: Thing, name: str) -> bool | None:
     if not isinstance(part, Thing) or part.kind != "dict":
         return None
     value = entry(part, "enabled", call)
+    if call.path.known(part, "@changed") is not None:
+        return None
     if value is None:
         return False
     return {TRUE: True, FALSE: False}.get(value) if isinstance(value, Const) else None
@@ -94,3 +121,97 @@ def _stage(call: Call, config: Thing) -> int | None:
         return 0
     stage = value.value if isinstance(value, Const) else None
     return stage if isinstance(stage, int) and not isinstance(stage, bool) else None
+
+
+def _of_file(script: Module, name: str) -> Configured:
+    """What a configuration in a file says; nothing where it cannot be read."""
+    path = beside(File(script.filename), name)
+    if script.project is not None:
+        noted = script.project.noted(script)
+        (noted.asked if path is None else noted.read).add(str(_absolute(script, path, name)))
+    if path is None:
+        return Configured()
+    try:
+        config = read_config(path.read_bytes(), str(path))
+        tree = config.tree()
+    except (OSError, UnreadableConfigError):
+        return Configured()
+    half = _on_in(tree, "fp16")
+    other = _on_in(tree, "bf16" if tree.get("bf16") is not None else "bfloat16")
+    stage = tree.get("zero_optimization", "stage")
+    number = 0.0 if stage is None else stage.value
+    sharded = tree.get("zero_optimization")
+    known = isinstance(number, float) and (sharded is None or isinstance(sharded.value, Tree))
+    part = tree.get("fp16")
+    at = config.span(*part.key) if half and part is not None else None
+    return Configured(half, other, int(number) if known else None, at)  # type: ignore[arg-type]
+
+
+def _absolute(script: Module, path: File | None, name: str) -> File:
+    return (path or File(script.filename).parent / name).absolute()
+
+
+def _on_in(tree: Tree, name: str) -> bool | None:
+    part, switch = tree.get(name), tree.get(name, "enabled")
+    if part is None or (switch is None and isinstance(part.value, Tree)):
+        return False
+    value = switch.value if switch is not None else None
+    return value if isinstance(value, bool) else None
+
+
+# Who changes a configuration, and who takes one
+
+
+@on_result
+def changed(call: Call, _: Value, __: Value) -> None:
+    """`config.pop("fp16")`, `config.update(other)`: what it holds then is not known."""
+    if call.name in CHANGES and isinstance(call.receiver, Thing) and call.receiver.kind == "dict":
+        call.path.learn(call.receiver, changed=TRUE)
+
+
+@on_result
+def given_to_library(call: Call, callee: Value, _: Value) -> None:
+    """`TrainingArguments(deepspeed={...})`, `HfDeepSpeedConfig({...})` and their like."""
+    if not isinstance(callee, External):
+        return
+    name = callee.name.rpartition(".")[2]
+    place = TAKERS.get(name)
+    if place is None or not callee.name.startswith(LIBRARIES):
+        return
+    config = call.argument(*place)
+    if isinstance(config, Thing) and config.kind == "dict":
+        tell(call, config)
+
+
+def tell(call: Call, config: Value | None) -> None:
+    """Tell of a dict that a library takes for a configuration."""
+    config = call.engine.logic.settled(config, call.path)
+    if not isinstance(config, Thing) or config.kind != "dict":
+        return
+    known = configured(call, config)
+    at, other = _key(call, config, "fp16"), _key(call, config, "bf16")
+    other = other or _key(call, config, "bfloat16")
+    call.emit(
+        EngineConfigured(
+            at=at or call.span,
+            both=bool(known.fp16 and known.bf16),
+            other=Related(other, "the other one is enabled here") if other is not None else None,
+        )
+    )
+
+
+def _key(call: Call, config: Thing, name: str) -> Span | None:
+    """Where a key stands in the text of a dict, None where that is not in view."""
+    operation, *operands = call.engine.identities.description(config.uid)
+    node = operands[0] if operation == "made" and operands else None
+    keys: list[ast.AST]
+    if isinstance(node, ast.Dict):
+        keys = [k for k in node.keys if isinstance(k, ast.Constant) and k.value == name]
+    elif isinstance(node, ast.Call):
+        keys = [each for each in node.keywords if each.arg == name]
+    else:
+        return None
+    for module in dict.fromkeys(frame.module for frame in reversed(call.path.frames)):
+        if keys and keys[0] in module.parents:
+            return module.span(keys[0])
+    return None

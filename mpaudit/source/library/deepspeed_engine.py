@@ -13,7 +13,7 @@ from mpaudit.event import (
     Ref,
 )
 from mpaudit.finding import Related
-from mpaudit.source.library.deepspeed_config import CONFIG, configured, silent_about
+from mpaudit.source.library.deepspeed_config import CONFIG, configured, silent_about, tell
 from mpaudit.source.library.owned import spelled
 from mpaudit.source.library.registry import called, function, method, on_result, others
 from mpaudit.source.library.torch_wrapped import call_wrapper
@@ -43,6 +43,7 @@ def initialize(call: Call) -> Value | None:
     config = next((v for each in CONFIG if (v := call.keywords.get(each)) is not None), None)
     path.learn(engine, engine=engine, wraps=model, config=config or NONE)
     call.engine.places.setdefault(engine.uid, call.span)
+    tell(call, config)
     optimizer = Thing(number("engine's optimizer", made.uid), "DeepSpeedOptimizer", made.since)
     path.learn(optimizer, driven=engine)
     if isinstance(given, Thing) and given.kind == "Optimizer":

@@ -198,8 +198,14 @@ def copied_object(call: Call) -> Value | None:
     source = call.argument(0)
     if not isinstance(source, Thing):
         return source
-    made = call.made(source.kind)
+    return _copied(call, source, call.made(source.kind), deep=call.name == "copy.deepcopy")
+
+
+def _copied(call: Call, source: Thing, made: Thing, *, deep: bool) -> Thing:
     for name, value in call.path.heap.of(source.uid):
+        if deep and name[0] == "[" and isinstance(value, Thing) and value.kind == "dict":
+            number = call.engine.identities.number("copied", made.uid, name)
+            value = _copied(call, value, Thing(number, "dict", made.since), deep=True)
         call.path.heap[(made.uid, name)] = value
     return made
 

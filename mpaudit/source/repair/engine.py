@@ -22,6 +22,27 @@ def through_engine(context: Context) -> Fix | None:
     return Fix(f"Run {what} through `{owner}.{method}`", (edit,), Safety.SAFE)
 
 
+@repairs("deepspeed-config-conflict")
+def one_precision(context: Context) -> Fix | None:
+    """`"fp16": {"enabled": True}` -> `False` beside bf16, where both are literals."""
+    module, node = context.module, context.node()
+    parent = module.parents.get(node) if node is not None else None
+    if isinstance(node, ast.keyword):
+        part: ast.AST = node.value
+    elif isinstance(parent, ast.Dict) and node in parent.keys:
+        part = parent.values[parent.keys.index(node)]
+    else:
+        return None
+    if not isinstance(part, ast.Dict):
+        return None
+    for key, value in zip(part.keys, part.values, strict=True):
+        if isinstance(key, ast.Constant) and key.value == "enabled":
+            if isinstance(value, ast.Constant) and value.value is True:
+                edit = Edit(*module.range(value), "False")
+                return Fix("Switch `fp16` off, keep `bf16`", (edit,), Safety.UNSAFE)
+    return None
+
+
 def _step(context: Context, owner: str | None) -> Edit | None:
     """None where the engine steps in the same function as well."""
     module, node = context.module, context.node(ast.Call)
