@@ -171,7 +171,8 @@ def add_ignore(
     report = check(paths, asked, target, cache=cache)
     files: dict[str, list[Finding]] = {}
     for finding in report.findings:
-        if finding.name not in (UNREADABLE, UNUSED):
+        silent = finding.span.filename.endswith(".json")  # which has no comments
+        if finding.name not in (UNREADABLE, UNUSED) and not silent:
             files.setdefault(finding.span.filename, []).append(finding)
     for filename, findings in files.items():
         document = read(Path(filename).read_bytes(), filename)

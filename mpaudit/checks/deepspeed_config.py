@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.config_file import ConfigFile
-from mpaudit.source.tree_text import Entry, Tree
+from mpaudit.source.config_file import ConfigFile, UnreadableConfigError
+from mpaudit.source.tree_text import Entry, Opaque, Tree
 
 RULE = "deepspeed-config-conflict"
 BOTH = 'DeepSpeed raises "bfloat16 and fp16 modes cannot be simultaneously enabled"'
@@ -24,10 +24,25 @@ OWN = ("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size"
 
 def check_config(config: ConfigFile) -> Iterator[tuple[Problem, Fix | None]]:
     """What is wrong with a file. Raises UnreadableConfigError."""
-    for tree in config.tree().trees():
+    top = config.tree()
+    _whole(config, top)
+    for tree in top.trees():
         yield from _both(config, tree)
         yield from _apex(config, tree)
         yield from _states(config, tree)
+
+
+def _whole(config: ConfigFile, top: Tree) -> None:
+    """Raise UnreadableConfigError where a part has another type than DeepSpeed takes."""
+    if not config.filename.endswith(".json") or not any(top.get(each) for each in OWN[:3]):
+        return
+    for name in ("fp16", "bf16", "zero_optimization"):
+        part, switch = top.get(name), top.get(name, "enabled")
+        if part is not None and not isinstance(part.value, Tree) and part.value != "auto":
+            raise UnreadableConfigError(f"`{name}` is no object", config.span(*part.place))
+        if switch is not None and isinstance(switch.value, Tree | Opaque):
+            reason = f"`{name}.enabled` is neither true nor false"
+            raise UnreadableConfigError(reason, config.span(*switch.place))
 
 
 def switched_on(tree: Tree, name: str) -> Entry | None:

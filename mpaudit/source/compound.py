@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from mpaudit.source.call import Enter
 from mpaudit.source.generator import Generators
@@ -12,6 +12,7 @@ from mpaudit.source.narrow import STEPPING, TRAINING
 from mpaudit.source.path import Fork, Frame, Path
 from mpaudit.source.values import (
     NOWHERE,
+    TRUE,
     Choice,
     Const,
     Iteration,
@@ -36,6 +37,22 @@ class Compound(Generators):
     """Executes the statements that hold other statements."""
 
     # Branches
+
+    def _do_Delete(self, node: ast.Delete, path: Path) -> list[Path]:
+        paths = [path]
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                for each in paths:
+                    each.heap.forget((each.frame.scopes[0], target.id))
+            elif isinstance(target, ast.Subscript):
+                taken = partial(self._taken_out, target.value)
+                paths = [done for each in paths for done, _ in self.attempt(each, taken)]
+        return paths
+
+    def _taken_out(self, container: ast.expr, path: Path) -> Value:
+        """Note that a container no longer holds all that it was given."""
+        value = self.evaluate(container, path)
+        return path.learn(value, changed=TRUE) if isinstance(value, Thing) else value
 
     def _do_If(self, node: ast.If, path: Path) -> list[Path]:
         paths: list[Path] = []

@@ -18,7 +18,6 @@ from mpaudit.source.narrow import NARROWNESS, SMALL, STEPPING, of_order
 from mpaudit.source.path import Fork, Frame, Path
 from mpaudit.source.skim import pass_over, passable
 from mpaudit.source.values import (
-    TRUE,
     UNKNOWN,
     Bound,
     Choice,
@@ -334,22 +333,6 @@ class Flow(Expressions):
     def _do_Nonlocal(self, node: ast.Nonlocal, path: Path) -> list[Path]:
         path.frame.nonlocal_names |= frozenset(node.names)
         return [path]
-
-    def _do_Delete(self, node: ast.Delete, path: Path) -> list[Path]:
-        paths = [path]
-        for target in node.targets:
-            if isinstance(target, ast.Name):
-                for each in paths:
-                    each.heap.forget((each.frame.scopes[0], target.id))
-            elif isinstance(target, ast.Subscript):
-                taken = partial(self._taken_out, target.value)
-                paths = [done for each in paths for done, _ in self.attempt(each, taken)]
-        return paths
-
-    def _taken_out(self, container: ast.expr, path: Path) -> Value:
-        """Note that a container no longer holds all that it was given."""
-        value = self.evaluate(container, path)
-        return path.learn(value, changed=TRUE) if isinstance(value, Thing) else value
 
     def _do_FunctionDef(self, node: ast.FunctionDef, path: Path) -> list[Path]:
         return [

@@ -68,3 +68,21 @@ def step_around_engine(program: Program) -> Iterator[Change]:
                     (script.start(call), script.end(call), "own_optimizer.step()"),
                     marks=[call],
                 )
+
+
+@operator("deepspeed-config-conflict")
+def both_in_configuration(program: Program) -> Iterator[Change]:
+    """`"fp16": {"enabled": True}` in a configuration gets bfloat16 beside it."""
+    text = "".join(script.text for script in program.scripts)
+    if "deepspeed.initialize(" not in text or OTHER.search(text):
+        return
+    for script in program.scripts:
+        for node in ast.walk(script.tree):
+            if not isinstance(node, ast.Dict):
+                continue
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == "fp16":
+                    if HALF.match(script.text[script.start(key) : script.end(value)]):
+                        at = script.start(key)
+                        edit = (at, at, '"bf16": {"enabled": True}, ')
+                        yield change(script, edit, marks=[key])
