@@ -9,7 +9,13 @@ from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
 SOFTMAX, LOGITS = "softmax-with-from-logits", "logits-without-from-logits"
-TORCH = ("CrossEntropyLoss", "cross_entropy")
+TORCH = (
+    "CrossEntropyLoss",
+    "cross_entropy",
+    "LabelSmoothingCrossEntropy",
+    "SoftTargetCrossEntropy",
+)
+"""The losses of torch and timm that apply log_softmax themselves."""
 TORCH_BINARY = (
     "BCEWithLogitsLoss",
     "binary_cross_entropy_with_logits",
@@ -67,6 +73,8 @@ BINARY = {
     "0.693 for a negative one, and the prediction of a negative one never falls below 0.5",
     "softmax": "probabilities are taken for logits: the loss cannot fall below 0.313 for a positive "
     "sample and 0.693 for a negative one",
+    "log_softmax": "logarithms of probabilities are taken for logits: no sample is told with more than 50 % "
+    "to be positive, and the loss of a positive one cannot fall below 0.693",
 }
 
 

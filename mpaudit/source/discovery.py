@@ -17,7 +17,7 @@ _NAMES = (
     *(b"mixed_precision", b"mixed_float16", b"mixed_bfloat16", b"set_global_policy"),
     *(b"set_dtype_policy", b"LossScaleOptimizer", b"GradientTape", b"from_logits"),
     *(b"CrossEntropyLoss", b"cross_entropy", b"fp32_precision", b"float32_matmul_precision"),
-    *(b"BCEWithLogits", b"rossentropy", b"scaler.step(", b"scaler.scale("),
+    *(b"BCEWithLogits", b"rossentropy", b"sigmoid_focal_loss", b"scaler.step(", b"scaler.scale("),
     *(b"automatic_optimization", b"on_after_backward", b"16-mixed", b"Fabric("),
     *(b"precision=16", b"precision='16", b'precision="16', b"precision='bf16", b'precision="bf16'),
     *(b"PRECISION = 16", b'"precision": 16', b'"precision": "16', b'"precision": "bf16'),

@@ -36,6 +36,9 @@ WANTED = {
     "binary_cross_entropy_with_logits": "logits",
     "MultiLabelSoftMarginLoss": "logits",
     "multilabel_soft_margin_loss": "logits",
+    "sigmoid_focal_loss": "logits",
+    "LabelSmoothingCrossEntropy": "logits",
+    "SoftTargetCrossEntropy": "logits",
     "BCELoss": "probabilities",
     "binary_cross_entropy": "probabilities",
 }
@@ -208,6 +211,18 @@ def functional(call: Call, name: str) -> Value | None:
     return _loss(call, name) if name.endswith("_loss") else None
 
 
+@function("torchvision.ops.sigmoid_focal_loss", "torchvision.ops.focal_loss.sigmoid_focal_loss")
+def focal_loss(call: Call) -> Value:
+    """`torchvision.ops.sigmoid_focal_loss(inputs, targets)`."""
+    return _loss(call, "sigmoid_focal_loss")
+
+
+@function("timm.loss.LabelSmoothingCrossEntropy", "timm.loss.SoftTargetCrossEntropy")
+def make_timm_loss(call: Call) -> Value:
+    """`LabelSmoothingCrossEntropy(smoothing=0.1)`, which applies log_softmax itself."""
+    return call.path.learn(call.made("Loss"), layer=Const(call.name.rpartition(".")[2]))
+
+
 @called("Loss")
 def loss(call: Call) -> Value:
     """`criterion(prediction, target)`."""
@@ -217,7 +232,7 @@ def loss(call: Call) -> Value:
 
 def _loss(call: Call, name: str) -> Value:
     path = call.path
-    prediction = call.picked(0, "input")
+    prediction = call.picked(0, "inputs" if "inputs" in call.keywords else "input")
     got = nature_of(prediction, path)
     wants = WANTED.get(name)
     if wants is not None:
