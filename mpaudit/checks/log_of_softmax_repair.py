@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpaudit.fix import Edit, Fix, Safety
+from mpaudit.source.logarithm import Activation
 from mpaudit.source.names import Names
 
 if TYPE_CHECKING:
@@ -32,27 +32,6 @@ ELSEWHERE = {
     "tensorflow.nn.sigmoid": ("tensorflow.math", "log_sigmoid"),
 }
 _ATOMS = ast.Name | ast.Attribute | ast.Subscript | ast.Call | ast.Constant
-
-
-@dataclass(frozen=True)
-class Activation:
-    """A softmax or sigmoid in the source; `complement` if it is taken from 1."""
-
-    node: ast.Call
-    nature: str
-    complement: bool = False
-
-    @property
-    def text(self) -> str:
-        """What the logarithm is taken of."""
-        return f"{'1 - ' if self.complement else ''}{self.nature}(x)"
-
-    @property
-    def safe(self) -> str:
-        """What computes the same without rounding to 0."""
-        if self.nature == "softmax":
-            return "log_softmax(x)"
-        return "logsigmoid(-x)" if self.complement else "logsigmoid(x)"
 
 
 def repair(module: Module, log: ast.Call, given: ast.expr, found: Activation) -> Fix | None:

@@ -73,6 +73,7 @@ from mpaudit.event.keras_scaling import (
     TapeGradientsClipped,
     TapeGradientsUnscaled,
 )
+from mpaudit.event.logarithm import LogTaken
 from mpaudit.event.model import Forward, LossComputed
 from mpaudit.event.no_grad import CachingForward
 from mpaudit.event.owned import OwnedBackward, OwnedClip, OwnedStep, OwnedUnscaled, RawBackward
@@ -123,6 +124,7 @@ __all__ = [
     "InputHalved",
     "LayerMade",
     "LegacyScaling",
+    "LogTaken",
     "LossComputed",
     "LossScaled",
     "LostSight",

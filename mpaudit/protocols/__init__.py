@@ -32,6 +32,7 @@ from mpaudit.protocols.keras_half import KerasHalfProtocol
 from mpaudit.protocols.keras_loss_scale import KerasLossScaleProtocol
 from mpaudit.protocols.keras_policy import KerasPolicyProtocol
 from mpaudit.protocols.keras_scaling import KerasScalingProtocol
+from mpaudit.protocols.logarithm import LogarithmProtocol
 from mpaudit.protocols.logits import LogitsProtocol
 from mpaudit.protocols.loss_scaling import LossScalingProtocol
 from mpaudit.protocols.misplaced_policy import MisplacedPolicyProtocol
@@ -71,6 +72,7 @@ _ALL: tuple[type[Protocol], ...] = (
     PrecisionFlagsProtocol,
     LossScalingProtocol,
     LogitsProtocol,
+    LogarithmProtocol,
     RefusedProtocol,
     CheckpointProtocol,
     ScalerUseProtocol,

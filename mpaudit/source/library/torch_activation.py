@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.source.library.registry import function, method, on_operation, on_result
-from mpaudit.source.values import Class, Const, External, Pack, Thing, Value
+from mpaudit.source.values import TRUE, Class, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -30,10 +30,12 @@ PASSING = frozenset(
 KEEPS = frozenset(
     """view view_as reshape reshape_as squeeze unsqueeze flatten ravel permute transpose t movedim
     swapaxes contiguous clone float double half bfloat16 to type type_as cpu cuda expand expand_as
-    index_select masked_select narrow select unbind chunk split clamp clip clamp_min nan_to_num
+    index_select gather masked_select narrow select unbind chunk split clamp clip clamp_min nan_to_num
     interpolate upsample rearrange squeeze_ unsqueeze_ requires_grad_ retain_grad""".split()  # noqa: SIM905
 )
 """Functions and methods of torch whose results are the numbers they were given, in another form."""
+CLAMPS = ("clamp", "clip", "clamp_min", "nan_to_num")
+"""Those of them after which no number is 0 any more."""
 _FUNCTIONS = ("torch.", "einops.")
 
 
@@ -125,6 +127,8 @@ def passed_on(call: Call, callee: Value, made: Value) -> None:
         nature = nature_of(source, call.path)
         if nature is not None and isinstance(source, Thing) and made != source:
             activated(made, nature, source, call)
+            held = call.path.known(source, "@clamped")
+            call.path.learn(made, clamped=TRUE if name in CLAMPS else held)
 
 
 def _joined(call: Call, made: Thing) -> None:

@@ -1,0 +1,51 @@
+"""Logarithms of what came out of a softmax or sigmoid in another function or in a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpaudit.event.logarithm import LogTaken
+from mpaudit.source.dtypes import Dtype
+from mpaudit.source.library.keras_values import read
+from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.torch_activation import nature_of
+from mpaudit.source.logarithm import LOGARITHMS, activation_in, read_otherwise
+from mpaudit.source.values import Choice, Const, External, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.request import Call
+
+
+@on_result
+def logarithm(call: Call, callee: Value, _: Value) -> None:
+    """`torch.log(model(x))`; what one function's text shows is another check's."""
+    if call.name != "log" and not call.name.endswith(".log"):
+        return
+    given, node = call.argument(0), call.argument_node(0)
+    if not isinstance(callee, External):
+        given, node = call.receiver, getattr(call.node.func, "value", None)
+        if call.arguments:
+            return
+    elif callee.name not in LOGARITHMS:
+        return
+    module = call.path.frame.module
+    if not isinstance(given, Thing) or node is None or _cared_for(given, call):
+        return
+    nature = nature_of(given, call.path) or read(given, call.path).got
+    if nature not in ("softmax", "sigmoid") or activation_in(node, module) is not None:
+        return
+    if not read_otherwise(node, module):
+        shown = call.engine.places.get(given.uid)
+        call.emit(
+            LogTaken(at=call.span, occasional=call.occasional, of=f"{nature}(x)", shown=shown)
+        )
+
+
+def _cared_for(given: Thing, call: Call) -> bool:
+    """Whether the author has cast it to float32, or may have, or has clamped it."""
+    if call.path.known(given, "@clamped") is not None:
+        return True
+    known = call.path.known(given, "@dtype")
+    if isinstance(known, Choice):
+        return True
+    return isinstance(known, Const) and isinstance(known.value, Dtype) and known.value.how == "cast"
