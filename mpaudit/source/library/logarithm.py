@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event.logarithm import LogTaken
@@ -13,6 +14,7 @@ from mpaudit.source.logarithm import LOGARITHMS, activation_in, read_otherwise
 from mpaudit.source.values import Choice, Const, External, Thing, Value
 
 if TYPE_CHECKING:
+    from mpaudit.finding import Span
     from mpaudit.source.request import Call
 
 
@@ -34,11 +36,25 @@ def logarithm(call: Call, callee: Value, _: Value) -> None:
     nature = nature_of(given, call.path) or read(given, call.path).got
     if nature not in ("softmax", "sigmoid") or activation_in(node, module) is not None:
         return
-    if not read_otherwise(node, module):
-        shown = call.engine.places.get(given.uid)
+    shown = call.engine.places.get(given.uid)
+    if shown is not None and not _here(shown, call) and not read_otherwise(node, module):
         call.emit(
             LogTaken(at=call.span, occasional=call.occasional, of=f"{nature}(x)", shown=shown)
         )
+
+
+def _here(shown: Span, call: Call) -> bool:
+    """Whether an activation stands in the function in progress: then its text has been judged."""
+    frame = call.path.frame
+    if shown.filename != frame.module.filename:
+        return False
+    if frame.function is not None:
+        node = frame.function.node
+        return node.lineno <= shown.start.row <= (node.end_lineno or node.lineno)
+    return not any(
+        node.lineno <= shown.start.row <= (node.end_lineno or node.lineno)
+        for node in frame.module.every(ast.FunctionDef)
+    )
 
 
 def _cared_for(given: Thing, call: Call) -> bool:
