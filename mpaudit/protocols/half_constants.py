@@ -128,7 +128,7 @@ def _made_inf(event: ConstantMet) -> Broken:
         "Div": "TensorFlow makes the constant inf: every quotient is 0",
     }.get(
         event.operation,
-        f"TensorFlow makes the constant {sign}inf, and a row of a softmax that is {sign}inf throughout "
+        f"TensorFlow makes the constant {sign}inf, and a row of the softmax that is {sign}inf throughout "
         "becomes nan",
     )
     return Broken(

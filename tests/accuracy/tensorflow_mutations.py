@@ -64,8 +64,8 @@ def additive_mask(program: Program) -> Iterator[Change]:
 
 @operator("half-overflow-constant")
 def masked_by_where(program: Program) -> Iterator[Change]:
-    """`tf.where` with a constant beyond 65504."""
-    yield from insertion(program, "NAME = tf.where(NAME > 0, NAME, -1e9)")
+    """A softmax of a `tf.where` with a constant beyond 65504."""
+    yield from insertion(program, "NAME = tf.nn.softmax(tf.where(NAME > 0, NAME, -1e9))")
 
 
 @operator("half-overflow-constant")

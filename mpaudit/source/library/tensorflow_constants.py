@@ -16,7 +16,8 @@ from mpaudit.source.library.keras_names import ROOTS, last
 from mpaudit.source.library.python_number import number
 from mpaudit.source.library.registry import on_binary, on_operation, on_result
 from mpaudit.source.library.tensorflow_dtypes import kind_of
-from mpaudit.source.values import Const, External, Thing, Value
+from mpaudit.source.library.tensorflow_masks import hidden_by
+from mpaudit.source.values import TRUE, Const, External, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mpaudit.source.request import Call
 
 _HALF = "float16"
+LARGEST = 65504.0
 _PAIRS = {
     "add": "Add",
     "subtract": "Sub",
@@ -31,6 +33,8 @@ _PAIRS = {
     "maximum": "maximum",
 }
 """Functions of two tensors, either of which may be the constant."""
+_HIDING = ("where", "Add", "Sub")
+"""What puts an infinity into a tensor, and does no harm by itself."""
 _QUOTIENTS = ("divide", "truediv", "realdiv")
 _NORMS = {"l2_normalize": (2, "epsilon"), "normalize": (3, "epsilon")}
 _MAKING = ("constant", "cast", "convert_to_tensor", "fill", "full")
@@ -47,9 +51,10 @@ def met(
         return
     one, two = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.target, node.value)
     operation = type(node.op).__name__
-    _met(engine, path, node, operation, (left, one), (right, two))
+    made = engine.term(operation, left, right)
+    _met(engine, path, node, operation, (left, one), (right, two), made)
     if operation != "Div":
-        _met(engine, path, node, operation, (right, two), (left, one))
+        _met(engine, path, node, operation, (right, two), (left, one), made)
 
 
 @on_operation
@@ -67,6 +72,8 @@ def called(call: Call, callee: Value, made: Value) -> None:
     if SEEN not in call.path.heap or not isinstance(callee, External):
         return
     name, path = last(callee.name), call.path
+    if name == "ones_like" and isinstance(made, Thing):
+        path.learn(made, ones=TRUE)
     if name in _MAKING and isinstance(made, Thing):
         at = 1 if name in ("fill", "full") else 0
         known = number(call.argument(at, "value"), call.engine.identities)
@@ -76,27 +83,29 @@ def called(call: Call, callee: Value, made: Value) -> None:
         return
     if name == "where":
         for tensor, other in ((1, 2), (2, 1)):
-            _given(call, "where", tensor, (other, None))
+            _given(call, made, "where", tensor, (other, None))
     elif name in _PAIRS:
         for tensor, other in ((0, 1), (1, 0)):
-            _given(call, _PAIRS[name], tensor, (other, None))
+            _given(call, made, _PAIRS[name], tensor, (other, None))
     elif name in _QUOTIENTS:
-        _given(call, "Div", 0, (1, None))
+        _given(call, made, "Div", 0, (1, None))
     elif name in _CLIPS:
         low, high = ("clip_value_min", "clip_value_max") if name != "clip" else ("x_min", "x_max")
-        _given(call, "clip", 0, (1, low))
-        _given(call, "ceiling", 0, (2, high))
+        _given(call, made, "clip", 0, (1, low))
+        _given(call, made, "ceiling", 0, (2, high))
     elif name in _NORMS:
-        _given(call, "l2_normalize", 0, _NORMS[name])
+        _given(call, made, "l2_normalize", 0, _NORMS[name])
     elif name == "batch_normalization":
-        _given(call, name, 2, (5, "variance_epsilon"))
+        _given(call, made, name, 2, (5, "variance_epsilon"))
 
 
-def _given(call: Call, operation: str, tensor: int, constant: tuple[int, str | None]) -> None:
+def _given(
+    call: Call, made: Value, operation: str, tensor: int, constant: tuple[int, str | None]
+) -> None:
     node, given = call.argument_node(tensor), call.argument_node(*constant)
     value, other = call.argument(tensor), call.argument(*constant)
     if node is not None and given is not None and value is not None and other is not None:
-        _met(call.engine, call.path, call.node, operation, (value, node), (other, given))
+        _met(call.engine, call.path, call.node, operation, (value, node), (other, given), made)
 
 
 def _met(
@@ -106,6 +115,7 @@ def _met(
     operation: str,
     tensor: tuple[Value, ast.expr],
     constant: tuple[Value, ast.expr],
+    made: Value,
 ) -> None:
     value = number(constant[0], engine.identities)
     if value is None:
@@ -116,21 +126,26 @@ def _met(
     dtype = held(tensor[0], path)
     if dtype is None or dtype.name != _HALF or path.known(tensor[0], "@constant") is not None:
         return
+    if operation == "Mult" and path.known(tensor[0], "@ones") is not None:
+        if isinstance(made, Thing):
+            path.learn(made, constant=Const(value))
+        return
     module = path.frame.module
-    engine.emit(
-        ConstantMet(
-            at=module.span(at),
-            occasional=any(frame.occasional for frame in path.frames),
-            tensor=Ref(
-                tensor[0].uid if isinstance(tensor[0], Thing) else 0,
-                " ".join(module.source(tensor[1]).split()),
-            ),
-            dtype=dtype.name,
-            value=value,
-            text=" ".join(module.source(constant[1]).split()),
-            operation=operation,
-            because=reasons(tensor[0], path),
-            library="tensorflow",
+    event = ConstantMet(
+        at=module.span(at),
+        occasional=any(frame.occasional for frame in path.frames),
+        tensor=Ref(
+            tensor[0].uid if isinstance(tensor[0], Thing) else 0,
+            " ".join(module.source(tensor[1]).split()),
         ),
-        path,
+        dtype=dtype.name,
+        value=value,
+        text=" ".join(module.source(constant[1]).split()),
+        operation=operation,
+        because=reasons(tensor[0], path),
+        library="tensorflow",
     )
+    if abs(value) > LARGEST and operation in _HIDING:
+        hidden_by(made, event, path)
+    else:
+        engine.emit(event, path)
