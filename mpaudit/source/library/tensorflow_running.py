@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpaudit.event import HalfAdded, HalfAverageMoved, HalfMetricMade, Ref
 from mpaudit.source.dtypes import Dtype
 from mpaudit.source.keras_version import generation
-from mpaudit.source.library.keras_dtype import SEEN, dtype_named, held, reasons
+from mpaudit.source.library.keras_dtype import SEEN, WEIGHT, dtype_named, held, reasons
 from mpaudit.source.library.keras_names import ROOTS, last
 from mpaudit.source.library.keras_policy_name import policy_name
 from mpaudit.source.library.registry import on_binary, on_result
@@ -136,7 +136,12 @@ def _added(
 
 
 def _moved(call: Call, receiver: Thing) -> None:
-    """`average.assign(d * average + (1 - d) * weight)` of a variable of 16 bits."""
+    """`average.assign(d * average + (1 - d) * weight)` of a variable of 16 bits.
+
+    A weight of a layer is one only if it was added as such: `call` sees others in 16 bits as well.
+    """
+    if receiver.kind == WEIGHT and call.path.known(receiver, "@half16") is None:
+        return
     known, share = held(receiver, call.path), share_of(call.argument(0), receiver, call)
     if known is None or known.name not in HALF or share is None or not 0 < share < LARGEST_SHARE:
         return
