@@ -128,6 +128,7 @@ def _cast(value: Value, name: str | None, call: Call) -> Value:
     made = call.engine.term("autocast", value, Const(name), call.thing)
     call.engine.derive(made, (value,), path)
     path.learn(made, tensor=Tensor((value,), None, read(value, path)), symbolic=FALSE)
+    path.learn(made, wide16=path.known(value, "@wide16"))
     return hold(made, name, call.engine.places.get(call.thing.uid), path, "input")
 
 

@@ -9,7 +9,7 @@ from mpaudit.event import HalfAdded, HalfAverageMoved, HalfMetricMade, Ref
 from mpaudit.source.dtypes import Dtype
 from mpaudit.source.keras_version import generation
 from mpaudit.source.library.keras_dtype import SEEN, WEIGHT, dtype_named, held, reasons
-from mpaudit.source.library.keras_names import ROOTS, last
+from mpaudit.source.library.keras_names import ROOTS, last, text
 from mpaudit.source.library.keras_policy_name import policy_name
 from mpaudit.source.library.registry import on_binary, on_result
 from mpaudit.source.library.tensorflow_dtypes import HALF
@@ -140,7 +140,8 @@ def _moved(call: Call, receiver: Thing) -> None:
 
     A weight of a layer is one only if it was added as such: `call` sees others in 16 bits as well.
     """
-    if receiver.kind == WEIGHT and call.path.known(receiver, "@half16") is None:
+    weight = call.path.known(receiver, "@weight") if receiver.kind == WEIGHT else None
+    if isinstance(weight, Pack) and text(weight.items[1]) not in HALF:
         return
     known, share = held(receiver, call.path), share_of(call.argument(0), receiver, call)
     if known is None or known.name not in HALF or share is None or not 0 < share < LARGEST_SHARE:
