@@ -20,7 +20,7 @@ from mpaudit.source.library.keras_dtype import (
 from mpaudit.source.library.keras_names import site
 from mpaudit.source.library.keras_policy_name import policy_name
 from mpaudit.source.library.keras_values import LayerOf, Tensor, read
-from mpaudit.source.library.registry import kind_of, method
+from mpaudit.source.library.registry import entered, kind_of, method
 from mpaudit.source.library.tensorflow_dtypes import FLOATS
 from mpaudit.source.path import lookup
 from mpaudit.source.values import (
@@ -106,6 +106,20 @@ def cast_inputs(call: Call) -> None:
         key: _cast(value, name if three else None, call) for key, value in call.keywords.items()
     }
     call.keywords = keywords
+
+
+@entered("KerasLoss")
+def cast_for_loss(call: Call) -> None:
+    """A project's own loss is called: in Keras 3 its `call` sees float32, in Keras 2 what it is given."""
+    path = call.path
+    owner = path.known(call.thing, "@class")
+    base = kind_of(owner)[1] if isinstance(owner, Class) else None
+    three = None if base is None else generation(base, path.frame.module)
+    if SEEN not in path.heap or three == 2:
+        return
+    name = "float32" if three == 3 else None
+    call.arguments = tuple(_cast(value, name, call) for value in call.arguments)
+    call.keywords = {key: _cast(value, name, call) for key, value in call.keywords.items()}
 
 
 def _cast(value: Value, name: str | None, call: Call) -> Value:
