@@ -291,6 +291,16 @@ def test_a_changed_configuration_changes_what_is_said_of_a_script(project: Path)
         assert [finding.name for finding in findings] == found
 
 
+def test_arguments_that_disagree_with_a_file(project: Path) -> None:
+    (project / "ds.json").write_text('{"bf16": {"enabled": true}, "train_batch_size": "auto"}')
+    script = project / "train.py"
+    head = "from transformers import TrainingArguments\n"
+    for given, found in (("fp16=True", 1), ("bf16=True", 0), ("fp16=flag()", 0), ("lr=1", 0)):
+        script.write_text(f"{head}TrainingArguments('out', {given}, deepspeed='ds.json')\n")
+        assert len(check([script]).findings) == found
+    assert not check([project / "ds.json"]).findings
+
+
 def test_places_of_keys_and_values() -> None:
     text = '{"a": {"b": [1, {"c": "}"}], "d": -1.5e3}} // end'
     tree = read_json(text)

@@ -53,8 +53,11 @@ class EngineStep(Event):
 class EngineConfigured(Event):
     """A library is given a DeepSpeed configuration as a dict: whether `fp16` and `bf16` are both on in it.
 
-    `other` is where the second one stands.
+    `other` is where the second one stands. `maker` is the name of what asks for one precision in its own
+    argument `switch`, while the configuration, a dict or a file, switches the other one on.
     """
 
     both: bool
     other: Related | None = None
+    maker: str = ""
+    switch: str = ""

@@ -24,6 +24,9 @@ class EngineConfigProtocol(Protocol):
         if not event.both:
             yield Kept(RULE, event.at)
             return
+        if event.switch:
+            yield _disagreeing(event)
+            return
         yield Broken(
             Problem(
                 RULE,
@@ -33,3 +36,17 @@ class EngineConfigProtocol(Protocol):
                 (event.other,) if event.other is not None else (),
             )
         )
+
+
+def _disagreeing(event: EngineConfigured) -> Broken:
+    other = "bf16" if event.switch == "fp16" else "fp16"
+    return Broken(
+        Problem(
+            RULE,
+            event.at,
+            f"`{event.switch}=True` in {event.maker}, while its DeepSpeed configuration enables `{other}`",
+            'it raises "Please correct the following DeepSpeed config values that mismatch '
+            'TrainingArguments values"; `"auto"` in the configuration takes them over',
+            (event.other,) if event.other is not None else (),
+        )
+    )

@@ -182,7 +182,10 @@ def read_yaml(text: str) -> Tree:
                 if top.entries:
                     return top  # the first document is the configuration
                 continue
-            hidden, waiting = indent, None  # an item of a list, a text over several lines
+            hidden = indent  # an item of a list, a text over several lines
+            if waiting is not None:
+                waiting[1].value, hidden = OPAQUE, min(indent, waiting[0])
+            waiting = None
             continue
         if waiting is not None and indent > waiting[0]:
             inner = Tree()

@@ -181,6 +181,23 @@ def given_to_library(call: Call, callee: Value, _: Value) -> None:
     config = call.argument(*place)
     if isinstance(config, Thing) and config.kind == "dict":
         tell(call, config)
+    if place[1] == "deepspeed":
+        _agree(call, config, name)
+
+
+def _agree(call: Call, config: Value | None, maker: str) -> None:
+    """Tell of arguments that ask for the other precision than the configuration."""
+    known = configured(call, config)
+    if known.fp16 == known.bf16:
+        return
+    for switch, other in (("fp16", known.bf16), ("bf16", known.fp16)):
+        keyword = next((each for each in call.node.keywords if each.arg == switch), None)
+        if other and keyword is not None and call.argument(999, switch) == TRUE:
+            call.emit(
+                EngineConfigured(
+                    at=call.path.frame.module.span(keyword), both=True, maker=maker, switch=switch
+                )
+            )
 
 
 def tell(call: Call, config: Value | None) -> None:

@@ -147,8 +147,10 @@ def around(call: Call, function: Value, _: Value) -> None:  # noqa: ARG001 - as 
     """`loss.backward()`, and the step of an optimizer that is none of an engine's own."""
     if call.name not in ("backward", "step") or not isinstance(call.receiver, Thing):
         return
-    if not any("deepspeed" in frame.module.text for frame in call.path.frames):
-        return
+    fact = "@driven" if call.name == "step" else "@engine"
+    if call.path.known(call.receiver, fact) is None:
+        if not any("deepspeed" in frame.module.text for frame in call.path.frames):
+            return
     if call.name == "step":
         if call.receiver.kind == "Optimizer":
             _plain_step(call, call.receiver)
