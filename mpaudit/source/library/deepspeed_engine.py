@@ -17,7 +17,6 @@ from mpaudit.source.library.deepspeed_config import CONFIG, configured, silent_a
 from mpaudit.source.library.owned import spelled
 from mpaudit.source.library.registry import called, function, method, on_result, others
 from mpaudit.source.library.torch_wrapped import call_wrapper
-from mpaudit.source.library.unseen import unseen
 from mpaudit.source.values import NONE, UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ def _plain_step(call: Call, optimizer: Thing) -> None:
             at=call.span,
             engine=None,
             optimizer=call.ref(optimizer),
-            unseen=unseen(optimizer, call.engine, path),
+            unseen=_uncalled(call),
         )
     )
 
@@ -193,9 +192,15 @@ def _plain_backward(call: Call, loss: Thing) -> None:
             engine=Ref(engine.uid, reach) if engine is not None else None,
             divided=_divided(call.engine, loss, MAX_STEPS),
             scaled=isinstance(scaled, Pack) and bool(scaled.items),
-            unseen=unseen(loss, call.engine, path),
+            unseen=_uncalled(call),
         )
     )
+
+
+def _uncalled(call: Call) -> bool:
+    """Whether this is executed for a caller nobody has seen, who may hand over an engine."""
+    description = call.engine.identities.description
+    return any(description(frame.context)[0] == "entry" for frame in call.path.frames)
 
 
 def _stepped(call: Call, engine: Thing, optimizer: Ref | None, *, given: bool) -> None:
