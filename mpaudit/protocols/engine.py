@@ -85,7 +85,7 @@ class EngineProtocol(Protocol):
 def _backward(raw: EngineRawBackward, step: EngineStep) -> Broken:
     loss = raw.loss.text or "the loss"
     reach = raw.engine.text if raw.engine is not None else ""
-    call = f"{reach or 'engine'}.backward({loss})"
+    call = f"{reach or 'engine'}.backward({'...' if raw.scaled else loss})"
     unknown = "where the configuration asks for fp16, or for no ZeRO stage: "
     when = "" if step.required else unknown
     return Broken(

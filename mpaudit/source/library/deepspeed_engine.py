@@ -146,6 +146,12 @@ def around(call: Call, function: Value, _: Value) -> None:  # noqa: ARG001 - as 
     """`loss.backward()`, and the step of an optimizer that is none of an engine's own."""
     if call.name not in ("backward", "step") or not isinstance(call.receiver, Thing):
         return
+    if call.name == "step" and call.receiver.kind == "GradScaler":
+        optimizer = call.argument(0, "optimizer")
+        engine = call.path.known(optimizer, "@driven") if optimizer is not None else None
+        if isinstance(engine, Thing) and not _beside(call, "step"):
+            _stepped(call, engine, None, given=False)
+        return
     fact = "@driven" if call.name == "step" else "@engine"
     if call.path.known(call.receiver, fact) is None:
         if not any("deepspeed" in frame.module.text for frame in call.path.frames):
