@@ -77,13 +77,14 @@ def fix(
     unsafe: bool,
     write: bool,
     cache: Path | None = None,
+    jobs: int = 1,
 ) -> tuple[Report, Mapping[str, tuple[str, str]]]:
     """Repair files: what is left to report, and each changed text before and after.
 
     A text goes by its file's name; that of a notebook's cell by that name and `:cell 3`. Unsafe
     repairs are applied only if `unsafe`; nothing is written unless `write`.
     """
-    report = check(paths, asked, target, cache=cache)
+    report = check(paths, asked, target, cache=cache, jobs=jobs)
     changed: dict[str, tuple[str, str]] = {}
     fixed: dict[str, Counter[str]] = {}
     repaired: list[Document] = []
@@ -110,7 +111,7 @@ def fix(
     if write:
         for each in repaired:
             _write(each)
-        report = check(paths, asked, target, cache=cache)
+        report = check(paths, asked, target, cache=cache, jobs=jobs)
     return replace(report, fixed=fixed), changed
 
 
@@ -163,12 +164,13 @@ def add_ignore(
     *,
     reason: str,
     cache: Path | None = None,
+    jobs: int = 1,
 ) -> tuple[Report, int]:
     """Silence every finding by a comment in its file: what is left, and how many are silenced.
 
     What no comment can silence is left: files that cannot be read, comments that silence nothing.
     """
-    report = check(paths, asked, target, cache=cache)
+    report = check(paths, asked, target, cache=cache, jobs=jobs)
     files: dict[str, list[Finding]] = {}
     for finding in report.findings:
         silent = finding.span.filename.endswith(".json")  # which has no comments
@@ -178,7 +180,7 @@ def add_ignore(
         document = read(Path(filename).read_bytes(), filename)
         edits = list(_comments(document, findings, reason))
         _write(document.edited(edits))
-    after = check(paths, asked, target, cache=cache)
+    after = check(paths, asked, target, cache=cache, jobs=jobs)
     return after, len(report.findings) - len(after.findings)
 
 

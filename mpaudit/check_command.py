@@ -38,6 +38,7 @@ class Wanted:
     write_baseline: bool = False
     diff_base: str | None = None
     cache: Path | None = None
+    jobs: int = 1
     show_files: bool = False
     show_settings: bool = False
     stdin_filename: Path | None = None
@@ -128,7 +129,7 @@ def _added(wanted: Wanted, reference: str, report: Report) -> tuple[Report, list
     with history.past(reference) as past:
         then = past.then(paths)
         asked = wanted.configuration.of_copy(past.folder, past.root)
-        before = audit.check(then, asked) if then else Report(())
+        before = audit.check(then, asked, jobs=wanted.jobs) if then else Report(())
         entries = [
             replace(each, file=past.renamed.get(each.file, each.file))
             for each in baseline.of_report(before, past.folder)
@@ -156,14 +157,17 @@ Changes = Mapping[str, tuple[str, str]]
 
 def _of_files(wanted: Wanted) -> tuple[Report, Changes]:
     paths, asked = wanted.paths or (Path(),), wanted.configuration
+    cache, jobs = wanted.cache, wanted.jobs
     if wanted.add_ignore is not None:
         reason = " ".join(wanted.add_ignore.split())
-        report, silenced = audit.add_ignore(paths, asked, reason=reason, cache=wanted.cache)
+        report, silenced = audit.add_ignore(paths, asked, reason=reason, cache=cache, jobs=jobs)
         return replace(report, fixed={"": {"": silenced}}), {}
     if wanted.fix or wanted.diff:
         write = wanted.fix and not wanted.diff
-        return audit.fix(paths, asked, unsafe=wanted.unsafe_fixes, write=write, cache=wanted.cache)
-    return audit.check(paths, asked, cache=wanted.cache), {}
+        return audit.fix(
+            paths, asked, unsafe=wanted.unsafe_fixes, write=write, cache=cache, jobs=jobs
+        )
+    return audit.check(paths, asked, cache=cache, jobs=jobs), {}
 
 
 def _of_stdin(wanted: Wanted, stdin: Callable[[], bytes]) -> tuple[Report, Changes, bytes | None]:

@@ -12,12 +12,14 @@ from mpaudit.finding import Problem
 from mpaudit.fix import Fix
 from mpaudit.source.config_file import UnreadableConfigError
 from mpaudit.source.discovery import concerns
-from mpaudit.source.document import Document
+from mpaudit.source.document import Document, read
 from mpaudit.source.module import Module, UnparsableError
 from mpaudit.source.notebook_json import UnreadableNotebookError
 from mpaudit.source.project import Project, Trail
 
 Found = tuple[Problem, Fix | None]
+MODULE, IMPORTER, NAMED = "module", "importer", "named"
+"""What a file is audited as: it concerns a rule; it trains, with what others define; the user named it."""
 
 
 @dataclass(slots=True)
@@ -135,6 +137,22 @@ class Batch:
 
     def _trail(self, path: str) -> Trail | None:
         return self.project.trail.get(path)
+
+
+def take(batch: Batch, name: str, role: str, data: bytes | None = None) -> None:
+    """Give a file to a batch; it is read unless its content is at hand."""
+    try:
+        document = read(Path(name).read_bytes() if data is None else data, name)
+    except UnparsableError as problem:
+        if role != IMPORTER:
+            batch.reject(name, unparsable(problem))
+    except OSError:  # it was there a moment ago
+        return
+    else:
+        if role == IMPORTER:
+            batch.add_importer(document)
+        else:
+            batch.add(document)
 
 
 def unparsable(problem: UnparsableError) -> Problem:

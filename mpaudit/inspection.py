@@ -41,21 +41,17 @@ class _Run:
 
     configuration: Configuration
     folders: Sequence[Path] | None
-    project: Project = field(init=False)
     documents: dict[str, Document] = field(default_factory=dict)
     problems: list[Found] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     exhausted: dict[str, list[str]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.project = self.started()
-
-    def started(self, paths: Iterable[Path] = ()) -> Project:
+    def project(self, paths: Iterable[Path]) -> Project:
         """A project in which nothing is read yet, and files are known by the names they have here."""
-        self.project = Project(lambda path: self.configuration.of(path).target)
+        made = Project(lambda path: self.configuration.of(path).target)
         for path in paths:
-            self.project.add(path)
-        return self.project
+            made.add(path)
+        return made
 
     def selection(self, filename: str) -> Selection:
         """The rules that are on in a file."""
@@ -97,9 +93,11 @@ def check(
     target: Target | None = None,
     *,
     cache: Path | None = None,
+    jobs: int = 1,
 ) -> Report:
     """Check files and folders; what is known from earlier checks is taken from the folder `cache`.
 
+    At most `jobs` processes are at work. The same is said with one and many, with a cache and without.
     Raises MpauditError for a path that is not there.
     """
     forget()
@@ -109,11 +107,11 @@ def check(
         run.warnings.append("no Python file or notebook is left to be checked: all are excluded")
     scripts = [path for path in found if path.suffix not in SUFFIXES]
     with _uncollected():
-        survey = Survey(scripts, set(paths), Store(cache) if cache is not None else None)
+        survey = Survey(scripts, paths, Store(cache) if cache is not None else None, jobs)
         for problem in survey.unreadable:
             run.problems.append((problem, None))
-        groups, batch = survey.followed(run.started, run.widened, run.configuration)
-        run.documents.update(batch.documents)
+        groups, documents = survey.followed(run)
+        run.documents.update(documents)
         run.take(groups)
         beside = Configurations(run.folders or (), Exclusion(run.configuration))
         beside.take((path for path in found if path.suffix in SUFFIXES), set(paths))
@@ -165,7 +163,6 @@ def check_texts(
     Others may use them that are not looked at. Raises UnparsableError for a notebook that is no JSON.
     """
     run = _run(selection, None, ())
-    run.project = project
     for filename in texts:
         project.add(Path(filename))
     with _uncollected():
@@ -184,7 +181,7 @@ def check_document(
     run = _run(asked, target, None if alone else ())
     path = Path(document.filename)
     with _uncollected():
-        batch = Batch(run.started([path]), run.widened)
+        batch = Batch(run.project([path]), run.widened)
         _give(run, batch, document)
         run.take(batch.follow())
         run.documents.update(batch.documents)
@@ -303,7 +300,7 @@ def _unused(
     if document.broken or document.filename in run.exhausted:
         return
     try:
-        tree = (run.project.checked(document.filename) or document.module()).tree
+        tree = document.module().tree
     except UnparsableError:
         return
     whole, selection = run.knows_callers(document), run.selection(document.filename)

@@ -101,6 +101,13 @@ _OPTIONS = [
     click.option(
         "--cache-dir", metavar="FOLDER", envvar="MPAUDIT_CACHE_DIR", help="Where the cache is."
     ),
+    click.option(
+        "-j",
+        "--jobs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Processes for large trees; as many as there are cores unless said.",
+    ),
     click.option("--baseline", metavar="FILE", help="Accept the findings that FILE holds."),
     click.option(
         "--write-baseline", is_flag=True, help="Accept what is found now: write it to the baseline."
@@ -132,6 +139,7 @@ def wanted(paths: tuple[Path, ...], given: dict[str, Any]) -> Wanted:
     Raises MpauditError for what is unknown, broken or contradicts itself.
     """
     from mpaudit.check_command import Wanted
+    from mpaudit.cores import cores
 
     configuration = _configuration(given)
     here = configuration.here.options
@@ -162,6 +170,7 @@ def wanted(paths: tuple[Path, ...], given: dict[str, Any]) -> Wanted:
         write_baseline=given["write_baseline"],
         diff_base=given["diff_base"],
         cache=Path(folder) if whole and not given["no_cache"] else None,
+        jobs=given["jobs"] or cores(),
         show_files=given["show_files"],
         show_settings=given["show_settings"],
         stdin_filename=given["stdin_filename"],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 from mpaudit import suppress
 from mpaudit.cache.glance import Glance, Glances, digest
@@ -13,20 +14,37 @@ from mpaudit.cache.record import Record, World, by_folder
 from mpaudit.cache.store import Kept, Store
 from mpaudit.config import UNREADABLE
 from mpaudit.finding import Position, Problem, Span
-from mpaudit.following import Batch, Found, Group, unparsable
+from mpaudit.following import IMPORTER, MODULE, NAMED, Batch, Found, Group, take
 from mpaudit.settings import Configuration
 from mpaudit.source.absence import scripts
 from mpaudit.source.config_file import named_in
 from mpaudit.source.discovery import concerns, importers, imports
-from mpaudit.source.document import Script, read
+from mpaudit.source.document import Document, Script, read
 from mpaudit.source.module import UnparsableError
 from mpaudit.source.project import Project
 from mpaudit.source.requirement import statements
 
-MODULE, IMPORTER, NAMED = "module", "importer", "named"
-"""What a file is audited as: it concerns a rule; it trains, with what others define; the user named it."""
+LEAST = 100
+"""Files to be audited below which nothing is gained by more processes."""
 MAX_ROUNDS = 3
 """Rounds in which files that are followed anew may reach files of records; then all are followed."""
+
+
+Followed = tuple[list[Group], dict[str, Document]]
+
+
+class Started(Protocol):
+    """The pass over files that a survey is made for."""
+
+    configuration: Configuration
+
+    def project(self, paths: Iterable[Path]) -> Project:
+        """A project in which nothing is read yet, and files are known by the names they have here."""
+        ...
+
+    def widened(self, filename: str) -> bool:
+        """Whether rules may be on in a file that are off by default."""
+        ...
 
 
 class Survey:
@@ -36,7 +54,12 @@ class Survey:
     `unreadable` the problems of those that cannot be opened.
     """
 
-    def __init__(self, found: Sequence[Path], explicit: set[Path], store: Store | None) -> None:
+    def __init__(
+        self, found: Sequence[Path], paths: Sequence[Path], store: Store | None, jobs: int
+    ) -> None:
+        explicit = set(paths)
+        self.folders = [os.path.abspath(path) for path in paths if path.is_dir()]  # noqa: PTH100
+        self.jobs = jobs
         self.found = found
         self.store = store
         self.kept = store.load() if store is not None else Kept()
@@ -87,16 +110,12 @@ class Survey:
         found = self.glances.of(self.absolute[str(path)]).imports
         return None if found is None else found.encode("latin-1")
 
-    def followed(
-        self,
-        start: Callable[[Iterable[Path]], Project],
-        widened: Callable[[str], bool],
-        configuration: Configuration,
-    ) -> tuple[list[Group | Record], Batch]:
+    def followed(self, started: Started) -> tuple[list[Group | Record], dict[str, Document]]:
         """All groups of the files to be audited: as they were recorded where that still holds.
 
-        `start` gives a project to follow the others in, whose batch is returned.
+        Also the texts that had to be read for that.
         """
+        configuration = started.configuration
         world = World(
             self.roles,
             self.names,
@@ -108,18 +127,15 @@ class Survey:
         records = [each for each in self.kept.records if world.holds(each)]
         for rounds in range(MAX_ROUNDS):
             covered = {name for each in records for name in each.audited}
-            batch = Batch(start(self.found), widened)
-            for name, role in self.roles.items():
-                if name not in covered:
-                    self._give(batch, name, role)
-            groups = batch.follow()
+            fresh = [each for each in self.roles.items() if each[0] not in covered]
+            groups, documents = self._follow(fresh, started)
             reached = {path for group in groups for path in group.read}
             kept = [each for each in records if reached.isdisjoint(each.read)]
             if len(kept) == len(records):
                 break
             records = kept if rounds < MAX_ROUNDS - 2 else []
         self._save(records, groups, world)
-        return [*records, *groups], batch
+        return [*records, *groups], documents
 
     def _scripts(self, root: str) -> str:
         """A digest of all scripts in a folder, as far as they are looked at."""
@@ -129,21 +145,20 @@ class Survey:
         rows = (f"{path} {self.glances.digest(str(path))}" for path in paths)
         return digest("\n".join(rows).encode(errors="surrogateescape"))
 
-    def _give(self, batch: Batch, name: str, role: str) -> None:
-        path = self.absolute[name]
-        try:
-            data = self.glances.fresh.pop(path, None) or Path(path).read_bytes()
-            document = read(data, name)
-        except UnparsableError as problem:
-            if role != IMPORTER:
-                batch.reject(name, unparsable(problem))
-            return
-        except OSError:  # it was there a moment ago
-            return
-        if role == IMPORTER:
-            batch.add_importer(document)
-        else:
-            batch.add(document)
+    def _follow(self, fresh: Sequence[tuple[str, str]], started: Started) -> Followed:
+        """The groups of files that nothing is known of: in several processes, where that is worth it."""
+        if self.jobs > 1 and len(fresh) >= LEAST:
+            from mpaudit import parts
+
+            cuts = parts.cut(fresh, self.folders)
+            if len(cuts) > 1:
+                work = parts.Work(list(map(str, self.found)), started.configuration)
+                self.glances.fresh.clear()
+                return parts.followed(cuts, work, self.jobs), {}
+        batch = Batch(started.project(self.found), started.widened)
+        for name, role in fresh:
+            take(batch, name, role, self.glances.fresh.pop(self.absolute[name], None))
+        return batch.follow(), batch.documents
 
     def _save(self, records: Sequence[Record], groups: Sequence[Group], world: World) -> None:
         if self.store is None:

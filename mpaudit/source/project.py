@@ -81,6 +81,12 @@ class Project:
         other._exists, other.texts = self._exists, self.texts
         return other
 
+    def anew(self) -> Project:
+        """A project that has read nothing, and knows the same names."""
+        other = Project(self.target)
+        other._names = self._names
+        return other
+
     def add(self, path: Path, module: Module | None = None) -> None:
         """Make a file known by the name the user gave it, with its module if it was parsed."""
         self._names[path.absolute()] = str(path)

@@ -1,0 +1,167 @@
+"""Files cut into parts that have nothing to do with each other, and followed side by side.
+
+Where the cuts are is a guess from folders and import lines: a part is what lies in one folder below the
+checked ones, with what it seems to import. Whether a cut was right is seen afterwards, from what each
+part has really read: parts that have read a file in common are followed again, together. So the groups
+are those that one engine would have found.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mpaudit.following import Batch, Group, take
+from mpaudit.settings import Configuration
+from mpaudit.source.project import Project
+
+_IMPORTED = re.compile(
+    rb'^[ \t]*"?(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([\w., \t]+))', re.MULTILINE
+)
+_LEVELS = 8
+
+Roles = Sequence[tuple[str, str]]
+"""Names of files, with what each is audited as."""
+
+
+def cut(roles: Roles, folders: Sequence[str]) -> list[list[tuple[str, str]]]:
+    """The parts of files that lie in `folders` (absolute), each in the order of the files."""
+    homes = {name: _home(os.path.abspath(name), folders) for name, _ in roles}  # noqa: PTH100
+    leader = {home: home for home in homes.values()}
+
+    def found(home: str) -> str:
+        while leader[home] != home:
+            leader[home] = leader[leader[home]]
+            home = leader[home]
+        return home
+
+    there = _There()
+    for name, _ in roles:
+        for path in there.imported(os.path.abspath(name)):  # noqa: PTH100
+            other = _home(path, folders)
+            if other in leader:
+                leader[found(other)] = found(homes[name])
+    parts: dict[str, list[tuple[str, str]]] = {}
+    for name, role in roles:
+        parts.setdefault(found(homes[name]), []).append((name, role))
+    return list(parts.values())
+
+
+def _home(path: str, folders: Sequence[str]) -> str:
+    """The folder below a checked one that a file lies in, or the file itself."""
+    for folder in folders:
+        if path.startswith(folder + os.sep):
+            first, _, rest = path[len(folder) + 1 :].partition(os.sep)
+            return os.path.join(folder, first) if rest else path  # noqa: PTH118
+    return path
+
+
+@dataclass(slots=True)
+class _There:
+    """What there is to be imported, as far as folders tell."""
+
+    known: dict[str, bool] = field(default_factory=dict)
+
+    def imported(self, path: str) -> Iterator[str]:
+        """What the imports of a file may mean, in the folders above it."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError:
+            return
+        words = (one or other for one, other in _IMPORTED.findall(data))
+        tops = {
+            each.strip().split(b".")[0].decode("ascii", "ignore").split(" ")[0]
+            for word in words
+            for each in word.split(b",")
+        }
+        here = os.path.dirname(path)  # noqa: PTH120
+        for _ in range(_LEVELS):
+            for top in tops - {""}:
+                for candidate in (f"{here}/{top}", f"{here}/{top}.py", f"{here}/src/{top}"):
+                    if self._exists(candidate):
+                        yield candidate
+            above = os.path.dirname(here)  # noqa: PTH120
+            if above == here:
+                return
+            here = above
+
+    def _exists(self, path: str) -> bool:
+        if path not in self.known:
+            self.known[path] = os.path.exists(path)  # noqa: PTH110 - it is asked very often
+        return self.known[path]
+
+
+class Work:
+    """What a process needs to know: the names of all files, and the settings."""
+
+    def __init__(self, names: Sequence[str], configuration: Configuration) -> None:
+        self._names = names
+        self._configuration = configuration
+        self._project: Project | None = None
+
+    def groups(self, roles: Roles) -> list[Group]:
+        """The groups of some files."""
+        if self._project is None:
+            self._project = Project(lambda path: self._configuration.of(path).target)
+            for name in self._names:
+                self._project.add(Path(name))
+        batch = Batch(self._project.anew(), lambda name: self._configuration.rules(name).widened)
+        for name, role in roles:
+            take(batch, name, role)
+        return batch.follow()
+
+
+def followed(parts: Sequence[Roles], work: Work, processes: int) -> list[Group]:
+    """The groups of all parts, in the order of their files."""
+    context = multiprocessing.get_context(_method())
+    with context.Pool(min(processes, len(parts)), _begin, (work,)) as pool:
+        ordered = sorted(parts, key=_size, reverse=True)
+        done = list(pool.imap(_run, ordered, chunksize=1))
+    owners: dict[str, int] = {}
+    wrong: set[int] = set()
+    for number, groups in enumerate(done):
+        for path in {path for group in groups for path in group.read}:
+            owner = owners.setdefault(path, number)
+            if owner != number:
+                wrong |= {owner, number}
+    position = {name: n for n, (name, _) in enumerate(pair for part in parts for pair in part)}
+    if wrong:
+        again = sorted((p for n in wrong for p in ordered[n]), key=lambda pair: position[pair[0]])
+        done = [groups for n, groups in enumerate(done) if n not in wrong]
+        done.append(work.groups(again))
+    found = [group for groups in done for group in groups]
+    return sorted(found, key=lambda group: min(map(position.__getitem__, group.names)))
+
+
+_work: list[Work] = []
+"""Of this process: what `_begin` was told."""
+
+
+def _begin(work: Work) -> None:
+    _work[:] = [work]
+
+
+def _run(part: Roles) -> list[Group]:
+    return _work[0].groups(part)
+
+
+def _size(part: Roles) -> int:
+    total = 0
+    for name, _ in part:
+        try:
+            total += os.path.getsize(name)  # noqa: PTH202
+        except OSError:
+            continue
+    return total
+
+
+def _method() -> str:
+    """A fork has all modules loaded already; where threads run it is not safe."""
+    alone = threading.active_count() == 1 and sys.platform.startswith("linux")
+    return "fork" if alone else "spawn"
