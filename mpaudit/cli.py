@@ -220,6 +220,20 @@ def clean() -> None:
         click.echo(f"Removing cache at: {folder}", err=True)
 
 
+@main.command()
+def server() -> None:
+    """Serve an editor over the Language Server Protocol, on standard input and output."""
+    try:
+        from mpaudit.lsp.server import made
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").partition(".")[0] not in ("pygls", "lsprotocol"):
+            raise
+        raise MpauditError(
+            "server: it needs pygls; install it with `pip install 'mpaudit[server]'`"
+        ) from None
+    made().start_io()
+
+
 _FORMATS = click.Choice(["text", "json", "markdown"])
 
 

@@ -27,10 +27,13 @@ class Exclusion:
 
     def forced(self, path: Path) -> bool:
         """Whether a path is left out although the user named it: where he asks to force exclusion."""
+        settings = self._configuration.of(path)
+        return bool(settings.options.get("force-exclude", False)) and self.covers(path)
+
+    def covers(self, path: Path) -> bool:
+        """Whether a path, or a folder around it, is excluded, whoever names it."""
         whole = Path(self._configuration.place(str(path.absolute())))
-        settings = self._configuration.of(whole)
-        if not settings.options.get("force-exclude", False):
-            return False
+        settings = self._configuration.of(path)
         within = [each for each in whole.parents if settings.folder in each.parents]
         return any(
             pattern.match(each.as_posix())

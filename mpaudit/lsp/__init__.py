@@ -1,0 +1,1 @@
+"""mpaudit in editors, over the Language Server Protocol: `mpaudit server`."""
