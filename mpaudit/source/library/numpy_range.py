@@ -8,17 +8,16 @@ not listed here) ends it.
 
 from __future__ import annotations
 
+import ast
 import math
 from typing import TYPE_CHECKING
 
 from mpaudit.source.library.keras_names import last
 from mpaudit.source.library.python_number import number
 from mpaudit.source.library.registry import on_operation, on_result, on_stored
-from mpaudit.source.values import FALSE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
+from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    import ast
-
     from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
@@ -84,12 +83,17 @@ def called(call: Call, callee: Value, made: Value) -> None:
             return
     if name in _SAME and isinstance(source, Value):
         _learn(made, _known(source, path, call.engine), path)
-        if name == "astype" and isinstance(source, Thing) and RANGED in path.heap:
-            known = reach(made, path)
-            whole = "int" in str(call.arguments[:1])
-            _learn(made, None if known is None else (*known[:2], whole), path)
+        _retyped(call, name, made)
     elif name in _JOINING and RANGED in path.heap and source is not None:
         _learn(made, _hull(source, path, call.engine), path)
+
+
+def _retyped(call: Call, name: str, made: Thing) -> None:
+    """`x.astype("int32")`, `tf.cast(x, tf.float32)`: from there on whole numbers, or not."""
+    given = call.argument(0 if name == "astype" else 1, "dtype")
+    known = reach(made, call.path) if given is not None and RANGED in call.path.heap else None
+    if known is not None:
+        _learn(made, (*known[:2], "int" in str(given)), call.path)
 
 
 def _known(value: Value, path: Path, engine: Calls) -> Range | None:
@@ -187,11 +191,35 @@ def operated(
         return
     first = reach(operands[0], path)
     if operation == "[]":
-        _learn(made, first, path)
+        if first is not None and _of_rows(operands[1], engine):
+            _learn(made, first, path)
     elif operation == "USub" and first is not None:
         _learn(made, (-first[1], -first[0], first[2]), path)
     elif len(operands) == 2:
         _learn(made, _computed(operation, operands, first, engine, path), path)
+
+
+def _of_rows(key: Value, engine: Calls) -> bool:
+    """Whether a subscript takes some of the rows, and of these all: `x[:64]`, `x[:64, :]`, `x[None]`."""
+    if isinstance(key, Pack):
+        rest = [each for each in key.items[1:] if not (each == NONE or _whole(each, engine))]
+        return bool(key.items) and not rest and _of_rows(key.items[0], engine)
+    return key in (NONE, Const(Ellipsis)) or _slice(key, engine) is not None
+
+
+def _slice(key: Value, engine: Calls) -> ast.Slice | None:
+    if not isinstance(key, Thing):
+        return None
+    operation, *operands = engine.identities.description(key.uid) or ("",)
+    node = operands[0] if operation == "made" and operands else None
+    return node if isinstance(node, ast.Slice) else None
+
+
+def _whole(key: Value, engine: Calls) -> bool:
+    node = _slice(key, engine)
+    return key == Const(Ellipsis) or (
+        node is not None and node.lower is None and node.upper is None
+    )
 
 
 def _computed(
@@ -241,5 +269,5 @@ def stored(_: Calls, __: ast.Subscript, base: Value, ___: Value, value: Value, p
     if put is not None:
         low, high, whole = before or put
         _learn(base, (min(low, put[0]), max(high, put[1]), whole and put[2]), path)
-    elif before is not None and not isinstance(value, Const):
+    elif before is not None:
         path.learn(base, range=UNKNOWN)
