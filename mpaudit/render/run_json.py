@@ -72,7 +72,10 @@ def _optimizer(steps: Steps) -> dict[str, Any]:
 
 
 def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
-    """One layer as plain data; casts are per step of those in which they were counted."""
+    """One layer as plain data; casts are per step of those in which they were counted.
+
+    `repeated` are casts of the last such step that cast the same values again, see MP906.
+    """
     row, dtypes = flow.layer, flow.dtypes
     counted = report.meta.get("cast_steps")
     steps = counted or max((each.total for each in report.optimizers), default=0) or 1
@@ -91,6 +94,7 @@ def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
             "forward": sum(cast.count for cast in forward) / steps,
             "of_parameters": sum(cast.count for cast in parameters) / steps,
             "bytes": sum(cast.bytes for cast in forward) / steps,
+            "repeated": (report.meta.get("repeated_casts") or {}).get(row.path, 0),
         },
         "forward": _numbers(flow.forward),
         "backward": {

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpaudit.runtime.record import Cast, CastOf, Statistics
 from mpaudit.runtime.torch_regions import dtype_name
+from mpaudit.runtime.torch_repeat import Repeats
 from mpaudit.runtime.torch_watch import Watch
 from mpaudit.runtime.underflow import Rounded, Underflow
 
@@ -33,6 +34,7 @@ class Casts:
         self._steps: set[int] = set()
         self._underflow = Underflow(watch.tracer.known, watch.tracer.scale)
         watch.tracer.judging.append(self._underflow.problems)
+        self._repeats = Repeats(watch)
         self._mode: _CountCasts | None = None
 
     def begin(self, step: int) -> None:
@@ -55,8 +57,8 @@ class Casts:
             mode, self._mode = self._mode, None
             mode.__exit__(None, None, None)
 
-    def cast(self, what: CastOf, source: Any, target: Any, size: int) -> None:
-        """A tensor was cast; `size` is in bytes, as written."""
+    def cast(self, what: CastOf, tensor: torch.Tensor, result: torch.Tensor) -> None:
+        """`tensor` was cast to `result`."""
         with self._watch.guard("cast"):
             layer = self._current()
             if layer is None or (layer[1] >= _FIRST and layer[1] % _EVERY):
@@ -64,8 +66,10 @@ class Casts:
             if layer[1] not in self._steps:
                 self._steps.add(layer[1])
                 self._watch.tracer.note("cast_steps", len(self._steps))
-            names = dtype_name(source), dtype_name(target)
+            names = dtype_name(tensor.dtype), dtype_name(result.dtype)
+            size = result.numel() * result.dtype.itemsize
             self._watch.tracer.cast(Cast(layer[0], what, *names, 1, size))
+            self._repeats.cast(*layer, what, tensor, result)
 
     def rounded(self, tensor: torch.Tensor, what: CastOf, dtype: torch.dtype) -> None:
         """`tensor` is an operand whose gradient will be rounded to `dtype`: count what is lost."""
@@ -145,8 +149,8 @@ class _CountCasts(TorchDispatchMode):  # type: ignore[misc]
             source, target = args[0].dtype, kwargs.get("dtype")
             between = target is not None and target.is_floating_point and source.is_floating_point
             if between and target is not source:
-                what: CastOf = (
-                    "parameter" if isinstance(args[0], torch.nn.Parameter) else "activation"
-                )
-                self._casts.cast(what, source, target, args[0].numel() * target.itemsize)
+                own = isinstance(args[0], torch.nn.Parameter)
+                result = operation(*args, **kwargs)
+                self._casts.cast("parameter" if own else "activation", args[0], result)
+                return result
         return operation(*args, **kwargs)

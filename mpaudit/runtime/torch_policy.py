@@ -174,8 +174,8 @@ class CudaPolicy:
         if tensor.dtype is dtype or not _eligible(tensor):
             return tensor
         what: CastOf = "parameter" if tensor.is_leaf and tensor.requires_grad else "activation"
-        self._casts.cast(what, tensor.dtype, dtype, tensor.numel() * dtype.itemsize)
         cast = tensor.to(dtype)
+        self._casts.cast(what, tensor, cast)
         if dtype is torch.float32:
             self._casts.widened(cast, tensor.dtype)
         return cast

@@ -26,6 +26,8 @@ def watch_regions(watch: Watch) -> None:
                 span = user_span()
                 enabled = bool(region._enabled)
                 dtype = dtype_name(region.fast_dtype)
+                if not watch.thread.regions:
+                    watch.thread.entries += 1
                 watch.thread.regions.append(Region(span, region.device, dtype, enabled))
                 if enabled:
                     watch.tracer.asked_for_amp(span, "autocast")

@@ -77,6 +77,7 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.regions: list[Region] = []
+        self.entries = 0  # how often an outermost region was entered
         self.stepping = 0  # inside scaler.step
         self.backward = 0  # inside backward()
         self.optimizer: list[int] = []  # optimizers whose step() is under way, by id
