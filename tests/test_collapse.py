@@ -268,3 +268,19 @@ def test_every_format_shows_it(tmp_path: Path) -> None:
     text = run_text.render(report)
     assert "error[MP902] gradient-overflow: layer '1' makes" in text
     assert "MP902" in html.render(report)
+
+
+def test_every_skipped_step_has_its_scale_before_and_after_and_a_culprit(tmp_path: Path) -> None:
+    seen, _ = trace(tmp_path, lambda: loop(normalised(EpsilonInside()), 40, factor=300.0))
+    report = read(tmp_path / "run.mpa")
+    (optimizer,) = json.loads(run_json.render(report))["optimizers"]
+    scales = [scale for scale, _ in seen]
+    expected = [
+        (step, scale, scales[step + 1]) for step, (scale, changed) in enumerate(seen) if not changed
+    ]
+    skips = optimizer["skips"]
+    assert [(e["step"], e["scale_before"], e["scale_after"]) for e in skips] == expected
+    paths = {each.layer.path for each in report.layers}
+    assert all(each["layers"] and set(each["layers"]) <= paths for each in skips)
+    first = skips[0]
+    assert f"skipped: {first['layers'][0]}" in run_text.render(report)

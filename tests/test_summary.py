@@ -139,8 +139,26 @@ def test_json(trace: Reader) -> None:
 
 def test_the_steps(trace: Reader) -> None:
     sgd, adam = json.loads(run_json.render(report(trace)))["optimizers"]
-    assert sgd == {"index": 0, "type": "SGD", "steps": 4, "applied": 1, "skipped_steps": [0, 1]}
-    assert adam == {"index": 1, "type": "Adam", "steps": 4, "applied": 4, "skipped_steps": []}
+    skips = [
+        {"step": 0, "scale_before": 65536.0, "scale_after": 65536.0, "layers": []},
+        {"step": 1, "scale_before": 65536.0, "scale_after": 16384.0, "layers": []},
+    ]
+    assert sgd == {
+        "index": 0,
+        "type": "SGD",
+        "steps": 4,
+        "applied": 1,
+        "skipped_steps": [0, 1],
+        "skips": skips,
+    }
+    assert adam == {
+        "index": 1,
+        "type": "Adam",
+        "steps": 4,
+        "applied": 4,
+        "skipped_steps": [],
+        "skips": [],
+    }
 
 
 def test_the_loss_scale_at_each_attempt(trace: Reader) -> None:
@@ -156,7 +174,8 @@ def test_the_layers(trace: Reader) -> None:
     assert (first["param_dtype"], first["param_grad_dtype"]) == ("float32", "float32")
     assert (first["input_dtypes"], first["output_dtypes"]) == (["float32"], ["float16"])
     assert first["output_grad_dtype"] == "float16"
-    assert first["casts_per_step"] == {"forward": 6.0, "of_parameters": 4.0, "bytes": 600.0}
+    casts = {"forward": 6.0, "of_parameters": 4.0, "bytes": 600.0, "repeated": 0}
+    assert first["casts_per_step"] == casts
     assert first["forward"]["amax"] == 511.75
     assert first["forward"]["headroom_bits"] == pytest.approx(7.0)  # 65504 / 511.75 = 128
     assert first["source"] == {"filename": SCRIPT, "row": 1}

@@ -62,12 +62,22 @@ def _finite(value: Any) -> Any:
 
 
 def _optimizer(steps: Steps) -> dict[str, Any]:
+    scales = dict(steps.scales)
     return {
         "index": steps.index,
         "type": steps.type,
         "steps": steps.total,
         "applied": steps.applied,
         "skipped_steps": steps.skipped,
+        "skips": [
+            {
+                "step": step,
+                "scale_before": scales.get(step),
+                "scale_after": scales.get(step + 1),
+                "layers": list(steps.culprits(step)),
+            }
+            for step in steps.skipped
+        ],
     }
 
 

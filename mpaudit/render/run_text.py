@@ -146,13 +146,20 @@ def _timeline(steps: Steps | None) -> list[str]:
         (
             str(a.first) if a.first == a.last else f"{a.first}-{a.last}",
             f"{a.scale:g}",
-            told[a.applied],
+            told[a.applied] + (_because(steps.culprits(a.first)) if a.applied is False else ""),
         )
         for a in scaled[:ROWS]
     ]
     more = len(scaled) - ROWS
     left = [f"  ... {count(more, 'more change')}: `--format json` has all"] if more > 0 else []
     return [*table(("step", "loss scale", ""), rows), *left]
+
+
+def _because(layers: Sequence[str]) -> str:
+    """The layers in which numbers went wrong, in a few words."""
+    named = [each or "(model)" for each in layers]
+    more = f" and {len(named) - 2} more" if len(named) > 2 else ""
+    return f": {', '.join(named[:2])}{more}" if named else ""
 
 
 def _incidents(report: RunReport, paint: Paint) -> list[str]:

@@ -189,9 +189,15 @@ class Origins:
         found = self._incident("gradient-overflow", kind, place, values, message, "defect")
         self._undecided.append((found, place.dtype))
 
-    def settled(self, applied: bool | None, scaled: bool) -> None:
-        """An attempt ended: what overflowed before it is benign if the scaler skipped the step."""
+    def settled(self, step: int, applied: bool | None, scaled: bool) -> list[str]:
+        """An attempt ended: what overflowed before it is benign if the scaler skipped the step.
+
+        Returns the layers where it began, forward or backward.
+        """
         self._suspects = []
+        began = [incident.layer for incident, _ in self._undecided]
+        if self._bad_step == step:
+            began = self._begun
         for incident, made_in in self._undecided:
             if applied is False:
                 self._tracer.incident(_benign(incident), made_in=made_in)
@@ -200,6 +206,7 @@ class Origins:
                 if applied and not scaled and incident.layer in self._low:
                     self._suspects.append(incident)
         self._undecided.clear()
+        return list(dict.fromkeys(began))
 
     def _ruins(self, place: Place) -> bool:
         """Whether bad parameters are to blame: gradients that overflowed were applied before."""

@@ -53,11 +53,15 @@ class LayerFlow:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The attempts of one optimizer, equal neighbours in one row."""
+    """The attempts of one optimizer, equal neighbours in one row.
+
+    `skips` are stretches of skipped ones with the layers in which numbers went wrong, where known.
+    """
 
     index: int
     type: str
     attempts: Sequence[Attempts]
+    skips: Sequence[tuple[int, int, Sequence[str]]] = ()
 
     @property
     def total(self) -> int:
@@ -73,6 +77,10 @@ class Steps:
     def skipped(self) -> list[int]:
         """The attempts that the scaler skipped."""
         return [step for a in self.attempts if a.applied is False for step in _steps(a)]
+
+    def culprits(self, step: int) -> Sequence[str]:
+        """The layers because of which a step was skipped; none if they are not known."""
+        return next((layers for first, last, layers in self.skips if first <= step <= last), ())
 
     @property
     def scales(self) -> list[tuple[int, float]]:
@@ -117,13 +125,18 @@ def summarise(
         )
         for layer in reader.layers()
     ]
-    attempts = reader.attempts()
+    attempts, skips = reader.attempts(), reader.meta.get("skips") or []
     return RunReport(
         path=reader.path,
         meta=reader.meta,
         layers=layers,
         optimizers=[
-            Steps(each.index, each.type, [a for a in attempts if a.optimizer == each.index])
+            Steps(
+                each.index,
+                each.type,
+                [a for a in attempts if a.optimizer == each.index],
+                [(first, last, found) for o, first, last, found in skips if o == each.index],
+            )
             for each in reader.optimizers()
         ],
         incidents=reader.incidents(),

@@ -102,8 +102,9 @@ class Watch:
         self.on_cuda = Known()  # modules that a remapped .cuda() was called on
         self.before_step: Callable[[Any], None] = lambda _: None
         """Called with an optimizer right before it steps."""
-        self.after_step: Callable[[bool | None, bool], None] = lambda *_: None
-        """Called when it is known whether an attempt was applied; and whether losses are scaled."""
+        self.after_step: Callable[[int, bool | None, bool], list[str]] = lambda *_: []
+        """Called with an attempt when it is known whether it was applied, and whether losses are
+        scaled; returns the layers in which numbers went wrong."""
         self.skipped: Callable[[Any, int], None] = lambda *_: None
         """Called before that on the CPU, with the optimizer and the attempt that was skipped."""
         self._refs = Known()
@@ -151,7 +152,9 @@ class Watch:
     def settled(self, index: int, step: int, applied: bool | None, scale: float | None) -> None:
         """An attempt's end is known."""
         self.tracer.settled(index, step, applied, scale)
-        self.after_step(applied, scale is not None or self.scaled)
+        began = self.after_step(step, applied, scale is not None or self.scaled)
+        if applied is False:
+            self.tracer.culprits(index, step, began)
 
     def model_device(self, module: Any, parameter: Any) -> str | None:
         """The type of the device a model is on as the script sees it (a remapped one is cuda)."""

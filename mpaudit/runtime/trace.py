@@ -13,7 +13,8 @@
 The facts in `meta`: script, module (of -m), argv, source_edited (--fix), sources (filename -> text
 that ran), framework ("torch", "keras"), versions, device, emulated (false, or what is), precision,
 amp (what asked for it), sampling, cast_steps (how many steps the casts are from),
-repeated_casts (layer -> casts of one step that repeat another), compiled,
+repeated_casts (layer -> casts of one step that repeat another), skips (optimizer, first and last
+step, layers where it began: of the first 500 stretches of skipped steps), compiled,
 started, ended, pid, rank, world_size, exit_code, exception, complete (false if the run died),
 probe_errors, overhead.
 

@@ -31,6 +31,7 @@ from mpaudit.runtime.record import (
 from mpaudit.runtime.trace import Writer
 
 FLUSH_EVERY = 1.0  # seconds; what a kill -9 can lose
+SKIPS = 500  # stretches of skipped steps whose culprits are kept
 _NOWHERE = Span("<unknown>", Position(1, 1), Position(1, 1))
 
 
@@ -67,6 +68,7 @@ class Tracer:
         self._steps: list[int] = []
         self._runs: list[list[Attempts]] = []
         self._stepped_at: dict[int, Span] = {}
+        self._skips: list[list[Any]] = []
         self._made_in: dict[Hashable, str] = {}
         self._beyond: set[Hashable] = set()
         self._calls: defaultdict[str, Counter[int]] = defaultdict(Counter)
@@ -202,6 +204,16 @@ class Tracer:
                 runs.append(Attempts(optimizer, step, step, applied, scale))
             self._put((Attempts, optimizer, runs[-1].first), runs[-1])
         self.flush_if_due()
+
+    def culprits(self, optimizer: int, step: int, layers: Sequence[str]) -> None:
+        """The layers because of which a step was skipped; of the first `SKIPS` stretches of them."""
+        with self.lock:
+            last = self._skips[-1] if self._skips else None
+            if last and last[0] == optimizer and last[2] == step - 1 and last[3] == list(layers):
+                last[2] = step
+            elif len(self._skips) < SKIPS:
+                self._skips.append([optimizer, step, step, list(layers)])
+            self.note("skips", self._skips)
 
     def scale(self) -> float | None:
         """The loss scale that was last seen in force, of the first optimizer that has one."""
