@@ -69,7 +69,7 @@ class Casts:
             names = dtype_name(tensor.dtype), dtype_name(result.dtype)
             size = result.numel() * result.dtype.itemsize
             self._watch.tracer.cast(Cast(layer[0], what, *names, 1, size))
-            self._repeats.cast(*layer, what, tensor, result)
+            self._repeats.cast(*layer, tensor, result)
 
     def rounded(self, tensor: torch.Tensor, what: CastOf, dtype: torch.dtype) -> None:
         """`tensor` is an operand whose gradient will be rounded to `dtype`: count what is lost."""

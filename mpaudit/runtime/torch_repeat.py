@@ -12,7 +12,8 @@ from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.runtime.torch_regions import dtype_name
 from mpaudit.runtime.torch_watch import Known, Watch
 
-OFTEN = 3  # casts of the same values to the same dtype, or ways there and back, in one step
+OFTEN = 3  # casts of the same weights to the same dtype, or ways there and back, in one step
+MANY = 8  # the same of activations: one input of a query, a key and a value is common
 
 Scope = tuple[int, int]
 """A step, and the outermost region that is entered: on leaving it autocast forgets its casts."""
@@ -34,6 +35,11 @@ class _Again:
     most: int = 0
     there_and_back: int = 0
 
+    @property
+    def often(self) -> bool:
+        """Whether it is worth a word."""
+        return self.most >= (OFTEN if self.what == "parameter" else MANY)
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -53,15 +59,17 @@ class Repeats:
         self._layers: dict[str, _Again] = {}
         watch.tracer.judging.append(self.problems)
 
-    def cast(self, path: str, step: int, what: str, tensor: Any, result: Any) -> None:
+    def cast(self, path: str, step: int, tensor: Any, result: Any) -> None:
         """A tensor was cast within a layer."""
         scope = step, self._watch.thread.entries
         known = self._layers.get(path)
         if known is None or known.step != step:
-            if known is not None and (known.most >= OFTEN or known.there_and_back >= OFTEN):
+            if known is not None and (known.often or known.there_and_back >= OFTEN):
                 return  # one such step tells it all
             known = self._layers[path] = _Again(step)
-        count = self._count(scope, tensor, result.dtype)
+        base = tensor._base if isinstance(tensor._base, torch.nn.Parameter) else tensor
+        what = "parameter" if isinstance(base, torch.nn.Parameter) else "activation"
+        count = self._count(scope, base, tensor, result.dtype)
         if count > 1:
             known.again += 1
             known.bytes += result.numel() * result.element_size()
@@ -73,8 +81,7 @@ class Repeats:
             known.there_and_back += 1
         self._made.set(result, (tensor.dtype, scope))
 
-    def _count(self, scope: Scope, tensor: Any, dtype: Any) -> int:
-        base = tensor._base if isinstance(tensor._base, torch.nn.Parameter) else tensor
+    def _count(self, scope: Scope, base: Any, tensor: Any, dtype: Any) -> int:
         seen: _Seen | None = self._seen.get(base)
         if seen is None or seen.scope != scope:
             seen = _Seen(scope)
@@ -97,10 +104,10 @@ class Repeats:
             place = layer.filename or "<unknown>", layer.row or 1
             places.setdefault(place, []).append((path, again))
         for (filename, row), found in places.items():
-            path, again = max(found, key=lambda each: each[1].most)
+            path, again = max(found, key=lambda each: (each[1].often, each[1].most))
             back = sum(each.there_and_back for _, each in found)
             size = sum(each.bytes for _, each in found)
-            if again.most >= OFTEN:
+            if again.often:
                 source, target = again.dtypes
                 message = (
                     f"the same {'weights' if again.what == 'parameter' else 'values'} of "
