@@ -183,7 +183,7 @@ class Origins:
     def weights(self, place: Place, values: Values, name: str) -> None:
         """The gradient of a layer's parameter `name` is not finite; those of the outputs are."""
         kind = "gradient-overflow" if values.inf else "gradient-nan"
-        what = " and ".join(values.nonfinite)
+        what = "inf" if values.inf else "inf or nan"  # clipping has made NaN of inf
         message = f"{_title(place.path)} makes {what} in the gradient of its {name} in "
         message += f"{place.dtype}, from a finite gradient"
         found = self._incident("gradient-overflow", kind, place, values, message, "defect")
