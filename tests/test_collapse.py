@@ -284,3 +284,25 @@ def test_every_skipped_step_has_its_scale_before_and_after_and_a_culprit(tmp_pat
     assert all(each["layers"] and set(each["layers"]) <= paths for each in skips)
     first = skips[0]
     assert f"skipped: {first['layers'][0]}" in run_text.render(report)
+
+
+def test_only_what_is_under_suspicion_is_measured_more_than_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mpaudit.runtime.torch_measure import Numbers
+
+    counted: list[int] = []
+    measure = Numbers.measure
+
+    def counting(numbers: Any, tensor: Any, receive: Any) -> None:
+        counted.append(tensor.numel())
+        measure(numbers, tensor, receive)
+
+    monkeypatch.setattr(Numbers, "measure", counting)
+    trace(tmp_path, lambda: train(model()))
+    healthy = len(counted)
+    assert healthy == 6 * (4 + 4)  # outputs of two layers, activation and loss; their gradients
+    counted.clear()
+    trace(tmp_path, lambda: loop(normalised(EpsilonOutside()), 30))
+    # the gradient of the norm's input has three parts, looked at until one of them tells
+    assert len(counted) <= 30 * (4 + 4) + 3
