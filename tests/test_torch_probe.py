@@ -395,3 +395,23 @@ def test_what_a_gpu_computes_of_a_tensor_is_what_the_cpu_finds() -> None:
         row = torch.zeros(4, dtype=torch.float64)
         torch_measure._on_device(tensor, row)
         assert torch_measure._values(tensor.numel(), row.tolist()) == torch_measure._on_cpu(tensor)
+
+
+@pytest.mark.parametrize(("limit", "found"), [(1.0, ["clip-before-unscale"]), (float("inf"), [])])
+def test_a_limit_of_infinity_asks_for_the_norm_and_clips_nothing(
+    tmp_path: Path, limit: float, found: list[str]
+) -> None:
+    def loop() -> None:
+        network = model()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu")
+        for samples, labels in batches(2):
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = nn.functional.cross_entropy(network(samples), labels)
+            scaler.scale(loss).backward()
+            nn.utils.clip_grad_norm_(network.parameters(), limit)
+            scaler.step(optimizer)
+            scaler.update()
+
+    _, run = trace(tmp_path, loop)
+    assert [each.rule for each in run.problems()] == found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -221,7 +222,9 @@ class Loop:
         if not isinstance(parameters, torch.Tensor):
             parameters = list(parameters)  # it may be a generator, which can be read only once
         with self._watch.guard("clip_grad"):
-            if not unwatched() and not self._asked_scale:
+            limit = args[0] if args else kwargs.get("max_norm", kwargs.get("clip_value"))
+            only_read = limit == math.inf  # the norm is asked for, and nothing is clipped
+            if not unwatched() and not self._asked_scale and not only_read:
                 ids = {id(each) for each in _tensors(parameters)}
                 owners = tuple(
                     self._ref(optimizer)
