@@ -136,6 +136,18 @@ def test_the_protocols_are_driven_and_settled(path: Path) -> None:
         assert trace.meta["complete"] is False
 
 
+def test_a_protocol_is_fed_what_it_takes_and_nothing_else(path: Path) -> None:
+    from mpaudit.event import Ref, ScalerUpdate
+
+    tracer = Tracer(path, machines())
+    ref = Ref(1, "scaler")
+    for event in (ScalerMade(at=SPAN, scaler=ref), ScalerUpdate(at=SPAN, scaler=ref)):
+        tracer.feed(event)  # some machines raise at an event that they do not take
+    tracer.close(0)
+    with Reader(path) as trace:
+        assert trace.problems() == []
+
+
 @pytest.mark.parametrize(("dtype", "found"), [("float32", True), ("bfloat16", False)])
 def test_amp_without_low_precision_is_a_finding(path: Path, dtype: str, found: bool) -> None:
     tracer = Tracer(path)

@@ -233,6 +233,8 @@ class Tracer:
         """Advance every protocol by an event of the run."""
         with self.lock:
             for machine in self._machines:
+                if not isinstance(event, machine.takes):
+                    continue
                 for verdict in machine.feed(event):
                     if isinstance(verdict, Broken):
                         problem = replace(verdict.problem, moment=event.moment)
