@@ -20,6 +20,7 @@ from mpaudit.source.project import Project
 
 from . import (  # noqa: F401
     accelerate_mutations,
+    advice_mutations,
     backward_mutations,
     cache_mutations,
     dtype_mutations,
