@@ -176,6 +176,7 @@ def test_what_is_no_conflict_is_silent(project: Path, text: str) -> None:
         "- fp16:\n    enabled: true\n- bf16:\n    enabled: true\n",
         "fp16:\n  # enabled: true\n  loss_scale: 0\nbf16: {enabled: true}\n",
         "fp16: {enabled: ${half}}\nbf16: {enabled: true}\n",
+        "a:\n    b: 1\n  {{ more }}\n  c: 2\nfp16: {enabled: true}\nbf16: {enabled: true}\n",
     ],
 )
 def test_what_is_no_conflict_in_yaml_is_silent(project: Path, text: str) -> None:

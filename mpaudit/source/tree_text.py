@@ -163,6 +163,8 @@ def _after_space(text: str, at: int) -> int:
 def read_yaml(text: str) -> Tree:
     """The mapping that a YAML text is, as far as it is read. Raises BrokenTextError."""
     top = Tree()
+    if "{{" in text or "{%" in text:
+        return top  # a template, which is no YAML yet
     around: list[tuple[int, Tree]] = [(0, top)]
     waiting: tuple[int, Entry] | None = None  # a key without a value, and its indentation
     hidden = -1  # what is indented further is part of a text or of a list
