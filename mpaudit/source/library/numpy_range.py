@@ -77,8 +77,9 @@ def called(call: Call, callee: Value, made: Value) -> None:
             _learn(made, _drawn(call, callee.name), path)
     else:
         name, source = call.name, call.receiver
-        if isinstance(source, Thing) and path.known(source, "@generates") is not None:
-            if name in _DRAWING and "float16" in path.frame.module.text:
+        if name in _DRAWING and isinstance(source, Thing):
+            generates = path.known(source, "@generates") is not None
+            if generates and "float16" in path.frame.module.text:
                 _learn(made, _drawn(call, f"numpy.random.{name}"), path)
             return
     if name in _SAME and isinstance(source, Value):
