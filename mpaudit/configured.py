@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mpaudit.checks.deepspeed_config import check_config
 from mpaudit.config import UNREADABLE
 from mpaudit.finding import Position, Problem, Span
 from mpaudit.following import Found, unparsable
@@ -63,6 +62,8 @@ class Configurations:
         """Look at one file's content."""
         self.documents[config.filename] = config
         try:
+            from mpaudit.checks.deepspeed_config import check_config  # and with it all checks
+
             self.problems += list(check_config(config))
         except UnreadableConfigError as problem:
             self.problems.append((unparsable(problem), None))

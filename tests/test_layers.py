@@ -101,5 +101,16 @@ def test_the_command_line_starts_light():
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
+def test_a_file_that_concerns_no_rule_loads_no_engine(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\n")
+    check = (
+        "import sys; from pathlib import Path; from mpaudit import audit, check_command; "
+        f"report = audit.check([Path({str(tmp_path)!r})]); "
+        "heavy = {'mpaudit.source.analysis', 'mpaudit.checks', 'mpaudit.source.repair'}; "
+        "sys.exit(bool(report.findings or heavy & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
 def test_there_is_no_python_in_the_catalogue():
     assert not list((PACKAGE.parent / "rules").rglob("*.py"))
