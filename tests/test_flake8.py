@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,12 @@ else:
     import tomli as tomllib
 
 HOUSE = Path(__file__).parents[1]
-LOCAL = "[flake8:local-plugins]\nextension =\n    MP = mpaudit.flake8_plugin:Checker\n"
+INSTALLED = any(each.name == "MP" for each in entry_points(group="flake8.extension"))
+LOCAL = (
+    ""
+    if INSTALLED
+    else "[flake8:local-plugins]\nextension =\n    MP = mpaudit.flake8_plugin:Checker\n"
+)
 
 
 @pytest.fixture

@@ -44,6 +44,8 @@ class Heard(Protocol):
 
     __slots__ = ("events",)
 
+    takes = (Event,)
+
     def __init__(self) -> None:
         super().__init__()
         self.events: list[Event] = []

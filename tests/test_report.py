@@ -68,10 +68,14 @@ SAFE, UNSAFE, NOTE = Safety.SAFE, Safety.UNSAFE, Safety.SUGGESTION
             {"unsafe_fixes": True},
             ("Found 3 errors.", "[*] 2 fixable with `--fix`."),
         ),
-        ([], {"fixed": {"a.py": 1}, "fixing": True}, ("Found 1 error (1 fixed, 0 remaining).",)),
+        (
+            [],
+            {"fixed": {"a.py": {"MP104": 1}}, "fixing": True},
+            ("Found 1 error (1 fixed, 0 remaining).",),
+        ),
         (
             [UNSAFE, None],
-            {"fixed": {"a.py": 1, "b.py": 2}, "fixing": True},
+            {"fixed": {"a.py": {"MP104": 1}, "b.py": {"MP104": 2}}, "fixing": True},
             (
                 "Found 5 errors (3 fixed, 2 remaining).",
                 "1 unsafe fix available with `--fix --unsafe-fixes`.",

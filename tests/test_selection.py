@@ -88,7 +88,7 @@ def test_a_preview_rule_answers_to_its_own_name_only(monkeypatch: pytest.MonkeyP
         ("MP1O4", "did you mean 'MP104'?"),
         ("al", "did you mean 'ALL'?"),
         ("F401", "see `mpaudit rules`"),
-        ("MP97", "see `mpaudit rules`"),
+        ("XY97", "see `mpaudit rules`"),
         ("", "see `mpaudit rules`"),
         ("MP1040", "did you mean 'MP104'?"),
     ],

@@ -6,18 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mpaudit.config import known, version
+from mpaudit.config import EXCLUDED, known, version
 from mpaudit.errors import MpauditError
 from mpaudit.output_format import CHECK_FORMATS
 from mpaudit.rule import Severity
-
-EXCLUDED = (
-    *(".bzr", ".direnv", ".eggs", ".git", ".git-rewrite", ".hg", ".ipynb_checkpoints"),
-    *(".mpaudit_cache", ".mypy_cache", ".nox", ".pants.d", ".pyenv", ".pytest_cache", ".pytype"),
-    *(".ruff_cache", ".svn", ".tox", ".venv", ".vscode", "__pycache__", "__pypackages__"),
-    *("_build", "buck-out", "build", "dist", "node_modules", "site-packages", "venv"),
-)
-"""What is excluded unless `exclude` says otherwise: ruff's list, and what Python itself writes."""
 
 
 class WrongValueError(ValueError):

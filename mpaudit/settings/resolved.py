@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mpaudit.config import Selection, Target, fit
+from mpaudit.config import EXCLUDED, Selection, Target, fit
 from mpaudit.finding import Finding
 from mpaudit.fix import Safety
 from mpaudit.rule import Severity, rule
-from mpaudit.settings.key import EXCLUDED
 from mpaudit.settings.pattern import Patterns, patterns
 from mpaudit.settings.reading import Layer
 

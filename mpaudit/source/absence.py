@@ -6,12 +6,13 @@ no file that has to do with it calls `update()` on anything that could be the sc
 
 from __future__ import annotations
 
+import os
 import re
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from mpaudit.config import EXCLUDED
 from mpaudit.source.reach import reached
 
 if TYPE_CHECKING:
@@ -119,6 +120,14 @@ def _read(root: Path) -> dict[Path, str] | None:
 
 
 def scripts(root: Path) -> list[Path] | None:
-    """The files of a program, in order; None if there are too many to look at."""
-    found = list(islice(root.rglob("*.py"), MAX_FILES + 1))
-    return sorted(found) if len(found) <= MAX_FILES else None
+    """The files of a program, in order; None if there are too many to look at.
+
+    What is installed beside it, in a virtual environment, is none of it.
+    """
+    found: list[Path] = []
+    for folder, names, filenames in os.walk(root):
+        names[:] = [name for name in names if name not in EXCLUDED]
+        found += [Path(folder, name) for name in filenames if name.endswith(".py")]
+        if len(found) > MAX_FILES:
+            return None
+    return sorted(found)
