@@ -17,6 +17,7 @@ from platform import python_version
 from typing import Any
 
 import mpaudit
+from mpaudit.rule import catalogue
 
 from . import corpus, real
 from .bench import Original, Outcome, Result, examine, originals, shapes
@@ -85,6 +86,7 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
             "without migration": share(
                 [o for o in [*ours, *theirs] if o.rule != "deprecated-torch-amp"]
             ),
+            "families": by(results, lambda o: family(o.rule)),
             "rules": by(results, lambda o: o.rule),
             "operators": by(results, lambda o: f"{o.rule}: {o.operator}"),
             "missed": sorted(
@@ -104,6 +106,11 @@ def summarise(results: Sequence[Result]) -> dict[str, Any]:
         "shapes": shapes(),
         "corpus": corpus.last_figures(),
     }
+
+
+def family(rule: str) -> str:
+    """The hundred that a rule's code belongs to: "MP1xx"."""
+    return f"{catalogue()[rule].code[:3]}xx"
 
 
 def share(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -132,6 +139,8 @@ def show(summary: dict[str, Any], results: Sequence[Result], *, misses: bool) ->
         for operator, own in mutants["operators"].items():
             if operator.startswith(f"{name}: "):
                 _row(f"  {operator.removeprefix(name + ': ')}", own)
+    for name, figures in mutants["families"].items():
+        _row(f"= {name}", figures)
     for name in ("fixtures", "real files", "without migration", "all"):
         _row(f"= {name}", mutants[name])
     clean = summary["clean"]
