@@ -183,6 +183,8 @@ class Engine(Compound):
         scope = self._scope(module)
         if owner is None:
             value = heap.get((scope, node.name))
+            if isinstance(value, Imported) and not node.decorator_list:
+                value = self.function(node, path)  # a script's main block imports its own file
             if isinstance(value, Function) and value.node is node:
                 self._call(value, (), path)
             return heap
