@@ -14,7 +14,7 @@ from mpaudit.source.handover import given_to, handed
 from mpaudit.source.logic import Logic
 from mpaudit.source.making import Making
 from mpaudit.source.outline import generates
-from mpaudit.source.path import Frame, Identities, Path, lookup
+from mpaudit.source.path import Frame, Identities, Path, lookup, unset
 from mpaudit.source.relevance import Relevance
 from mpaudit.source.request import Call
 from mpaudit.source.roles import Roles
@@ -119,9 +119,17 @@ class Calls(Making):
         keywords = {
             keyword.arg or "**": self.evaluate(keyword.value, path) for keyword in node.keywords
         }
+        keywords = {**self._spread(keywords.get("**"), path), **keywords}
         result = self.call(node, function, arguments, keywords, path)
         done[node] = result
         return result
+
+    def _spread(self, rest: Value | None, path: Path) -> dict[str, Value]:
+        """The keywords that a function was called with and hands on as `**kwargs`."""
+        if not isinstance(rest, Thing) or self.identities.description(rest.uid)[0] != "parameter":
+            return {}
+        held = ((name, value) for name, value in path.heap.of(rest.uid) if name.startswith("['"))
+        return {name[2:-2]: value for name, value in held if not unset(value)}
 
     def _arguments(self, nodes: list[ast.expr], path: Path) -> tuple[Value, ...]:
         values: list[Value] = []
