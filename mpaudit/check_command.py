@@ -42,6 +42,22 @@ class Wanted:
     show_files: bool = False
     show_settings: bool = False
     stdin_filename: Path | None = None
+    verbose: bool = False
+    quiet: bool = False
+    silent: bool = False
+    watch: bool = False
+
+    def __post_init__(self) -> None:
+        once = {
+            "--add-ignore": self.add_ignore is not None,
+            "--write-baseline": self.write_baseline,
+            "--show-files": self.show_files,
+            "--show-settings": self.show_settings,
+            "standard input": STDIN in self.paths or self.stdin_filename is not None,
+        }
+        refused = next((name for name, asked in once.items() if asked), None)
+        if self.watch and refused is not None:
+            raise MpauditError(f"check: --watch cannot be combined with {refused}")
 
     @property
     def reads_stdin(self) -> bool:
@@ -54,16 +70,29 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is to be printed, `notes` on stderr; `content` is the repaired standard input."""
+    """What is to be printed, `notes` on stderr; `content` is the repaired standard input.
+
+    `unread` are the findings about files that nobody can read, where no others are shown. `rests_on` are
+    the absolute paths that the answer depends on, `written` the files that were repaired.
+    """
 
     text: str
     broken: bool
     notes: list[str] = field(default_factory=list)
     content: bytes | None = None
+    unread: list[str] = field(default_factory=list)
+    rests_on: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
 
 
 def run(wanted: Wanted, stdin: Callable[[], bytes], *, colour: bool) -> Outcome:
     """Check, repair or silence. Raises MpauditError for options that exclude one another."""
+    outcome = _run(wanted, stdin, colour=colour)
+    notes = [] if wanted.quiet else outcome.notes
+    return replace(outcome, notes=[] if wanted.silent else [*notes, *outcome.unread])
+
+
+def _run(wanted: Wanted, stdin: Callable[[], bytes], *, colour: bool) -> Outcome:
     if wanted.add_ignore is not None and (wanted.fix or wanted.diff):
         raise MpauditError("check: --add-ignore cannot be combined with --fix or --diff")
     if wanted.write_baseline and (wanted.diff or wanted.add_ignore is not None):
@@ -77,11 +106,15 @@ def run(wanted: Wanted, stdin: Callable[[], bytes], *, colour: bool) -> Outcome:
         report, changes, content = _of_stdin(wanted, stdin)
     else:
         report, changes = _of_files(wanted)
-    report = replace(report, unsafe_fixes=wanted.unsafe_fixes, fixing=wanted.fix)
-    notes = [f"warning: {each}" for each in report.warnings]
+    report = replace(
+        report, unsafe_fixes=wanted.unsafe_fixes, fixing=wanted.fix, quiet=wanted.quiet
+    )
+    notes = list(report.remarks) if wanted.verbose else []
+    notes += [f"warning: {each}" for each in report.warnings]
     if wanted.diff:
         outcome = _difference(report, changes, notes, colour=colour)
-        return replace(outcome, broken=outcome.broken and not wanted.exit_zero)
+        broken = outcome.broken and not wanted.exit_zero
+        return replace(outcome, broken=broken, rests_on=report.rests_on)
     if wanted.add_ignore is not None:
         silenced = sum(sum(each.values()) for each in report.fixed.values())
         notes.append(f"Silenced {count(silenced, 'finding')}.")
@@ -90,17 +123,18 @@ def run(wanted: Wanted, stdin: Callable[[], bytes], *, colour: bool) -> Outcome:
     notes += more
     broken = not wanted.exit_zero and bool(report.findings)
     if wanted.fix_only:
-        text = fixes.alone(report, listed=wanted.show_fixes)
+        text = "" if wanted.quiet else fixes.alone(report, listed=wanted.show_fixes)
         unread = _unread(report)
-        notes += unread
         broken = not wanted.exit_zero and bool(unread)
     else:
+        unread = []
         render = formats.counted if wanted.statistics else formats.rendered
         report = replace(report, listing=wanted.show_fixes)
         text = render(report, wanted.output_format, colour=colour)
     if wanted.exit_non_zero_on_fix and report.fixed:
         broken = True
-    return Outcome(text, broken, notes, content)
+    written = frozenset(report.fixed)
+    return Outcome(text, broken, notes, content, unread, report.rests_on, written)
 
 
 def _unaccepted(wanted: Wanted, report: Report) -> tuple[Report, list[str]]:
@@ -189,9 +223,9 @@ def _difference(report: Report, changes: Changes, notes: list[str], *, colour: b
     fixed = report.repaired
     outcome = f"Would fix {count(fixed, 'error')}" if fixed else "No errors would be fixed"
     unread = _unread(report)
-    notes += unread
     notes.append(f"{outcome}{more}.")
-    return Outcome(diff.render(changes, colour=colour), bool(changes or unread), notes)
+    text = diff.render(changes, colour=colour)
+    return Outcome(text, bool(changes or unread), notes, unread=unread)
 
 
 def _unread(report: Report) -> list[str]:

@@ -6,12 +6,15 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from mpaudit import __version__, options
 from mpaudit.errors import MpauditError
+
+if TYPE_CHECKING:
+    from mpaudit.check_command import Outcome, Wanted
 
 CLEAN, FINDINGS, FAILED = 0, 1, 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
@@ -84,8 +87,10 @@ def _internal(problem: Exception) -> int:
     return _failed(f"internal error ({text}); {hint}", FAILED)
 
 
-def _coloured() -> bool:
-    """Whether stdout takes colours (no-color.org; FORCE_COLOR as in ruff)."""
+def _coloured(asked: str | None = None) -> bool:
+    """Whether stdout takes colours: as `--color` says, else no-color.org; FORCE_COLOR as in ruff."""
+    if asked in ("always", "never"):
+        return asked == "always"
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -132,24 +137,37 @@ def main(context: click.Context) -> int:
 @main.command(cls=CheckCommand)
 @click.argument("paths", nargs=-1, type=_PATH)
 @options.options
-def check(paths: tuple[Path, ...], output_file: Path | None, **given: Any) -> int:
+@options.color
+def check(
+    paths: tuple[Path, ...], output_file: Path | None, color: str | None, **given: Any
+) -> int:
     """Find mistakes in PATHS (files or folders; default: this folder) without running them.
 
     Exit code 0: clean, or all repaired; 1: findings; 2: it could not be done.
     """
     from mpaudit import check_command
 
+    colour = output_file is None and _coloured(color)
+
+    def once(wanted: Wanted) -> Outcome:
+        outcome = check_command.run(wanted, sys.stdin.buffer.read, colour=colour)
+        for note in outcome.notes:
+            click.echo(note, err=True)
+        text = "" if wanted.silent and output_file is None else outcome.text
+        if outcome.content is None:
+            _deliver(text, output_file)
+        else:  # standard output is for the repaired text, as in ruff
+            sys.stdout.buffer.write(outcome.content)
+            click.echo(text, err=True, nl=False)
+        return outcome
+
     wanted = options.wanted(paths, given)
-    colour = output_file is None and _coloured()
-    outcome = check_command.run(wanted, sys.stdin.buffer.read, colour=colour)
-    for note in outcome.notes:
-        click.echo(note, err=True)
-    if outcome.content is None:
-        _deliver(outcome.text, output_file)
-    else:  # standard output is for the repaired text, as in ruff
-        sys.stdout.buffer.write(outcome.content)
-        click.echo(outcome.text, err=True, nl=False)
-    return FINDINGS if outcome.broken else CLEAN
+    if not wanted.watch:
+        return FINDINGS if once(wanted).broken else CLEAN
+    from mpaudit.watch import Watch
+
+    Watch(once, lambda: options.wanted(paths, given), _failed).run(wanted)
+    return INTERRUPTED
 
 
 @main.command(
@@ -194,7 +212,8 @@ def run(
     help="html: one page, written beside TRACE.",
 )
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write to FILE, not to stdout.")
-def report(trace: Path, kind: str, output: Path | None) -> None:
+@options.color
+def report(trace: Path, kind: str, output: Path | None, color: str | None) -> None:
     """Show what TRACE, written by `mpaudit run`, recorded."""
     from mpaudit import verdict
     from mpaudit.render import run_json, run_text
@@ -208,7 +227,7 @@ def report(trace: Path, kind: str, output: Path | None) -> None:
         return _print(f"{output}\n")
     if kind == "json":
         return _deliver(run_json.render(summary), output)
-    return _deliver(run_text.render(summary, colour=output is None and _coloured()), output)
+    return _deliver(run_text.render(summary, colour=output is None and _coloured(color)), output)
 
 
 @main.command()
@@ -240,7 +259,8 @@ _FORMATS = click.Choice(["text", "json", "markdown"])
 @main.command()
 @click.argument("rule", metavar="RULE|ERROR-TEXT")
 @click.option("--output-format", type=_FORMATS, default="text", show_default=True)
-def explain(rule: str, output_format: str) -> None:
+@options.color
+def explain(rule: str, output_format: str, color: str | None) -> None:
     """Explain a rule, given its code or name, or an error message, given its text."""
     from mpaudit.explain import look_up
     from mpaudit.render import page
@@ -250,7 +270,7 @@ def explain(rule: str, output_format: str) -> None:
         return _print(page.data(found))
     if output_format == "markdown":
         return _print(page.markdown(found))
-    _print(page.text(found, colour=_coloured()))
+    _print(page.text(found, colour=_coloured(color)))
     if others:
         names = ", ".join(f"{each.code} {each.name}" for each in others)
         click.echo(f"\nThe same error is explained by {names}.")
@@ -259,7 +279,8 @@ def explain(rule: str, output_format: str) -> None:
 
 @main.command()
 @click.option("--output-format", type=_FORMATS, default="text", show_default=True)
-def rules(output_format: str) -> None:
+@options.color
+def rules(output_format: str, color: str | None) -> None:
     """List the rules."""
     from mpaudit.render import rules as table
     from mpaudit.rule import catalogue
@@ -269,4 +290,4 @@ def rules(output_format: str) -> None:
         return _print(table.data(known))
     if output_format == "markdown":
         return _print(table.markdown(known))
-    return _print(table.text(known, colour=_coloured()))
+    return _print(table.text(known, colour=_coloured(color)))

@@ -39,6 +39,10 @@ class Group:
     problems: list[Found] = field(default_factory=list)
     exhausted: dict[str, list[str]] = field(default_factory=dict)
 
+    def awaited(self) -> Iterable[str]:
+        """The paths whose existence mattered."""
+        return self.asked
+
 
 class Batch:
     """Files that are followed by one engine; `widened` says where rules off by default may be on."""

@@ -6,8 +6,9 @@ import ast
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import perf_counter
 
 from mpaudit import suppress
 from mpaudit.cache.record import Record
@@ -17,7 +18,7 @@ from mpaudit.config import UNREADABLE, UNUSED, Selection, Target
 from mpaudit.configured import Configurations
 from mpaudit.finding import Finding
 from mpaudit.following import Batch, Found, Group, unparsable
-from mpaudit.report import Report
+from mpaudit.report import Report, count
 from mpaudit.rule import Rule, rule
 from mpaudit.settings import Configuration
 from mpaudit.settings.exclusion import Exclusion
@@ -45,6 +46,8 @@ class _Run:
     problems: list[Found] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     exhausted: dict[str, list[str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    rests_on: set[str] = field(default_factory=set)
 
     def project(self, paths: Iterable[Path]) -> Project:
         """A project in which nothing is read yet, and files are known by the names they have here."""
@@ -66,6 +69,8 @@ class _Run:
         for group in groups:
             self.problems += group.problems
             self.exhausted.update(group.exhausted)
+            self.rests_on.update(group.read)
+            self.rests_on.update(group.awaited())
 
     def knows_callers(self, document: Document) -> bool:
         """Whether all files were checked that may use a file: those of its project."""
@@ -101,6 +106,7 @@ def check(
     Raises MpauditError for a path that is not there.
     """
     forget()
+    began = perf_counter()
     run = _run(asked, target, [path for path in paths if path.is_dir()])
     found = files(paths, Exclusion(run.configuration))
     if not found:
@@ -111,6 +117,7 @@ def check(
         for problem in survey.unreadable:
             run.problems.append((problem, None))
         groups, documents = survey.followed(run)
+        run.remarks += survey.remarks(groups)
         run.documents.update(documents)
         run.take(groups)
         beside = Configurations(run.folders or (), Exclusion(run.configuration))
@@ -119,9 +126,14 @@ def check(
         run.problems += beside.problems
         run.warnings += beside.warnings
         run.documents.update(beside.documents)
+        run.rests_on.update(str(Path(name).absolute()) for name in beside.documents)
         for name in survey.wanted(run.problems):
             _open(run, name)
-        return _report(run, found)
+        report = _report(run, found)
+    origins = [str(each) for each in run.configuration.origins()] or ["no file, all is as it comes"]
+    took = f"Checked {count(len(found), 'file')} in {perf_counter() - began:.2f} s"
+    remarks = [*(f"Settings: {each}" for each in origins), *run.remarks, took]
+    return replace(report, remarks=remarks, rests_on=frozenset(run.rests_on))
 
 
 def _open(run: _Run, name: str) -> None:

@@ -90,6 +90,9 @@ _OPTIONS = [
         help="How findings are shown; full unless the configuration says otherwise.",
     ),
     click.option("-o", "--output-file", type=PATH, metavar="FILE", help="Write to FILE."),
+    click.option(
+        "-w", "--watch", is_flag=True, help="Check again whenever a file changes, until Ctrl-C."
+    ),
     click.option("--statistics", is_flag=True, help="Count the findings of each rule."),
     click.option("-e", "--exit-zero", is_flag=True, help="Exit with 0 in spite of findings."),
     click.option(
@@ -123,7 +126,21 @@ _OPTIONS = [
         metavar="FILE",
         help="What standard input (the path -) is called.",
     ),
+    click.option(
+        "-v", "--verbose", is_flag=True, help="Say on stderr what was done, and how long."
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Print findings and nothing else."),
+    click.option("-s", "--silent", is_flag=True, help="Print nothing; the exit code tells."),
 ]
+
+
+def color(function: F) -> F:
+    """Give a command the option that says when colours are used."""
+    return click.option(
+        "--color",
+        type=click.Choice(["auto", "always", "never"]),
+        help="When to use colours; auto: on a terminal, unless NO_COLOR or FORCE_COLOR says so.",
+    )(function)
 
 
 def options(function: F) -> F:
@@ -150,6 +167,9 @@ def wanted(paths: tuple[Path, ...], given: dict[str, Any]) -> Wanted:
         raise click.UsageError("--show-fixes cannot be combined with --diff")
     if given["exit_zero"] and given["exit_non_zero_on_fix"]:
         raise click.UsageError("--exit-zero cannot be combined with --exit-non-zero-on-fix")
+    loudness = [f"--{each}" for each in ("verbose", "quiet", "silent") if given[each]]
+    if len(loudness) > 1:
+        raise click.UsageError(f"{loudness[0]} cannot be combined with {loudness[1]}")
     silencing = given["add_ignore"] is not None
     fix_only = bool(here.get("fix-only", False)) and not silencing
     fix = bool(here.get("fix", False) or fix_only) if not silencing else bool(given["fix"])
@@ -174,6 +194,10 @@ def wanted(paths: tuple[Path, ...], given: dict[str, Any]) -> Wanted:
         show_files=given["show_files"],
         show_settings=given["show_settings"],
         stdin_filename=given["stdin_filename"],
+        verbose=given["verbose"],
+        quiet=given["quiet"],
+        silent=given["silent"],
+        watch=given["watch"],
     )
 
 

@@ -27,7 +27,8 @@ class Report:
     that were looked at, `files` names them. `fixed` counts the findings repaired in each file, by the
     rule's name. `warnings` are lines for stderr about things that are no findings. `unsafe_fixes` says
     whether unsafe repairs were asked for, `fixing` whether repairs were to be applied, `listing` whether
-    they are to be listed.
+    they are to be listed, `quiet` that findings are shown and nothing else. `remarks` tell what was done,
+    for those who ask. `rests_on` are the absolute paths that the answer depends on.
     """
 
     findings: Sequence[Finding]
@@ -40,6 +41,9 @@ class Report:
     unsafe_fixes: bool = False
     fixing: bool = False
     listing: bool = False
+    quiet: bool = False
+    remarks: Sequence[str] = ()
+    rests_on: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "findings", tuple(sorted(self.findings, key=_order)))
@@ -70,6 +74,8 @@ class Report:
 
     def summary(self) -> tuple[str, ...]:
         """The closing lines, in ruff's words."""
+        if self.quiet:
+            return ()
         fixed, left = self.repaired, len(self.findings)
         if self.listing and fixed:
             return (*self.repairs(), *replace(self, listing=False).summary())
@@ -105,6 +111,11 @@ class Report:
             return 0
         fixes = (each.fix for each in self.findings)
         return sum(fix is not None and fix.safety is Safety.UNSAFE for fix in fixes)
+
+
+def text_of(rows: Sequence[str]) -> str:
+    """Rows as a text, each with its line feed; no rows are no text."""
+    return "".join(f"{row}\n" for row in rows)
 
 
 def count(number: int, thing: str) -> str:

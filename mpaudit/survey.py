@@ -15,6 +15,7 @@ from mpaudit.cache.store import Kept, Store
 from mpaudit.config import UNREADABLE
 from mpaudit.finding import Position, Problem, Span
 from mpaudit.following import IMPORTER, MODULE, NAMED, Batch, Found, Group, take
+from mpaudit.report import count
 from mpaudit.settings import Configuration
 from mpaudit.source.absence import scripts
 from mpaudit.source.config_file import named_in
@@ -136,6 +137,13 @@ class Survey:
             records = kept if rounds < MAX_ROUNDS - 2 else []
         self._save(records, groups, world)
         return [*records, *groups], documents
+
+    def remarks(self, groups: Iterable[Group | Record]) -> Iterator[str]:
+        """How many files there were, and how many of them had to be followed."""
+        kept = sum(len(each.audited) for each in groups if isinstance(each, Record))
+        concerned = f"{len(self.roles)} of {count(len(self.found), 'file')} may concern a rule"
+        known = f"; what is in {kept} of them was known from the cache" if kept else ""
+        yield f"{concerned}{known}"
 
     def _scripts(self, root: str) -> str:
         """A digest of all scripts in a folder, as far as they are looked at."""

@@ -35,6 +35,12 @@ class Record:
     problems: list[Found] = field(default_factory=list)
     exhausted: dict[str, list[str]] = field(default_factory=dict)
 
+    def awaited(self) -> Iterable[str]:
+        """The paths whose existence mattered."""
+        for folders in (self.there, self.absent):
+            for folder, names in folders.items():
+                yield from (os.path.join(folder, name) for name in names)  # noqa: PTH118
+
     def plain(self) -> dict[str, Any]:
         """As JSON."""
         return {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from mpaudit.finding import Finding, Span
 from mpaudit.render.colour import Paint, painter
-from mpaudit.report import Report, shown
+from mpaudit.report import Report, shown, text_of
 
 
 def render(report: Report, *, colour: bool = False) -> str:
     """`path:row:column: severity[code] rule-name: message`, then the closing lines."""
     paint = painter(colour)
-    lines = [f"{place(each.span)}: {headline(each, report, paint)}" for each in report.findings]
-    return "\n".join((*lines, *report.summary())) + "\n"
+    rows = [f"{place(each.span)}: {headline(each, report, paint)}" for each in report.findings]
+    return text_of((*rows, *report.summary()))
 
 
 def place(span: Span) -> str:

@@ -7,20 +7,20 @@ from itertools import groupby
 from mpaudit.finding import Finding
 from mpaudit.render.colour import painter
 from mpaudit.render.concise import headline
-from mpaudit.report import Report, shown
+from mpaudit.report import Report, shown, text_of
 
 
 def render(report: Report, *, colour: bool = False) -> str:
     """Each file, below it `row:column` and what was found; then the closing lines."""
     paint = painter(colour)
-    lines: list[str] = []
+    rows: list[str] = []
     for filename, group in groupby(report.findings, key=lambda each: each.span.filename):
         found = list(group)
         wide = max(len(_place(each)) for each in found)
-        lines.append(f"{paint(shown(filename), 'strong')}:")
-        lines += [f"  {_place(each):{wide}}  {headline(each, report, paint)}" for each in found]
-        lines.append("")
-    return "\n".join((*lines, *report.summary())) + "\n"
+        rows.append(f"{paint(shown(filename), 'strong')}:")
+        rows += [f"  {_place(each):{wide}}  {headline(each, report, paint)}" for each in found]
+        rows.append("")
+    return text_of((*rows, *report.summary()))
 
 
 def _place(finding: Finding) -> str:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 from mpaudit.render.colour import painter
-from mpaudit.report import Report
+from mpaudit.report import Report, text_of
 
 
 def render(report: Report, *, colour: bool = False) -> str:
@@ -17,7 +17,7 @@ def render(report: Report, *, colour: bool = False) -> str:
     for (code, name), count, fixable in _counted(report):
         star = f"[{paint('*', 'good') if fixable == count else ' '}]"
         lines.append(f"{paint(f'{count:>{wide}}', 'strong')}  {code}  {star}  {name}")
-    return "\n".join((*lines, *report.summary())) + "\n"
+    return text_of((*lines, *report.summary()))
 
 
 def data(report: Report) -> str:

@@ -8,7 +8,7 @@ from mpaudit.render import diff
 from mpaudit.render.colour import Paint, painter
 from mpaudit.render.concise import headline, place
 from mpaudit.render.frame import Mark, draw
-from mpaudit.report import Report
+from mpaudit.report import Report, text_of
 
 _HOW = {
     Safety.SAFE: "`--fix`",
@@ -21,7 +21,7 @@ def render(report: Report, *, colour: bool = False) -> str:
     """Every finding in full, then the closing lines."""
     paint = painter(colour)
     blocks = [block(finding, report, paint) for finding in report.findings]
-    return "\n".join((*blocks, "\n".join(report.summary()))) + "\n"
+    return "\n".join((*blocks, text_of(report.summary())))
 
 
 def block(finding: Finding, report: Report, paint: Paint) -> str:

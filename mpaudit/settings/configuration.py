@@ -30,8 +30,9 @@ class Configuration:
         self._found: dict[str, Path | None] = {}
         self._made: dict[Path | None, Settings] = {}
         self._moved: tuple[str, str] | None = None
+        self._origins: set[Path] = set()
         if file is not None:
-            base = layers(file.absolute(), self._here)
+            base = self._layers(file.absolute(), self._here)
             self._fixed = resolve((*base, *self._over), self._here, file.absolute())
         elif isolated:
             self._fixed = resolve(self._over, self._here)
@@ -52,6 +53,10 @@ class Configuration:
     def here(self) -> Settings:
         """The settings of this folder, which say how things are shown and fixed."""
         return self.within(str(self._here))
+
+    def origins(self) -> list[Path]:
+        """The configuration files that settings were taken from so far, those extended among them."""
+        return sorted(self._origins)
 
     def of(self, path: Path) -> Settings:
         """The settings of a file."""
@@ -84,12 +89,17 @@ class Configuration:
         if file not in self._made:
             if file is None:
                 own = _of_user()
-                base = layers(own, self._here) if own is not None else ()
+                base = self._layers(own, self._here) if own is not None else ()
                 self._made[file] = resolve((*base, *self._over), self._here, own)
             else:
-                found = (*layers(file), *self._over)
+                found = (*self._layers(file), *self._over)
                 self._made[file] = resolve(found, file.parent, file)
         return self._made[file]
+
+    def _layers(self, file: Path, folder: Path | None = None) -> tuple[Layer, ...]:
+        found = layers(file, folder)
+        self._origins |= {each.origin for each in found if each.origin is not None}
+        return found
 
     def _closest(self, folder: str) -> Path | None:
         if folder not in self._found:
