@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export CUDA_VISIBLE_DEVICES ?=
 
-.PHONY: demo test test-all lint accuracy corpus gpu clean
+.PHONY: demo test test-all lint accuracy corpus bench gpu clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,9 @@ accuracy: $(READY)  ## How many mistakes put into correct code are seen, at the 
 
 corpus: $(READY)  ## The check on pinned packages, compared with verdicts read by hand
 	$(BIN)/python -m tests.accuracy.corpus
+
+bench: $(READY)  ## Speed, against other tools in the same run; some of them take minutes
+	$(BIN)/python -m tests.benchmarks
 
 gpu: $(READY)  ## What only a CUDA device can show
 	CUDA_VISIBLE_DEVICES=0 $(BIN)/pytest -m gpu

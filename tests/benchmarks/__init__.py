@@ -1,0 +1,1 @@
+"""Measures mpaudit's speed against other tools, in the same run: `make bench`."""
