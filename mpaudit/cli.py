@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -81,6 +80,8 @@ def _failed(message: str, code: int) -> int:
 
 def _internal(problem: Exception) -> int:
     if os.environ.get("MPAUDIT_DEBUG"):
+        import traceback
+
         traceback.print_exc()
     text = " ".join(f"{type(problem).__name__}: {problem}".split())
     hint = "please report it with the command and the script (MPAUDIT_DEBUG=1 shows where)"
@@ -145,6 +146,11 @@ def check(
 
     Exit code 0: clean, or all repaired; 1: findings; 2: it could not be done.
     """
+    from mpaudit import gate
+
+    if output_file is None and gate.passes(paths, given):
+        _print("All checks passed!\n")
+        return CLEAN
     from mpaudit import check_command
 
     colour = output_file is None and _coloured(color)

@@ -20,14 +20,6 @@ _DIGITS = str.maketrans("oil", "011")
 """Letters that are typed in place of digits."""
 _ALL, _EXACT = 1, 9  # a prefix lies between: its length, 2 (MP) to 4 (MP10)
 
-EXCLUDED = (
-    *(".bzr", ".direnv", ".eggs", ".git", ".git-rewrite", ".hg", ".ipynb_checkpoints"),
-    *(".mpaudit_cache", ".mypy_cache", ".nox", ".pants.d", ".pyenv", ".pytest_cache", ".pytype"),
-    *(".ruff_cache", ".svn", ".tox", ".venv", ".vscode", "__pycache__", "__pypackages__"),
-    *("_build", "buck-out", "build", "dist", "node_modules", "site-packages", "venv"),
-)
-"""What is excluded unless `exclude` says otherwise: ruff's list, and what Python itself writes."""
-
 
 @dataclass(frozen=True, slots=True)
 class Target:

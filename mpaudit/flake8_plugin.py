@@ -10,9 +10,9 @@ import ast
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from mpaudit import __version__, suppress
+from mpaudit import __version__
 from mpaudit.settings import Configuration
-from mpaudit.source.discovery import concerns
+from mpaudit.source.discovery import concerns, silences
 
 
 class Checker:
@@ -29,7 +29,7 @@ class Checker:
     def run(self) -> Iterator[tuple[int, int, str, type[Checker]]]:
         """Row (from 1), column (from 0), text and this class, for each finding in the file."""
         data = self.text.encode("utf-8", "replace")
-        if not concerns(data) and not suppress.mentioned(data):
+        if not concerns(data) and not silences(data):
             return
         from mpaudit.inspection import check_document
         from mpaudit.source.document import from_text

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from mpaudit import suppress
 from mpaudit.cache.glance import Glance, Glances, digest
 from mpaudit.cache.record import Record, World, by_folder
 from mpaudit.cache.store import Kept, Store
@@ -19,7 +18,7 @@ from mpaudit.report import count
 from mpaudit.settings import Configuration
 from mpaudit.source.absence import scripts
 from mpaudit.source.config_file import named_in
-from mpaudit.source.discovery import concerns, importers, imports
+from mpaudit.source.discovery import concerns, importers, imports, silences
 from mpaudit.source.document import Document, Script, read
 from mpaudit.source.module import UnparsableError
 from mpaudit.source.project import Project
@@ -210,7 +209,7 @@ def _look(path: str, data: bytes) -> Glance:
             concerned = isinstance(document, Script) or concerns(text)
     found = None if concerned else imports(data, os.path.basename(path))  # noqa: PTH119
     words = None if found is None else found.decode("latin-1")
-    return Glance(digest(data), concerned, suppress.mentioned(data), words, named_in(data))
+    return Glance(digest(data), concerned, silences(data), words, named_in(data))
 
 
 def _settings(path: str, configuration: Configuration) -> str:

@@ -17,6 +17,7 @@ ALLOWED = {
     "errors": set(),
     "autocast_lists": set(),
     "output_format": set(),
+    "default": set(),
     "rule": {"errors"},
     "fix": set(),
     "finding": {"fix", "rule"},
@@ -26,10 +27,13 @@ ALLOWED = {
     "suppress": {"cell", "config", "finding", "fix", "rule"},
     "explain": {"config", "errors", "rule"},
     "report": {"cell", "finding", "fix", "rule"},
-    "settings": {"config", "errors", "finding", "fix", "output_format", "report", "rule"},
+    "settings": {
+        *("config", "default", "errors", "finding", "fix", "output_format", "report", "rule"),
+    },
     "protocols": {"event", "finding"},
     "source": {
-        *("autocast_lists", "cell", "config", "errors", "event", "finding", "fix", "protocols"),
+        *("autocast_lists", "cell", "config", "default", "errors", "event", "finding", "fix"),
+        "protocols",
     },
     "checks": {"finding", "fix", "source"},
     "runtime": {"autocast_lists", "errors", "event", "finding", "protocols", "rule", "__version__"},

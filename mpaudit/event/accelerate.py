@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Span
 
 
@@ -26,7 +26,7 @@ class Accelerated:
     text: str = field(default="", compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class Prepared(Event):
     """`accelerator.prepare(...)` was given `raw` and returned `prepared` for it."""
 
@@ -35,7 +35,7 @@ class Prepared(Event):
     prepared: Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class AcceleratorBackward(Event):
     """`accelerator.backward(loss)`.
 
@@ -49,7 +49,7 @@ class AcceleratorBackward(Event):
     divided: Span | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class PlainBackward(Event):
     """`loss.backward()` in a script that has prepared something.
 
@@ -65,7 +65,7 @@ class PlainBackward(Event):
     divided: Span | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class PreparedStep(Event):
     """`optimizer.step()` of a prepared optimizer; `models` own its parameters (None: not known)."""
 
@@ -74,7 +74,7 @@ class PreparedStep(Event):
     models: tuple[Ref, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class AcceleratorUnscaled(Event):
     """The accelerator unscaled the gradients of all its optimizers, if `whole`.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 
-from mpaudit.event.core import Event, Region
+from mpaudit.event.core import Event, Region, event
 from mpaudit.finding import Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class RegionBackward(Event):
     """`backward()` in a region of a loss that was computed in it, from weights it cast and keeps.
 
@@ -21,14 +20,14 @@ class RegionBackward(Event):
     region: Region
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class RegionStep(Event):
     """An optimizer changes the weights inside that entry of a region."""
 
     entry: Hashable
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class Captured(Event):
     """`how` records the operations that run in `region`, which keeps the weights it casts."""
 
@@ -36,12 +35,12 @@ class Captured(Event):
     region: Region
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class CastCacheCleared(Event):
     """`torch.clear_autocast_cache()`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class FunctionApplied(Event):
     """An own autograd function that autocast breaks is applied in `region`.
 

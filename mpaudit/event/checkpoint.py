@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ScalerStateTaken(Event):
     """`scaler.state_dict()`, or the scaler itself is written to a file.
 
@@ -18,7 +16,7 @@ class ScalerStateTaken(Event):
     scaler: Ref | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class StateSaved(Event):
     """`torch.save(...)` of something that holds the state of an optimizer.
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event
+from mpaudit.event.core import Event, event
 from mpaudit.finding import Related
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class CombinationRefused(Event):
     """What is asked for here raises `error`, because of `what`; `instead` says what works."""
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref, Region
+from mpaudit.event.core import Event, Ref, Region, event
 from mpaudit.finding import Related, Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ConstantMet(Event):
     """A constant met a tensor of 16 bits.
 
@@ -26,7 +24,7 @@ class ConstantMet(Event):
     library: str = "torch"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class InputHalved(Event):
     """A model that is trained under autocast was given an input cast to float16 by hand.
 
@@ -38,7 +36,7 @@ class InputHalved(Event):
     region: Region
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfLoss(Event):
     """A loss was computed outside of autocast regions, in the 16 bits that its input came out in.
 
@@ -51,7 +49,7 @@ class HalfLoss(Event):
     because: tuple[Related, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfKept(Event):
     """An operation in a region that is switched off got a tensor that autocast had made 16 bits.
 
@@ -66,7 +64,7 @@ class HalfKept(Event):
     because: tuple[Related, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class DtypesMixed(Event):
     """Values of one dtype are written by index into a tensor of another.
 

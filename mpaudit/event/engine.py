@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Related
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class EngineBackward(Event):
     """`engine.backward(loss)`."""
 
     engine: Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class EngineRawBackward(Event):
     """`loss.backward()` of a loss that comes out of an engine; `engine` is None if it comes out of none.
 
@@ -31,7 +29,7 @@ class EngineRawBackward(Event):
     unseen: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class EngineStep(Event):
     """A step: `engine.step()`, or that of an `optimizer` by itself.
 
@@ -49,7 +47,7 @@ class EngineStep(Event):
     unseen: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class EngineConfigured(Event):
     """A library is given a DeepSpeed configuration as a dict: whether `fp16` and `bf16` are both on in it.
 

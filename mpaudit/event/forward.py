@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Region
+from mpaudit.event.core import Event, Region, event
 from mpaudit.finding import Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class RegionMissed(Event):
     """`backward()` of a loss whose forward pass ran in no region, beside one that was entered.
 
@@ -22,7 +20,7 @@ class RegionMissed(Event):
     holds: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ThreadForward(Event):
     """A model was called in a thread that was started in `region` and has entered no region itself."""
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref, Region
+from mpaudit.event.core import Event, Ref, Region, event
 from mpaudit.finding import Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ScalerMade(Event):
     """A live GradScaler was built (one that is switched off yields no events at all)."""
 
     scaler: Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class LossScaled(Event):
     """`scaler.scale(loss)`; `loss` is the argument, `result` what came back.
 
@@ -28,7 +26,7 @@ class LossScaled(Event):
     before: tuple[Ref, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class Backward(Event):
     """`loss.backward()`.
 
@@ -47,7 +45,7 @@ class Backward(Event):
     idle: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class Unscaled(Event):
     """`scaler.unscale_(optimizer)`; `by_hand` for gradients divided by `get_scale()`.
 
@@ -65,7 +63,7 @@ class Unscaled(Event):
     called_at: Span | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class GradientsClipped(Event):
     """Gradients were clipped or edited; `optimizers` own them as far as known (None: not known).
 
@@ -77,7 +75,7 @@ class GradientsClipped(Event):
     exact: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ScalerStep(Event):
     """`scaler.step(optimizer)`; `wraps` are the optimizers that this one holds and steps itself.
 
@@ -95,14 +93,14 @@ class ScalerStep(Event):
     alone: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class OptimizerStep(Event):
     """`optimizer.step()`, called by the script itself."""
 
     optimizer: Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ScalerUpdate(Event):
     """`scaler.update()`; `to_given_scale` for `update(new_scale)`, which needs no step."""
 
@@ -110,7 +108,7 @@ class ScalerUpdate(Event):
     to_given_scale: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class GradientsZeroed(Event):
     """`optimizer.zero_grad()` (or a model's: then `optimizer` is None).
 

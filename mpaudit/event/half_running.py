@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Related, Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfAdded(Event):
     """Something was added to a single number that the script keeps in 16 bits.
 
@@ -24,7 +23,7 @@ class HalfAdded(Event):
     repeated: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfAverageMoved(Event):
     """A moving average of parameters that are kept in 16 bits took a step.
 
@@ -38,7 +37,7 @@ class HalfAverageMoved(Event):
     because: tuple[Related, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfMetricMade(Event):
     """A metric of Keras was built with a `dtype` of 16 bits, in which it counts and adds up."""
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfStep(Event):
     """A plain optimizer of torch stepped a model whose parameters were cast to 16 bits.
 
@@ -27,7 +25,7 @@ class HalfStep(Event):
     chosen: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfUnscaled(Event):
     """A live scaler has to unscale the float16 gradients of a model that was cast: it refuses to.
 

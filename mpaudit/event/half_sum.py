@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Related, Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class SquaresReduced(Event):
     """The squares of a float16 tensor whose values nothing bounds were summed or averaged in float16.
 

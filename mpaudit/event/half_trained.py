@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event
+from mpaudit.event.core import Event, event
 from mpaudit.finding import Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfTrained(Event):
     """`trainer`, which scales losses for float16, trains a model whose parameters were cast to it.
 
@@ -20,7 +18,7 @@ class HalfTrained(Event):
     asked: Span | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfVariableTrained(Event):
     """A variable of TensorFlow or a weight of Keras that is 16 bits itself is trained.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class PolicySet(Event):
     """The global Keras dtype policy became `policy` ("mixed_float16"), None if not known.
 
@@ -22,21 +21,21 @@ class PolicySet(Event):
     chosen: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class PolicyMade(Event):
     """A policy object was built, and the program never reads what holds it but to print it."""
 
     policy: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class PolicyRefused(Event):
     """Keras was given a name that is no policy's; it raises. `given` is that name."""
 
     given: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class LayerMade(Event):
     """A Keras layer was built.
 
@@ -49,7 +48,7 @@ class LayerMade(Event):
     activation: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ModelMade(Event):
     """A Keras model was built from `layers` in order; `output` are those whose results leave it.
 
@@ -64,7 +63,7 @@ class ModelMade(Event):
     policy: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class TapeGradient(Event):
     """`tape.gradient(loss, variables)`; `scaled_by` are the optimizers whose scale_loss it went
     through, None if that is not known. `model` is the one whose variables are the target, `others`
@@ -78,7 +77,7 @@ class TapeGradient(Event):
     others: tuple[Ref, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class GradientsApplied(Event):
     """`optimizer.apply_gradients(...)` or `apply`; `scales` says whether the optimizer is a
     LossScaleOptimizer (None: not known), `gradients` what it was given, `made` where the optimizer
@@ -94,14 +93,14 @@ class GradientsApplied(Event):
     factor: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class StrategyMade(Event):
     """A strategy of TensorFlow's for several devices was built: "TPUStrategy"."""
 
     kind: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ModelSaved(Event):
     """A Keras model was saved whole; `path` says where, `policy` is that of the model."""
 
@@ -109,7 +108,7 @@ class ModelSaved(Event):
     policy: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ModelLoaded(Event):
     """A Keras model was loaded from a file, with the policies that its layers were saved with."""
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Related, Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class TensorsMixed(Event):
     """Within the `call` of a layer, an operation of TensorFlow got tensors of two dtypes.
 
@@ -24,7 +22,7 @@ class TensorsMixed(Event):
     because: tuple[Related, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class RawLoss(Event):
     """A loss that operations of TensorFlow compute from a model's float16 output is differentiated.
 
@@ -37,14 +35,14 @@ class RawLoss(Event):
     because: tuple[Related, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfLossMade(Event):
     """A Keras loss was built with a `dtype` that makes it compute in float16."""
 
     loss: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfLossGiven(Event):
     """What a loss is given was cast to float16 before.
 
@@ -56,7 +54,7 @@ class HalfLossGiven(Event):
     computed: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class PredictionsUsed(Event):
     """Predictions of 16 bits were used outside of Keras, or by a metric of Keras.
 
@@ -71,7 +69,7 @@ class PredictionsUsed(Event):
     predicted: Span | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class InputBeyondHalf(Event):
     """A layer that computes in float16 is given, or is made for, values beyond the range of float16.
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class OptimizerWrapped(Event):
     """A LossScaleOptimizer was made around `inner`, by the code (`by_hand`) or by `compile`.
 
@@ -22,7 +20,7 @@ class OptimizerWrapped(Event):
     unpoliced: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class TapeGradientsUnscaled(Event):
     """`optimizer.get_unscaled_gradients(gradients)` of Keras 2: `result` are the gradients divided."""
 
@@ -31,7 +29,7 @@ class TapeGradientsUnscaled(Event):
     result: Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class TapeGradientsClipped(Event):
     """Gradients of a tape were clipped to `result`; `how` is the function that did it."""
 
@@ -40,7 +38,7 @@ class TapeGradientsClipped(Event):
     result: Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class LegacyScaling(Event):
     """A method or argument of loss scaling was used that Keras 3 does not have.
 

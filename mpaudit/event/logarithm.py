@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event
+from mpaudit.event.core import Event, event
 from mpaudit.finding import Span
 
 SAFE_FORMS = {
@@ -22,7 +20,7 @@ CONSEQUENCES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class LogTaken(Event):
     """The logarithm of an activation was taken: `of` is "softmax(x)" or "sigmoid(x)".
 

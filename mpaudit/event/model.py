@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref, Region
+from mpaudit.event.core import Event, Ref, Region, event
 from mpaudit.finding import Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class Forward(Event):
     """A model was called. `model_device` is the device type of its parameters, as far as known."""
 
@@ -18,7 +16,7 @@ class Forward(Event):
     region: Region | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class LossComputed(Event):
     """A loss function was applied.
 

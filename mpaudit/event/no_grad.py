@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 
-from mpaudit.event.core import Event, Ref, Region
+from mpaudit.event.core import Event, Ref, Region, event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class CachingForward(Event):
     """A model was called in a region that casts its weights and keeps the copies.
 

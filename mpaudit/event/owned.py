@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Related
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class OwnedBackward(Event):
     """`self.manual_backward(loss)`, `fabric.backward(loss)`.
 
@@ -21,7 +19,7 @@ class OwnedBackward(Event):
     because: tuple[Related, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class RawBackward(Event):
     """`loss.backward()` where libraries are in view that want to run it themselves.
 
@@ -32,14 +30,14 @@ class RawBackward(Event):
     owners: tuple[Ref, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class OwnedUnscaled(Event):
     """The library divides the gradients by its scale, whoever asked for it."""
 
     owner: Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class OwnedStep(Event):
     """The optimizer steps through the library `library` ("Lightning", "Fabric").
 
@@ -54,7 +52,7 @@ class OwnedStep(Event):
     because: tuple[Related, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class OwnedClip(Event):
     """Gradients are clipped by the library's own function, which leaves the scale to the caller."""
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ScaledGradientTaken(Event):
     """`torch.autograd.grad(scaler.scale(loss), ..., create_graph=True)`: what it returns is scaled."""
 
     scaler: Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ScaledPartScaled(Event):
     """`scaler.scale(loss)` of a loss that was computed from what this scaler had scaled before."""
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event
+from mpaudit.event.core import Event, event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class PrecisionAsked(Event):
     """`maker` takes two switches of which at most one may be on; `both` says that both are."""
 
@@ -16,7 +14,7 @@ class PrecisionAsked(Event):
     both: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class PrecisionRefused(Event):
     """`maker` does not take an argument, or not this value for it: it raises `error`.
 

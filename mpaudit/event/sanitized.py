@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class GradientsSanitized(Event):
     """What is not finite in gradients was replaced, by `how` ("nan_to_num").
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ScaledBare(Event):
     """`scaler.scale(loss)` in a program that nowhere asks for low precision."""
 
     scaler: Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class GradientRead(Event):
     """The size of gradients was looked at: a norm, a mean, a histogram.
 
@@ -28,14 +26,14 @@ class GradientRead(Event):
     optimizers: tuple[Ref, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ScaleAsked(Event):
     """`scaler.get_scale()`: somebody may divide by it."""
 
     scaler: Ref
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class ScaledLossRead(Event):
     """The number in a loss that is multiplied by the scale was taken out, by `how` ("item")."""
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class SchedulerStep(Event):
     """`scheduler.step()` of a schedule for `optimizer`; setting it to a given epoch is none.
 

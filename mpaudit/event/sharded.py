@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Related
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class PlainScalerStep(Event):
     """A scaler that knows of its own rank only, built at `at`, steps or unscales an optimizer.
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mpaudit.event.core import Event, Ref
+from mpaudit.event.core import Event, Ref, event
 from mpaudit.finding import Related
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@event
 class HalfGiven(Event):
     """An operation of torch without a 16-bit kernel, or NumPy, was given a tensor of 16 bits.
 

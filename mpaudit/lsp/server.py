@@ -10,14 +10,14 @@ from typing import Any
 from lsprotocol import types
 from pygls.lsp.server import LanguageServer
 
-from mpaudit import __version__, suppress
+from mpaudit import __version__
 from mpaudit.errors import MpauditError
 from mpaudit.inspection import check_document, unread
 from mpaudit.lsp.view import View
 from mpaudit.report import Report
 from mpaudit.settings import Configuration
 from mpaudit.settings.exclusion import Exclusion
-from mpaudit.source.discovery import concerns
+from mpaudit.source.discovery import concerns, silences
 from mpaudit.source.document import Document, from_text
 from mpaudit.source.module import UnparsableError
 
@@ -107,7 +107,7 @@ def _checked(text: str, filename: str) -> tuple[Report, Document | None]:
     configuration = Configuration()
     if Exclusion(configuration).covers(Path(filename)):
         return Report(()), None
-    if not concerns(data) and not suppress.mentioned(data):
+    if not concerns(data) and not silences(data):
         return Report(()), None
     try:
         document = from_text(text, filename)

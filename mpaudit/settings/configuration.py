@@ -8,7 +8,8 @@ from copy import copy as replicate
 from pathlib import Path
 
 from mpaudit.config import Selection, Target
-from mpaudit.settings.reading import FILES, Layer, concerns, layers
+from mpaudit.default import CONFIGURATIONS
+from mpaudit.settings.reading import Layer, concerns, layers
 from mpaudit.settings.resolved import Settings, resolve
 
 
@@ -103,7 +104,7 @@ class Configuration:
 
     def _closest(self, folder: str) -> Path | None:
         if folder not in self._found:
-            candidates = (Path(folder, name) for name in FILES)
+            candidates = (Path(folder, name) for name in CONFIGURATIONS)
             file = next((each for each in candidates if concerns(each)), None)
             above = os.path.dirname(folder)  # noqa: PTH120 - Path would cost more than all else here
             if file is None and above != folder:
@@ -116,4 +117,4 @@ def _of_user() -> Path | None:
     """The configuration that a user keeps for what has none of its own."""
     above = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME")
     folder = Path(above) if above else Path.home() / ".config"
-    return next((p for name in FILES if concerns(p := folder / "mpaudit" / name)), None)
+    return next((p for name in CONFIGURATIONS if concerns(p := folder / "mpaudit" / name)), None)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mpaudit.config import EXCLUDED, known, version
+from mpaudit.config import known, version
+from mpaudit.default import EXCLUDED
 from mpaudit.errors import MpauditError
 from mpaudit.output_format import CHECK_FORMATS
 from mpaudit.rule import Severity

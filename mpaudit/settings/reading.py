@@ -9,13 +9,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from mpaudit.default import PYPROJECT
 from mpaudit.errors import MpauditError
 from mpaudit.report import shown
 from mpaudit.settings.key import KEYS, WrongValueError
 
-FILES = (".mpaudit.toml", "mpaudit.toml", "pyproject.toml")
-"""The names a configuration file may have; of several in a folder the first counts."""
-PYPROJECT = "pyproject.toml"
 _HEADER = re.compile(r"\s*\[+\s*(?P<name>[^]#]+?)\s*\]+\s*(#.*)?$")
 _ASSIGNED = re.compile(r"""\s*(?P<key>(?:"[^"]*"|'[^']*'|[\w.-]+)+)\s*=""")
 _LINE = re.compile(r"\(at line (\d+)")

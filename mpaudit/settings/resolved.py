@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mpaudit.config import EXCLUDED, Selection, Target, fit
+from mpaudit.config import Selection, Target, fit
+from mpaudit.default import EXCLUDED
 from mpaudit.finding import Finding
 from mpaudit.fix import Safety
 from mpaudit.rule import Severity, rule

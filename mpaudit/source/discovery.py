@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from mpaudit.errors import MpauditError
-from mpaudit.source.config_file import is_config_name
 
 SUFFIXES = (".py", ".ipynb")
 _NAMES = (
@@ -42,6 +41,11 @@ def concerns(data: bytes) -> bool:
     if any(name in data for name in _NAMES) or _AMP.search(data) is not None:
         return True
     return any(name in data for name in _ACTIVATIONS) and _LOGARITHM.search(data) is not None
+
+
+def silences(data: bytes) -> bool:
+    """Whether a file may hold a comment that silences a rule: a quick look at its bytes."""
+    return b"mpaudit" in data or (b"noqa" in data and b"MP" in data)
 
 
 _DRIVES = (
@@ -144,6 +148,8 @@ def files(paths: Sequence[Path], left_out: LeftOut) -> list[Path]:
 
 def _walk(folder: Path, left_out: LeftOut, skipped: list[str]) -> Iterator[Path]:
     """The files in a folder; what is left out goes to `skipped`."""
+    from mpaudit.source.config_file import is_config_name  # the gate itself has to be light
+
     top = str(folder)
     absolute = os.path.abspath(top)  # noqa: PTH100 - as text, for it is asked for every file
     for root, names, filenames in os.walk(top):

@@ -10,7 +10,7 @@ other tools' and silences nothing here.
 """
 
 from mpaudit.suppress.add import added
-from mpaudit.suppress.reading import Suppression, Suppressions, mentioned, read
+from mpaudit.suppress.reading import Suppression, Suppressions, read
 from mpaudit.suppress.unused import Used, unused
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Suppressions",
     "Used",
     "added",
-    "mentioned",
     "read",
     "unused",
 ]

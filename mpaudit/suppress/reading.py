@@ -67,11 +67,6 @@ class Suppressions:
         return [each for each in self.comments if each.covers(finding)]
 
 
-def mentioned(data: bytes) -> bool:
-    """Whether a file may hold a directive: a quick look at its bytes."""
-    return b"mpaudit" in data or (b"noqa" in data and b"MP" in data)
-
-
 def read(text: str, filename: str, cells: Sequence[Cell] = ()) -> Suppressions:
     """The suppressions in `text`: a script, or the `cells` of a notebook."""
     lowered = text.lower()
