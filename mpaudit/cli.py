@@ -259,6 +259,16 @@ def server() -> None:
     made().start_io()
 
 
+def _load_plugins() -> None:
+    """Know the rules, too, that the configuration of this folder brings; a broken one brings none."""
+    from mpaudit.settings import Configuration
+
+    try:
+        Configuration().within(str(Path.cwd()))
+    except MpauditError as problem:
+        click.echo(f"warning: {problem}", err=True)
+
+
 _FORMATS = click.Choice(["text", "json", "markdown"])
 
 
@@ -271,6 +281,7 @@ def explain(rule: str, output_format: str, color: str | None) -> None:
     from mpaudit.explain import look_up
     from mpaudit.render import page
 
+    _load_plugins()
     found, *others = look_up(rule)
     if output_format == "json":
         return _print(page.data(found))
@@ -291,6 +302,7 @@ def rules(output_format: str, color: str | None) -> None:
     from mpaudit.render import rules as table
     from mpaudit.rule import catalogue
 
+    _load_plugins()
     known = list(catalogue().values())
     if output_format == "json":
         return _print(table.data(known))

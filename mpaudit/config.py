@@ -18,7 +18,7 @@ UNUSED = "unused-suppression"
 
 _DIGITS = str.maketrans("oil", "011")
 """Letters that are typed in place of digits."""
-_ALL, _EXACT = 1, 9  # a prefix lies between: its length, 2 (MP) to 4 (MP10)
+_ALL, _EXACT = 1, 99  # the start of a code lies between: its length, 2 (MP) to 4 (MP10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +141,12 @@ def fit(selector: str, rule: Rule, *, preview: bool = True) -> int:
         return 0
     if word == "ALL":
         return _ALL
-    return len(word) if _is_prefix(word) and rule.code.startswith(word) else 0
+    return len(word) if _is_start(word, rule) else 0
 
 
-def _is_prefix(word: str) -> bool:
-    return word.startswith("MP") and len(word) < len("MP104")
+def _is_start(word: str, rule: Rule) -> bool:
+    """Whether a word is the start of a rule's code, all its letters included."""
+    return word.startswith(rule.prefix) and rule.code.startswith(word)
 
 
 def known(selector: str, option: str) -> None:
@@ -157,7 +158,7 @@ def known(selector: str, option: str) -> None:
     names = [rule.name.upper() for rule in catalogue().values()]
     if word in codes or word in names:
         return
-    if _is_prefix(word) and any(code.startswith(word) for code in codes):
+    if any(_is_start(word, rule) for rule in catalogue().values()):
         return
     found = nearest(selector, beside=("ALL",))
     hint = f"did you mean {found[0]!r}?" if found else "see `mpaudit rules`"

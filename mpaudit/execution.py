@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mpaudit import protocols
 from mpaudit.checks import ADVICE, CHECKS
+from mpaudit.extension import registry
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix
-from mpaudit.protocols.protocol import Verdict, settle
+from mpaudit.protocols import protocol
+from mpaudit.protocols.protocol import Verdict
 from mpaudit.source.analysis import Engine
 from mpaudit.source.module import Module
 from mpaudit.source.project import Project
@@ -22,11 +25,13 @@ def executed(
     project: Project, modules: Sequence[Module]
 ) -> tuple[dict[str, list[Verdict]], dict[str, list[str]]]:
     """The verdicts on modules, by file, and the parts of files that could not be followed."""
+    protocols.add(each for plugin in registry.loaded() for each in plugin.protocols)
     engine = Engine(project)
     verdicts: dict[str, list[Verdict]] = {}
     exhausted: dict[str, list[str]] = {}
     for module in modules:
-        verdicts[module.filename] = engine.audit(module)
+        with registry.blaming():
+            verdicts[module.filename] = engine.audit(module)
         if engine.exhausted:
             exhausted[module.filename] = list(engine.exhausted)
     return verdicts, exhausted
@@ -36,6 +41,20 @@ def looked(module: Module, *, advice: bool) -> Iterator[Found]:
     """What the checks see in a module."""
     for look in (*CHECKS, *(ADVICE if advice else ())):
         yield from look(module)
+    for plugin in registry.loaded():
+        for look in plugin.checks:
+            with registry.blaming():
+                found = list(look(module))
+            registry.described(problem.rule for problem, _ in found)
+            yield from found
+
+
+def settle(verdicts: list[Verdict]) -> list[Problem]:
+    """The problems that stand once the verdicts of all paths are in."""
+    with registry.blaming():
+        problems = protocol.settle(verdicts)
+    registry.described(problem.rule for problem in problems)
+    return problems
 
 
 def mended(problems: Sequence[Problem], project: Project) -> Iterator[Found]:

@@ -16,6 +16,7 @@ from mpaudit.cache.store import Store
 from mpaudit.cell import localised
 from mpaudit.config import UNREADABLE, UNUSED, Selection, Target
 from mpaudit.configured import Configurations
+from mpaudit.extension import registry
 from mpaudit.finding import Finding
 from mpaudit.following import Batch, Found, Group, unparsable
 from mpaudit.report import Report, count
@@ -126,6 +127,7 @@ def check(
         run.problems += beside.problems
         run.warnings += beside.warnings
         run.documents.update(beside.documents)
+        run.rests_on.update(registry.files())
         run.rests_on.update(str(Path(name).absolute()) for name in beside.documents)
         for name in survey.wanted(run.problems):
             _open(run, name)
@@ -289,7 +291,11 @@ def _standing(findings: list[Finding], run: _Run) -> list[Finding]:
         there = comments.get(finding.span.filename)
         covering = there.covering(finding) if there is not None else []
         used.update((id(each), each.word_for(finding) or "") for each in covering)
-        if not covering and run.selection(finding.span.filename).includes(rule(finding.name)):
+        page = rule(finding.name)
+        settings = run.configuration.of(Path(finding.span.filename))
+        if covering or not settings.has(page):
+            continue
+        if run.selection(finding.span.filename).includes(page):
             standing.append(finding)
     for name, found in comments.items():
         run.warnings.extend(found.warnings)
@@ -316,10 +322,12 @@ def _unused(
     except UnparsableError:
         return
     whole, selection = run.knows_callers(document), run.selection(document.filename)
+    settings = run.configuration.of(Path(document.filename))
 
     def judged(comment: suppress.Suppression, of: Rule) -> bool:
         known = whole or not _meets_a_body(tree, comment.first, comment.last)
-        return known and "source" in of.seen_by and not selection.switched_off(of)
+        wanted = settings.has(of) and not selection.switched_off(of)
+        return known and "source" in of.seen_by and wanted
 
     for problem in suppress.unused(found, used, document.text, document.filename, judged):
         finding = _stamp(problem)

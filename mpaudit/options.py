@@ -158,7 +158,7 @@ def wanted(paths: tuple[Path, ...], given: dict[str, Any]) -> Wanted:
     from mpaudit.check_command import Wanted
     from mpaudit.cores import cores
 
-    configuration = _configuration(given)
+    configuration = _configuration(paths, given)
     here = configuration.here.options
     folder = here.get("cache-dir") or configuration.here.folder / ".mpaudit_cache"
     whole = any(path.is_dir() for path in paths or (Path(),))
@@ -201,7 +201,7 @@ def wanted(paths: tuple[Path, ...], given: dict[str, Any]) -> Wanted:
     )
 
 
-def _configuration(given: dict[str, Any]) -> Configuration:
+def _configuration(paths: tuple[Path, ...], given: dict[str, Any]) -> Configuration:
     """The configuration that `--config` and `--isolated` mean, under the other options."""
     from mpaudit.errors import MpauditError
     from mpaudit.settings import Configuration
@@ -221,7 +221,13 @@ def _configuration(given: dict[str, Any]) -> Configuration:
             file = Path(word)
     if given["isolated"] and file is not None:
         raise MpauditError("--config FILE cannot be combined with --isolated")
-    over.append(_layer(given, here))
+    try:
+        over.append(_layer(given, here))
+    except MpauditError:  # what is unknown may be the rule of a plugin that a configuration names
+        known = Configuration(over, file=file, isolated=given["isolated"])
+        for path in (here, *paths):
+            known.within(str(path.absolute() if path.is_dir() else path.absolute().parent))
+        over.append(_layer(given, here))
     return Configuration(over, file=file, isolated=given["isolated"])
 
 

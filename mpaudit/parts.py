@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mpaudit.extension import registry
+from mpaudit.extension.loading import load
 from mpaudit.following import Batch, Group, take
 from mpaudit.settings import Configuration
 from mpaudit.source.project import Project
@@ -104,6 +106,12 @@ class Work:
         self._names = names
         self._configuration = configuration
         self._project: Project | None = None
+        self._plugins = [(each.name, each.folder) for each in registry.loaded()]
+
+    def begin(self) -> None:
+        """Have the plugins at hand, in a process that has not loaded them."""
+        for name, folder in self._plugins:
+            load(name, folder)
 
     def groups(self, roles: Roles) -> list[Group]:
         """The groups of some files."""
@@ -144,6 +152,7 @@ _work: list[Work] = []
 
 
 def _begin(work: Work) -> None:
+    work.begin()
     _work[:] = [work]
 
 

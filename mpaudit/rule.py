@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -27,7 +27,12 @@ else:
 from mpaudit.errors import MpauditError
 
 URL = "https://mpaudit.readthedocs.io/rules/{name}/"
-_TITLE = re.compile(r"\A# (?P<name>[a-z0-9-]+) \((?P<code>MP\d{3})\)\n")
+OURS = "MP"
+"""What the codes of mpaudit's own rules start with; those of plugins start with something else."""
+_TITLE = re.compile(r"\A# (?P<name>[a-z0-9-]+) \((?P<code>[A-Z]+\d+)\)\n")
+_CODE = re.compile(r"MP\d{3}")
+_OTHER_CODE = re.compile(r"(?!MP\d)[A-Z]{2,12}\d{1,5}")
+_AT = re.compile(r" \(at line (\d+)[^)]*\)")
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _SECTION = re.compile(r"^## (?P<title>.+)$", re.MULTILINE)
 _MARK = re.compile(r"[ \t]*# error\b.*$", re.MULTILINE)
@@ -46,7 +51,8 @@ class Rule:
     """One rule, as its page states it.
 
     `seen_by` is a subset of {"source", "run"}; `fix` one of "none", "safe", "unsafe", "suggestion";
-    `messages` are the exact error texts that this rule explains.
+    `messages` are the exact error texts that this rule explains. `plugin` is the module that brings it,
+    empty for a rule of mpaudit; `link` is where a plugin's page can be read, if anywhere.
     """
 
     code: str
@@ -60,11 +66,18 @@ class Rule:
     preview: bool
     messages: tuple[str, ...]
     page: str
+    plugin: str = ""
+    link: str = ""
 
     @property
     def url(self) -> str:
-        """The rule's page on the documentation site."""
-        return URL.format(name=self.name)
+        """The rule's page on the documentation site; empty for a plugin's that is nowhere."""
+        return self.link if self.plugin else URL.format(name=self.name)
+
+    @property
+    def prefix(self) -> str:
+        """The letters that its code starts with."""
+        return self.code.rstrip("0123456789")
 
     @property
     def default(self) -> bool:
@@ -97,9 +110,38 @@ def pages() -> Traversable:
     return shipped if shipped.is_dir() else Path(__file__).parents[1] / "rules"
 
 
-@cache
+_learned: dict[str, Rule] = {}
+"""The rules of plugins, by name."""
+
+
+def learn(rules: Iterable[Rule]) -> None:
+    """Take these for the rules of plugins, and no others."""
+    _learned.clear()
+    _learned.update((each.name, each) for each in rules)
+
+
+def prefixes() -> frozenset[str]:
+    """The letters that codes start with."""
+    return frozenset([OURS, *(each.prefix for each in _learned.values())])
+
+
 def rule(name: str) -> Rule:
     """The rule called `name` (kebab-case). Raises MpauditError for a name that has no page."""
+    return _learned.get(name) or _own(name)
+
+
+def address(name: str) -> str:
+    """Where the page of a rule can be read, without reading it; empty if nowhere."""
+    return _learned[name].url if name in _learned else URL.format(name=name)
+
+
+def catalogue() -> Mapping[str, Rule]:
+    """Every rule that has a page, by name, in the order of the codes, those of plugins last."""
+    return {**_all_own(), **_learned} if _learned else _all_own()
+
+
+@cache
+def _own(name: str) -> Rule:
     page = pages() / f"{name}.md"
     try:
         text = page.read_text(encoding="utf-8")
@@ -109,12 +151,11 @@ def rule(name: str) -> Rule:
 
 
 @cache
-def catalogue() -> Mapping[str, Rule]:
-    """Every rule that has a page, by name, in the order of the codes."""
+def _all_own() -> Mapping[str, Rule]:
     names = [
         page.name.removesuffix(".md") for page in pages().iterdir() if page.name.endswith(".md")
     ]
-    return {found.name: found for found in sorted(map(rule, names), key=lambda each: each.code)}
+    return {found.name: found for found in sorted(map(_own, names), key=lambda each: each.code)}
 
 
 def find(word: str) -> Rule | None:
@@ -123,22 +164,37 @@ def find(word: str) -> Rule | None:
     return next((r for r in catalogue().values() if lowered in (r.code.lower(), r.name)), None)
 
 
-def parse(text: str, *, origin: str) -> Rule:
-    """Read a rule page. Raises ValueError, naming `origin`, where the page breaks the form."""
+def parse(text: str, *, origin: str, plugin: str = "") -> Rule:
+    """Read a rule page; that of a `plugin` may leave out what most pages of plugins have in common.
+
+    Raises ValueError, naming `origin`, where the page breaks the form.
+    """
     title = _TITLE.match(text)
     fence = _FENCE.search(text)
     if title is None or fence is None or fence["language"] != "toml":
-        raise ValueError(f"{origin}: a page starts with '# rule-name (MPnnn)' and a toml block")
-    data: dict[str, Any] = tomllib.loads(fence["body"])
+        example = "ACME001" if plugin else "MPnnn"
+        raise ValueError(f"{origin}: a page starts with '# rule-name ({example})' and a toml block")
+    if not (_OTHER_CODE if plugin else _CODE).fullmatch(title["code"]):
+        form = "two letters or more, not MP, and digits, as ACME001" if plugin else "MPnnn"
+        raise ValueError(f"{origin}:1: the code {title['code']} has not the form: {form}")
+    try:
+        data: dict[str, Any] = tomllib.loads(fence["body"])
+    except ValueError as problem:
+        at = _AT.search(str(problem))
+        row = text.count("\n", 0, fence.start("body")) + (int(at[1]) if at else 1)
+        reason = str(problem).split(" (at ")[0]
+        raise ValueError(f"{origin}:{row}: the toml block is no TOML: {reason}") from None
+    defaults = {"seen-by": ["source"], "fix": "none", "frameworks": [], "since": ""}
+    data = {**(defaults if plugin else {}), **data}
     known = {"summary", "severity", "seen-by", "fix", "frameworks", "since", "preview", "messages"}
-    if unknown := sorted(data.keys() - known):
+    if unknown := sorted(data.keys() - known - ({"url"} if plugin else set())):
         raise ValueError(f"{origin}: unknown key {unknown[0]!r} in the toml block")
     try:
         return Rule(
             code=title["code"],
             name=title["name"],
             summary=data["summary"],
-            severity=Severity(data["severity"]),
+            severity=_severity(data["severity"], origin),
             seen_by=tuple(data["seen-by"]),
             fix=data["fix"],
             frameworks=tuple(data["frameworks"]),
@@ -146,6 +202,15 @@ def parse(text: str, *, origin: str) -> Rule:
             preview=data.get("preview", False),
             messages=tuple(data.get("messages", ())),
             page=text,
+            plugin=plugin,
+            link=data.get("url", ""),
         )
     except KeyError as missing:
         raise ValueError(f"{origin}: the toml block lacks {missing.args[0]!r}") from missing
+
+
+def _severity(word: object, origin: str) -> Severity:
+    wanted = [each.value for each in Severity]
+    if word not in wanted:
+        raise ValueError(f"{origin}: the severity {word!r} is none of {', '.join(wanted)}")
+    return Severity(word)

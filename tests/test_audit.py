@@ -84,7 +84,7 @@ def test_a_clean_run_reads_no_rule_page(tmp_path):
     code = (
         "from pathlib import Path\nfrom mpaudit import audit, rule\n"
         f"assert not audit.check([Path({str(tmp_path)!r})]).findings\n"
-        "assert rule.rule.cache_info().currsize == 0\n"
+        "assert rule._own.cache_info().currsize == 0\n"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

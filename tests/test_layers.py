@@ -27,8 +27,11 @@ ALLOWED = {
     "suppress": {"cell", "config", "finding", "fix", "rule"},
     "explain": {"config", "errors", "rule"},
     "report": {"cell", "finding", "fix", "rule"},
+    "extension": {"errors", "plugin", "rule", "source"},
+    "plugin": {"event", "finding", "fix", "protocols", "source"},
     "settings": {
-        *("config", "default", "errors", "finding", "fix", "output_format", "report", "rule"),
+        *("config", "default", "errors", "extension", "finding", "fix", "output_format", "report"),
+        "rule",
     },
     "protocols": {"event", "finding"},
     "source": {

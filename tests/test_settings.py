@@ -388,6 +388,7 @@ def test_options_that_are_keys_too_have_the_same_names() -> None:
     names = {name.lstrip("-") for option in command.params for name in option.opts}
     assert set(KEYS) - names == {
         *("extend", "extend-ignore", "severity", "extend-safe-fixes", "extend-unsafe-fixes"),
+        "plugins",
     }
 
 

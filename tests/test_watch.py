@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from test_cli import BAD, CLEAN, REPAIRED, call
+from test_plugin import MODULE, PAGE
 
 WAIT = 30  # seconds until a watch that says nothing has failed
 HELPER = "def after(scaler):\n    scaler.update()\n"
@@ -104,6 +105,22 @@ def test_what_a_file_imports_and_its_settings_are_watched(
     watch.until("mpaudit.toml:1: there is no key 'ignroe'; did you mean 'ignore'?")
     (tmp_path / "mpaudit.toml").unlink()
     watch.until("Found 1 error")
+    assert watch.interrupt() == 130
+
+
+def test_a_plugin_is_watched(tmp_path: Path, started: list[Process]) -> None:
+    (tmp_path / "mpaudit.toml").write_text('plugins = ["house"]\n')
+    (tmp_path / "house.md").write_text(PAGE)
+    (tmp_path / "house.py").write_text(MODULE)
+    (tmp_path / "a.py").write_text("from x import y\n")
+    started.append(watch := Process(tmp_path, "a.py", "--output-format", "concise"))
+    assert any(line.endswith("said") for line in watch.until("Found 1 error"))
+    (tmp_path / "house.py").write_text(MODULE.replace("said", "told"))
+    assert any(line.endswith("told") for line in watch.until("Found 1 error"))
+    (tmp_path / "house.py").write_text("1 / 0\n")
+    watch.until("mpaudit.toml:1: plugins: house cannot be imported: ZeroDivisionError")
+    (tmp_path / "house.py").write_text(MODULE)
+    assert any(line.endswith("said") for line in watch.until("Found 1 error"))
     assert watch.interrupt() == 130
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from mpaudit import __version__
 from mpaudit.cache.glance import Glance, digest
 from mpaudit.cache.record import Record
+from mpaudit.extension import registry
 
 FOLDER = ".mpaudit_cache"
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of mpaudit; it can be deleted.\n"
@@ -41,7 +42,7 @@ class Store:
         try:
             data = self.file.read_bytes()
             head, _, body = data.partition(b"\n")
-            if head.decode() != f"{signature()} {digest(body)}":
+            if head.decode() != f"{_author()} {digest(body)}":
                 return Kept()
             content = json.loads(body)
             return Kept(
@@ -67,7 +68,7 @@ class Store:
             for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", _TAG)):
                 if not (self.folder / name).exists():
                     (self.folder / name).write_text(text)
-            head = f"{signature()} {digest(body)}\n".encode()
+            head = f"{_author()} {digest(body)}\n".encode()
             temporary.write_bytes(head + body)
             temporary.replace(self.file)
         except OSError:
@@ -75,9 +76,14 @@ class Store:
                 temporary.unlink(missing_ok=True)
 
 
+def _author() -> str:
+    """What a store was written by: this mpaudit, and the plugins that have a say in it."""
+    return digest(f"{signature()} {registry.signature()}".encode())
+
+
 @lru_cache(maxsize=1)
 def signature() -> str:
-    """What a store was written by: this mpaudit, down to each of its files, and this Python."""
+    """This mpaudit, down to each of its files, and this Python."""
     package = Path(__file__).parents[1]
     states = []
     for root, folders, names in os.walk(package):

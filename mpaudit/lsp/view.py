@@ -108,12 +108,13 @@ class View:
             for each in finding.related
             if each.span.filename == self.filename and each.span.cell in self.uris
         ]
+        url = rule(finding.name).url
         return types.Diagnostic(
             self._range(finding.span),
             said,
             severity=_SEVERITIES[finding.severity],
             code=finding.code,
-            code_description=types.CodeDescription(rule(finding.name).url),
+            code_description=types.CodeDescription(url) if url else None,
             source="mpaudit",
             related_information=related,
         )

@@ -5,6 +5,8 @@ Whoever adds a rule about order adds it here, never to the static or the runtime
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mpaudit.protocols.accelerate import AccelerateProtocol
 from mpaudit.protocols.accelerate_accumulation import AccelerateAccumulationProtocol
 from mpaudit.protocols.accelerate_scaler import AccelerateScalerProtocol
@@ -105,6 +107,14 @@ _ALL: tuple[type[Protocol], ...] = (
 )
 
 
+_added: list[type[Protocol]] = []
+
+
+def add(protocols: Iterable[type[Protocol]]) -> None:
+    """Take these for the protocols that plugins bring, and no others."""
+    _added[:] = protocols
+
+
 def machines() -> list[Protocol]:
     """One fresh machine of every protocol."""
-    return [protocol() for protocol in _ALL]
+    return [protocol() for protocol in (*_ALL, *_added)]

@@ -9,7 +9,7 @@ from typing import Any
 from mpaudit.finding import Finding, Position
 from mpaudit.fix import Edit
 from mpaudit.report import Report
-from mpaudit.rule import URL
+from mpaudit.rule import address
 
 
 def render(report: Report) -> str:
@@ -39,7 +39,7 @@ def item(finding: Finding, report: Report) -> dict[str, Any]:
             }
             for each in finding.related
         ],
-        "url": URL.format(name=finding.name),
+        "url": address(finding.name) or None,
         "confirmed": finding.confirmed,
     }
 

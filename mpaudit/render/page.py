@@ -44,7 +44,7 @@ def text(rule: Rule, *, colour: bool = False) -> str:
         "; ".join(fact for fact in facts if fact),
         *explained,
         *_blocks(_TOML.sub("", rule.page), paint),
-        rule.url,
+        *([rule.url] if rule.url else []),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -54,7 +54,7 @@ def _object(rule: Rule) -> dict[str, object]:
         **entry(rule),
         "since": rule.since,
         "messages": list(rule.messages),
-        "url": rule.url,
+        "url": rule.url or None,
         "explanation": rule.prose,
         "bad": rule.example("Bad"),
         "good": rule.example("Good"),

@@ -8,7 +8,7 @@ from typing import Any
 from mpaudit.finding import Finding, Position, Related, Span
 from mpaudit.render.concise import place
 from mpaudit.report import Report, line, shown
-from mpaudit.rule import URL, Severity
+from mpaudit.rule import URL, Severity, address
 
 _SEVERITIES = {Severity.ERROR: "ERROR", Severity.WARNING: "WARNING", Severity.ADVICE: "INFO"}
 _HOME = URL.partition("/rules/")[0]
@@ -29,13 +29,18 @@ def _diagnostic(finding: Finding, report: Report) -> dict[str, Any]:
         "message": f"{cell}{finding.name}: {finding.message}",
         "location": _location(finding.span, report),
         "severity": _SEVERITIES[finding.severity],
-        "code": {"value": finding.code, "url": URL.format(name=finding.name)},
+        "code": _code(finding),
     }
     if suggestions := _suggestions(finding, report):
         found["suggestions"] = suggestions
     if related := [_related(each, report) for each in finding.related]:
         found["related_locations"] = related
     return found
+
+
+def _code(finding: Finding) -> dict[str, str]:
+    url = address(finding.name)
+    return {"value": finding.code, **({"url": url} if url else {})}
 
 
 def _related(related: Related, report: Report) -> dict[str, Any]:

@@ -37,13 +37,14 @@ def text(rules: Sequence[Rule], *, colour: bool = False) -> str:
     """A table for a terminal."""
     paint = painter(colour)
     wide = max((len(rule.name) for rule in rules), default=0)
+    codes = max((len(rule.code) for rule in rules), default=0)
     lines = []
     for rule in rules:
         kind = rule.severity.value
         fix = "" if rule.fix == "none" else f"{rule.fix} fix"
         mark = " (preview)" if rule.preview else "" if rule.default else " (off unless selected)"
         columns = f"{paint(f'{kind:7}', kind)}  {seen(rule):6}  {fix:14}  {rule.summary}{mark}"
-        lines.append(f"{rule.code}  {rule.name:{wide}}  {columns}")
+        lines.append(f"{rule.code:{codes}}  {rule.name:{wide}}  {columns}")
     return "\n".join(lines) + "\n"
 
 
@@ -51,7 +52,8 @@ def markdown(rules: Sequence[Rule]) -> str:
     """A Markdown table."""
     lines = ["| code | name | severity | seen by | fix | what |", "|---|---|---|---|---|---|"]
     for rule in rules:
-        name = f"[{rule.name}]({rule.url}){' (preview)' if rule.preview else ''}"
+        link = f"[{rule.name}]({rule.url})" if rule.url else rule.name
+        name = f"{link}{' (preview)' if rule.preview else ''}"
         columns = rule.severity.value, seen(rule), rule.fix, rule.summary.replace("|", "\\|")
         lines.append(f"| {rule.code} | {name} | {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"

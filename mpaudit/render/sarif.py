@@ -70,7 +70,7 @@ def _descriptor(rule: Rule) -> dict[str, Any]:
         "shortDescription": {"text": rule.summary},
         "fullDescription": {"text": _short(prose)},
         "help": {"text": rule.prose, "markdown": page.strip() or rule.prose},
-        "helpUri": rule.url,
+        **({"helpUri": rule.url} if rule.url else {}),
         "defaultConfiguration": {"level": _LEVELS[rule.severity]},
         "properties": {
             "tags": ["correctness", "mixed-precision", *rule.frameworks],

@@ -29,11 +29,12 @@ def _keys(settings: Settings, path: Path) -> Iterator[str]:
     yield f"baseline = {json.dumps(options.get('baseline', ''))}"
     yield ""
     yield "# Rules that are on in this file"
-    yield from _list("select", _on(settings.of(path.absolute().as_posix())))
+    yield from _list("plugins", settings.plugins)
+    yield from _list("select", _on(settings, settings.of(path.absolute().as_posix())))
     yield ""
     yield "# Fixes"
     offered = settings.fixable or Selection(("ALL",), preview=True)
-    yield from _list("fixable", _on(offered, fixable=True))
+    yield from _list("fixable", _on(settings, offered, fixable=True))
     for key in ("fix", "fix-only", "show-fixes", "unsafe-fixes"):
         yield f"{key} = {_boolean(options.get(key, False))}"
     yield from _list("extend-safe-fixes", settings.safe)
@@ -51,11 +52,12 @@ def _keys(settings: Settings, path: Path) -> Iterator[str]:
         yield from _list(f"per-file-ignores.{json.dumps(pattern)}", words)
 
 
-def _on(selection: Selection, *, fixable: bool = False) -> list[str]:
+def _on(settings: Settings, selection: Selection, *, fixable: bool = False) -> list[str]:
     return [
         f"{each.code} {each.name}"
         for each in catalogue().values()
-        if selection.includes(each) and (not fixable or each.fix in ("safe", "unsafe"))
+        if settings.has(each) and selection.includes(each)
+        if (not fixable or each.fix in ("safe", "unsafe"))
     ]
 
 

@@ -70,6 +70,15 @@ def _rule(word: str) -> None:
         raise WrongValueError(str(problem).removeprefix(": "), word) from None
 
 
+def _modules(value: object) -> tuple[str, ...]:
+    for word in (found := _texts(value)):
+        if not all(part.isidentifier() for part in word.split(".")):
+            raise WrongValueError(
+                f"takes names of modules, such as my_package.my_rule, not {word!r}", word
+            )
+    return tuple(dict.fromkeys(found))
+
+
 def _by_pattern(value: object) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict):
         raise WrongValueError(f"takes a table of patterns, not {_shown(value)}")
@@ -131,11 +140,16 @@ SEVERITIES = Kind(
     },
     _severities,
 )
+MODULES = Kind(
+    {"type": "array", "items": {"type": "string", "pattern": r"^[^\W\d]\w*(\.[^\W\d]\w*)*$"}},
+    _modules,
+)
 TORCH = Kind({"type": "string", "pattern": r"^\s*\d+\.\d+(\.\d+)?\s*$"}, _torch)
 KERAS = Kind({"enum": [2, 3, "2", "3"]}, _keras)
 
 _KEYS = (
     Key("extend", TEXT, '""', "Another configuration file that this one adds to."),
+    Key("plugins", MODULES, "[]", "Modules that bring further rules; they are imported."),
     Key("select", RULES, "[]", "The rules that are on, instead of the default ones."),
     Key("extend-select", RULES, "[]", "Rules that are on besides."),
     Key("ignore", RULES, "[]", "Rules that are off."),

@@ -74,7 +74,7 @@ def given(text: str, folder: Path) -> Layer:
         raise MpauditError(
             f"--config: {text!r} is neither a file nor a `key = value` as in mpaudit.toml"
         ) from None
-    return Layer(_checked(table, lambda _key, _word: f"--config {text!r}"), folder)
+    return Layer(_checked(table, lambda _key, _word: f"--config {text!r}", folder), folder)
 
 
 def _table(path: Path) -> tuple[Mapping[str, Any], str]:
@@ -113,12 +113,13 @@ def _values(table: Mapping[str, Any], path: Path, text: str) -> dict[str, Any]:
     def where(key: str, word: str) -> str:
         return f"{shown(str(path))}:{locate(text, key, word, table=_prefix(path))}"
 
-    return _checked(table, where)
+    return _checked(table, where, path.parent)
 
 
-def _checked(table: Mapping[str, Any], where: Any) -> dict[str, Any]:
+def _checked(table: Mapping[str, Any], where: Any, folder: Path) -> dict[str, Any]:
+    """The values of a table; the plugins come first, for the other keys may name their rules."""
     values: dict[str, Any] = {}
-    for name, value in table.items():
+    for name, value in sorted(table.items(), key=lambda each: each[0] != "plugins"):
         key = KEYS.get(name)
         if key is None:
             close = _nearest(name, list(KEYS))
@@ -126,9 +127,23 @@ def _checked(table: Mapping[str, Any], where: Any) -> dict[str, Any]:
             raise MpauditError(f"{where(name, '')}: there is no key {name!r}; {hint}")
         try:
             values[name] = key.kind.read(value)
+            if name == "plugins":
+                _load(values[name], folder)
         except WrongValueError as problem:
             raise MpauditError(f"{where(name, problem.word)}: {name}: {problem}") from None
     return values
+
+
+def _load(names: Sequence[str], folder: Path) -> None:
+    if not names:
+        return
+    from mpaudit.extension.loading import load
+
+    for name in names:
+        try:
+            load(name, folder)
+        except MpauditError as problem:
+            raise WrongValueError(str(problem), name) from problem
 
 
 def _nearest(word: str, words: Sequence[str]) -> str | None:

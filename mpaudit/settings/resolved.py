@@ -11,7 +11,7 @@ from mpaudit.config import Selection, Target, fit
 from mpaudit.default import EXCLUDED
 from mpaudit.finding import Finding
 from mpaudit.fix import Safety
-from mpaudit.rule import Severity, rule
+from mpaudit.rule import Rule, Severity, rule
 from mpaudit.settings.pattern import Patterns, patterns
 from mpaudit.settings.reading import Layer
 
@@ -34,8 +34,8 @@ class Settings:
     """What holds for some files.
 
     `fixable` selects the rules whose fixes are offered; `safe` and `unsafe` are rules whose fixes
-    count as such; `options` are the values of keys that are no lists of rules. `origin` is the
-    file they come from, `folder` where it stands.
+    count as such; `plugins` are those whose rules there are; `options` are the values of keys that are
+    no lists of rules. `origin` is the file they come from, `folder` where it stands.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -45,10 +45,15 @@ class Settings:
     severity: Mapping[str, Severity] = field(default_factory=dict)
     safe: tuple[str, ...] = ()
     unsafe: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     excluded: tuple[Patterns, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = field(default_factory=Path.cwd)
     origin: Path | None = None
+
+    def has(self, page: Rule) -> bool:
+        """Whether a rule is one of those that there are for these files."""
+        return not page.plugin or page.plugin in self.plugins
 
     def of(self, path: str) -> Selection:
         """The rules that are on in a file, given by its absolute path with forward slashes."""
@@ -104,6 +109,7 @@ def resolve(layers: Sequence[Layer], folder: Path, origin: Path | None = None) -
         severity={w: s for layer in layers for w, s in layer.values.get("severity", {}).items()},
         safe=_added(layers, "extend-safe-fixes"),
         unsafe=_added(layers, "extend-unsafe-fixes"),
+        plugins=tuple(values.get("plugins", ())),
         excluded=_excluded((Layer({"exclude": EXCLUDED}, folder), *layers)),
         options={key: value for key, value in values.items() if key in _OPTIONS},
         folder=folder,

@@ -8,8 +8,11 @@ from typing import Any
 from mpaudit.settings.key import KEYS
 
 _RULES = "A code (MP104), the start of codes (MP1), a name (missing-scaler-update), or ALL."
-_SELECTOR = r"^(?:ALL|MP\d{0,3}|[a-z0-9]+(?:-[a-z0-9]+)+)$"
-"""By form: which rules there are is no part of the schema, which would change with every rule."""
+_SELECTOR = r"^(?:MP\d{0,3}|(?!MP\d)[A-Z]{2,12}\d{0,5}|[a-z0-9]+(?:-[a-z0-9]+)+)$"
+"""By form: which rules there are is no part of the schema, which would change with every rule.
+
+Codes of other letters are those of plugins; ALL is a word of that form.
+"""
 
 
 def schema() -> dict[str, Any]:

@@ -40,12 +40,24 @@ def concerns(data: bytes) -> bool:
     """
     if any(name in data for name in _NAMES) or _AMP.search(data) is not None:
         return True
+    if _also and any(word in data for word in _also):
+        return True
     return any(name in data for name in _ACTIVATIONS) and _LOGARITHM.search(data) is not None
 
 
 def silences(data: bytes) -> bool:
     """Whether a file may hold a comment that silences a rule: a quick look at its bytes."""
-    return b"mpaudit" in data or (b"noqa" in data and b"MP" in data)
+    return b"mpaudit" in data or (b"noqa" in data and any(each in data for each in _letters))
+
+
+_also: list[bytes] = []
+_letters: list[bytes] = [b"MP"]
+
+
+def widen(words: Iterable[bytes], letters: Iterable[str]) -> None:
+    """Let files concern what mentions these words, too; `letters` are what codes of rules start with."""
+    _also[:] = words
+    _letters[:] = [each.encode() for each in letters]
 
 
 _DRIVES = (

@@ -6,17 +6,35 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
-GATE = re.compile(r"mpaudit\s*:|noqa\s*:[^\r\n]*\bMP\d", re.IGNORECASE)
-"""What a text holds that may have a directive in it."""
+from mpaudit.rule import prefixes
+
 _DIRECTIVE = re.compile(
     r"#\s*mpaudit\s*:\s*(?P<kind>file-ignore|ignore|disable|enable)(?![\w-])"
     r"(?P<list>\s*\[(?P<words>[^\]]*)\])?"
     r"|#\s*noqa\s*:\s*(?P<codes>[a-z]+\d+(?:[,\s]+[a-z]+\d+)*)",
     re.IGNORECASE,
 )
-_OURS = re.compile(r"MP\d+", re.IGNORECASE)
 _NEXT = re.compile(r"#\s*[A-Za-z]")  # another remark in the same comment; "#12" is not
+
+
+def gate(prefixes: frozenset[str]) -> re.Pattern[str]:
+    """What a text holds that may have a directive in it; `prefixes` are the letters of codes."""
+    return _compiled(rf"mpaudit\s*:|noqa\s*:[^\r\n]*\b(?:{_any(prefixes)})\d")
+
+
+def _code(prefixes: frozenset[str]) -> re.Pattern[str]:
+    return _compiled(rf"(?:{_any(prefixes)})\d+")
+
+
+def _any(prefixes: frozenset[str]) -> str:
+    return "|".join(sorted(prefixes))
+
+
+@lru_cache(maxsize=16)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
 
 
 class Kind(Enum):
@@ -48,11 +66,12 @@ class Directive:
 
 def directives(comment: str, offset: int) -> Iterator[Directive]:
     """The directives of a comment that stands at `offset`."""
+    code = _code(prefixes())
     for match in _DIRECTIVE.finditer(comment):
         group = "codes" if match["codes"] is not None else "words"
         words = [word for word in re.split(r"[\s,]+", match[group] or "") if word]
         kind = Kind.NOQA if group == "codes" else Kind(match["kind"].lower())
-        ours = [word for word in words if kind is not Kind.NOQA or _OURS.fullmatch(word)]
+        ours = [word for word in words if kind is not Kind.NOQA or code.fullmatch(word)]
         if kind is Kind.NOQA and not ours:
             continue
         following = _NEXT.search(comment, match.end())

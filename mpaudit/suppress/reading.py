@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from mpaudit.cell import Cell
 from mpaudit.config import nearest
 from mpaudit.finding import Finding
-from mpaudit.rule import find
-from mpaudit.suppress.directive import GATE, Directive, Kind, directives
+from mpaudit.rule import find, prefixes
+from mpaudit.suppress.directive import Directive, Kind, directives, gate
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _EXAMPLE = "name the rules, as in `# mpaudit: {}[missing-scaler-update]`"
@@ -70,9 +70,11 @@ class Suppressions:
 def read(text: str, filename: str, cells: Sequence[Cell] = ()) -> Suppressions:
     """The suppressions in `text`: a script, or the `cells` of a notebook."""
     lowered = text.lower()
-    if not ("mpaudit" in lowered or ("noqa" in lowered and "mp" in lowered)):
+    letters = prefixes()
+    noqa = "noqa" in lowered and any(each.lower() in lowered for each in letters)
+    if not ("mpaudit" in lowered or noqa):
         return Suppressions()  # this takes a hundredth of the time
-    if not GATE.search(text):
+    if not gate(letters).search(text):
         return Suppressions()
     reading = _Reading(filename, text.count("\n") + text.count("\r") + 1)
     if not cells:
