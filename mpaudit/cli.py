@@ -58,6 +58,9 @@ class CheckCommand(click.Command):
         return super().parse_args(ctx, [*bare, *args[end:]])
 
 
+_TAKES_A_VALUE = ("-o", "--output", "--device", "--reference")  # of the options of `run`
+
+
 class RunCommand(click.Command):
     """`run`: what follows the script, or `-m module`, belongs to the script, options included."""
 
@@ -69,7 +72,7 @@ class RunCommand(click.Command):
                 end = position + (2 if args[position] == "-m" else 1)
                 args = [*args[:end], "--", *args[end:]]
                 break
-            position += 2 if args[position] in ("-o", "--output", "--device") else 1
+            position += 2 if args[position] in _TAKES_A_VALUE else 1
         return super().parse_args(ctx, args)
 
 
@@ -187,11 +190,22 @@ def check(
     show_default=True,
     help="Where the script's cuda calls go; auto: to the CPU if there is no GPU.",
 )
+@click.option(
+    "--reference",
+    type=click.IntRange(min=10),
+    metavar="STEPS",
+    help="First run so many steps three times, twice in float32, and say if the script leaves it.",
+)
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Where the trace is written.")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def run(
-    fix: bool, device: str, output: Path | None, module: str | None, command: tuple[str, ...]
+    fix: bool,
+    device: str,
+    reference: int | None,
+    output: Path | None,
+    module: str | None,
+    command: tuple[str, ...],
 ) -> int:
     """Run SCRIPT as `python SCRIPT ARGS...` would, and record what mixed precision really does.
 
@@ -203,7 +217,13 @@ def run(
 
     name, *arguments = (module, *command) if module else command
     return witness.run(
-        name, arguments, module=module is not None, fix=fix, device=device, output=output
+        name,
+        arguments,
+        module=module is not None,
+        fix=fix,
+        device=device,
+        output=output,
+        reference=reference,
     )
 
 

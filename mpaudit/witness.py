@@ -11,13 +11,24 @@ from mpaudit.config import UNUSED, of_script
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.runtime import launch
+from mpaudit.runtime.reference import rehearse
 from mpaudit.runtime.target import Target
 
 
 def run(
-    name: str, argv: Sequence[str], *, module: bool, fix: bool, device: str, output: Path | None
+    name: str,
+    argv: Sequence[str],
+    *,
+    module: bool,
+    fix: bool,
+    device: str,
+    output: Path | None,
+    reference: int | None = None,
 ) -> int:
-    """Run the script or module `name`; returns its exit code. The file itself is never changed."""
+    """Run the script or module `name`; returns its exit code. The file itself is never changed.
+
+    `reference` is how many steps are compared with float32 before that; None is not at all.
+    """
     if not module and name.endswith(".ipynb"):
         raise MpauditError(
             f"run: {name} is a notebook, and only scripts are run; "
@@ -30,8 +41,20 @@ def run(
     def static() -> list[Finding]:
         return audit.check_text(text, program.filename, of_script())
 
+    compared = None
+    if reference is not None:
+        compared = rehearse(
+            name, argv, reference, module=module, device=device, source=source, say=_say
+        )
     return launch.run(
-        name, argv, module=module, device=device, output=output, source=source, static=static
+        name,
+        argv,
+        module=module,
+        device=device,
+        output=output,
+        source=source,
+        static=static,
+        compared=compared,
     )
 
 

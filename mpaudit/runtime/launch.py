@@ -20,6 +20,8 @@ from mpaudit.protocols import machines
 from mpaudit.rule import Rule
 from mpaudit.runtime import failure, target
 from mpaudit.runtime.arrival import Arrival
+from mpaudit.runtime.divergence import Comparison
+from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.tracer import Tracer
 
 Uninstall = Callable[[], None]
@@ -34,18 +36,26 @@ def run(
     output: Path | None = None,
     source: str | None = None,
     static: Callable[[], Sequence[Finding]] | None = None,
+    compared: Comparison | None = None,
+    rehearsal: Plan | None = None,
 ) -> int:
     """Run the script (or, with `module`, the module) called `name` with `argv`, and trace it.
 
     Returns the exit code that `python` would have ended with. `device` is "auto", "cuda" or "cpu".
     `source` is a corrected text to run in place of the file's. `static` gives the static pass's
-    findings; it is asked only when the script dies of a mistake that a rule explains. Raises
-    MpauditError, before anything is written, if there is nothing to run.
+    findings; it is asked only when the script dies of a mistake that a rule explains. `compared` is
+    how it came out when the script was compared with float32; `rehearsal` makes this run one of
+    those that are compared. Raises MpauditError, before anything is written, if there is nothing to
+    run.
     """
     program = find(name, source, module=module)
     tracer = Tracer(output or Path(_trace_name(program.name)), machines())
     _note_run(tracer, program, argv, corrected=source is not None)
-    probes = _Probes(tracer, device)
+    if compared is not None:
+        tracer.note("reference", compared.facts())
+        for problem in compared.problems:
+            tracer.problem(problem)
+    probes = _Probes(tracer, device, rehearsal)
     code, error = 1, None
     try:
         with _interpreter(program, argv), probes:
@@ -107,8 +117,9 @@ def _execute(program: target.Target) -> tuple[int, BaseException | None]:
 class _Probes:
     """The probes of the frameworks, each installed when the script has imported its framework."""
 
-    def __init__(self, tracer: Tracer, device: str) -> None:
+    def __init__(self, tracer: Tracer, device: str, rehearsal: Plan | None) -> None:
         self._tracer = tracer
+        self._rehearsal = rehearsal
         self._device = device
         self._installed: list[Uninstall] = []
         watched = {"torch": self._torch, "keras": self._keras, "tf_keras": self._keras}
@@ -141,7 +152,9 @@ class _Probes:
         try:
             probe = import_module(module)
             if framework == "torch":
-                self._installed.append(probe.install(self._tracer, self._device, say=_note))
+                self._installed.append(
+                    probe.install(self._tracer, self._device, _note, self._rehearsal)
+                )
             else:
                 self._installed.append(probe.install(self._tracer))
         except MpauditError:

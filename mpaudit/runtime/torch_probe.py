@@ -7,10 +7,12 @@ from collections.abc import Callable
 import torch
 
 from mpaudit.errors import MpauditError
+from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.torch_compiler import Compiler
 from mpaudit.runtime.torch_device import Remap
 from mpaudit.runtime.torch_layers import Layers
 from mpaudit.runtime.torch_loop import Loop
+from mpaudit.runtime.torch_recorder import Recorder
 from mpaudit.runtime.torch_regions import watch_regions
 from mpaudit.runtime.torch_watch import Watch
 from mpaudit.runtime.tracer import Tracer
@@ -21,11 +23,15 @@ EMULATED = (
 
 
 def install(
-    tracer: Tracer, device: str = "auto", say: Callable[[str], None] = print
+    tracer: Tracer,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+    rehearsal: Plan | None = None,
 ) -> Callable[[], None]:
     """Watch torch from here on; returns what takes every hook away again.
 
-    `device` is "auto", "cuda" or "cpu"; `say` is told once if cuda calls are remapped to the CPU.
+    `device` is "auto", "cuda" or "cpu"; `say` is told once if cuda calls are remapped to the CPU. A
+    `rehearsal` says in which arithmetic the script is to compute, and what is recorded of it.
     Raises MpauditError for "cuda" on a machine without one.
     """
     available = torch.cuda.is_available()
@@ -52,6 +58,8 @@ def install(
                 say(f"the script's cuda calls run on the CPU ({why}); float16 is emulated there")
 
             Remap(watch, layers.casts, remapped)
+        if rehearsal is not None:
+            Recorder(rehearsal, watch)
     except BaseException:
         watch.patches.undo()
         raise

@@ -87,6 +87,11 @@ class Tracer:
         """Whether this process is the one that is traced (False in a forked child)."""
         return os.getpid() == self._process
 
+    @property
+    def dtypes(self) -> frozenset[str]:
+        """The plain names of all dtypes that flowed."""
+        return frozenset(self._dtypes)
+
     def note(self, key: str, value: Any) -> None:
         """Record a fact about the run in JSON values: "framework", "versions", "device", ..."""
         with self.lock:

@@ -1,0 +1,152 @@
+"""One of the runs that are compared: what is to be done in it, what it recorded, and the process.
+
+`python -m mpaudit.runtime.rehearsal PLAN.json` is that process. It runs the script as `launch` does,
+stops after so many steps, and writes the record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mpaudit.finding import Position, Span
+
+Kind = Literal["plain", "float32", "rounded"]
+Sketch = list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one rehearsal does.
+
+    `kind`: "plain" is the script as it is, "float32" the same in float32, "rounded" that one with
+    products and casts rounded to `digits` significant bits. It ends after `steps` attempts to step of
+    one optimizer. `skips` are attempts that are skipped, by index of the optimizer.
+    """
+
+    kind: Kind
+    steps: int
+    record: str
+    name: str
+    argv: list[str]
+    module: bool = False
+    device: str = "auto"
+    source: str | None = None
+    digits: int = 11
+    skips: dict[str, list[int]] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write the plan for the process that follows it."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """The plan that `write` wrote."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass(slots=True)
+class Loss:
+    """The value that one backward pass began with; `place` is the number of a place in the script."""
+
+    place: int
+    step: int
+    value: float
+
+
+@dataclass(slots=True)
+class Step:
+    """One attempt: sketches of the gradients (of an applied one), by number of the parameter."""
+
+    optimizer: int
+    number: int
+    applied: bool
+    place: int
+    gradients: list[Sketch | None]
+
+
+@dataclass(slots=True)
+class Output:
+    """A sketch of what one call of a layer gave; `layer` is its path."""
+
+    layer: str
+    step: int
+    sketch: Sketch
+
+
+@dataclass(slots=True)
+class Record:
+    """What a rehearsal saw, in the order of the run.
+
+    `start` is the state at the first forward pass: sketches of parameters and inputs, and a digest of
+    the random state. `dtypes` are the low-precision ones that flowed. `places` are spans.
+    """
+
+    start: dict[str, Any] = field(default_factory=dict)
+    dtypes: list[str] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+    places: list[list[Any]] = field(default_factory=list)
+    framework: str | None = None
+    stopped: bool = False
+
+    def place(self, at: Span) -> int:
+        """The number of a place; it is made known."""
+        data = [at.filename, at.start.row, at.start.column, at.end.row, at.end.column]
+        if data not in self.places:
+            self.places.append(data)
+        return self.places.index(data)
+
+    def span(self, place: int) -> Span:
+        """The place with a number."""
+        filename, row, column, end_row, end_column = self.places[place]
+        return Span(filename, Position(row, column), Position(end_row, end_column))
+
+    def write(self, path: str) -> None:
+        """Write the record at once, whole or not at all."""
+        part = Path(f"{path}.part")
+        part.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        part.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """The record that `write` wrote."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data["losses"] = [Loss(**each) for each in data["losses"]]
+        data["steps"] = [Step(**each) for each in data["steps"]]
+        data["outputs"] = [Output(**each) for each in data["outputs"]]
+        return cls(**data)
+
+
+def perform(path: Path) -> int:
+    """Follow the plan in the file at `path`; returns the exit code of the script."""
+    from mpaudit.runtime import launch
+
+    plan = Plan.read(path)
+    output = Path(f"{plan.record}.mpa")
+    return launch.run(
+        plan.name,
+        plan.argv,
+        module=plan.module,
+        device=plan.device,
+        output=output,
+        source=plan.source,
+        rehearsal=plan,
+    )
+
+
+def leave(record: Record, plan: Plan) -> None:
+    """Enough was seen: write the record and end the process, before the script goes on."""
+    record.stopped = True
+    record.write(plan.record)
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(perform(Path(sys.argv[1])))
