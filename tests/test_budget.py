@@ -104,3 +104,53 @@ def test_a_training_is_followed_whatever_is_asked_beside_it(
 
 def test_the_program_is_too_large_to_be_followed_whole() -> None:
     assert BUDGET < 2**24
+
+
+def test_what_is_called_last_gets_most_of_the_budget(tmp_path: Path) -> None:
+    """A scaler for each epoch shows in the second epoch only: `main` calls what calls the training."""
+    asked = "\n".join(
+        f"        if args.flag{n}:\n            history.append(({n}, loss.item()))" for n in range(40)
+    )
+    path = tmp_path / "nested.py"
+    path.write_text(
+        f"""import argparse
+import torch
+from torch import nn
+
+
+def train(model, optimizer, loader, args, history):
+    scaler = torch.amp.GradScaler("cuda")
+    for inputs, targets in loader:
+        optimizer.zero_grad()
+        with torch.autocast("cuda"):
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+{asked}
+
+
+def run(args):
+    model = nn.Linear(8, 2).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr)
+    history = []
+    for epoch in range(args.epochs):
+        train(model, optimizer, args.loader, args, history)
+
+
+def launch(args):
+    torch.manual_seed(args.seed)
+    run(args)
+
+
+def main():
+    args = argparse.ArgumentParser().parse_args()
+    launch(args)
+
+
+if __name__ == "__main__":
+    main()
+""",
+        encoding="utf-8",
+    )
+    assert [finding.name for finding in check([path]).findings] == ["scaler-in-loop"]

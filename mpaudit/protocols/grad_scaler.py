@@ -265,6 +265,8 @@ class GradScalerProtocol(Protocol):
             if key == "phase" or not isinstance(key, tuple):
                 continue
             refs = [part for part in (*key, value) if isinstance(part, Ref)]
+            if key[0] in ("stepped", "unscaled"):
+                refs = [key[1]]  # whoever has the optimizer alone can do neither, nor update
             if any(ref.key in event.objects for ref in refs):
                 self.state.pop(key, None)
                 if key[0] in ("stepped", "unscaled"):  # so that nothing seems to be missing

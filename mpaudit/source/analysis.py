@@ -21,6 +21,7 @@ from mpaudit.source.path import Fork, Frame, Identities, Path, Standing, lookup
 from mpaudit.source.project import Project
 from mpaudit.source.relevance import Relevance
 from mpaudit.source.roles import Roles, roles
+from mpaudit.source.share import Shares
 from mpaudit.source.values import (
     Class,
     Const,
@@ -74,10 +75,11 @@ class Engine(Compound):
         super().__init__(self.state.identities, BUDGET)
         self.project = project
         self.relevance = Relevance(project)
+        self.shares = Shares(self.relevance)
         self.followed = self.state.followed
         self.verdicts = []
         self.escaped = []
-        self.executed = set()
+        self.executed, self.turn = {}, 0
         self.guards = 0
         self.holes = []
         self.places = {}
@@ -137,6 +139,7 @@ class Engine(Compound):
             allowed, followed = min(bound, self.left), self.followed.copy()
             self.verdicts, self.escaped, self.guards, self.budget = [], [], 0, allowed
             self.holes, self.floor = [], 0
+            self.turn += 1
             self.oversized.clear()
             self.fruitless.clear()
             try:

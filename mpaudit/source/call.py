@@ -368,6 +368,7 @@ class Calls(Making):
                 if not isinstance(part, Thing):
                     continue
                 keys.add(part.uid)
+                keys.update(self.identities.members.get(part.uid, ()))
                 if part.kind == "Module":
                     path.learn(part, device=UNKNOWN)
                 if part.kind in ("instance", "super"):

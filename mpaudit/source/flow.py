@@ -16,6 +16,7 @@ from mpaudit.source.facts import beyond, carries
 from mpaudit.source.join import merge
 from mpaudit.source.narrow import NARROWNESS, SMALL, STEPPING, of_order
 from mpaudit.source.path import Fork, Frame, Path
+from mpaudit.source.share import Shares
 from mpaudit.source.skim import pass_over, passable
 from mpaudit.source.values import (
     UNKNOWN,
@@ -31,12 +32,8 @@ from mpaudit.source.values import (
 )
 
 MAX_PATHS = 48
-SHARE = 0.3
-"""How much of what is left of the budget a call may use up."""
 FRUITLESS = 2
 """A function of which nothing has come so often is not followed again from the same entry point."""
-LEAST = 1000
-"""What a call may use up in any case, in evaluations of an expression."""
 EVENT = 4
 """What it costs to tell an event to the protocols, in evaluations of an expression."""
 WATCHED = frozenset(["GradScaler", "autocast", "Optimizer", "context"])
@@ -48,7 +45,10 @@ class Flow(Expressions):
 
     verdicts: list[Verdict]
     escaped: list[Path]
-    executed: set[ast.stmt]
+    executed: dict[ast.stmt, int]
+    """The statements that were executed, and the turn in which they were last."""
+    turn: int
+    shares: Shares
 
     def emit(self, event: Event, path: Path) -> None:
         """Feed an event to the path's protocols."""
@@ -125,7 +125,8 @@ class Flow(Expressions):
             ended = self._share_of(before.copy(), call, narrow)
             if ended is not None:
                 if told == self.told and not any(self.shows(each, before, call) for each in ended):
-                    self.fruitless[node] = self.fruitless.get(node, 0) + 1
+                    if not self.shares.held_back(call.function, self.executed, self.turn):
+                        self.fruitless[node] = self.fruitless.get(node, 0) + 1
                 return ended
             self.oversized[node] = NARROWNESS.index(narrow)
         return [self.given_up(before, call)]
@@ -137,7 +138,7 @@ class Flow(Expressions):
         around, floor, escaped = self.narrow, self.floor, self.escaped.copy()
         verdicts, followed, guards = len(self.verdicts), len(self.followed), self.guards
         left = self.budget - floor
-        self.floor = self.budget - min(left, max(LEAST, int(left * SHARE)))
+        self.floor = self.budget - self.shares.of(left, path.frame.module, call.site)
         self.narrow = narrow
         try:
             ended = self.follow(path, call)
@@ -238,7 +239,7 @@ class Flow(Expressions):
     def statement(self, node: ast.stmt, path: Path) -> list[Path]:
         """Execute one statement."""
         self.spend()
-        self.executed.add(node)
+        self.executed[node] = self.turn
         if self.narrow and passable(node, SMALL.get(self.narrow, 0)):
             if self.relevance.idle(path.frame.module, node, self.narrow):
                 return pass_over(self, node, path)

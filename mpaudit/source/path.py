@@ -37,6 +37,8 @@ class Identities:
         """The conditions on which it depends what a name holds that a protocol watches."""
         self.within: dict[tuple[Thing, Thing], bool] = {}
         """Whether a value went into another one, as far as that was asked."""
+        self.members: dict[int, list[int]] = {}
+        """The attributes of things that were only ever read, by what they are attributes of."""
         self._descriptions: list[tuple[Hashable, ...]] = [("settings",)]
 
     def number(self, *description: Hashable) -> int:
@@ -45,6 +47,8 @@ class Identities:
         if known is None:
             known = self._numbers[description] = len(self._descriptions)
             self._descriptions.append(description)
+            if description[0] == "." and isinstance(description[1], Thing):
+                self.members.setdefault(description[1].uid, []).append(known)
         return known
 
     def description(self, number: int) -> tuple[Hashable, ...]:

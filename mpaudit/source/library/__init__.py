@@ -38,6 +38,7 @@ from mpaudit.source.library import (
     numpy_range,
     owned,
     python,
+    python_class,
     python_threads,
     tensorflow_constants,
     tensorflow_masks,
@@ -95,6 +96,7 @@ from mpaudit.source.library.torch_placement import attached, moved_elsewhere
 
 FAMILIES = (
     python,
+    python_class,
     python_threads,
     contexts,
     torch_activation,

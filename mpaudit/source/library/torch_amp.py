@@ -16,6 +16,7 @@ from mpaudit.event import (
 from mpaudit.finding import Position, Span
 from mpaudit.source.absence import never_called
 from mpaudit.source.guard import guard_after
+from mpaudit.source.handover import handed
 from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch_device import decided, device_type
 from mpaudit.source.library.torch_region import stepped_inside
@@ -35,7 +36,7 @@ from mpaudit.source.values import (
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
+    from mpaudit.source.path import Identities, Path
     from mpaudit.source.request import Call
 
 LEGACY_SCALERS = (
@@ -228,9 +229,12 @@ def _alone(call: Call) -> frozenset[str]:
     if len(path.frames) < 2 or identities.description(path.frames[1].context)[0] != "entry":
         return frozenset()
     operation, *rest = identities.description(call.thing.uid)
-    inside = {frame.context for frame in path.frames}
     function = call.node.func
-    if (operation == "made" and rest[1] in inside) or not isinstance(function, ast.Attribute):
+    if not isinstance(function, ast.Attribute):
+        return frozenset()
+    if operation == "made" and _within(rest[1], path.frames[1].context, identities):
+        return frozenset()
+    if _shared(call, function.value):
         return frozenset()
     holder = function.value
     name = holder.attr if isinstance(holder, ast.Attribute) else getattr(holder, "id", "")
@@ -239,6 +243,28 @@ def _alone(call: Call) -> frozenset[str]:
         if name
         else frozenset()
     )
+
+
+def _shared(call: Call, holder: ast.expr) -> bool:
+    """Whether the function hands its scaler, or what holds it, to code out of sight, by a parameter."""
+    while isinstance(holder, ast.Attribute):
+        holder = holder.value
+    frame = call.path.frame
+    if not isinstance(holder, ast.Name) or frame.function is None:
+        return False
+    value = call.path.heap.get((frame.scopes[0], holder.id))
+    if value is None:
+        return False
+    gone = handed(frame.function, {holder.id: value}, call.path, call.engine.identities)
+    return value in gone or call.thing in gone
+
+
+def _within(context: object, entry: int, identities: Identities) -> bool:
+    """Whether an activation is that of the entry point, or of what it called, over by now or not."""
+    while isinstance(context, int) and context != entry:
+        operation, *rest = identities.description(context)
+        context = rest[0] if operation == "in" else None
+    return context == entry
 
 
 def _definite(call: Call, value: Value | None) -> bool:

@@ -1,0 +1,75 @@
+"""What class an object is of, where the program shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mpaudit.source.library.registry import answers
+from mpaudit.source.values import FALSE, TRUE, Class, Const, External, Pack, Thing, Value
+
+if TYPE_CHECKING:
+    from mpaudit.source.path import Path
+    from mpaudit.source.request import Call
+
+ROOTS = frozenset(["builtins.object", "abc.ABC", "torch.nn.Module", "torch.nn.modules.Module"])
+"""Bases that derive from no class of a library that anyone asks for."""
+ADAMS = frozenset(["torch.optim.Adam", "torch.optim.AdamW"])
+"""Of these, one derives from the other in some versions."""
+
+
+@answers("builtins.isinstance")
+def is_of_class(call: Call) -> Value | None:
+    """`isinstance(x, C)` of an object that was made in view; None where that does not settle it."""
+    value, asked = call.argument(0), call.argument(1)
+    if not isinstance(value, Thing) or asked is None:
+        return None
+    if call.engine.identities.description(value.uid)[0] != "made":
+        return None
+    each = [
+        _is(value, one, call.path) for one in (asked.items if isinstance(asked, Pack) else (asked,))
+    ]
+    if True in each:
+        return TRUE
+    return None if None in each else FALSE
+
+
+def _is(value: Thing, asked: Value, path: Path) -> bool | None:
+    owner, maker = path.known(value, "@class"), path.known(value, "@maker")
+    if isinstance(owner, Class):
+        line = list(_line(owner))
+        if asked in line:
+            return True
+        plain = all(isinstance(each, Class) or _root(each) for each in line)
+        if isinstance(asked, Class):
+            return False if plain else None
+        return False if plain and isinstance(asked, External) and _layer(asked.name) else None
+    if isinstance(maker, Const) and isinstance(asked, External) and value.kind == "Optimizer":
+        if maker.value == asked.name:
+            return True
+        both = {str(maker.value), asked.name}
+        optimizers = all(name.rpartition(".")[0] == "torch.optim" for name in both)
+        return (
+            False if optimizers and both != ADAMS and "torch.optim.Optimizer" not in both else None
+        )
+    return None
+
+
+def _line(owner: Class, depth: int = 0) -> Iterator[Value]:
+    """A class and what it derives from, nearest first."""
+    yield owner
+    for base in owner.bases:
+        if isinstance(base, Class) and depth < 8:
+            yield from _line(base, depth + 1)
+        else:
+            yield base
+
+
+def _root(base: Value) -> bool:
+    return isinstance(base, External) and base.name in ROOTS
+
+
+def _layer(name: str) -> bool:
+    """Whether a name is that of a layer in `torch.nn`, and of no wrapper of other modules."""
+    package, _, last = name.rpartition(".")
+    return package == "torch.nn" and last not in ("Module", "DataParallel")
