@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 40
 _LOW = re.compile(
-    r"autocast|\bhalf\b|float16|MixedPrecision|mixed_precision|apex\.amp|^initialize$"
+    r"autocast|\bhalf\b|float16|MixedPrecision|mixed_precision|apex\.amp|^initialize\(\)$"
     r"|\baccelerate\b|lightning|deepspeed|\bFabric\b|HalfTensor"
 )
 """Whatever makes a model compute in low precision has one of these names."""
@@ -60,6 +60,8 @@ def _words(module: Module) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.Attribute):
             yield node.attr
+        elif isinstance(node, ast.Call):
+            yield f"{getattr(node.func, 'attr', getattr(node.func, 'id', ''))}()"
         elif isinstance(node, ast.alias):
             bound = node.asname or node.name.partition(".")[0]
             if passes_on or bound in used or bound == "*":
