@@ -109,7 +109,8 @@ def test_the_program_is_too_large_to_be_followed_whole() -> None:
 def test_what_is_called_last_gets_most_of_the_budget(tmp_path: Path) -> None:
     """A scaler for each epoch shows in the second epoch only: `main` calls what calls the training."""
     asked = "\n".join(
-        f"        if args.flag{n}:\n            history.append(({n}, loss.item()))" for n in range(40)
+        f"        if args.flag{n}:\n            history.append(({n}, loss.item()))"
+        for n in range(40)
     )
     path = tmp_path / "nested.py"
     path.write_text(
