@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export CUDA_VISIBLE_DEVICES ?=
 
-.PHONY: demo test test-all lint accuracy corpus bench gpu clean
+.PHONY: demo test test-all lint accuracy corpus bench docs gpu clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,8 +57,13 @@ corpus: $(READY)  ## The check on pinned packages, compared with verdicts read b
 bench: $(READY)  ## Speed, against other tools in the same run; some of them take minutes
 	$(BIN)/python -m tests.benchmarks
 
+docs: $(READY)  ## The documentation site, in build/site/site
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python docs/pages.py build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file build/site/mkdocs.yml
+
 gpu: $(READY)  ## What only a CUDA device can show
 	CUDA_VISIBLE_DEVICES=0 $(BIN)/pytest -m gpu
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo build
