@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mpaudit import audit, baseline, history
+from mpaudit import audit
 from mpaudit.config import UNREADABLE
 from mpaudit.errors import MpauditError
 from mpaudit.render import concise, diff, fixes, formats, settings
@@ -139,6 +139,10 @@ def _run(wanted: Wanted, stdin: Callable[[], bytes], *, colour: bool) -> Outcome
 
 def _unaccepted(wanted: Wanted, report: Report) -> tuple[Report, list[str]]:
     """What a branch adds, and no baseline accepts; and what is to be said about that."""
+    if wanted.diff_base is None and not wanted.write_baseline and not wanted.baseline:
+        return report, []
+    from mpaudit import baseline
+
     notes: list[str] = []
     if wanted.diff_base is not None:
         report, notes = _added(wanted, wanted.diff_base, report)
@@ -155,6 +159,8 @@ def _unaccepted(wanted: Wanted, report: Report) -> tuple[Report, list[str]]:
 
 
 def _added(wanted: Wanted, reference: str, report: Report) -> tuple[Report, list[str]]:
+    from mpaudit import baseline, history
+
     paths: tuple[Path, ...] = wanted.paths or (Path(),)
     if wanted.reads_stdin:
         if wanted.stdin_filename is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from mpaudit.errors import MpauditError
 from mpaudit.rule import Rule, Severity, catalogue
@@ -115,6 +114,8 @@ def selectors(words: tuple[str, ...]) -> tuple[str, ...]:
 
 def nearest(word: str, *, beside: tuple[str, ...] = ()) -> list[str]:
     """Codes, names and whatever stands `beside` them that look like `word`, the likeliest first."""
+    from difflib import get_close_matches
+
     names = [*_words(), *beside]
     by_key = {each.lower(): each for each in names}
     typed = word.lower()

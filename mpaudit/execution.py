@@ -14,7 +14,6 @@ from mpaudit.protocols.protocol import Verdict
 from mpaudit.source.analysis import Engine
 from mpaudit.source.module import Module
 from mpaudit.source.project import Project
-from mpaudit.source.repair import Context, repair
 
 __all__ = ["Found", "Verdict", "executed", "looked", "mended", "settle"]
 
@@ -59,6 +58,10 @@ def settle(verdicts: list[Verdict]) -> list[Problem]:
 
 def mended(problems: Sequence[Problem], project: Project) -> Iterator[Found]:
     """The problems in files that the user asked for, with their fixes."""
+    if not problems:
+        return
+    from mpaudit.source.repair import Context, repair
+
     for problem in problems:
         there = project.checked(problem.span.filename)
         if there is not None:

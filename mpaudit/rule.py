@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,8 +105,15 @@ class Rule:
 
 def pages() -> Traversable:
     """The rule pages: inside the package once installed, beside it in a checkout."""
-    shipped = files("mpaudit") / "rules"
-    return shipped if shipped.is_dir() else Path(__file__).parents[1] / "rules"
+    here = Path(__file__).parent
+    found = next(
+        (each / "rules" for each in (here, here.parent) if (each / "rules").is_dir()), None
+    )
+    if found is not None:
+        return found
+    from importlib.resources import files  # in a zip file
+
+    return files("mpaudit") / "rules"
 
 
 _learned: dict[str, Rule] = {}

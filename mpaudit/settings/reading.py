@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +146,8 @@ def _load(names: Sequence[str], folder: Path) -> None:
 
 
 def _nearest(word: str, words: Sequence[str]) -> str | None:
+    from difflib import get_close_matches
+
     found = get_close_matches(word.lower().replace("_", "-"), words, n=1, cutoff=0.6)
     return found[0] if found else None
 

@@ -115,6 +115,7 @@ class Engine(Compound):
                 title = node.name if name is None else f"{name}.{node.name}"
                 self._entry(title, partial(self._function, module, heap, owner, node), found)
                 verdicts.extend(v for v in found if passed_by is None or _stands_in(v, passed_by))
+        self.instances.clear()  # nobody asks for those of this file again, and they hold much
         return verdicts
 
     def _passed_by(self, function: ast.AST) -> set[int]:

@@ -58,7 +58,11 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
             every += _assumed(source, path, NOTHING)
         else:
             every += [(part, NOTHING) for part in parts(source, path)]
-    flat = [each for each in every if isinstance(each[0], Thing) and path.heap.holds(each[0].uid)]
+    flat = [
+        (part, assumed)
+        for part, assumed in every
+        if isinstance(part, Thing) and path.heap.holds(part.uid)
+    ]
     scaled: Value | None = None
     owners: dict[Value, None] = {}
     through: dict[Value, None] = {}
@@ -66,16 +70,17 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
     if any(path.known(part, "@tape") is not None for part, _ in flat):
         path.learn(made, tape=taped(sources, path))
     for part, assumed in flat:
-        fact = _known(part, "@scaled", path, assumed)
+        facts = path.heap.names(part.uid)
+        fact = _known(facts.get("@scaled"), path, assumed)
         if fact is not None and (scaled is None or scaled == UNKNOWN):
             scaled = fact
         elif isinstance(fact, Pack) and isinstance(scaled, Pack):
             scaled = Pack(tuple(dict.fromkeys((*scaled.items, *fact.items))))
-        held = _known(part, "@owners", path, assumed)
+        held = _known(facts.get("@owners"), path, assumed)
         if isinstance(held, Pack):
             owners.update(dict.fromkeys(held.items))
         for name in INHERITED:
-            fact = _known(part, name, path, assumed)
+            fact = _known(facts.get(name), path, assumed)
             if fact is not None:
                 path.heap[(made.uid, name)] = fact
         passed = path.known(part, "@through") if prepared else None
@@ -157,8 +162,9 @@ def _assumed(
             yield part, assumed
 
 
-def _known(part: Value, name: str, path: Path, assumed: Mapping[Thing, bool]) -> Value | None:
-    fact = path.known(part, name)
+def _known(fact: Value | None, path: Path, assumed: Mapping[Thing, bool]) -> Value | None:
+    if fact is not None:
+        fact = path.settled(fact)
     if fact is None or not assumed:
         return fact
     while isinstance(fact, Choice) and fact.condition in assumed:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from mpaudit.source.values import Value
 
 Place = tuple[int, str]
 """The identity of an owner (a scope, an object, a class) and a name in it."""
+NOTHING: Mapping[str, Value] = {}
 
 
 class Layer:
@@ -51,7 +52,7 @@ class Heap:
 
     def get(self, place: Place, default: Value | None = None) -> Value | None:
         """What a place holds, `default` if nothing."""
-        value = self.look(*place)
+        value = self.look(place[0], place[1])
         return default if value is None else value
 
     def look(self, owner: int, name: str) -> Value | None:
@@ -68,6 +69,20 @@ class Heap:
                 if value is not None:
                     return value
         return None
+
+    def names(self, owner: int) -> Mapping[str, Value]:
+        """What the places of an owner hold, by name; not to be written to."""
+        own = self.owners.get(owner)
+        below = [names for layer in self.layers if (names := layer.owners.get(owner))]
+        if not below:
+            return own or NOTHING
+        if own is None and len(below) == 1:
+            return below[0]
+        merged: dict[str, Value] = {}
+        for names in reversed(below):
+            merged.update(names)
+        merged.update(own or NOTHING)
+        return merged
 
     def holds(self, owner: int) -> bool:
         """Whether anything is known of an owner."""
@@ -116,11 +131,7 @@ class Heap:
 
     def of(self, owner: int) -> Iterator[tuple[str, Value]]:
         """The names of an owner and what they hold."""
-        names: dict[str, Value] = {}
-        for layer in reversed(self.layers):
-            names.update(layer.owners.get(owner, {}))
-        names.update(self.owners.get(owner, {}))
-        return iter(names.items())
+        return iter(list(self.names(owner).items()))
 
     def copy(self) -> Heap:
         """A heap that starts from here and goes its own way."""

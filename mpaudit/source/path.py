@@ -206,8 +206,10 @@ class Path:
         if not isinstance(thing, Thing):
             return None
         fact = self.heap.look(thing.uid, name)
-        if fact is None:  # as most are, most of the time
-            return None
+        return None if fact is None else self.settled(fact)  # as most are, most of the time
+
+    def settled(self, fact: Value) -> Value | None:
+        """What a hidden fact is on this path."""
         while isinstance(fact, Choice):
             answer = self.facts.get(fact.condition)
             if answer is None:

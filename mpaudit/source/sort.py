@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from enum import Enum, auto
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.source.names import Names
@@ -155,17 +156,26 @@ def _receiver(node: ast.AST, module: Module) -> str | None:
 
 def _assigned(owner: ast.ClassDef, name: str, module: Module) -> Iterator[ast.expr | None]:
     """What a class assigns to an attribute of its instances; None for what is no plain assignment."""
-    for node in walk(owner):
-        if isinstance(node, ast.FunctionDef) and node.name == name:
+    for node in _members(owner).get(name, ()):
+        if isinstance(node, ast.FunctionDef):
             yield None  # a property
-        if not isinstance(node, ast.Attribute) or node.attr != name:
-            continue
-        if isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
-            if node.value.id == _receiver(node, module):
-                parent = module.parents[node]
-                plain = isinstance(parent, ast.Assign) and node in parent.targets
-                annotated = isinstance(parent, ast.AnnAssign)
-                yield parent.value if plain or annotated else None  # type: ignore[attr-defined]
+        elif isinstance(node.value, ast.Name) and node.value.id == _receiver(node, module):
+            parent = module.parents[node]
+            plain = isinstance(parent, ast.Assign) and node in parent.targets
+            annotated = isinstance(parent, ast.AnnAssign)
+            yield parent.value if plain or annotated else None  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=256)
+def _members(owner: ast.ClassDef) -> dict[str, list[ast.FunctionDef | ast.Attribute]]:
+    """The functions in a class, and the attributes that are assigned in it, by name."""
+    found: dict[str, list[ast.FunctionDef | ast.Attribute]] = {}
+    for node in walk(owner):
+        if isinstance(node, ast.FunctionDef):
+            found.setdefault(node.name, []).append(node)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.setdefault(node.attr, []).append(node)
+    return found
 
 
 def _is_flag(name: str, module: Module) -> bool:

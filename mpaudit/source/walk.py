@@ -43,4 +43,5 @@ def walk(node: ast.AST) -> Iterator[ast.AST]:
     while waiting:
         found = waiting.pop()
         yield found
-        waiting += reversed(children(found))
+        if _FIELDS[type(found)]:  # half of all nodes are names and literals
+            waiting += reversed(children(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, ScaledLossRead
@@ -67,5 +68,9 @@ def _carries(call: Call, value: Value, steps: int = MAX_STEPS) -> bool:
 def _asks(call: Call) -> bool:
     """Whether the function at hand asks for the scale: it may divide by it."""
     frame = call.path.frame
-    node = frame.function.node if frame.function is not None else frame.module.tree
+    return _mentions(frame.function.node if frame.function is not None else frame.module.tree)
+
+
+@lru_cache(maxsize=1024)
+def _mentions(node: ast.AST) -> bool:
     return any(isinstance(n, ast.Attribute) and n.attr == "get_scale" for n in walk(node))
