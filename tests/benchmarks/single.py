@@ -11,12 +11,12 @@ from .peer import ROOT, Peers
 from .timing import in_turns, ratio, seconds
 from .tree import packages
 
-ROUNDS = 21
+ROUNDS = 15
 CHANGED = {
     "the article's PyTorch script": ROOT / "fixtures" / "article" / "article_pytorch.py",
     "the article's Keras script": ROOT / "fixtures" / "article" / "article_tensorflow.py",
 }
-REAL = "skrl/skrl/agents/torch/ppo/ppo.py"
+REAL = "yolov5/yolov5/classify/train.py"
 """A file with AMP code of the corpus, in its project, whose files it imports."""
 PLAIN = '"""No AMP here."""\n\nimport math\n\n\ndef area(radius):\n    return math.pi * radius**2\n'
 
