@@ -128,3 +128,56 @@ def test_the_labels_can_be_read() -> None:
     groups = labels.read(labels.LABELS)
     assert sum(map(len, groups.values())) > 100
     assert all(len(commit) == 40 for _, commit in groups)
+
+
+LABELS = """repo\tcommit\tpath\tline\trule\tconfidence\treason\tverdict\tdecision
+a/b\tc0\ttrain.py\t10\tclip-before-unscale\tsure\tno unscale_\t\t
+a/b\tc0\ttrain.py\t30\tdouble-unscale\tsure\ttwice\tsilence right\tonce in each pass
+a/b\tc0\ttrain.py\t40\tscaler-in-loop\tlikely\teach epoch\tlimit\ttoo large
+a/b\tc0\ttrain.py\t50\tunscaled-step\tsure\tplain step\t\t
+a/b\tc0\ttrain.py\t60\tunscaled-step\tsure\tplain step\tlimit\t
+a/b\tc0\ttrain.py\t70\tscaler-in-loop\tsure\teach batch\tlimit\ttoo large
+a/b\tc0\tother.py\t0\tclean\tsure\tas documented\t\t
+a/b\tc0\tbook.ipynb\tc2:3\tunscaled-step\tsure\tplain step\t\t
+"""
+FOUND: dict[str, list[labels.Found]] = {
+    "train.py": [
+        ("clip-before-unscale", ((None, 12),)),
+        ("scaler-in-loop", ((None, 5), (None, 71))),
+    ],
+    "other.py": [("double-unscale", ((None, 5),)), ("deprecated-torch-amp", ((None, 1),))],
+    "book.ipynb": [("unscaled-step", ((3, 3),)), ("unscaled-step", ((2, 3),))],
+}
+
+
+def test_labels_are_compared_with_what_was_decided(tmp_path: Path) -> None:
+    """What is met, what is silent for a reason, what nobody has decided, what is decided and met."""
+    table = tmp_path / "labels.tsv"
+    table.write_text(LABELS, encoding="utf-8")
+    ((_, entries),) = labels.read(table).items()
+    result = labels.judge("a/b", entries, FOUND)
+
+    def places(kind: str) -> list[str]:
+        return [place.rpartition(" ")[2] for _, place, _ in getattr(result, kind)]
+
+    assert places("hits") == ["train.py:10", "train.py:70", "3:3"]
+    assert places("right") == ["train.py:30"]
+    assert places("limits") == ["train.py:40"]
+    assert places("undecided") == ["train.py:50", "train.py:60"]  # a verdict wants its reason
+    assert places("stale") == ["train.py:70"]
+    assert places("extras") == ["other.py:5", "2:3"]
+    figures = labels.summarise([result, labels.Result("c/d", failure="no checkout")])
+    assert (figures["labels"], figures["met"], figures["undecided"]) == (7, 3, 2)
+    assert (figures["silence right"], figures["limits"], figures["failures"]) == (1, 1, 1)
+
+
+def test_the_decisions_of_the_labels_are_whole() -> None:
+    """Every verdict is one of the two, with a reason of some length; none stands at a clean file."""
+    entries = [label for group in labels.read(labels.LABELS).values() for label in group]
+    decided = [label for label in entries if label.verdict or label.decision]
+    assert decided
+    assert {label.verdict for label in decided} <= {labels.RIGHT, labels.LIMIT}
+    assert [label for label in decided if len(label.decision) < 40 or label.rule == "clean"] == []
+    figures = labels.last_figures()
+    assert figures["undecided"] == figures["beside"] == figures["failures"] == 0
+    assert figures["labels"] == figures["met"] + figures["silence right"] + figures["limits"]

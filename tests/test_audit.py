@@ -53,6 +53,50 @@ def test_a_fix_keeps_every_other_byte(tmp_path, before, after):
     assert list(changed) == [str(path)]
 
 
+CLIPPED = """\
+import torch
+from torch import nn
+scaler = torch.amp.GradScaler("cuda")
+for x, y in loader:
+    optimizer.zero_grad()
+    with torch.autocast("cuda"):
+        loss = nn.functional.cross_entropy(model(x), y)
+    scaler.scale(loss)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    scaler.step(optimizer)
+    scaler.update()
+"""
+
+
+def _under_flag(text: str) -> str:
+    """The clip under a flag of its own."""
+    clip = "    nn.utils.clip_grad_norm_"
+    return text.replace(clip, f"    if clip:\n    {clip}")
+
+
+@pytest.mark.parametrize("written", [CLIPPED, _under_flag(CLIPPED)], ids=["always", "flag"])
+def test_a_loss_that_is_scaled_at_last_is_unscaled_before_its_clip(tmp_path, written):
+    """Half of this repair would clip scaled gradients: both halves are one fix."""
+    path = tmp_path / "train.py"
+    path.write_text(written, encoding="utf-8")
+    report, _ = audit.fix([path], unsafe=False, write=True)
+    assert not report.findings
+    repaired = path.read_text(encoding="utf-8")
+    assert "    scaler.scale(loss).backward()\n" in repaired
+    first, second = map(repaired.index, ("scaler.unscale_(optimizer)\n", "nn.utils.clip_grad"))
+    assert first < second
+
+
+def test_a_clip_behind_unscale_gets_no_second_one(tmp_path):
+    path = tmp_path / "train.py"
+    clip = "    nn.utils.clip_grad_norm_"
+    written = CLIPPED.replace(clip, f"    scaler.unscale_(optimizer)\n{clip}")
+    path.write_text(written, encoding="utf-8")
+    audit.fix([path], unsafe=False, write=True)
+    assert path.read_text(encoding="utf-8").count("unscale_") == 1
+
+
 def test_nothing_is_written_unless_asked(tmp_path):
     path = tmp_path / "train.py"
     path.write_text(LOOP, encoding="utf-8")

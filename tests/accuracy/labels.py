@@ -1,22 +1,29 @@
 """`python -m tests.accuracy.labels`: mpaudit on public files that people have labelled.
 
-`labels.tsv` names repository, commit, path, line and rule (or `clean`). A repository is read from a bare
-clone below `--repos` (`<owner>+<name>/repo`), or cloned from GitHub into the cache.
+`labels.tsv` names repository, commit, path, line and rule (or `clean`). A label that mpaudit does not meet
+carries what was decided when its file was read: `verdict` is `silence right`, or `limit` where mpaudit
+cannot see what is there, and `decision` says why. A repository is read from a bare clone below `--repos`
+(`<owner>+<name>/repo`), or cloned from GitHub into the cache.
+
+Exits 1 if a miss is undecided, a finding stands beside the labels, or a repository cannot be had.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from mpaudit.audit import check
 from mpaudit.rule import catalogue
@@ -24,30 +31,47 @@ from mpaudit.rule import catalogue
 from .corpus import cache
 
 LABELS = Path(__file__).with_name("labels.tsv")
+RESULTS = Path(__file__).with_name("labels_results.json")
 NEAR = 3
 """Rows between a label and a finding that still mean the same place."""
 
 MIGRATION = "MP7"
 
 
+RIGHT, LIMIT = "silence right", "limit"
+"""The verdicts on a label that is not met."""
+
+Entry = tuple[str, str, str]
+"""Rule, place, reason."""
+Place = tuple[int | None, int]
+"""Cell of a notebook (from 1, None elsewhere) and row."""
+Found = tuple[str, tuple[Place, ...]]
+"""The rule of a finding, the place that it shows and those that it mentions."""
+
+
 @dataclass(frozen=True)
 class Label:
-    """One row of the table; `line` is 0 for `clean`, and None in a notebook."""
+    """One row of the table; the row of `clean` is 0."""
 
     path: str
-    line: int | None
+    place: Place
     rule: str
     reason: str
+    verdict: str = ""
+    decision: str = ""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of the labels of one checkout: (rule, place, reason) of each."""
+    """What became of the labels of one checkout."""
 
     where: str
-    hits: tuple[tuple[str, str, str], ...] = ()
-    misses: tuple[tuple[str, str, str], ...] = ()
-    extras: tuple[tuple[str, str, str], ...] = ()
+    hits: tuple[Entry, ...] = ()
+    right: tuple[Entry, ...] = ()
+    limits: tuple[Entry, ...] = ()
+    undecided: tuple[Entry, ...] = ()
+    stale: tuple[Entry, ...] = ()
+    extras: tuple[Entry, ...] = ()
     failure: str = ""
 
 
@@ -67,8 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for (repo, commit), labels in chosen.items()
         ]
         results = [each.result() for each in waiting]
-    show(results)
-    return 0
+    figures = summarise(results)
+    show(results, figures)
+    if given.labels == LABELS and not given.only:
+        RESULTS.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return 1 if figures["undecided"] or figures["beside"] or figures["failures"] else 0
+
+
+def last_figures() -> dict[str, Any]:
+    """The figures of the last run; {} if there was none."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
 def read(table: Path) -> dict[tuple[str, str], list[Label]]:
@@ -76,46 +108,87 @@ def read(table: Path) -> dict[tuple[str, str], list[Label]]:
     groups: dict[tuple[str, str], list[Label]] = defaultdict(list)
     with table.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
-            line = int(row["line"]) if row["line"].isdigit() else None
+            reason = f"{row['confidence']}: {row['reason']}"
+            verdict, decision = row.get("verdict") or "", row.get("decision") or ""
             groups[row["repo"], row["commit"]].append(
-                Label(row["path"], line, row["rule"], f"{row['confidence']}: {row['reason']}")
+                Label(row["path"], _place(row["line"]), row["rule"], reason, verdict, decision)
             )
     return dict(groups)
+
+
+def _place(line: str) -> Place:
+    """`12`, or `c3:12` for a row of the fourth cell of a notebook."""
+    if not line.startswith("c"):
+        return None, int(line)
+    cell, _, row = line[1:].partition(":")
+    return int(cell) + 1, int(row)
 
 
 def compare(repo: str, commit: str, labels: list[Label], repos: Path | None, where: Path) -> Result:
     """Check a checkout and compare with its labels."""
     name = f"{repo}@{commit[:8]}"
     try:
-        folder = checkout(repo, commit, repos, where)
+        folder = checkout(repo, commit, labels, repos, where)
     except (subprocess.CalledProcessError, OSError, tarfile.TarError) as problem:
         return Result(name, failure=f"no checkout: {problem}")
-    known = catalogue()
-    found: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    found: dict[str, list[Found]] = defaultdict(list)
     for finding in check([folder]).findings:
+        spans = [finding.span, *(related.span for related in finding.related)]
+        places = [(s.cell, s.start.row) for s in spans if s.filename == finding.span.filename]
         path = Path(finding.span.filename).relative_to(folder).as_posix()
-        found[path].append((finding.name, finding.span.start.row))
-    hits, misses, extras = [], [], []
-    for path in sorted({label.path for label in labels if label.line is not None}):
-        wanted = [label for label in labels if label.path == path and label.rule in known]
-        for label in wanted:
-            near = [
-                r for n, r in found[path] if n == label.rule and abs(r - (label.line or 0)) <= NEAR
-            ]
-            entry = (label.rule, f"{name} {path}:{label.line}", label.reason)
-            (hits if near else misses).append(entry)
-        for rule, row in found[path]:
+        found[path].append((finding.name, tuple(places)))
+    return judge(name, labels, found)
+
+
+def judge(name: str, labels: list[Label], found: Mapping[str, list[Found]]) -> Result:
+    """What became of the labels, given what was found by path."""
+    known = catalogue()
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for label in labels:
+        if label.rule not in known:
+            continue
+        at = _shown(name, label.path, label.place)
+        near = any(
+            rule == label.rule and _near(places, label.place)
+            for rule, places in found.get(label.path, ())
+        )
+        if near:
+            groups["hits"].append((label.rule, at, label.reason))
+            if label.verdict:
+                groups["stale"].append((label.rule, at, label.decision))
+        else:
+            kind = {RIGHT: "right", LIMIT: "limits"}.get(label.verdict if label.decision else "")
+            groups[kind or "undecided"].append((label.rule, at, label.decision or label.reason))
+    for path in dict.fromkeys(label.path for label in labels):
+        wanted = [label for label in labels if label.path == path]
+        clean = any(label.rule == "clean" for label in wanted)
+        for rule, places in found.get(path, ()):
             if known[rule].code.startswith(MIGRATION):
                 continue  # labelled at the first use only
-            same = [each for each in wanted if each.rule == rule]
-            if not any(abs(row - (each.line or 0)) <= NEAR for each in same):
-                clean = any(each.rule == "clean" and each.path == path for each in labels)
-                extras.append((rule, f"{name} {path}:{row}", "in a clean file" if clean else ""))
-    return Result(name, tuple(hits), tuple(misses), tuple(extras))
+            if not any(each.rule == rule and _near(places, each.place) for each in wanted):
+                at = _shown(name, path, places[0])
+                groups["extras"].append((rule, at, "in a clean file" if clean else ""))
+    return Result(name, **{kind: tuple(entries) for kind, entries in groups.items()})
 
 
-def checkout(repo: str, commit: str, repos: Path | None, where: Path) -> Path:
-    """The files of a commit, from a bare clone or from GitHub; kept in the cache."""
+def _near(places: tuple[Place, ...], wanted: Place) -> bool:
+    """Whether a finding shows a place or mentions it: the output, and the loss that it goes into."""
+    cell, row = wanted
+    return any(place[0] == cell and abs(place[1] - row) <= NEAR for place in places)
+
+
+def _shown(name: str, path: str, place: Place) -> str:
+    cell, row = place
+    return f"{name} {path}:{row if cell is None else f'cell {cell}:{row}'}"
+
+
+def checkout(
+    repo: str, commit: str, labels: Sequence[Label], repos: Path | None, where: Path
+) -> Path:
+    """The scripts of a commit and the labelled notebooks, from a bare clone or from GitHub.
+
+    They are kept in the cache.
+    """
     target = where / f"{repo.replace('/', '+')}@{commit[:12]}"
     if target.is_dir():
         return target
@@ -123,7 +196,8 @@ def checkout(repo: str, commit: str, repos: Path | None, where: Path) -> Path:
     if not git.exists():
         git.parent.mkdir(parents=True, exist_ok=True)
         _git("clone", "--quiet", "--bare", f"https://github.com/{repo}", str(git))
-    data = _git("--git-dir", str(git), "archive", "--format=tar", commit, "--", "*.py")
+    wanted = {"*.py" if label.path.endswith(".py") else label.path for label in labels}
+    data = _git("--git-dir", str(git), "archive", "--format=tar", commit, "--", *sorted(wanted))
     part = target.with_name(target.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=BytesIO(data)) as opened:
@@ -143,26 +217,47 @@ def _git(*arguments: str) -> bytes:
     return subprocess.run(["git", *arguments], check=True, capture_output=True).stdout
 
 
-def show(results: Sequence[Result]) -> None:
+def summarise(results: Sequence[Result]) -> dict[str, Any]:
+    """The figures of a run, for all rules and for each."""
+    kinds = {"met": "hits", "silence right": "right", "limits": "limits"}
+    kinds |= {"undecided": "undecided", "beside": "extras"}
+    counts = {
+        name: Counter(rule for result in results for rule, _, _ in getattr(result, field))
+        for name, field in kinds.items()
+    }
+    rules = sorted(set().union(*counts.values()))
+    totals = {name: count.total() for name, count in counts.items()}
+    return {
+        "date": date.today().isoformat(),
+        "labels": sum(total for name, total in totals.items() if name != "beside"),
+        **totals,
+        "failures": sum(bool(result.failure) for result in results),
+        "rules": {rule: {name: count[rule] for name, count in counts.items()} for rule in rules},
+    }
+
+
+def show(results: Sequence[Result], figures: Mapping[str, Any]) -> None:
     for result in results:
         if result.failure:
             print(f"{result.where}: {result.failure}")
-    for title, field in (("missed", "misses"), ("extra", "extras")):
-        print(f"\n{title}:")
-        for result in results:
-            for rule, place, reason in getattr(result, field):
-                print(f"  {rule:28} {place}  {reason}")
-    hit = Counter(rule for r in results for rule, _, _ in r.hits)
-    missed = Counter(rule for r in results for rule, _, _ in r.misses)
-    extra = Counter(rule for r in results for rule, _, _ in r.extras)
-    print(f"\n{'rule':32} {'hits':>5} {'missed':>7} {'extra':>6}")
-    for rule in sorted({*hit, *missed, *extra}):
-        print(f"{rule:32} {hit[rule]:5} {missed[rule]:7} {extra[rule]:6}")
-    hits, misses, extras = hit.total(), missed.total(), extra.total()
-    print(f"{'all':32} {hits:5} {misses:7} {extras:6}")
-    print(
-        f"recall {hits / max(1, hits + misses):.1%}, precision {hits / max(1, hits + extras):.1%}"
-    )
+    titles = {
+        "silence right": "right",
+        "limits": "limits",
+        "decided, but met by now": "stale",
+        "missed, and nobody has decided": "undecided",
+        "beside the labels": "extras",
+    }
+    for title, field in titles.items():
+        entries = [entry for result in results for entry in getattr(result, field)]
+        if entries:
+            print(f"\n{title}:")
+        for rule, place, reason in entries:
+            print(f"  {rule:28} {place}  {reason}")
+    names = [name for name in figures if isinstance(figures[name], int) and name != "labels"]
+    names.remove("failures")
+    print("\n" + f"{'rule':32}" + "".join(f"{name:>15}" for name in names))
+    for rule, counts in (*figures["rules"].items(), ("all", figures)):
+        print(f"{rule:32}" + "".join(f"{counts[name]:15}" for name in names))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import ast
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
+from mpaudit.source.repair.clipping import is_clip, unscaled_clips
 from mpaudit.source.repair.registry import (
     Context,
     alone,
@@ -63,6 +64,10 @@ def scale_loss(context: Context) -> Fix | None:
         thrown = context.statement_at(related.span)
         if thrown is not None and _is_call(thrown, scaler, "scale") and alone(module, thrown):
             edits.append(Edit(*lines_of(module, thrown), ""))
+    clips = unscaled_clips(module, module.statement(node), scaler)
+    if clips is None:
+        return None
+    edits += clips
     return Fix(f"Run backward on `{scaler}.scale({loss})`", tuple(edits), Safety.SAFE)
 
 
@@ -146,7 +151,7 @@ def unscale_in_guard(context: Context) -> Fix | None:
     clips = (ast.Expr, ast.Assign)
     if not all(isinstance(s, clips) and alone(module, s) for s in moved):
         return None
-    if not all(_is_clip(s) for s in moved[1:]):
+    if not all(is_clip(s) for s in moved[1:]):
         return None
     return _into_guard(
         module, moved, guard, first=True, message="Unscale and clip once, before the step"
@@ -261,13 +266,6 @@ def _is_step(node: ast.AST) -> bool:
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "step"
-    )
-
-
-def _is_clip(statement: ast.stmt) -> bool:
-    return any(
-        isinstance(n, ast.Call) and "clip" in ast.unparse(n.func).rpartition(".")[2]
-        for n in walk(statement)
     )
 
 

@@ -1,0 +1,69 @@
+"""Clips that a repair of the backward pass leaves among scaled gradients."""
+
+from __future__ import annotations
+
+import ast
+
+from mpaudit.fix import Edit
+from mpaudit.source.module import Module
+from mpaudit.source.repair.registry import block_of, insert_before
+from mpaudit.source.walk import walk
+
+
+def is_clip(statement: ast.stmt) -> bool:
+    """Whether a statement calls something that clips."""
+    return any(
+        isinstance(n, ast.Call) and "clip" in ast.unparse(n.func).rpartition(".")[2]
+        for n in walk(statement)
+    )
+
+
+def unscaled_clips(module: Module, backward: ast.stmt, scaler: str) -> list[Edit] | None:
+    """`scaler.unscale_(optimizer)` above the clip between a backward pass and its step.
+
+    [] where there is no clip, or an `unscale_` already; None where it cannot be put in.
+    """
+    between = _until_step(module, backward, scaler)
+    if between is None:
+        return []
+    parts = [part for each in between for part in walk(each)]
+    if any(isinstance(part, ast.Attribute) and part.attr == "unscale_" for part in parts):
+        return []
+    clips = [part for part in parts if isinstance(part, ast.Expr | ast.Assign) and is_clip(part)]
+    if not clips:
+        return []
+    optimizers = {
+        ast.unparse(p.args[0])
+        for p in parts
+        if isinstance(p, ast.Call) and _steps_through(p, scaler)
+    }
+    if len(clips) > 1 or len(optimizers) != 1:
+        return None
+    edit = insert_before(module, clips[0], f"{scaler}.unscale_({optimizers.pop()})")
+    return None if edit is None else [edit]
+
+
+def _until_step(module: Module, backward: ast.stmt, scaler: str) -> list[ast.stmt] | None:
+    """What follows the backward pass, as far as its step; None where no step follows in this pass."""
+    statement: ast.AST = backward
+    found: list[ast.stmt] = []
+    while isinstance(statement, ast.stmt):
+        block = block_of(module, statement)
+        for each in block[block.index(statement) + 1 :]:
+            found.append(each)
+            if any(_steps_through(part, scaler) for part in walk(each)):
+                return found
+        statement = module.parents[statement]
+        if not isinstance(statement, ast.If | ast.With):
+            return None
+    return None
+
+
+def _steps_through(node: ast.AST, scaler: str) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "step"
+        and len(node.args) == 1
+        and ast.unparse(node.func.value) == scaler
+    )
