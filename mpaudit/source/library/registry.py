@@ -40,6 +40,8 @@ _operations: list[Operation] = []
 _answers: dict[str, list[Summary]] = {}
 _bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
 
+UNTOLD = ("", "library")
+"""The kinds that say nothing of what an object can do: of a class of a library nobody knows."""
 ACCELERATED = frozenset(
     ["prepare", "backward", "clip_grad_norm_", "clip_grad_value_", "accumulate"]
 )
@@ -238,7 +240,7 @@ def _role(call: Call, receiver: Thing) -> str:
     """The kind of a receiver: as made, else as its use in the file gives it away."""
     if receiver.kind in ("super", "instance"):
         return receiver.kind
-    if receiver.kind or not isinstance(call.node.func, ast.Attribute):
+    if receiver.kind not in UNTOLD or not isinstance(call.node.func, ast.Attribute):
         return receiver.kind
     if call.path.known(receiver, "@accelerator") is not None:
         return "Prepared"
@@ -251,7 +253,7 @@ def _role(call: Call, receiver: Thing) -> str:
             return "GradScaler"
     if call.name in ("step", "zero_grad") and ast.unparse(call.node.func.value) in roles.optimizers:
         return "Optimizer"
-    return ""
+    return receiver.kind
 
 
 def attribute(engine: Calls, base: Thing, name: str, path: Path) -> Value | None:
