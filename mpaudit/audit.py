@@ -9,13 +9,15 @@ from pathlib import Path
 
 from mpaudit import suppress
 from mpaudit.config import UNREADABLE, UNUSED, Selection, Target
+from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.fix import Edit, Fix, Safety, chosen
 from mpaudit.inspection import Asked, check, check_document, check_text, unread
 from mpaudit.report import Report
+from mpaudit.report import count as count_of
 from mpaudit.rewrite import replace_bytes, write_atomically
 from mpaudit.source.config_file import SUFFIXES
-from mpaudit.source.document import Document, from_text, read
+from mpaudit.source.document import Document, Script, from_text, read
 from mpaudit.source.module import UnparsableError
 from mpaudit.source.notebook import Notebook
 
@@ -60,6 +62,9 @@ def fix_content(
         before = read(data, filename)
     except UnparsableError as problem:
         return Report([unread(problem)], checked=1), {}, data
+    if not _writable(before, data):
+        report = check_document(before, asked, target, alone=False)
+        return replace(report, warnings=(*report.warnings, _kept(before))), {}, data
     after, count = _repaired(before, asked, target, unsafe=unsafe, alone=False)
     if after.text == before.text:
         return check_document(before, asked, target, alone=False), {}, data
@@ -88,13 +93,20 @@ def fix(
     changed: dict[str, tuple[str, str]] = {}
     fixed: dict[str, Counter[str]] = {}
     repaired: list[Document] = []
+    warnings: list[str] = []
     for filename in sorted({finding.span.filename for finding in report.findings}):
-        offered = any(each.fix for each in report.findings if each.span.filename == filename)
-        if filename.endswith(SUFFIXES) and not offered:
+        there = [each for each in report.findings if each.span.filename == filename]
+        if filename.endswith(SUFFIXES) and not any(each.fix for each in there):
             continue  # a file that others name, which nobody asked to be edited
+        if all(each.name == UNREADABLE for each in there):
+            continue
         try:
-            before = read(Path(filename).read_bytes(), filename)
+            data = Path(filename).read_bytes()
+            before = read(data, filename)
         except (OSError, UnparsableError):
+            continue
+        if not _writable(before, data):
+            warnings.append(_kept(before))
             continue
         edits, removed = chosen(
             each.fix
@@ -109,10 +121,14 @@ def fix(
             fixed[filename] = +count
             repaired.append(after)
     if write:
-        for each in repaired:
-            _write(each)
+        for number, each in enumerate(repaired):
+            try:
+                _write(each)
+            except MpauditError as problem:
+                done = f" ({count_of(number, 'other file')} repaired before it)" if number else ""
+                raise MpauditError(f"{problem}{done}") from problem
         report = check(paths, asked, target, cache=cache, jobs=jobs)
-    return replace(report, fixed=fixed), changed
+    return replace(report, fixed=fixed, warnings=(*report.warnings, *warnings)), changed
 
 
 def fix_text(
@@ -177,7 +193,10 @@ def add_ignore(
         if finding.name not in (UNREADABLE, UNUSED) and not silent:
             files.setdefault(finding.span.filename, []).append(finding)
     for filename, findings in files.items():
-        document = read(Path(filename).read_bytes(), filename)
+        data = Path(filename).read_bytes()
+        document = read(data, filename)
+        if not _writable(document, data):
+            raise MpauditError(_kept(document))
         edits = list(_comments(document, findings, reason))
         _write(document.edited(edits))
     after = check(paths, asked, target, cache=cache, jobs=jobs)
@@ -206,6 +225,16 @@ def _changes(before: Document, after: Document) -> Iterator[tuple[str, tuple[str
         texts = before.text[old.start : old.end], after.text[new.start : new.end]
         if texts[0] != texts[1]:
             yield f"{before.filename}:cell {old.number}", texts
+
+
+def _writable(document: Document, data: bytes) -> bool:
+    """Whether what is not edited would be written as it was: not every encoding gives its bytes back."""
+    return not isinstance(document, Script) or document.encoding.gives_back(data, document.text)
+
+
+def _kept(document: Document) -> str:
+    name = document.encoding.name if isinstance(document, Script) else ""
+    return f"{document.filename}: it is left as it is: written anew in {name} it would have other bytes"
 
 
 def _write(document: Document) -> None:

@@ -53,7 +53,7 @@ def read(path: Path) -> Baseline:
         if data["version"] != VERSION:
             raise MpauditError(
                 f"{path}: a baseline of another mpaudit (version {data['version']!r}); "
-                "--write-baseline makes it anew"
+                "remove it, and --write-baseline makes it anew"
             )
         entries = tuple(Entry(**_strings(each)) for each in data["findings"])
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def read(path: Path) -> Baseline:
         raise MpauditError(f"{path}: the baseline cannot be read: {problem.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise MpauditError(
-            f"{path}: this is no baseline, or a broken one; --write-baseline makes it anew"
+            f"{path}: this is no baseline, or a broken one; remove it, and --write-baseline makes it anew"
         ) from None
     return Baseline(entries, path.absolute().parent)
 

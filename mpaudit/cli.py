@@ -116,8 +116,10 @@ def _deliver(text: str, output: Path | None) -> None:
     """Print `text`, or write it to the file that `-o` names."""
     if output is None:
         return _print(text)
+    from mpaudit.rewrite import put
+
     try:
-        output.write_text(text, encoding="utf-8")
+        put(output, text)
     except OSError as problem:
         reason = problem.strerror or problem
         raise MpauditError(f"{output}: the report cannot be written ({reason})") from problem

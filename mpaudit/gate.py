@@ -69,6 +69,8 @@ def _plain(path: Path) -> bool:
     if path.suffix != ".py" or path.name in EXCLUDED:
         return False
     try:
+        if not path.is_file():  # a pipe can be read only once
+            return False
         data = path.read_bytes()
         if concerns(data) or silences(data) or b"DeepSpeed" in data:  # it may name configurations
             return False

@@ -21,10 +21,12 @@ def write_atomically(path: Path, text: str, encoding: Encoding) -> None:
     """
     try:
         data = encoding.encode(text)
-    except UnicodeEncodeError as problem:
+    except UnicodeError as problem:
+        start = getattr(problem, "start", None)
+        missing = "place for it" if start is None else repr(text[start])
         raise MpauditError(
-            f"cannot write the repaired {path}: its encoding {encoding.name} has no "
-            f"{text[problem.start]!r}; the file is unchanged"
+            f"cannot write the repaired {path}: its encoding {encoding.name} has no {missing}; "
+            "the file is unchanged"
         ) from problem
     replace_bytes(path, data)
 
@@ -35,7 +37,7 @@ def replace_bytes(path: Path, data: bytes) -> None:
     try:
         if not os.access(target, os.W_OK):  # a rename would replace a read-only file all the same
             raise PermissionError(13, "it is read-only")
-        _replace(target, data)
+        _replace(target, data, target.stat().st_mode)
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise MpauditError(
@@ -43,8 +45,26 @@ def replace_bytes(path: Path, data: bytes) -> None:
         ) from problem
 
 
-def _replace(target: Path, data: bytes) -> None:
-    mode = target.stat().st_mode
+def put(path: Path, text: str) -> None:
+    """Write a text to a file, there already or not, as UTF-8; to a pipe or a device as it comes.
+
+    Raises OSError, with the file as it was.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        return
+    target = path.resolve()
+    mode = target.stat().st_mode if target.exists() else 0o666 & ~_mask()
+    _replace(target, text.encode("utf-8", "backslashreplace"), mode)
+
+
+def _mask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _replace(target: Path, data: bytes, mode: int) -> None:
     import tempfile
 
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".mpaudit", dir=target.parent)

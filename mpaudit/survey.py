@@ -63,7 +63,8 @@ class Survey:
         self.found = found
         self.store = store
         self.kept = store.load() if store is not None else Kept()
-        self.glances = Glances(self.kept.glances, _look)
+        named = {os.path.abspath(path) for path in paths}  # noqa: PTH100
+        self.glances = Glances(self.kept.glances, _look, named)
         self.names = {os.path.abspath(path): str(path) for path in found}  # noqa: PTH100
         self.absolute = {name: path for path, name in self.names.items()}
         self.roles: dict[str, str] = {}
@@ -82,7 +83,8 @@ class Survey:
             seen = self.glances.of(self.absolute[name])
         except OSError as problem:
             start = Position(1, 1)
-            reason = f"the file cannot be read: {problem.strerror}"
+            kind = "folder" if path.is_dir() else "file"
+            reason = f"the {kind} cannot be read: {problem.strerror}"
             self.unreadable.append(Problem(UNREADABLE, Span(name, start, start), reason))
             return
         if seen.mentions:
@@ -190,7 +192,10 @@ class Survey:
     def wanted(self, problems: Iterable[Found]) -> Iterator[str]:
         """The files whose text is needed: for their comments, or to show what is wrong in them."""
         yield from self.mentioning
+        unread = {problem.span.filename for problem in self.unreadable}
         for problem, _ in problems:
+            if problem.span.filename in unread:
+                continue
             for span in (problem.span, *(each.span for each in problem.related)):
                 if span.filename in self.roles or span == problem.span:
                     if span.filename in self.absolute:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -48,9 +50,18 @@ def digest(data: bytes) -> str:
 
 
 class Glances:
-    """Glances at files by their absolute path; a file that is as it was is not read again."""
+    """Glances at files by their absolute path; a file that is as it was is not read again.
 
-    def __init__(self, known: dict[str, Glance], look: Callable[[str, bytes], Glance]) -> None:
+    What is no file but a pipe, or a device, is read only if the user has `named` it.
+    """
+
+    def __init__(
+        self,
+        known: dict[str, Glance],
+        look: Callable[[str, bytes], Glance],
+        named: Container[str] = (),
+    ) -> None:
+        self.named = named
         self.known = known
         self.look = look
         self.fresh: dict[str, bytes] = {}
@@ -81,6 +92,10 @@ class Glances:
     def _looked(self, path: str) -> Glance:
         known = self.known.get(path)
         state = os.stat(path)  # noqa: PTH116 - it is asked for every file
+        if not stat.S_ISREG(state.st_mode) and path not in self.named:
+            if stat.S_ISDIR(state.st_mode):
+                os.listdir(path)  # noqa: PTH208 - it says why it cannot be read
+            raise OSError(errno.EINVAL, "it is no regular file")
         stamp: tuple[int, ...] = (state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
         if known is not None and known.stamp == stamp:
             return known

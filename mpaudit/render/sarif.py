@@ -138,7 +138,7 @@ def _artifact(filename: str, folder: Path) -> dict[str, str]:
     path = relative(filename, folder)
     if path is None:
         return {"uri": Path(filename).absolute().as_uri()}
-    return {"uri": quote(path.as_posix()), "uriBaseId": "SRCROOT"}
+    return {"uri": quote(path.as_posix(), errors="surrogateescape"), "uriBaseId": "SRCROOT"}
 
 
 def _region(start: Position, end: Position) -> dict[str, int]:

@@ -55,9 +55,9 @@ def layers(path: Path, folder: Path | None = None) -> tuple[Layer, ...]:
 
 def concerns(path: Path) -> bool:
     """Whether a file is a configuration of ours; a pyproject.toml is one if it has our table."""
-    if path.name != PYPROJECT:
-        return path.is_file()
     try:
+        if path.name != PYPROJECT or not path.is_file():
+            return path.is_file()
         if b"mpaudit" not in path.read_bytes():
             return False
     except OSError:

@@ -143,7 +143,8 @@ def scripts(root: Path) -> list[Path] | None:
     found: list[Path] = []
     for folder, names, filenames in os.walk(root):
         names[:] = [name for name in names if name not in EXCLUDED]
-        found += [Path(folder, name) for name in filenames if name.endswith(".py")]
+        paths = (Path(folder, name) for name in filenames if name.endswith(".py"))
+        found += [path for path in paths if path.is_file()]  # a pipe would be waited for
         if len(found) > MAX_FILES:
             return None
     return sorted(found)

@@ -109,7 +109,7 @@ def importers(
         if not names:
             break
         wanted = re.compile(
-            rb"\b(?:" + b"|".join(re.escape(name.encode()) for name in sorted(names)) + rb")\b"
+            rb"\b(?:" + b"|".join(re.escape(os.fsencode(name)) for name in sorted(names)) + rb")\b"
         )
         news = [path for path, data in texts.items() if wanted.search(data)]
         for path in news:
@@ -164,15 +164,23 @@ def _walk(folder: Path, left_out: LeftOut, skipped: list[str]) -> Iterator[Path]
 
     top = str(folder)
     absolute = os.path.abspath(top)  # noqa: PTH100 - as text, for it is asked for every file
-    for root, names, filenames in os.walk(top):
+    closed: list[Path] = []  # folders that cannot be read, which is to be said
+
+    def note(problem: OSError) -> None:
+        closed.append(Path(problem.filename))
+
+    for root, names, filenames in os.walk(top, onerror=note):
         here = absolute + root[len(top) :]
         kept: list[str] = []
         for name in sorted(names):
             (skipped if left_out(f"{here}/{name}", folder=True) else kept).append(name)
         names[:] = kept
         for filename in sorted(filenames):
+            if filename.startswith(".#"):  # the lock of an editor, a link to nothing
+                continue
             if filename.endswith(SUFFIXES) or is_config_name(filename):
                 if left_out(f"{here}/{filename}", folder=False):
                     skipped.append(filename)
                 else:
                     yield Path(root, filename)
+    yield from closed

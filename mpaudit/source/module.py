@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mpaudit.source.project import Project
 
 N = TypeVar("N", bound=ast.AST)
+MAX_CHARACTERS = 8_000_000
+"""Of one text; the longest scripts that people write have a tenth of that."""
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"#[^\r\n]*")
 
@@ -44,6 +46,13 @@ class Encoding:
     name: str = "utf-8"
     bom: bool = False
 
+    def gives_back(self, data: bytes, text: str) -> bool:
+        """Whether `text`, which `data` was read as, is written as the same bytes."""
+        try:
+            return self.encode(text) == data
+        except UnicodeError:
+            return False
+
     def encode(self, text: str) -> bytes:
         """The bytes of `text`, byte order mark included where there was one."""
         return (b"\xef\xbb\xbf" if self.bom else b"") + text.encode(self.name)
@@ -56,7 +65,7 @@ def decode(data: bytes, filename: str) -> tuple[str, Encoding]:
         bom = data.startswith(b"\xef\xbb\xbf")
         encoding = Encoding("utf-8" if name == "utf-8-sig" else name, bom)
         text = data[3:].decode("utf-8") if bom else data.decode(encoding.name)
-    except (SyntaxError, UnicodeDecodeError, LookupError) as problem:
+    except (SyntaxError, UnicodeError, LookupError) as problem:
         row = data[: getattr(problem, "start", 0)].count(b"\n") + 1
         at = Position(row, 1)
         raise UnparsableError(
@@ -86,7 +95,14 @@ class Module:
     def parse(
         cls, text: str, filename: str, *, name: str = "imported", package: str = ""
     ) -> Module:
-        """Parse `text`. Raises UnparsableError, with the place, for anything Python cannot read."""
+        """Parse `text`. Raises UnparsableError, with the place, for anything Python cannot read.
+
+        Also for more than MAX_CHARACTERS: a tree takes some 200 times the memory of its text.
+        """
+        if len(text) > MAX_CHARACTERS:
+            at = Position(1, 1)
+            said = f"{len(text) / 1e6:.0f} million characters of code are too many"
+            raise UnparsableError(said, Span(filename, at, at))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

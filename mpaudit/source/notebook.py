@@ -11,10 +11,12 @@ from mpaudit.cell import BETWEEN, Cell
 from mpaudit.finding import Position, Span
 from mpaudit.fix import Edit
 from mpaudit.source import magic
-from mpaudit.source.module import Module, UnparsableError
-from mpaudit.source.notebook_json import Source, sources, spliced
+from mpaudit.source.module import MAX_CHARACTERS, Module, UnparsableError
+from mpaudit.source.notebook_json import Source, UnreadableNotebookError, sources, spliced
 
 SUFFIX = ".ipynb"
+MAX_LEAD = 1000
+"""Line feeds before a cell, above which it is dearer to have them read than to count up rows."""
 _INDENTED = re.compile(r"(?:[ \t]*[\r\n])*[ \t]+\S")
 
 
@@ -71,7 +73,12 @@ def read(data: bytes, filename: str) -> Notebook:
     places: dict[int, tuple[int, int]] = {}
     broken: list[UnparsableError] = []
     row, start = 1, 0
-    for source in sources(data, filename):
+    found_there = list(sources(data, filename))
+    if sum(len(each.text) for each in found_there) > MAX_CHARACTERS:
+        at = Position(1, 1)
+        said = f"more than {MAX_CHARACTERS / 1e6:.0f} million characters of code are too many"
+        raise UnreadableNotebookError(said, Span(filename, at, at))
+    for source in found_there:
         code, found = _parsed(source, filename, row)
         if code is None:
             continue
@@ -113,9 +120,19 @@ def _parsed(
 
 
 def _tree(code: str, filename: str, row: int) -> list[ast.stmt]:
-    """The statements of a cell that begins in `row`; IPython takes a common indentation off."""
+    """The statements of a cell that begins in `row`; IPython takes a common indentation off.
+
+    Line feeds before it give its nodes their rows; where those would be many, they are counted up.
+    """
+    lead = row - 1 if row <= MAX_LEAD else 0
     try:
-        return Module.parse("\n" * (row - 1) + code, filename).tree.body
+        try:
+            tree = Module.parse("\n" * lead + code, filename).tree
+        except UnparsableError as problem:
+            raise _lower(problem, row - 1 - lead) from None
+        if lead < row - 1:
+            ast.increment_lineno(tree, row - 1)
+        return tree.body
     except UnparsableError as problem:
         if not _INDENTED.match(code):
             raise
@@ -125,3 +142,9 @@ def _tree(code: str, filename: str, row: int) -> list[ast.stmt]:
             raise problem from None
     ast.increment_lineno(tree, row - 2)
     return [each for block in tree.body if isinstance(block, ast.If) for each in block.body]
+
+
+def _lower(problem: UnparsableError, rows: int) -> UnparsableError:
+    start = problem.span.start
+    at = Position(start.row + rows, start.column)
+    return UnparsableError(str(problem), Span(problem.span.filename, at, at))
