@@ -399,3 +399,25 @@ def test_without_configuration_no_reader_of_toml_is_loaded(here: Path) -> None:
         "Configuration().of(Path('a.py')); sys.exit('mpaudit.source' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("pyproject.toml", "[tool]\nmpaudit = 3\n", "pyproject.toml:2: tool.mpaudit takes a table"),
+        ("pyproject.toml", "[[tool.mpaudit]]\n", "pyproject.toml:1: tool.mpaudit takes a table"),
+        ("mpaudit.toml", '[tool.mpaudit]\nselect = ["MP1"]\n', "stand without [tool.mpaudit]"),
+    ],
+)
+def test_a_table_in_the_wrong_place_is_said(here: Path, file: str, text: str, words: str) -> None:
+    write("a.py", BAD)
+    write(file, text)
+    result = call("check", "a.py")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+
+
+def test_a_byte_order_mark_does_not_matter(here: Path) -> None:
+    write("a.py", BAD)
+    Path("mpaudit.toml").write_bytes(b'\xef\xbb\xbfignore = ["MP104"]\n')
+    assert call("check", "a.py").exit_code == 0

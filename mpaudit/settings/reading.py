@@ -62,7 +62,12 @@ def concerns(path: Path) -> bool:
             return False
     except OSError:
         return False
-    return isinstance(_tool(_loaded(path)[0]), dict)
+    data, text = _loaded(path)
+    ours = _tool(data)
+    if ours is not None and not isinstance(ours, dict):
+        row = locate(text, "mpaudit", table="tool")
+        raise MpauditError(f"{shown(str(path))}:{row}: tool.mpaudit takes a table of keys")
+    return ours is not None
 
 
 def given(text: str, folder: Path) -> Layer:
@@ -95,7 +100,7 @@ def _prefix(path: Path) -> str:
 
 def _loaded(path: Path) -> tuple[dict[str, Any], str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
     except (OSError, UnicodeDecodeError) as problem:
         reason = getattr(problem, "strerror", None) or "it is no UTF-8 text"
         raise MpauditError(f"{shown(str(path))}: it cannot be read: {reason}") from None
@@ -123,6 +128,8 @@ def _checked(table: Mapping[str, Any], where: Any, folder: Path) -> dict[str, An
         if key is None:
             close = _nearest(name, list(KEYS))
             hint = f"did you mean {close!r}?" if close else "see mpaudit.schema.json"
+            if name == "tool":
+                hint = "outside of pyproject.toml the keys stand without [tool.mpaudit]"
             raise MpauditError(f"{where(name, '')}: there is no key {name!r}; {hint}")
         try:
             values[name] = key.kind.read(value)
