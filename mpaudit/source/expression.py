@@ -226,19 +226,29 @@ class Expressions(Operators):
         return Const(node.value)
 
     def _Tuple(self, node: ast.Tuple, path: Path) -> Value:
-        return Pack(self._elements(node.elts, path))
+        return Pack(self._elements(node.elts, path)[0])
 
     def _List(self, node: ast.List | ast.Set, path: Path) -> Value:
-        starred = any(isinstance(element, ast.Starred) for element in node.elts)
-        items = self._elements(node.elts, path)
+        items, known = self._elements(node.elts, path)
         made = self.made(node, path, kind="list")
         self.derive(made, items, path)
-        return made if starred else path.learn(made, items=Pack(items))
+        return path.learn(made, items=Pack(items)) if known else made
 
     _Set = _List
 
-    def _elements(self, nodes: list[ast.expr], path: Path) -> tuple[Value, ...]:
-        return tuple(self.evaluate(node, path) for node in nodes)
+    def _elements(self, nodes: list[ast.expr], path: Path) -> tuple[tuple[Value, ...], bool]:
+        """The elements of a display, and whether these are all: `*rest` may be anything."""
+        found: list[Value] = []
+        known = True
+        for node in nodes:
+            value = self.evaluate(node, path)
+            spread = value if isinstance(value, Pack) else path.known(value, "@items")
+            if isinstance(node, ast.Starred) and isinstance(spread, Pack):
+                found.extend(spread.items)
+            else:
+                found.append(value)
+                known = known and not isinstance(node, ast.Starred)
+        return tuple(found), known
 
     def _Starred(self, node: ast.Starred, path: Path) -> Value:
         return self.evaluate(node.value, path)

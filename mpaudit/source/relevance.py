@@ -266,7 +266,7 @@ class Relevance:
             names = self._imported(module, least=least) | self._inherited(module, least=least)
             self._level -= 1
         names |= {name for name, used in seen.assigned.items() if used & words}
-        names |= {name for name, bases in seen.classes.items() if bases & trainers}
+        names |= {name for name, bases in seen.classes.items() if bases & (trainers | names)}
         functions: set[tuple[str | None, str]] = set()
         while True:
             more = {

@@ -65,6 +65,8 @@ def linear_head_without_dtype(program: Program) -> Iterator[Change]:
     for script in program.scripts:
         if "losses" in script.text or "GradientTape" not in script.text:
             continue
+        if "compute_loss(" in script.text or "compiled_loss(" in script.text:
+            continue
         heads = [
             call
             for call in script.calls()

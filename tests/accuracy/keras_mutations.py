@@ -26,6 +26,8 @@ def policies(program: Program) -> Iterator[tuple[Script, ast.Call]]:
 @operator("policy-after-model")
 def policy_after_layers(program: Program) -> Iterator[Change]:
     """The policy is set behind the statement that builds the first layers."""
+    if not trains(program) or any(names_policies(script) for script in program.scripts):
+        return
     for script, call in policies(program):
         stmt = script.statement(call)
         if stmt not in script.tree.body and script.function(stmt) is None:
@@ -39,7 +41,8 @@ def policy_after_layers(program: Program) -> Iterator[Change]:
         if build is None:
             continue
         # A rest that builds more layers later would be mixed after all.
-        if any(builds(script, s) for s in rest[rest.index(build) + 1 :]):
+        later = rest[rest.index(build) + 1 :]
+        if any(builds(script, s) or "layers.Lambda(" in script.source(s) for s in later):
             continue
         while isinstance(build, ast.If | ast.With | ast.Try):
             inner = [s for s in build.body if builds(script, s)]
@@ -57,6 +60,18 @@ def policy_after_layers(program: Program) -> Iterator[Change]:
             (script.start(stmt), script.end(stmt), "pass"),
             (at, at, f"{script.indent(build)}{MARK}{text}\n"),
         )
+
+
+def trains(program: Program) -> bool:
+    """Whether a model is trained or used."""
+    words = (".fit(", "apply_gradients(", ".apply(", "train_on_batch(", ".predict(", ".minimize(")
+    return any(word in script.text for script in program.scripts for word in words)
+
+
+def names_policies(script: Script) -> bool:
+    """Whether layers have a policy of their own, so that the global one decides less."""
+    own = ("dtype=POLICY", 'dtype="mixed_float16"')
+    return any(word in script.text for word in own)
 
 
 def builds(script: Script, stmt: ast.stmt) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from .keras_mutations import POLICY, builds, policies
+from .keras_mutations import POLICY, builds, names_policies, policies
 from .mutation import MARK, Change, change, operator
 from .roles import Program
 from .script import Script
@@ -93,8 +93,10 @@ def _blocks(script: Script) -> Iterator[list[ast.stmt]]:
 
 
 def _layer_on_top(script: Script, stmt: ast.stmt) -> bool:
-    """`x = layers.Dense(8)(x)` or `model.add(layers.Dense(8))`, with nothing else in it."""
-    return isinstance(stmt, ast.Assign | ast.Expr) and builds(script, stmt)
+    """`x = layers.Dense(8)(x)` or `model.add(layers.Dense(8))`, in the global policy's dtype."""
+    if not isinstance(stmt, ast.Assign | ast.Expr) or not builds(script, stmt):
+        return False
+    return "dtype=" not in script.source(stmt)
 
 
 def _sees(script: Script, stmt: ast.stmt, block: list[ast.stmt]) -> bool:
@@ -118,6 +120,7 @@ def _trains(program: Program) -> bool:
     words = (".fit(", "apply_gradients(", ".apply(", "train_on_batch(")
     texts = [script.text for script in program.scripts]
     off = any("PRECISION = False" in text or "set_floatx(" in text for text in texts)
+    off = off or any(names_policies(script) for script in program.scripts)
     return not off and any(word in text for text in texts for word in words)
 
 

@@ -124,6 +124,8 @@ def policy_for_each_layer(program: Program) -> Iterator[Change]:
             continue
         if "LossScaleOptimizer" in script.text or "GradientTape" in script.text:
             continue
+        if not named(script, "fit"):
+            continue
         _, call = set_by[0]
         edits = [(script.start(call.args[0]), script.end(call.args[0]), '"float32"')]
         for layer in named(script, "Dense", "Conv2D"):

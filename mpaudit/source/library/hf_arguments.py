@@ -81,8 +81,9 @@ def _adopt(call: Call, made: Thing, name: str) -> None:
     owner = path.known(made, "@class")
     if isinstance(owner, Class):
         maker = owner.node.name
-        own = [lookup(path, owner, method) for method in ("__init__", "__post_init__")]
-        if any(isinstance(each, Function) for each in own):
+        after = lookup(path, owner, "__post_init__")
+        changes = isinstance(after, Function) and _may_switch(after)
+        if changes or isinstance(lookup(path, owner, "__init__"), Function):
             return  # who knows what it makes of its arguments
     if expected(call.node, path.frame.module):
         return
@@ -106,6 +107,17 @@ def _adopt(call: Call, made: Thing, name: str) -> None:
 
 
 base("TrainingArguments", *ARGUMENTS, adopt=_adopt)
+
+
+def _may_switch(after: Function) -> bool:
+    """Whether a `__post_init__` of the project's own may set a precision, or leaves out that check."""
+    nodes = list(ast.walk(after.node))
+    names = {each.attr for each in nodes if isinstance(each, ast.Attribute)}
+    names |= {each.id for each in nodes if isinstance(each, ast.Name)}
+    texts = {str(each.value) for each in nodes if isinstance(each, ast.Constant)}
+    switches = {switch for pair in PAIRS for switch in pair}
+    set_by_name = bool(names & {"setattr", "__dict__", "vars"})
+    return set_by_name or bool(switches & (names | texts)) or "__post_init__" not in names
 
 
 def _is_on(call: Call, name: str, owner: Value | None) -> bool:

@@ -60,12 +60,7 @@ def gradient(call: Call) -> Value:
     """`tape.gradient(loss, model.trainable_variables)`."""
     path = call.path
     loss, sources = call.picked(0, "target") or NONE, call.picked(1, "sources") or NONE
-    owners = path.known(sources, "@owners")
-    models = owners.items if isinstance(owners, Pack) else ()
-    for model in models:
-        if isinstance(model, Thing) and model.kind == "KerasModel" and layers_of(model, path):
-            tell(call, model)
-    refs = [Ref(model.uid, "") for model in models if isinstance(model, Thing)]
+    refs = _owners(call, sources)
     made = call.made()
     call.emit(
         TapeGradient(
@@ -79,6 +74,16 @@ def gradient(call: Call) -> Value:
         )
     )
     return path.learn(made, tape=made, scaled=Pack(()))
+
+
+def _owners(call: Call, variables: Value) -> list[Ref]:
+    """The models that variables are of; what they consist of is told."""
+    owners = call.path.known(variables, "@owners")
+    models = owners.items if isinstance(owners, Pack) else ()
+    for model in models:
+        if isinstance(model, Thing) and model.kind == "KerasModel" and layers_of(model, call.path):
+            tell(call, model)
+    return [Ref(model.uid, "") for model in models if isinstance(model, Thing)]
 
 
 def scaled_by(call: Call, loss: Value) -> tuple[Ref, ...] | None:
@@ -186,6 +191,7 @@ def minimize(call: Call) -> Value:
     if does is None or given is None:
         return NONE
     taken = (*given, Ref(optimizer.uid, "")) if does else given
+    models = _owners(call, call.picked(1, "var_list") or NONE)
     at, now = call.span, call.occasional
     call.emit(
         TapeGradient(
@@ -193,7 +199,8 @@ def minimize(call: Call) -> Value:
             occasional=now,
             loss=call.ref(loss, call.argument_node(0, "loss")),
             gradients=gradients,
-            model=None,
+            model=models[0] if models else None,
+            others=tuple(models[1:]),
             scaled_by=taken,
         )
     )
@@ -235,7 +242,7 @@ def _given(call: Call) -> Value | None:
 @on_result
 def handled(call: Call, _: Value, result: Value) -> None:
     """Gradients that went through a function which may have unscaled them are not followed further."""
-    if isinstance(result, Thing) and last(call.name) not in KEEPING:
+    if isinstance(result, Thing) and last(call.name) not in (*KEEPING, *CLIPS, "clip"):
         tape = call.path.known(result, "@tape")
         if tape is not None and tape != result:
             call.path.learn(result, tape=UNKNOWN)
