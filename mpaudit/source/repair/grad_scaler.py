@@ -6,6 +6,7 @@ import ast
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
+from mpaudit.source.repair.branch import UnaskableError, amp_branch
 from mpaudit.source.repair.clipping import is_clip, unscaled_clips
 from mpaudit.source.repair.registry import (
     Context,
@@ -106,7 +107,7 @@ def unscale_first(context: Context) -> Fix | None:
         return None
     function = _function_around(module, clip)
     steps = {
-        (ast.unparse(node.func.value), ast.unparse(node.args[0]))
+        (ast.unparse(node.func.value), ast.unparse(node.args[0])): node
         for node in walk(function)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
@@ -115,11 +116,21 @@ def unscale_first(context: Context) -> Fix | None:
     }
     if len(steps) != 1:
         return None
-    ((scaler, optimizer),) = steps
+    (((scaler, optimizer), step),) = steps.items()
     clip = _around_parameters(module, clip)
+    try:
+        condition = amp_branch(module, step, optimizer, clip)
+    except UnaskableError:
+        return None
     block = block_of(module, clip)
     late = [s for s in block[block.index(clip) + 1 :] if _is_call(s, scaler, "unscale_")]
-    edit = insert_before(module, clip, f"{scaler}.unscale_({optimizer})")
+    lines = [f"{scaler}.unscale_({optimizer})"]
+    if condition is not None:  # elsewhere there may be no scaler
+        around, parent = indentation(module, clip), module.parents[clip]
+        outer = indentation(module, parent) if isinstance(parent, ast.stmt) else ""
+        unit = around.removeprefix(outer) or "    "
+        lines = [f"if {condition}:", f"{unit}{lines[0]}"]
+    edit = insert_before(module, clip, *lines)
     if edit is None:
         return None
     edits = [edit, *(Edit(*lines_of(module, s), "") for s in late if alone(module, s))]

@@ -36,7 +36,12 @@ def set_it(context: Context) -> Fix | None:
         edit = Edit(*module.range(call.func), setter)
     elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
         edit = insert_after(module, statement, f"{setter}({statement.targets[0].id})")
-    return None if edit is None else Fix("Set the policy", (edit,), Safety.UNSAFE)
+    if edit is None:
+        return None
+    if "GradientTape" in module.text and "bfloat16" in module.source(call):
+        message = "Set the policy, and cast what the model returns to float32 for the loss"
+        return Fix(message, (), Safety.SUGGESTION)
+    return Fix("Set the policy", (edit,), Safety.UNSAFE)
 
 
 @repairs("policy-between-layers")

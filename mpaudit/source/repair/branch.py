@@ -1,0 +1,74 @@
+"""Which condition a call stands under that another statement does not: a repair has to ask it, too."""
+
+from __future__ import annotations
+
+import ast
+
+from mpaudit.source.module import Module
+from mpaudit.source.walk import walk
+
+
+class UnaskableError(Exception):
+    """The condition cannot be asked a second time, or somewhere else."""
+
+
+def amp_branch(module: Module, step: ast.Call, optimizer: str, before: ast.stmt) -> str | None:
+    """The condition of `if use_amp: scaler.step(optimizer)`, whose other branch steps without a scaler.
+
+    None if the step is under no such condition, or `before` is under it as well. Raises UnaskableError
+    if the condition is no plain question (it calls something), or may be another one at `before`.
+    """
+    node: ast.AST = step
+    while node in module.parents:
+        child, node = node, module.parents[node]
+        if not isinstance(node, ast.If | ast.IfExp) or child is node.test:
+            continue
+        if any(each is before for each in walk(node)):
+            return None
+        branches = [each if isinstance(each, list) else [each] for each in (node.body, node.orelse)]
+        mine, other = branches if child in branches[0] else reversed(branches)
+        if not any(_steps(each, optimizer) for part in other for each in walk(part)):
+            continue
+        asked = module.source(node.test)
+        asks = ast.Call | ast.NamedExpr | ast.Await
+        if "\n" in asked or any(isinstance(each, asks) for each in walk(node.test)):
+            raise UnaskableError
+        names = {each.id for each in walk(node.test) if isinstance(each, ast.Name)}
+        if _bound_between(module, before, node) & names:
+            raise UnaskableError
+        return asked if mine is branches[0] else _negated(module, node.test)
+    return None
+
+
+def _negated(module: Module, test: ast.expr) -> str:
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return module.source(test.operand)
+    if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Is) and len(test.ops) == 1:
+        return f"{module.source(test.left)} is not {module.source(test.comparators[0])}"
+    if isinstance(test, ast.Name | ast.Attribute):
+        return f"not {module.source(test)}"
+    return f"not ({module.source(test)})"
+
+
+def _steps(node: ast.AST, optimizer: str) -> bool:
+    """Whether a node is `optimizer.step()`."""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "step"
+        and ast.unparse(node.func.value) == optimizer
+    )
+
+
+def _bound_between(module: Module, first: ast.stmt, last: ast.stmt | ast.expr) -> set[str]:
+    """The names that are bound in the lines between two statements."""
+    root: ast.AST = last
+    while root in module.parents and not isinstance(root, ast.FunctionDef | ast.AsyncFunctionDef):
+        root = module.parents[root]
+    return {
+        each.id
+        for each in walk(root)
+        if isinstance(each, ast.Name)
+        and isinstance(each.ctx, ast.Store)
+        and first.lineno <= each.lineno < last.lineno
+    }

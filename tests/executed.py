@@ -1,0 +1,193 @@
+"""Running scripts, many of them and fast: how each ended, and what became of its parameters.
+
+As a program it is the process that has a framework loaded and forks for every script. CUDA calls run
+on the CPU as under `mpaudit run`, random numbers are seeded, and SGD takes the place of optimizers of
+Adam's kind, which hide constant factors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SECONDS = 60  # for one script
+_ADAPTIVE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
+
+
+@dataclass(frozen=True)
+class End:
+    """How a script ended: its last error ("" for none), and (sum, sum of squares) of each parameter
+    that an optimizer had at the end."""
+
+    error: str
+    parameters: list[list[float]]
+
+    @property
+    def finite(self) -> bool:
+        """Whether no parameter has become inf or NaN."""
+        return all(math.isfinite(each) for pair in self.parameters for each in pair)
+
+    def like(self, other: End, tolerance: float = 1e-3) -> bool:
+        """Whether both came to the same parameters."""
+        return len(self.parameters) == len(other.parameters) and all(
+            math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+            for mine, theirs in zip(self.parameters, other.parameters, strict=True)
+            for a, b in zip(mine, theirs, strict=True)
+        )
+
+
+class Executor:
+    """A process with "torch" or "keras" loaded."""
+
+    def __init__(self, framework: str) -> None:
+        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+        extra = {"PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, framework],
+            env={**os.environ, **extra, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(self, text: str, path: Path) -> End:
+        """Run a script; modules beside `path` are found, and it is called as that is."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([text, str(path)]) + "\n")
+        self._process.stdin.flush()
+        return End(*json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _serve(framework: str) -> None:
+    prepare = {"torch": _prepare_torch, "keras": _prepare_keras}[framework]
+    prepare(load=True)
+    for line in sys.stdin:
+        text, path = json.loads(line)
+        read, write = os.pipe()
+        if (child := os.fork()) == 0:
+            os.close(read)
+            try:
+                os.write(write, json.dumps(_run(text, path, prepare)).encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            data = pipe.read().decode()
+        os.waitpid(child, 0)
+        print(data or json.dumps([f"no end in {SECONDS} s, or it died", []]), flush=True)
+
+
+def _run(text: str, path: str, prepare: Any) -> list[Any]:
+    os.chdir(tempfile.mkdtemp(prefix="executed-"))
+    folder = str(Path(path).parent)
+    path = os.path.join(os.getcwd(), Path(path).name)
+    Path(path).write_text(text, encoding="utf-8")  # autograph reads the source of what it compiles
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(quiet, stream)
+    signal.alarm(SECONDS)
+    random.seed(0)
+    sys.argv = [path]
+    sys.path[0:0] = [os.getcwd(), folder]
+    module = types.ModuleType("__main__")
+    module.__file__ = path
+    sys.modules["__main__"] = module
+    parameters = prepare(load=False)
+    error = ""
+    try:
+        exec(compile(text, path, "exec", dont_inherit=True), vars(module))
+    except SystemExit as leaving:
+        error = f"SystemExit: {leaving.code}" if leaving.code else ""
+    except BaseException as problem:
+        error = f"{type(problem).__name__}: {problem}"
+    return [error, parameters()]
+
+
+def _prepare_torch(*, load: bool) -> Any:
+    import torch
+
+    from mpaudit.runtime import torch_probe
+    from mpaudit.runtime.tracer import Tracer
+
+    if load:
+        torch.set_num_threads(1)
+        return None
+    torch_probe.install(Tracer(Path("run.mpa")), "cpu", lambda _: None)
+    torch.manual_seed(0)
+    built: list[Any] = []
+    original = torch.optim.Optimizer.__init__
+
+    def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        original(optimizer, *args, **kwargs)
+        built.append(optimizer)
+
+    torch.optim.Optimizer.__init__ = init  # type: ignore[method-assign]
+    for name in _ADAPTIVE:
+        setattr(torch.optim, name, _plain(torch.optim.SGD, name))
+
+    def parameters() -> list[list[float]]:
+        groups = [group for optimizer in built for group in optimizer.param_groups]
+        tensors = [each.detach().double() for group in groups for each in group["params"]]
+        return [[each.sum().item(), each.square().sum().item()] for each in tensors]
+
+    return parameters
+
+
+def _plain(sgd: Any, name: str) -> Any:
+    """An optimizer that is called as Adam is, and does what SGD does."""
+
+    class Plain(sgd):  # type: ignore[misc]
+        def __init__(self, params: Any, lr: float = 1e-3, *_: Any, **__: Any) -> None:
+            super().__init__(params, lr=lr)
+
+    Plain.__name__ = Plain.__qualname__ = name
+    return Plain
+
+
+def _prepare_keras(*, load: bool) -> Any:
+    import keras
+
+    if load:
+        return None
+    keras.utils.set_random_seed(0)
+    built: list[Any] = []
+    original = keras.optimizers.Optimizer.__init__
+
+    def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        original(optimizer, *args, **kwargs)
+        built.append(optimizer)
+
+    keras.optimizers.Optimizer.__init__ = init
+
+    def parameters() -> list[list[float]]:
+        import numpy
+
+        owners = [each for each in built if not hasattr(each, "inner_optimizer")]
+        variables = [each for owner in owners for each in owner._trainable_variables]
+        arrays = [numpy.asarray(each.value, dtype="float64") for each in variables]
+        return [[float(each.sum()), float((each**2).sum())] for each in arrays]
+
+    return parameters
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

@@ -1,0 +1,108 @@
+"""unscale_ goes where there is a scaler: under the condition that the step itself stands under."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpaudit.audit import check_text, fix_text
+
+LOOP = """
+import torch
+from torch import nn
+
+
+def train(model, optimizer, batches, amp, scaler=None):
+    {before}
+    for x, y in batches:
+        optimizer.zero_grad()
+        with torch.autocast("cuda", enabled=amp):
+            loss = nn.functional.cross_entropy(model(x), y)
+        {backward}
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        {step}
+
+
+train(nn.Linear(2, 2), torch.optim.SGD([], 0.1), [], {amp})
+"""
+UNSCALE = "scaler.unscale_(optimizer)"
+CLIP = "        nn.utils.clip_grad_norm_"
+
+
+def loop(test: str, *, inline: bool = False, turned: bool = False, amp: str = "True") -> str:
+    """A loop with two branches; `turned` puts the one without a scaler first."""
+    if inline:
+        backward = f"scaler.scale(loss).backward() if {test} else loss.backward()"
+        step = (
+            f"scaler.step(optimizer) if {test} else optimizer.step()\n"
+            f"        scaler.update() if {test} else None"
+        )
+    else:
+        scaled = "scaler.scale(loss).backward()", "scaler.step(optimizer); scaler.update()"
+        plain = "loss.backward()", "optimizer.step()"
+        first, second = (plain, scaled) if turned else (scaled, plain)
+        backward, step = (
+            f"if {test}:\n            {a}\n        else:\n            {b}"
+            for a, b in zip(first, second, strict=True)
+        )
+    before = "if amp:\n        scaler = torch.amp.GradScaler('cuda')"
+    return LOOP.format(before=before, backward=backward, step=step, amp=amp)
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        (loop("amp"), "amp"),
+        (loop("scaler is not None"), "scaler is not None"),
+        (loop("amp", inline=True), "amp"),
+        (loop("not amp", turned=True), "amp"),
+        (loop("scaler is None", turned=True), "scaler is not None"),
+    ],
+    ids=["flag", "none", "inline", "not", "is-none"],
+)
+def test_the_condition_of_the_step_is_asked(text: str, condition: str) -> None:
+    fixed = fix_text(text, "train.py", unsafe=True, names={"clip-before-unscale"})
+    asked = f"        if {condition}:\n            {UNSCALE}\n"
+    assert fixed == text.replace(CLIP, asked + CLIP)
+    assert "clip-before-unscale" not in [each.name for each in check_text(fixed, "train.py")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        loop("ready()"),
+        loop("amp").replace("1.0)\n        if", "1.0)\n        amp = bool(batches)\n        if"),
+    ],
+    ids=["call", "bound-between"],
+)
+def test_a_question_that_cannot_be_asked_twice_is_no_fix(text: str) -> None:
+    assert fix_text(text, "train.py", unsafe=True, names={"clip-before-unscale"}) == text
+
+
+def test_one_condition_around_both_is_not_asked_again() -> None:
+    text = loop("amp").replace(
+        "        nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n        if amp:\n",
+        "        if amp:\n            nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n",
+    )
+    fixed = fix_text(text, "train.py", unsafe=True, names={"clip-before-unscale"})
+    assert fixed.count("if amp:") == text.count("if amp:")
+    assert f"            {UNSCALE}\n            nn.utils.clip_grad_norm_" in fixed
+
+
+def test_a_policy_that_is_not_set_is_only_shown_where_a_loss_would_not_take_bfloat16() -> None:
+    text = """
+import keras
+import tensorflow as tf
+
+keras.DTypePolicy("mixed_bfloat16")
+model = keras.Sequential([keras.layers.Dense(4)])
+optimizer = keras.optimizers.SGD(0.1)
+for _ in range(3):
+    x = tf.random.normal((8, 4))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(x - model(x)))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+"""
+    (found,) = check_text(text, "train.py")
+    assert (found.name, found.fix and found.fix.edits) == ("ineffective-policy", ())
+    assert fix_text(text, "train.py", unsafe=True) == text
