@@ -99,7 +99,7 @@ def _serve(framework: str) -> None:
 def _run(text: str, path: str, prepare: Any) -> list[Any]:
     os.chdir(tempfile.mkdtemp(prefix="executed-"))
     folder = str(Path(path).parent)
-    path = os.path.join(os.getcwd(), Path(path).name)
+    path = str(Path.cwd() / Path(path).name)
     Path(path).write_text(text, encoding="utf-8")  # autograph reads the source of what it compiles
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -107,7 +107,7 @@ def _run(text: str, path: str, prepare: Any) -> list[Any]:
     signal.alarm(SECONDS)
     random.seed(0)
     sys.argv = [path]
-    sys.path[0:0] = [os.getcwd(), folder]
+    sys.path[0:0] = [str(Path.cwd()), folder]
     module = types.ModuleType("__main__")
     module.__file__ = path
     sys.modules["__main__"] = module

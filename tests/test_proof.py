@@ -16,10 +16,9 @@ import pytest
 
 from mpaudit.audit import check_text, fix_text
 from mpaudit.rule import catalogue
-
-from .accuracy.bench import Original, originals, program_of
-from .accuracy.mutation import OPERATORS, Mutant, mutants
-from .executed import End, Executor
+from tests.accuracy.bench import Original, originals, program_of
+from tests.accuracy.mutation import OPERATORS, Mutant, mutants
+from tests.executed import End, Executor
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "fixtures" / "scripts").glob("*.py"))
 EXCUSES = {

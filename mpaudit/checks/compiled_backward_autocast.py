@@ -68,11 +68,22 @@ def _compiled(module: Module, names: Names) -> list[tuple[ast.expr, str]]:
             found.append((node, parent.name))
         elif isinstance(parent, ast.Assign):
             found += [(node, ast.unparse(target)) for target in parent.targets]
+        elif isinstance(parent, ast.Return):
+            found += [(node, name) for name in _named(function_of(parent, module), module)]
     for function in module.every(ast.FunctionDef):
         for each in function.decorator_list:
             if names.resolve(each) == "torch.compile":
                 found.append((each, function.name))
     return found
+
+
+def _named(maker: ast.AST, module: Module) -> Iterator[str]:
+    """What the result of a function is called where it is called by name."""
+    for call in module.every(ast.Call):
+        parent = module.parents[call]
+        made = isinstance(maker, ast.FunctionDef) and ast.unparse(call.func) == maker.name
+        if made and isinstance(parent, ast.Assign):
+            yield from (ast.unparse(target) for target in parent.targets)
 
 
 def _home(node: ast.AST, module: Module) -> ast.AST:

@@ -26,6 +26,7 @@ from . import (  # noqa: F401
     dtype_mutations,
     engine_mutations,
     gradient_mutations,
+    hardware_mutations,
     keras_dtype_mutations,
     keras_mutations,
     keras_policy_mutations,
