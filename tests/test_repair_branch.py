@@ -106,3 +106,32 @@ for _ in range(3):
     (found,) = check_text(text, "train.py")
     assert (found.name, found.fix and found.fix.edits) == ("ineffective-policy", ())
     assert fix_text(text, "train.py", unsafe=True) == text
+
+
+def test_a_step_is_not_taken_for_that_of_another_optimizer() -> None:
+    right = """
+import torch
+from torch import nn
+
+device = torch.device("cuda")
+G, D = nn.Linear(6, 12).to(device), nn.Linear(12, 1).to(device)
+opt_g = torch.optim.SGD(G.parameters(), lr=0.1)
+opt_d = torch.optim.SGD(D.parameters(), lr=0.1)
+scaler = torch.amp.GradScaler("cuda")
+for _ in range(5):
+    with torch.autocast("cuda"):
+        fake = G(torch.randn(8, 6, device=device))
+        loss_g = -D(fake).mean()
+    scaler.scale(loss_g).backward()
+    opt_d.zero_grad()
+    scaler.step(opt_g)
+    with torch.autocast("cuda"):
+        loss_d = D(fake.detach()).mean()
+    scaler.scale(loss_d).backward()
+    scaler.step(opt_d)
+    scaler.update()
+    opt_g.zero_grad()
+    opt_d.zero_grad()
+"""
+    wrong = right.replace("scaler.step(opt_g)", "opt_g.step()")
+    assert fix_text(wrong, "train.py", unsafe=True) == right

@@ -87,7 +87,7 @@ def step_through_scaler(context: Context) -> Fix | None:
     block = block_of(module, statement)
     after = block[block.index(statement) + 1 :]
     for other in after:
-        if _is_call(other, scaler, "step"):
+        if _is_call(other, scaler, "step") and _steps_that(other, optimizer):
             if not alone(module, statement):
                 return None
             edits = [Edit(*lines_of(module, statement), "")]
@@ -278,6 +278,12 @@ def _is_step(node: ast.AST) -> bool:
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "step"
     )
+
+
+def _steps_that(statement: ast.stmt, optimizer: str) -> bool:
+    """Whether a step through a scaler is one of this optimizer."""
+    call = getattr(statement, "value", None)
+    return isinstance(call, ast.Call) and [ast.unparse(each) for each in call.args] == [optimizer]
 
 
 def _is_call(statement: ast.stmt, receiver: str, method: str) -> bool:
