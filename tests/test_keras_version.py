@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from mpaudit.cli import main
 from mpaudit.config import Target
 from mpaudit.source.keras_version import generation
 from mpaudit.source.module import Module
@@ -41,6 +43,16 @@ def module_in(folder: Path, text: str = "", target: Target | None = None, **file
         ("keras>=2.6\ntensorflow==2.9", 2, 2),
         ("keras>=3\ntensorflow>=2.4", 3, 3),
         ("tensorflow-datasets<4\ntensorflow-addons==0.20", None, None),
+        ("keras==3.99", 3, 3),
+        ("keras==4.0", None, None),
+        ("keras>=99", None, None),
+        ("tensorflow==3.1", None, None),
+        ("keras>=3,<2", None, None),
+        ("keras==banana", None, None),
+        ("keras=", None, None),
+        ("keras @ git+https://github.com/keras-team/keras", None, None),
+        ("tf_keras==9", None, None),
+        ("-r missing.txt", None, None),
     ],
 )
 def test_requirements(
@@ -131,3 +143,29 @@ def test_what_only_keras_3_has_tells_where_nothing_is_required(
     pinned = tmp_path / "pinned"
     pinned.mkdir()
     assert generation(STANDALONE, module_in(pinned, text, requirements_txt="keras<3\n")) == 2
+
+
+@pytest.mark.parametrize("version", ["1", "4", "x", "3.5", ""])
+def test_a_version_that_is_none_is_refused(version: str) -> None:
+    done = CliRunner().invoke(main, ["check", "--target-keras", version, "."])
+    assert done.exit_code == 2
+    assert f"Invalid value for '--target-keras': '{version}' is not one of '2', '3'" in done.output
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("target-keras = 7", "pyproject.toml:2: target-keras: takes 2 or 3, not 7"),
+        ('target-keras = "three"', "pyproject.toml:2: target-keras: takes 2 or 3, not 'three'"),
+        ("target-keras = [", "pyproject.toml:3: it is no TOML"),
+    ],
+)
+def test_a_setting_that_is_no_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, said: str
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(f"[tool.mpaudit]\n{table}\n")
+    (tmp_path / "train.py").write_text("import keras\n")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["check"])
+    assert done.exit_code == 2
+    assert said in done.output

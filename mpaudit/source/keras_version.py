@@ -21,6 +21,8 @@ OLD_PARTS = (".experimental.", ".optimizers.legacy.")
 
 _THREE = {TENSORFLOW: (2, 16), KERAS: (3, 0)}
 """The first versions that bring Keras 3 along."""
+_UNKNOWN = {TENSORFLOW: (3, 0), KERAS: (4, 0)}
+"""The first versions of which nobody can know yet which Keras they bring."""
 _SWITCHED = re.compile(r"TF_USE_LEGACY_KERAS\W+(?P<value>\w+)")
 _COMPARED = re.compile(
     r"__version__\s*(?:[<>]|[=!]=)|__version__\.(?:split|startswith)|\bkeras_?3\b"
@@ -60,15 +62,20 @@ def _of_module(module: Module, standalone: bool) -> int | None:
         (allowed(Path(module.filename), names), names)
         for names in ((KERAS, TENSORFLOW) if standalone else (TENSORFLOW, KERAS))
     ]
-    known = [found for bounds, names in stated if (found := _within(bounds, _THREE[names]))]
+    known = [found for bounds, names in stated if (found := _within(bounds, names))]
     if known:
         return known[0]
     unbound = all(bounds == Allowed() for bounds, _ in stated)
     return 3 if unbound and _NEW.search(module.text) else None
 
 
-def _within(stated: Allowed, three: tuple[int, int]) -> int | None:
-    """2 or 3 where all versions that are allowed are of one kind."""
-    if stated.floor is not None and stated.floor >= three:
+def _within(stated: Allowed, names: tuple[str, ...]) -> int | None:
+    """2 or 3 where all versions that are allowed are of one kind; None where none is, or they are new."""
+    three, floor, ceiling = _THREE[names], stated.floor, stated.ceiling
+    if floor is not None and (
+        floor >= _UNKNOWN[names] or (ceiling is not None and ceiling < floor)
+    ):
+        return None
+    if floor is not None and floor >= three:
         return 3
-    return 2 if stated.ceiling is not None and stated.ceiling < three else None
+    return 2 if ceiling is not None and ceiling < three else None
