@@ -14,15 +14,16 @@ import tensorflow as tf
 from mpaudit.errors import MpauditError
 from mpaudit.event import Ref
 from mpaudit.finding import Span
+from mpaudit.runtime import keras_range
 from mpaudit.runtime.keras_identity import ByObject
 from mpaudit.runtime.keras_origin import Bad, Interval, judge
 from mpaudit.runtime.keras_patch import Call, Patches
 from mpaudit.runtime.keras_steps import Steps
 from mpaudit.runtime.keras_taps import Clock, Numbers, Tap, measurable
-from mpaudit.runtime.record import Flow, Phase, Statistics
+from mpaudit.runtime.record import LARGEST, Flow, Phase, Statistics
 
 MARK = "_mpaudit_mark"
-Passage = Literal["forward", "backward", "weights", "entered"]
+Passage = Literal["forward", "backward", "weights", "entered", "uncast"]
 _CARRIED = ("_keras_mask", "_keras_logits")
 _UNCHANGED = frozenset({"Dropout", "Flatten", "Identity", "Permute", "RepeatVector", "Reshape"})
 _ACTIVATIONS = frozenset({"softmax", "log_softmax", "sigmoid"})
@@ -55,6 +56,7 @@ class Watched:
     calls: int = 0
     attempts: int = 0
     called: bool = False
+    cast_at: Span | None = None  # where the user trains what casts its inputs to float16
 
     def counted(self, calls: int, attempts: int) -> int:
         """Calls per step in training, with those of one more interval of so many attempts.
@@ -154,12 +156,24 @@ class Layers:
         tensors = [each for each in flat if isinstance(each, tf.Tensor)]
         contains = bool(layer._layers)
         passed_on = contains and bool(tensors) and all(hasattr(each, MARK) for each in tensors)
+        self._arrive(layer, watched, inputs[0])
         if not passed_on:
             self._flowed(layer, watched, inputs, tensors)
             outputs = self._measure(watched, inputs, tensors, outputs)
             self._mark(layer, watched, inputs, outputs)
         self.on_call(layer, outputs)
         return outputs
+
+    def _arrive(self, layer: Any, watched: Watched, args: Any) -> None:
+        """Measure data that the layer, or model, is about to cast."""
+        if not recording() or not keras_range.casts(layer):
+            return
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return
+        for tensor in keras_range.wide(args):
+            if not hasattr(tensor, MARK):
+                watched.cast_at = watched.cast_at or keras_range.caller()
+                self._tap(watched, "uncast", tensor.dtype.name).note(tensor)
 
     def _flowed(self, layer: Any, watched: Watched, inputs: Any, outputs: list[Any]) -> None:
         """Tell the tracer what is new: the layer itself, the dtypes of what goes in and out."""
@@ -305,6 +319,11 @@ class Layers:
                 calls, others = calls + numbers.calls, others + numbers.others
                 if numbers.tensors and passage in ("forward", "backward"):
                     self._tracer.measured(_statistics(watched.path, passage, dtype, numbers, steps))
+                largest_given = numbers.amax or 0.0
+                beyond = passage == "uncast" and largest_given > LARGEST["float16"]
+                if beyond and watched.cast_at is not None:
+                    told = watched.cast_at, watched.path, watched.kind, largest_given
+                    self._tracer.problem(keras_range.beyond(*told))
                 if passage == "forward":
                     largest[watched.path] = max(largest.get(watched.path, 0.0), numbers.amax or 0.0)
                 if numbers.first_bad is not None and numbers.last_bad is not None:

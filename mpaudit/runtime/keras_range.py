@@ -1,0 +1,49 @@
+"""Inputs beyond the range of float16, told before a layer or model casts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from mpaudit.finding import Moment, Problem, Span
+from mpaudit.runtime.keras_place import place
+from mpaudit.runtime.keras_taps import measurable
+from mpaudit.runtime.record import LARGEST
+
+WIDER = ("float32", "float64")
+CALLERS = ("fit", "train_on_batch", "__call__")
+
+
+def casts(layer: Any) -> bool:
+    """Whether a layer, or a model, casts what it is given to float16.
+
+    A functional model leaves that to its first layers.
+    """
+    half = layer.compute_dtype == "float16"
+    return bool(half and layer.autocast and getattr(layer, "_convert_input_args", True))
+
+
+def wide(args: tuple[Any, ...]) -> Iterator[Any]:
+    """The tensors in the first argument of a call that are wider than float16."""
+    for tensor in keras.tree.flatten(args[0]) if args else ():
+        if measurable(tensor) and tensor.dtype.name in WIDER:
+            yield tensor
+
+
+def caller() -> Span | None:
+    """Where the user's code trains the model, or calls it."""
+    return place(*CALLERS)
+
+
+def beyond(at: Span, path: str, kind: str, amax: float) -> Problem:
+    """MP520: `amax` is the largest finite magnitude that came to the layer."""
+    limit = LARGEST["float16"]
+    return Problem(
+        rule="half-input-range",
+        span=at,
+        message=f"inputs of up to {amax:.4g} come to `{path}`, which casts them to float16",
+        consequence=f"beyond {limit:.6g} they are inf before they meet the first weight",
+        moment=Moment(0, path, kind),
+    )
