@@ -155,6 +155,8 @@ def test_a_repaired_mutant_is_the_correct_script(rule: str, operator: str) -> No
         if right.error:
             assert excused(right) or right.error == after.error, (original.name, right.error)
             continue
+        if not right.parameters:  # nothing is trained in it that could be compared
+            continue
         assert after.error == "", (original.name, fixed)
         assert after.finite, (original.name, fixed)
         if operator not in OTHERWISE:
