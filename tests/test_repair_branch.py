@@ -135,3 +135,40 @@ for _ in range(5):
 """
     wrong = right.replace("scaler.step(opt_g)", "opt_g.step()")
     assert fix_text(wrong, "train.py", unsafe=True) == right
+
+
+MANY = """
+import torch
+from torch import nn
+
+
+def train(model, batches):
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in model]
+    scaler = torch.amp.GradScaler("cuda")
+    for x, y in batches:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        with torch.autocast("cuda"):
+            loss = nn.functional.cross_entropy(model(x), y)
+        scaler.scale(loss).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for {target} in {many}:
+            scaler.step(optimizer)
+        scaler.update()
+
+
+train(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).cuda(), [])
+"""
+
+
+def test_all_optimizers_of_a_loop_are_unscaled() -> None:
+    text = MANY.format(target="optimizer", many="optimizers")
+    fixed = fix_text(text, "train.py", unsafe=True, names={"clip-before-unscale"})
+    loop = f"        for optimizer in optimizers:\n            {UNSCALE}\n"
+    assert fixed == text.replace(CLIP, loop + CLIP)
+    assert check_text(fixed, "train.py") == []
+
+
+def test_a_loop_that_cannot_be_repeated_is_no_fix() -> None:
+    text = MANY.format(target="optimizer, name", many="zip(optimizers, 'ab')")
+    assert fix_text(text, "train.py", unsafe=True, names={"clip-before-unscale"}) == text

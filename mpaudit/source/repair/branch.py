@@ -1,4 +1,7 @@
-"""Which condition a call stands under that another statement does not: a repair has to ask it, too."""
+"""What a call stands under that another statement does not: a repair has to repeat it.
+
+The condition that there is a scaler, or a loop over optimizers.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from mpaudit.source.walk import walk
 
 
 class UnaskableError(Exception):
-    """The condition cannot be asked a second time, or somewhere else."""
+    """It cannot be asked, or gone through, a second time, or somewhere else."""
 
 
 def amp_branch(module: Module, step: ast.Call, optimizer: str, before: ast.stmt) -> str | None:
@@ -37,6 +40,29 @@ def amp_branch(module: Module, step: ast.Call, optimizer: str, before: ast.stmt)
         if _bound_between(module, before, node) & names:
             raise UnaskableError
         return asked if mine is branches[0] else _negated(module, node.test)
+    return None
+
+
+def optimizer_loop(module: Module, step: ast.Call, optimizer: str, before: ast.stmt) -> str | None:
+    """What `for optimizer in optimizers: scaler.step(optimizer)` goes through.
+
+    None if the optimizer is no name of such a loop, or `before` is in the loop as well. Raises
+    UnaskableError if the loop may go through something that can be gone through only once.
+    """
+    node: ast.AST = step
+    while node in module.parents:
+        node = module.parents[node]
+        if not isinstance(node, ast.For | ast.AsyncFor):
+            continue
+        names = {each.id for each in walk(node.target) if isinstance(each, ast.Name)}
+        if optimizer.partition(".")[0] not in names:
+            continue
+        if any(each is before for each in walk(node)):
+            return None
+        plain = isinstance(node.target, ast.Name) and isinstance(node, ast.For)
+        if not plain or not isinstance(node.iter, ast.Name | ast.Attribute):
+            raise UnaskableError
+        return module.source(node.iter)
     return None
 
 
