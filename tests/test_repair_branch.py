@@ -172,3 +172,23 @@ def test_all_optimizers_of_a_loop_are_unscaled() -> None:
 def test_a_loop_that_cannot_be_repeated_is_no_fix() -> None:
     text = MANY.format(target="optimizer, name", many="zip(optimizers, 'ab')")
     assert fix_text(text, "train.py", unsafe=True, names={"clip-before-unscale"}) == text
+
+
+def test_a_scaler_is_not_switched_off_for_a_region_that_casts_nothing() -> None:
+    text = """
+import torch
+from torch import nn
+
+model = nn.Linear(8, 2).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+scaler = torch.amp.GradScaler("cuda")
+for _ in range(5):
+    optimizer.zero_grad()
+    with torch.autocast("cpu"):
+        loss = model(torch.randn(4, 8, device="cuda")).square().mean()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+"""
+    assert [each.name for each in check_text(text, "train.py")] == ["autocast-device-mismatch"]
+    assert fix_text(text, "train.py", unsafe=True) == text

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 
-from mpaudit.event import Backward, Event, Region, ScalerMade
+from mpaudit.event import Backward, Event, Forward, Region, ScalerMade
 from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Noted, Protocol, Verdict
 
 
 class ScalerUseProtocol(Protocol):
-    """MP110. A scaler that serves float16 anywhere in the program is needed: judged at the end."""
+    """MP110. A scaler that serves float16 anywhere in the program is needed: judged at the end.
+
+    Nor is it needless where the region casts for a device that the model is not on: nothing says in
+    what the loss was meant to be computed (MP204 does).
+    """
 
     __slots__ = ()
 
-    takes = (ScalerMade, Backward)
+    takes = (ScalerMade, Backward, Forward)
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Note where scalers are made, and what they scale."""
         match event:
             case ScalerMade():
                 yield Noted(ScalerUseProtocol, ("made", event.scaler.key, event.at))
+            case Forward(region=Region() as region, model_device=device):
+                if {device, region.device} == {"cpu", "cuda"}:
+                    yield Noted(ScalerUseProtocol, ("casts nothing", region.span))
             case Backward(scalers=scalers) if scalers:
                 for scaler in scalers:
                     yield Noted(ScalerUseProtocol, ("scales", scaler.key, event.at, event.made_in))
@@ -38,8 +45,12 @@ class ScalerUseProtocol(Protocol):
             assert isinstance(fact, tuple)
             if fact[0] == "scales" and fact[1] in made:
                 uses.setdefault(made[fact[1]], []).append(fact[2:])
+        idle = {fact[1] for fact in facts if isinstance(fact, tuple) and fact[0] == "casts nothing"}
         for at, found in uses.items():
-            if all(region is not None and region.dtype == "bfloat16" for _, region in found):
+            regions = [region for _, region in found]
+            if any(region is not None and region.span in idle for region in regions):
+                continue
+            if all(region is not None and region.dtype == "bfloat16" for region in regions):
                 yield _needless(at, found)
 
 
