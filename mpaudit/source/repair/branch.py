@@ -8,11 +8,33 @@ from __future__ import annotations
 import ast
 
 from mpaudit.source.module import Module
+from mpaudit.source.repair.registry import indentation
 from mpaudit.source.walk import walk
 
 
 class UnaskableError(Exception):
     """It cannot be asked, or gone through, a second time, or somewhere else."""
+
+
+def unscaling(module: Module, clip: ast.stmt, step: ast.Call) -> list[str] | None:
+    """The lines to put above a clip: `scaler.unscale_(optimizer)` under what `step` stands under.
+
+    `step` is `scaler.step(optimizer)`. None where the step's condition or loop cannot be repeated.
+    """
+    assert isinstance(step.func, ast.Attribute)
+    scaler, optimizer = ast.unparse(step.func.value), ast.unparse(step.args[0])
+    try:
+        condition = amp_branch(module, step, optimizer, clip)
+        optimizers = optimizer_loop(module, step, optimizer, clip)
+    except UnaskableError:
+        return None
+    heads = [f"if {condition}:"] if condition is not None else []  # else there may be no scaler
+    heads += [f"for {optimizer} in {optimizers}:"] if optimizers is not None else []
+    around, parent = indentation(module, clip), module.parents[clip]
+    outer = indentation(module, parent) if isinstance(parent, ast.stmt) else ""
+    unit = around.removeprefix(outer) or "    "
+    lines = [*heads, f"{scaler}.unscale_({optimizer})"]
+    return [f"{unit * depth}{line}" for depth, line in enumerate(lines)]
 
 
 def amp_branch(module: Module, step: ast.Call, optimizer: str, before: ast.stmt) -> str | None:

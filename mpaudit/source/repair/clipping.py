@@ -6,6 +6,7 @@ import ast
 
 from mpaudit.fix import Edit
 from mpaudit.source.module import Module
+from mpaudit.source.repair.branch import unscaling
 from mpaudit.source.repair.registry import block_of, insert_before
 from mpaudit.source.walk import walk
 
@@ -32,14 +33,11 @@ def unscaled_clips(module: Module, backward: ast.stmt, scaler: str) -> list[Edit
     clips = [part for part in parts if isinstance(part, ast.Expr | ast.Assign) and is_clip(part)]
     if not clips:
         return []
-    optimizers = {
-        ast.unparse(p.args[0])
-        for p in parts
-        if isinstance(p, ast.Call) and _steps_through(p, scaler)
-    }
-    if len(clips) > 1 or len(optimizers) != 1:
+    steps = [p for p in parts if isinstance(p, ast.Call) and _steps_through(p, scaler)]
+    if len(clips) > 1 or len({ast.unparse(step.args[0]) for step in steps}) != 1:
         return None
-    edit = insert_before(module, clips[0], f"{scaler}.unscale_({optimizers.pop()})")
+    lines = unscaling(module, clips[0], steps[0])
+    edit = insert_before(module, clips[0], *lines) if lines is not None else None
     return None if edit is None else [edit]
 
 

@@ -6,7 +6,7 @@ import ast
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
-from mpaudit.source.repair.branch import UnaskableError, amp_branch, optimizer_loop
+from mpaudit.source.repair.branch import unscaling
 from mpaudit.source.repair.clipping import is_clip, unscaled_clips
 from mpaudit.source.repair.registry import (
     Context,
@@ -118,21 +118,11 @@ def unscale_first(context: Context) -> Fix | None:
         return None
     (((scaler, optimizer), step),) = steps.items()
     clip = _around_parameters(module, clip)
-    try:
-        condition = amp_branch(module, step, optimizer, clip)
-        optimizers = optimizer_loop(module, step, optimizer, clip)
-    except UnaskableError:
+    lines = unscaling(module, clip, step)
+    if lines is None:
         return None
     block = block_of(module, clip)
     late = [s for s in block[block.index(clip) + 1 :] if _is_call(s, scaler, "unscale_")]
-    lines = [f"{scaler}.unscale_({optimizer})"]
-    heads = [f"if {condition}:"] if condition is not None else []  # else there may be no scaler
-    heads += [f"for {optimizer} in {optimizers}:"] if optimizers is not None else []
-    if heads:
-        around, parent = indentation(module, clip), module.parents[clip]
-        outer = indentation(module, parent) if isinstance(parent, ast.stmt) else ""
-        unit = around.removeprefix(outer) or "    "
-        lines = [f"{unit * depth}{line}" for depth, line in enumerate([*heads, *lines])]
     edit = insert_before(module, clip, *lines)
     if edit is None:
         return None
