@@ -188,6 +188,11 @@ class Module:
         return self._index.get(kind, [])  # type: ignore[return-value]
 
     @cached_property
+    def imports(self) -> list[ast.Import | ast.ImportFrom]:
+        """All imports, wherever they stand, in the order of the text."""
+        return [node for node in walk(self.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+    @cached_property
     def newline(self) -> str:
         """The line end this text uses: that of its first line."""
         match = _NEWLINE.search(self.text)

@@ -1,10 +1,13 @@
 """The files around a script: which module an import means, read when it is first needed."""
 
+# ruff: noqa: PTH110, PTH118, PTH120 - places are asked for by the thousand, and a Path is slow to make
+
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from os.path import dirname, exists, join
 from pathlib import Path
 
 from mpaudit.config import Target
@@ -68,7 +71,7 @@ class Project:
         self.trail: dict[str, Trail] = {}
         self._modules: dict[Path, Module | None] = {}
         self._noted = Trail()
-        self._exists: dict[Path, bool] = {}
+        self._exists: dict[str, bool] = {}
         self._names: dict[Path, str] = {}
         self._found: dict[tuple[str, str, int], Module | None] = {}
         self.texts: dict[Path, dict[Path, str] | None] = {}
@@ -115,40 +118,39 @@ class Project:
 
     def _find(self, name: str, importer: Module, level: int) -> Module | None:
         top = name.partition(".")[0]
-        here = Path(importer.filename).absolute().parent
+        if not level and (top in sys.stdlib_module_names or top in _FOREIGN):
+            return None
+        base = dirname(Path(importer.filename).absolute())
         if level:
             for _ in range(level - 1):
-                here = here.parent
-            return self._at(here, name)
-        if top in sys.stdlib_module_names or top in _FOREIGN:
-            return None
-        for base in [here, *list(here.parents)[:_MAX_LEVELS]]:
-            for root in (base, base / "src"):
-                if self._there(root / f"{top}.py") or self._there(root / top):
+                base = dirname(base)
+            return self._at(base, name)
+        for _ in range(1 + _MAX_LEVELS):
+            for root in (base, join(base, "src")):
+                if self._there(join(root, f"{top}.py")) or self._there(join(root, top)):
                     found = self._at(root, name)
                     if found is not None and found is not importer:  # a script named as its folder
                         return found
-            if self._there(base / ".git") or self._there(base / "pyproject.toml"):
+            if self._there(join(base, ".git")) or self._there(join(base, "pyproject.toml")):
                 break
+            if base == dirname(base):
+                break
+            base = dirname(base)
         return None
 
-    def _at(self, base: Path, name: str) -> Module | None:
-        target = base.joinpath(*name.split(".")) if name else base
-        for candidate in (target.with_suffix(".py") if name else None, target / "__init__.py"):
+    def _at(self, base: str, name: str) -> Module | None:
+        target = join(base, *name.split(".")) if name else base
+        for candidate in (f"{target}.py" if name else None, join(target, "__init__.py")):
             if candidate is not None and self._there(candidate):
-                self._noted.read.add(str(candidate))
-                return self.module(candidate)
+                self._noted.read.add(candidate)
+                return self.module(Path(candidate))
         return None
 
-    def _there(self, path: Path) -> bool:
-        self._noted.asked.add(str(path))
+    def _there(self, path: str) -> bool:
+        self._noted.asked.add(path)
         known = self._exists.get(path)
         if known is None:
-            try:
-                known = path.exists()
-            except OSError:
-                known = False
-            self._exists[path] = known
+            known = self._exists[path] = exists(path)
         return known
 
     def module(self, path: Path) -> Module | None:

@@ -6,8 +6,6 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mpaudit.source.walk import walk
-
 if TYPE_CHECKING:
     from mpaudit.source.module import Module
     from mpaudit.source.project import Project
@@ -31,11 +29,10 @@ def reached(module: Module, project: Project) -> list[Module] | None:
 
 
 def _imported(module: Module, project: Project) -> Iterator[Module]:
-    for node in walk(module.tree):
-        names: list[tuple[str, int]] = []
+    for node in module.imports:
         if isinstance(node, ast.Import):
             names = [(alias.name, 0) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = node.module or ""
             names = [(base, node.level)]
             names += [
