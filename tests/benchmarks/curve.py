@@ -17,7 +17,7 @@ COUNTED = Path(__file__).with_name("counted.py")
 CLEAN = ROOT / "fixtures" / "clean"
 PROJECTS = (1, 2, 4, 8)
 """Copies of every eighth clean script, each in a folder of its own."""
-LOOPS = (8, 16, 32, 64)
+LOOPS = (16, 32, 64, 128)
 """Copies of one training loop in one file, each a function of its own."""
 LOOP = '''
 def train_{n}(model, loader, optimizer):
