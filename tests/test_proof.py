@@ -24,6 +24,8 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "fixtures" / "scripts").glob("*.py
 EXCUSES = {
     r"No module named '(accelerate|apex|deepspeed|ignite|lightning|pytorch_lightning)": "not installed",
     r"No module named '(transformers|tf_keras|sklearn|trl|horovod|datasets|fairscale)": "not installed",
+    r"No module named '(acme|gradient_exchange|lion_pytorch)'": "a library that is made up, or not installed",
+    r"name 'loader' is not defined": "it shows a piece of a loop only",
     r"environment variable RANK expected": "it wants to be one of several processes",
     r"dummy base class CUDAGraph|CUDA graphs|libcuda|NVIDIA driver": "it needs a GPU",
     r"No such file or directory|FileNotFoundError": "its data are not here",

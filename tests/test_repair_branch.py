@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mpaudit.audit import check_text, fix_text
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 LOOP = """
 import torch
 from torch import nn
@@ -192,3 +195,14 @@ for _ in range(5):
 """
     assert [each.name for each in check_text(text, "train.py")] == ["autocast-device-mismatch"]
     assert fix_text(text, "train.py", unsafe=True) == text
+
+
+def test_a_name_of_another_function_is_not_put_in() -> None:
+    text = (FIXTURES / "scripts" / "unscaled_backward_methods.py").read_text()
+    (found,) = check_text(text, "train.py")
+    assert (found.name, found.fix) == ("unscaled-backward", None)
+    shared = text.replace("scaler = self.amp", "self.scaler = self.amp").replace(
+        "        scaler.", "        self.scaler."
+    )
+    fixed = fix_text(shared, "train.py", unsafe=True)
+    assert "        self.scaler.scale(self.loss).backward()" in fixed

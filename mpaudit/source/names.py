@@ -169,6 +169,14 @@ class Names:
                 return name
         return None
 
+    def sees(self, name: str, at: ast.Name) -> bool:
+        """Whether a plain name may mean something where the name `at` stands."""
+        return bool(self._lookup(name, self._scopes[at])) or "*" in self.scope.names
+
+    def binds(self, name: str) -> bool:
+        """Whether some scope of the module binds a name, wherever it is."""
+        return any(name in scope.names for scope in {*self._scopes.values(), self.scope})
+
     def _agreed(self, bindings: list[Binding]) -> str | None:
         if len(bindings) > MAX_BINDINGS:
             return None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mpaudit.finding import Problem, Span
 from mpaudit.fix import Edit, Fix
 from mpaudit.source.module import Module
+from mpaudit.source.names import Names
 from mpaudit.source.walk import walk
+
+_ROOT = re.compile(r"[^\W\d]\w*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +25,20 @@ class Context:
     problems: Sequence[Problem]
 
     def subject(self, name: str) -> str | None:
-        """How the user spells an object of the problem."""
-        return dict(self.problem.subjects).get(name)
+        """How the user spells an object of the problem; None where that is no name of this place.
+
+        It may be a local name of the function in which the object is used.
+        """
+        spelled = dict(self.problem.subjects).get(name)
+        return spelled if spelled is not None and self._sees(spelled) else None
+
+    def _sees(self, spelled: str) -> bool:
+        found = _ROOT.match(spelled)
+        names, statement = Names.of(self.module), self.statement_at(self.problem.span)
+        if found is None or statement is None or not names.binds(found[0]):
+            return True
+        here = next((each for each in walk(statement) if isinstance(each, ast.Name)), None)
+        return here is None or names.sees(found[0], here)
 
     def node(self, kind: type[ast.AST] = ast.AST) -> ast.AST | None:
         """The syntax the problem stands at."""
