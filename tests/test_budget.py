@@ -9,7 +9,7 @@ import pytest
 from mpaudit.audit import check
 from mpaudit.event import Event, ScalerStep
 from mpaudit.protocols.protocol import Verdict
-from mpaudit.source.analysis import BUDGET
+from mpaudit.source.importing import BUDGET
 from mpaudit.source.path import Standing
 
 HEAD = """import torch
@@ -103,6 +103,39 @@ def test_a_training_is_followed_whatever_is_asked_beside_it(
     ignored = {"scaler-not-checkpointed"}
     assert {finding.name for finding in report.findings} - ignored == wanted
     assert report.warnings == ()
+
+
+CHOSEN = """        if args.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(self.model.parameters(), lr=args.lr)
+        elif args.optimizer == "sgd":
+            optimizer = torch.optim.SGD(self.model.parameters(), lr=args.lr)
+        else:
+            raise ValueError(args.optimizer)
+"""
+
+
+def test_regions_are_followed_in_a_training_that_others_call(tmp_path: Path) -> None:
+    text = program(24, "pass", "pass")
+    text = text.replace(
+        HEAD[
+            HEAD.index("        optimizer =") : HEAD.index(
+                "        if self.args.fp16:\n            sc"
+            )
+        ],
+        CHOSEN,
+    )
+    text = text.replace("scaler.scale(loss).backward()", "loss.backward()").replace(
+        "scaler.step(optimizer)", "optimizer.step()"
+    )
+    path = tmp_path / "train.py"
+    path.write_text(
+        f"{text}\n    def fit(self, data):\n        self.train(data, 'cuda')\n", encoding="utf-8"
+    )
+    report = check([path])
+    assert [
+        (finding.name, path.read_text().splitlines()[finding.span.start.row - 1].strip())
+        for finding in report.findings
+    ] == [("missing-grad-scaler", "loss.backward()")]
 
 
 def test_the_program_is_too_large_to_be_followed_whole() -> None:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 
 from mpaudit import protocols
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, within
 from mpaudit.source import library
 from mpaudit.source.call import Enter, Exhausted
-from mpaudit.source.compound import Compound
-from mpaudit.source.deprecated_api import STARS
+from mpaudit.source.driver import AnyFunction, drivers
 from mpaudit.source.facts import parts
-from mpaudit.source.heap import Heap, Layer, Place
+from mpaudit.source.heap import Heap, Layer
+from mpaudit.source.importing import BUDGET, Importing, State
 from mpaudit.source.module import Module
-from mpaudit.source.narrow import NARROWNESS, STEPPING, of_order
-from mpaudit.source.path import Fork, Frame, Identities, Path, Standing, lookup
+from mpaudit.source.narrow import NARROWNESS, judged
+from mpaudit.source.path import Fork, Frame, Path, Standing, lookup
 from mpaudit.source.project import Project
 from mpaudit.source.relevance import Relevance
-from mpaudit.source.roles import Roles, roles
 from mpaudit.source.share import Shares
 from mpaudit.source.values import (
     Class,
@@ -28,14 +26,11 @@ from mpaudit.source.values import (
     External,
     Function,
     Imported,
-    Namespace,
     Thing,
     Value,
 )
 from mpaudit.source.walk import walk
 
-BUDGET = 30_000
-"""Evaluation steps for one entry point at first; what needs more is followed narrowly."""
 NARROW_BUDGET = 50_000
 """The same, once only what handles scalers, regions and gradients is followed."""
 FILE_BUDGET = 300_000
@@ -48,30 +43,11 @@ MAX_INSTANCES = 2
 """States that a class' `__init__` leaves behind from which its methods are entered."""
 
 
-@dataclass(slots=True)
-class _Ending:
-    """What an imported module leaves behind besides its names."""
-
-    machines: list[Protocol] = field(default_factory=list)
-    settings: dict[Place, Value] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _State:
-    """What is shared by all entry points of a run."""
-
-    identities: Identities = field(default_factory=Identities)
-    world: Layer = field(default_factory=Layer)
-    absorbed: dict[str, _Ending] = field(default_factory=dict)
-    roles: dict[str, Roles] = field(default_factory=dict)
-    followed: dict[ast.AST, None] = field(default_factory=dict)
-
-
-class Engine(Compound):
+class Engine(Importing):
     """Executes the modules of one project abstractly."""
 
     def __init__(self, project: Project) -> None:
-        self.state = _State()
+        self.state = State()
         super().__init__(self.state.identities, BUDGET)
         self.project = project
         self.relevance = Relevance(project)
@@ -84,7 +60,7 @@ class Engine(Compound):
         self.holes = []
         self.places = {}
         self.exhausted: list[str] = []
-        self.left, self.exhausted = FILE_BUDGET, []
+        self.left = FILE_BUDGET
         self.instances: dict[int, tuple[Thing, list[Path]]] = {}
         self.ended: list[Protocol] = []
         """Where the protocols stood when the body of a module was through."""
@@ -103,6 +79,10 @@ class Engine(Compound):
             left.add(place, value)
         heap = Heap((left, self.state.world))
         after = self.ended
+        for heir, driver in self._driven(module, heap):
+            self.ended = after
+            enter = partial(self._method, module, heap, heir, driver)
+            self._entry(f"{heir.name}.{driver}", enter, verdicts)
         for owner, node in _definitions(module):
             name = None if owner is None else owner.name
             if not self.relevance.entering(module, name, node.name):
@@ -152,7 +132,7 @@ class Engine(Compound):
                 )  # what was not followed to the end is entered for itself
             else:
                 found = within(self.verdicts)
-                verdicts.extend(of_order(found) if self.narrow is STEPPING else found)
+                verdicts.extend(judged(found, self.narrow))
                 return heap
             finally:
                 self.left -= allowed - max(self.budget, 0)
@@ -173,9 +153,6 @@ class Engine(Compound):
         standing = Standing(machines or protocols.machines())
         return Path(standing, heap.copy(), frames=[frame])
 
-    def _scope(self, module: Module) -> int:
-        return self.identities.number("module", module.filename)
-
     def _function(
         self,
         module: Module,
@@ -192,11 +169,34 @@ class Engine(Compound):
             if isinstance(value, Function) and value.node is node:
                 self._call(value, (), path)
             return heap
-        cls = heap.get((scope, owner.name))
-        if not isinstance(cls, Class):
-            return heap
-        method = lookup(path, cls, node.name)
-        if not isinstance(method, Function) or node in self.followed:
+        return heap if node in self.followed else self._method(module, heap, owner, node.name)
+
+    def _driven(self, module: Module, heap: Heap) -> Iterator[tuple[ast.ClassDef, str]]:
+        """(class, inherited method) of the methods that call what a class of this file overrides."""
+        for owner in module.tree.body:
+            cls = self._class(owner, heap) if isinstance(owner, ast.ClassDef) else None
+            if cls is None:
+                continue
+            telling = {
+                node.name
+                for node in cls.node.body
+                if isinstance(node, AnyFunction) and node not in self.followed
+                if self.relevance.entering(module, cls.node.name, node.name)
+            }
+            for name in drivers(cls, telling) if telling else ():
+                yield cls.node, name
+
+    def _class(self, node: ast.ClassDef, heap: Heap) -> Class | None:
+        """A class of a file, whatever its name stands for by now: a main block imports its own file."""
+        found = heap.get((self.identities.number("class", node, 0), "@class"))
+        return found if isinstance(found, Class) else None
+
+    def _method(self, module: Module, heap: Heap, owner: ast.ClassDef, name: str) -> Heap:
+        """Execute a method of an object that nobody in view made."""
+        path = self._start(module, heap, later=True)
+        cls = self._class(owner, heap)
+        method = lookup(path, cls, name) if cls is not None else None
+        if cls is None or not isinstance(method, Function):
             return heap
         if cls.uid not in self.instances:
             self.instances[cls.uid] = self._instance(cls, path)
@@ -252,116 +252,6 @@ class Engine(Compound):
                     kind = library.stated_kind(stated.name)
                     path.heap[(frame.scopes[0], parameter.arg)] = Thing(value.uid, kind)
         path.frames.pop()
-
-    # Imports
-
-    def import_module(self, name: str, path: Path) -> Value:
-        """`import name`."""
-        found = self.project.find(name, path.frame.module)
-        return self._lazily(found, None, path) if found is not None else External(name)
-
-    def import_name(self, module: str, name: str, level: int, path: Path) -> Value:
-        """`from module import name`."""
-        importer = path.frame.module
-        if name == "*":
-            return self._star(module, level, path)
-        found = self.project.find(module, importer, level)
-        if found is not None and not self._defines(found, name):
-            inner = self.project.find(f"{module}.{name}" if module else name, importer, level)
-            if inner is not None:
-                return self._lazily(inner, None, path)
-        if found is None and level:
-            inner = self.project.find(f"{module}.{name}" if module else name, importer, level)
-            return (
-                self._lazily(inner, None, path)
-                if inner is not None
-                else External(f".{module}.{name}")
-            )
-        if found is not None:
-            return self._lazily(found, name, path)
-        inner = self.project.find(f"{module}.{name}", importer)
-        return (
-            self._lazily(inner, None, path) if inner is not None else External(f"{module}.{name}")
-        )
-
-    def _lazily(self, module: Module, attribute: str | None, path: Path) -> Imported:
-        """An import whose module is executed when it is used; one that may set a policy, at once."""
-        if "keras" in module.text:
-            self._absorb(module, path)
-        return Imported(module, attribute)
-
-    def _star(self, module: str, level: int, path: Path) -> Value:
-        found = self.project.find(module, path.frame.module, level)
-        if found is not None:
-            self._absorb(found, path)
-            for name, value in self.state.world.owners.get(self._scope(found), {}).items():
-                if not name.startswith(("_", "@")):
-                    path.heap[(path.frame.scopes[0], name)] = value
-        for name in STARS.get(module, ()) if found is None and not level else ():
-            path.heap[(path.frame.scopes[0], name)] = External(f"{module}.{name}")
-        return External(module)
-
-    @staticmethod
-    def _defines(module: Module, name: str) -> bool:
-        for node in module.tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-                return True
-        return any(node.id == name for node in module.every(ast.Name))
-
-    def imported(self, value: Imported, path: Path) -> Value:
-        """What an import brings in; the module is executed once, on its own."""
-        self._absorb(value.module, path)
-        scope = self._scope(value.module)
-        if value.attribute is None:
-            return Namespace(value.module, scope)
-        found = path.heap.get((scope, value.attribute))
-        if isinstance(found, Imported) and found != value:
-            return self.imported(found, path)
-        if found is None or isinstance(found, Imported):
-            number = self.identities.number("global", value.module.filename, value.attribute)
-            return Thing(number, text=value.attribute)
-        return found
-
-    def _absorb(self, module: Module, path: Path) -> None:
-        """Execute an imported module once, on its own; what it defines is there for every path.
-
-        Where the protocols then stand, and settings (owners below zero), go to the importing path.
-        """
-        if module.filename not in self.state.absorbed:
-            self.state.absorbed[module.filename] = ending = _Ending()
-            before = self.verdicts, self.escaped, self.budget, self.ended, self.guards
-            self.verdicts, self.escaped, self.ended, self.guards = [], [], [], 0
-            self.budget = BUDGET
-            try:
-                heap = self._body(module, module.name)
-            except (Exhausted, RecursionError):
-                heap = Heap(())
-            ending.machines = self.ended if any(m.state or m.facts for m in self.ended) else []
-            self.verdicts, self.escaped, self.budget, self.ended, self.guards = before
-            for place, value in heap:
-                if place[0] >= 0:
-                    self.state.world.add(place, value)
-                else:
-                    ending.settings[place] = value
-        ending = self.state.absorbed[module.filename]
-        if ending.machines:
-            path.standing = path.standing.importing(ending.machines)
-        for place, value in ending.settings.items():
-            if place not in path.heap:
-                path.heap[place] = value
-
-    def submodule(self, base: Namespace, name: str) -> Value | None:
-        """`package.module`."""
-        found = self.project.find(name, base.module, 1)
-        return Namespace(found, self._scope(found)) if found is not None else None
-
-    def roles(self, path: Path) -> Roles:
-        """The roles that the file in progress gives away."""
-        module = path.frame.module
-        known = self.state.roles.get(module.filename)
-        if known is None:
-            known = self.state.roles[module.filename] = roles(module)
-        return known
 
 
 def _scales(instance: Thing, path: Path) -> bool:

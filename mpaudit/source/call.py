@@ -13,7 +13,7 @@ from mpaudit.source.facts import beyond, carries, computed, parts
 from mpaudit.source.handover import given_to, handed
 from mpaudit.source.logic import Logic
 from mpaudit.source.making import Making
-from mpaudit.source.outline import generates
+from mpaudit.source.outline import generates, left_to_heirs
 from mpaudit.source.path import Frame, Identities, Path, lookup, unset
 from mpaudit.source.relevance import Relevance
 from mpaudit.source.request import Call
@@ -68,6 +68,7 @@ class Calls(Making):
         self.identities = identities
         self.logic = Logic(identities)
         self.budget = budget
+        self.left = budget
         self.floor = 0
         self.oversized: dict[ast.AST, int] = {}
         self.fruitless: dict[ast.AST, int] = {}
@@ -107,6 +108,12 @@ class Calls(Making):
         self.budget -= amount
         if self.budget < self.floor:
             raise Exhausted
+
+    def refund(self, amount: int) -> None:
+        """Give work back to the entry point in progress, as far as the file's budget allows."""
+        if self.left - self.budget >= amount:
+            self.left -= amount
+            self.budget += amount
 
     # Calling
 
@@ -215,7 +222,7 @@ class Calls(Making):
         """Follow a call into the project, by raising Enter; its result if it is not worth following."""
         inputs = (*arguments, *keywords.values())
         recursive = any(frame.function == function for frame in path.frames)
-        if recursive or len(path.frames) > MAX_DEPTH:
+        if recursive or len(path.frames) > MAX_DEPTH or left_to_heirs(function.node):
             if isinstance(site, ast.Call):
                 self.lose(inputs, path, path.frame.module.span(site))
             return result or beyond(self.made(site, path), inputs, path)

@@ -8,18 +8,14 @@ from collections.abc import Callable
 from functools import partial
 
 from mpaudit.event import Event, LostSight
-from mpaudit.protocols.protocol import Verdict
 from mpaudit.source import library
-from mpaudit.source.call import Enter, Exhausted
-from mpaudit.source.expression import Expressions
-from mpaudit.source.facts import beyond, carries
+from mpaudit.source.allowance import Allowances
+from mpaudit.source.call import Enter
 from mpaudit.source.join import merge
-from mpaudit.source.narrow import NARROWNESS, SMALL, STEPPING, of_order
+from mpaudit.source.narrow import SMALL
 from mpaudit.source.path import Fork, Frame, Path
-from mpaudit.source.share import Shares
 from mpaudit.source.skim import pass_over, passable
 from mpaudit.source.values import (
-    UNKNOWN,
     Bound,
     Choice,
     Class,
@@ -32,23 +28,14 @@ from mpaudit.source.values import (
 )
 
 MAX_PATHS = 48
-FRUITLESS = 2
-"""A function of which nothing has come so often is not followed again from the same entry point."""
 EVENT = 4
 """What it costs to tell an event to the protocols, in evaluations of an expression."""
 WATCHED = frozenset(["GradScaler", "autocast", "Optimizer", "context"])
 """The kinds of things that protocols watch."""
 
 
-class Flow(Expressions):
+class Flow(Allowances):
     """Executes statements; `verdicts` collects what the protocols say on every path."""
-
-    verdicts: list[Verdict]
-    escaped: list[Path]
-    executed: dict[ast.stmt, int]
-    """The statements that were executed, and the turn in which they were last."""
-    turn: int
-    shares: Shares
 
     def emit(self, event: Event, path: Path) -> None:
         """Feed an event to the path's protocols."""
@@ -111,71 +98,6 @@ class Flow(Expressions):
         other = path.copy()
         path.facts[condition], other.facts[condition] = True, False
         return [other, path]
-
-    def within_its_share(self, path: Path, call: Enter) -> list[Path]:
-        """Follow a call as far as its share of the budget goes, more narrowly if need be, or give it up."""
-        node, before, told = call.function.node, path.copy(), self.told
-        if self.fruitless.get(node, 0) > FRUITLESS:
-            return [self.given_up(before, call)]
-        for narrow in (self.narrow, STEPPING):
-            if narrow is STEPPING and not self.relevance.handling(call.function, STEPPING):
-                break
-            if self.oversized.get(node, -1) >= NARROWNESS.index(narrow):
-                continue
-            ended = self._share_of(before.copy(), call, narrow)
-            if ended is not None:
-                if told == self.told and not any(self.shows(each, before, call) for each in ended):
-                    if not self.shares.held_back(call.function, self.executed, self.turn):
-                        self.fruitless[node] = self.fruitless.get(node, 0) + 1
-                return ended
-            self.oversized[node] = NARROWNESS.index(narrow)
-        return [self.given_up(before, call)]
-
-    def _share_of(
-        self, path: Path, call: Enter, narrow: frozenset[str] | None
-    ) -> list[Path] | None:
-        """Follow a call as narrowly as told; None if its share of the budget does not suffice."""
-        around, floor, escaped = self.narrow, self.floor, self.escaped.copy()
-        verdicts, followed, guards = len(self.verdicts), len(self.followed), self.guards
-        left = self.budget - floor
-        self.floor = self.budget - self.shares.of(left, path.frame.module, call.site)
-        self.narrow = narrow
-        try:
-            ended = self.follow(path, call)
-        except Exhausted:
-            if self.budget < floor:
-                raise
-            self.escaped, self.guards = escaped, guards
-            del self.verdicts[verdicts:]
-            for node in list(self.followed)[followed:]:
-                del self.followed[node]
-            return None
-        else:
-            if narrow is not around:
-                self.verdicts[verdicts:] = of_order(self.verdicts[verdicts:])
-            return ended
-        finally:
-            self.floor, self.narrow = floor, around
-
-    def shows(self, path: Path, before: Path, call: Enter) -> bool:
-        """Whether anything came of a call that told no protocol anything."""
-        result = path.frame.done.get(call.site)
-        return (result is not None and carries(result, path)) or path.heap.changed(before.heap)
-
-    def given_up(self, path: Path, call: Enter) -> Path:
-        """The path behind a call that is not followed after all."""
-        if call.function.node in self.oversized:
-            self.followed.pop(call.function.node, None)
-        scope = call.frame.scopes[0]
-        given = [value for name, value in path.heap.of(scope) if not name.startswith("@")]
-        path.heap.forget_owner(scope)
-        if isinstance(call.site, ast.Call):
-            self.lose(given, path, path.frame.module.span(call.site), elsewhere=True)
-        made = call.result or beyond(self.made(call.site, path), given, path)
-        if call.result is None and isinstance(made, Thing):
-            path.learn(made, scaled=UNKNOWN)
-        path.frame.done[call.site] = made
-        return path
 
     def follow(self, path: Path, call: Enter) -> list[Path]:
         """Execute a function of the project; the paths on which it returns.

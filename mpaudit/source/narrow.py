@@ -26,11 +26,13 @@ HANDLING = frozenset(
 
 CLOSING = frozenset(["step(...)", "update()"])
 """Or what closes an iteration for callers out of sight."""
-STEPPING = HANDLING - {"autocast", "state_dict()", "torch.save"}
-"""What is left of it where even that is too much: what makes gradients, changes and applies them."""
+REGIONS = HANDLING - {"state_dict()", "torch.save"}
+"""What is left of it where that is too much: regions, and what makes gradients, changes and applies them."""
+STEPPING = REGIONS - {"autocast"}
+"""What is left where even that is too much: gradients alone."""
 TRAINING = frozenset(["backward"])
 """What the loop over batches mentions."""
-NARROWNESS = (None, HANDLING, STEPPING)
+NARROWNESS = (None, HANDLING, REGIONS, STEPPING)
 """What is followed where the budget is short, from everything down."""
 SMALL = {HANDLING: 8}
 """How large a block must be, in statements, to be passed over: more is known of what is executed."""
@@ -54,6 +56,20 @@ ORDER = frozenset(
 """The rules that rest on nothing but losses, gradients, scalers and optimizers."""
 
 
-def of_order(verdicts: list[Verdict]) -> list[Verdict]:
-    """The verdicts that count where only what makes and applies gradients was followed."""
-    return [verdict for verdict in verdicts if verdict.rule in ORDER]
+REGIONAL = frozenset(
+    [
+        "autocast-around-loop",
+        "backward-in-autocast",
+        "missing-grad-scaler",
+        "scaler-with-bfloat16",
+        "scaler-without-autocast",
+    ]
+)
+"""The rules that rest on regions besides."""
+JUDGED = {REGIONS: ORDER | REGIONAL, STEPPING: ORDER}
+
+
+def judged(verdicts: list[Verdict], narrow: frozenset[str] | None) -> list[Verdict]:
+    """The verdicts that count where no more was followed than that."""
+    rules = JUDGED.get(narrow) if narrow is not None else None
+    return verdicts if rules is None else [v for v in verdicts if v.rule in rules]

@@ -198,6 +198,17 @@ def generates(function: ast.AST) -> bool:
     return False
 
 
+@lru_cache(maxsize=4096)
+def left_to_heirs(function: ast.AST) -> bool:
+    """Whether a method says only that a class that inherits it is to define it."""
+    body = getattr(function, "body", None)
+    if not isinstance(body, list) or not isinstance(body[-1], ast.Raise):
+        return False
+    said = [s for s in body[:-1] if not isinstance(getattr(s, "value", None), ast.Constant)]
+    raised = body[-1].exc.func if isinstance(body[-1].exc, ast.Call) else body[-1].exc
+    return not said and getattr(raised, "id", "") == "NotImplementedError"
+
+
 def _names(node: ast.AST) -> set[str]:
     attributes = {n.attr for n in walk(node) if isinstance(n, ast.Attribute)}
     return attributes | {n.id for n in walk(node) if isinstance(n, ast.Name)}

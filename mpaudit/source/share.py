@@ -12,8 +12,9 @@ from mpaudit.source.values import Function
 
 SHARE = 0.3
 """How much of what is left of the budget a call may use up."""
-LAST_SHARE = 0.75
-"""The same for a call behind which nothing follows that matters, as `main()` at the end of a file."""
+LARGE_SHARE = 0.8
+"""The same for a call that leads to the training, which is often some methods further down, and for one
+behind which nothing follows that matters, as `main()` at the end of a file."""
 LEAST = 1000
 """What a call may use up in any case, in evaluations of an expression."""
 
@@ -25,11 +26,11 @@ class Shares:
         self.relevance = relevance
         self._last: dict[ast.expr, bool] = {}
 
-    def of(self, left: int, module: Module, site: ast.expr) -> int:
+    def of(self, left: int, module: Module, site: ast.expr, *, trains: bool) -> int:
         """What a call at `site` may use up of the evaluations that are left."""
         if site not in self._last:
             self._last[site] = self._is_last(module, site)
-        share = LAST_SHARE if self._last[site] else SHARE
+        share = LARGE_SHARE if trains or self._last[site] else SHARE
         return min(left, max(LEAST, int(left * share)))
 
     def held_back(self, function: Function, executed: Mapping[ast.stmt, int], turn: int) -> bool:

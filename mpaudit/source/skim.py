@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from mpaudit.source.facts import computed
 from mpaudit.source.handover import handed_by
-from mpaudit.source.values import Thing, Value
+from mpaudit.source.library.torch_optim import makes_optimizer
+from mpaudit.source.values import External, Thing, Value
 from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
@@ -99,9 +100,27 @@ def _forget(engine: Calls, node: ast.stmt, path: Path) -> None:
         number = engine.identities.number(
             "passed over", node, place, frame.context, frame.iteration
         )
-        made = Thing(number, since=frame.iteration, text=name)
         inherited = sources if before is None else (before, *sources)
+        if _optimizer(node, name, path):
+            made = Thing(number, "Optimizer", since=frame.iteration, text=name)
+            path.heap[(where, name)] = engine.derive(made, inherited, path)
+            continue
+        made = Thing(number, since=frame.iteration, text=name)
         path.heap[(where, name)] = computed(made, _data(inherited), path)
+
+
+def _optimizer(node: ast.stmt, name: str, path: Path) -> bool:
+    """Whether a block may make the optimizer that a variable or an attribute of this name holds then."""
+    for part in walk(node):
+        if not isinstance(part, ast.Assign) or not isinstance(part.value, ast.Call):
+            continue
+        if all(name not in (getattr(t, "id", ""), getattr(t, "attr", "")) for t in part.targets):
+            continue
+        first, dot, rest = ast.unparse(part.value.func).partition(".")
+        held = _held(first, path)
+        if isinstance(held, External) and makes_optimizer(held.name + dot + rest):
+            return True
+    return False
 
 
 def _data(values: tuple[Value, ...]) -> tuple[Value, ...]:

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 NOT_OPTIMIZERS = ("torch.optim.lr_scheduler", "torch.optim.swa_utils")
 
 
+def makes_optimizer(name: str) -> bool:
+    """Whether calling `name` makes an optimizer."""
+    return name.startswith("torch.optim.") and not name.startswith(NOT_OPTIMIZERS)
+
+
 @function("torch.optim.*")
 def make_optimizer(call: Call) -> Value | None:
     """`torch.optim.SGD(model.parameters(), ...)`."""
-    if call.name.startswith(NOT_OPTIMIZERS):
+    if not makes_optimizer(call.name):
         return None
     made = call.made("Optimizer")
     _adopt(call, made, call.name)

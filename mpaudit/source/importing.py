@@ -1,0 +1,163 @@
+"""Imports: where a name of another file comes from, and what executing that file leaves behind."""
+
+from __future__ import annotations
+
+import ast
+from abc import abstractmethod
+from dataclasses import dataclass, field
+
+from mpaudit.protocols.protocol import Protocol
+from mpaudit.source.call import Exhausted
+from mpaudit.source.compound import Compound
+from mpaudit.source.deprecated_api import STARS
+from mpaudit.source.heap import Heap, Layer, Place
+from mpaudit.source.module import Module
+from mpaudit.source.path import Identities, Path
+from mpaudit.source.project import Project
+from mpaudit.source.roles import Roles, roles
+from mpaudit.source.values import External, Imported, Namespace, Thing, Value
+
+BUDGET = 30_000
+"""Evaluation steps for one entry point at first; what needs more is followed narrowly."""
+
+
+@dataclass(slots=True)
+class _Ending:
+    """What an imported module leaves behind besides its names."""
+
+    machines: list[Protocol] = field(default_factory=list)
+    settings: dict[Place, Value] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class State:
+    """What is shared by all entry points of a run."""
+
+    identities: Identities = field(default_factory=Identities)
+    world: Layer = field(default_factory=Layer)
+    absorbed: dict[str, _Ending] = field(default_factory=dict)
+    roles: dict[str, Roles] = field(default_factory=dict)
+    followed: dict[ast.AST, None] = field(default_factory=dict)
+
+
+class Importing(Compound):
+    """Resolves imports; a module of the project is executed once, when something of it is used."""
+
+    project: Project
+    state: State
+    ended: list[Protocol]
+
+    @abstractmethod
+    def _body(self, module: Module, name: str) -> Heap:
+        """Execute the body of a module under a name; what it leaves behind."""
+
+    def _scope(self, module: Module) -> int:
+        return self.identities.number("module", module.filename)
+
+    def import_module(self, name: str, path: Path) -> Value:
+        """`import name`."""
+        found = self.project.find(name, path.frame.module)
+        return self._lazily(found, None, path) if found is not None else External(name)
+
+    def import_name(self, module: str, name: str, level: int, path: Path) -> Value:
+        """`from module import name`."""
+        importer = path.frame.module
+        if name == "*":
+            return self._star(module, level, path)
+        found = self.project.find(module, importer, level)
+        if found is not None and not self._defines(found, name):
+            inner = self.project.find(f"{module}.{name}" if module else name, importer, level)
+            if inner is not None:
+                return self._lazily(inner, None, path)
+        if found is None and level:
+            inner = self.project.find(f"{module}.{name}" if module else name, importer, level)
+            return (
+                self._lazily(inner, None, path)
+                if inner is not None
+                else External(f".{module}.{name}")
+            )
+        if found is not None:
+            return self._lazily(found, name, path)
+        inner = self.project.find(f"{module}.{name}", importer)
+        return (
+            self._lazily(inner, None, path) if inner is not None else External(f"{module}.{name}")
+        )
+
+    def _lazily(self, module: Module, attribute: str | None, path: Path) -> Imported:
+        """An import whose module is executed when it is used; one that may set a policy, at once."""
+        if "keras" in module.text:
+            self._absorb(module, path)
+        return Imported(module, attribute)
+
+    def _star(self, module: str, level: int, path: Path) -> Value:
+        found = self.project.find(module, path.frame.module, level)
+        if found is not None:
+            self._absorb(found, path)
+            for name, value in self.state.world.owners.get(self._scope(found), {}).items():
+                if not name.startswith(("_", "@")):
+                    path.heap[(path.frame.scopes[0], name)] = value
+        for name in STARS.get(module, ()) if found is None and not level else ():
+            path.heap[(path.frame.scopes[0], name)] = External(f"{module}.{name}")
+        return External(module)
+
+    @staticmethod
+    def _defines(module: Module, name: str) -> bool:
+        for node in module.tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+                return True
+        return any(node.id == name for node in module.every(ast.Name))
+
+    def imported(self, value: Imported, path: Path) -> Value:
+        """What an import brings in; the module is executed once, on its own."""
+        self._absorb(value.module, path)
+        scope = self._scope(value.module)
+        if value.attribute is None:
+            return Namespace(value.module, scope)
+        found = path.heap.get((scope, value.attribute))
+        if isinstance(found, Imported) and found != value:
+            return self.imported(found, path)
+        if found is None or isinstance(found, Imported):
+            number = self.identities.number("global", value.module.filename, value.attribute)
+            return Thing(number, text=value.attribute)
+        return found
+
+    def _absorb(self, module: Module, path: Path) -> None:
+        """Execute an imported module once, on its own; what it defines is there for every path.
+
+        Where the protocols then stand, and settings (owners below zero), go to the importing path.
+        """
+        if module.filename not in self.state.absorbed:
+            self.state.absorbed[module.filename] = ending = _Ending()
+            before = self.verdicts, self.escaped, self.budget, self.ended, self.guards
+            self.verdicts, self.escaped, self.ended, self.guards = [], [], [], 0
+            self.budget = BUDGET
+            try:
+                heap = self._body(module, module.name)
+            except (Exhausted, RecursionError):
+                heap = Heap(())
+            ending.machines = self.ended if any(m.state or m.facts for m in self.ended) else []
+            self.verdicts, self.escaped, self.budget, self.ended, self.guards = before
+            for place, value in heap:
+                if place[0] >= 0:
+                    self.state.world.add(place, value)
+                else:
+                    ending.settings[place] = value
+        ending = self.state.absorbed[module.filename]
+        if ending.machines:
+            path.standing = path.standing.importing(ending.machines)
+        for place, value in ending.settings.items():
+            if place not in path.heap:
+                path.heap[place] = value
+
+    def submodule(self, base: Namespace, name: str) -> Value | None:
+        """`package.module`."""
+        found = self.project.find(name, base.module, 1)
+        return Namespace(found, self._scope(found)) if found is not None else None
+
+    def roles(self, path: Path) -> Roles:
+        """The roles that the file in progress gives away."""
+        module = path.frame.module
+        known = self.state.roles.get(module.filename)
+        if known is None:
+            known = self.state.roles[module.filename] = roles(module)
+        return known
