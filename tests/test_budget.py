@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpaudit.audit import check
-from mpaudit.event import Event, ScalerStep
-from mpaudit.protocols.protocol import Verdict
 from mpaudit.source.importing import BUDGET
-from mpaudit.source.path import Standing
 
 HEAD = """import torch
 from torch import nn
@@ -191,45 +188,3 @@ if __name__ == "__main__":
         encoding="utf-8",
     )
     assert [finding.name for finding in check([path]).findings] == ["scaler-in-loop"]
-
-
-def test_a_choice_of_optimizers_costs_no_path_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SGD or Adam, or none of them where the name would be unset: the training is followed once."""
-    kinds = ("SGD", "Adam", "AdamW", "RMSprop")
-    chosen = "".join(
-        f"{'el' if n else ''}if name == {kind!r}:\n"
-        f"    optimizer = torch.optim.{kind}(model.parameters(), lr=0.1)\n"
-        for n, kind in enumerate(kinds)
-    )
-    path = tmp_path / "chosen.py"
-    path.write_text(
-        f"""import sys
-import torch
-from torch import nn
-
-name = sys.argv[1]
-model = nn.Linear(8, 2).cuda()
-{chosen}
-scaler = torch.amp.GradScaler("cuda")
-for inputs, targets in loader:
-    optimizer.zero_grad()
-    with torch.autocast("cuda"):
-        loss = nn.functional.cross_entropy(model(inputs), targets)
-    scaler.scale(loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-""",
-        encoding="utf-8",
-    )
-    told: list[Event] = []
-    after = Standing.after
-
-    def listening(standing: Standing, event: Event) -> tuple[Standing, list[Verdict]]:
-        told.append(event)
-        return after(standing, event)
-
-    monkeypatch.setattr(Standing, "after", listening)
-    assert check([path]).findings == ()
-    assert sum(isinstance(event, ScalerStep) for event in told) == 2  # in two passes of the loop

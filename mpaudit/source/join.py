@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from mpaudit.source.heap import Place
-from mpaudit.source.path import UNSET, Identities, Path, present
+from mpaudit.source.path import UNSET, Identities, Path
 from mpaudit.source.values import Choice, Const, Pack, Thing, Value, newest
 
 MAX_CHOICE_DEPTH = 4
@@ -104,30 +104,14 @@ def _alike(
         return None
     if one.kind != OPTIMIZER or two.kind != OPTIMIZER:
         return None
-    facts, others = _held(one, kept), _held(two, other)
+    facts, others = dict(kept.heap.of(one.uid)), dict(other.heap.of(two.uid))
     makers = [each.pop("@maker", None) for each in (facts, others)]
-    if not _in_half(facts, kept) and not _in_half(others, other):
-        for each in (facts, others):  # which matters to parameters in half alone
-            each.pop("@eps", None)
     if facts != others or any(maker in UNLIKE for maker in makers):
         return None
     made = Thing(identities.number("either", one, two), OPTIMIZER, newest(one, two))
     for name, value in facts.items():
         kept.heap[(made.uid, name)] = value
     return made
-
-
-def _held(optimizer: Thing, path: Path) -> dict[str, Value]:
-    """What is known of an optimizer where there is one: on paths joined before, it may not be there."""
-    held = path.heap.of(optimizer.uid)
-    return {name: present(value) for name, value in held if name != "@scaled"}  # as losses are
-
-
-def _in_half(facts: dict[str, Value], path: Path) -> bool:
-    models = facts.get("@trains")
-    return isinstance(models, Pack) and any(
-        path.known(model, "@param_dtype") is not None for model in models.items
-    )
 
 
 def _deciding(conditions: list[Thing], identities: Identities) -> Thing | None:

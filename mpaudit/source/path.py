@@ -238,16 +238,6 @@ def filled(value: Value, otherwise: Value) -> Value:
     return otherwise if value == UNSET else value
 
 
-def present(value: Value) -> Value:
-    """What a place holds where it holds anything at all."""
-    if not isinstance(value, Choice):
-        return value
-    yes, no = present(value.yes), present(value.no)
-    if UNSET in (yes, no):
-        return no if yes == UNSET else yes
-    return yes if yes == no else Choice(value.condition, yes, no)
-
-
 def lookup(path: Path, owner: Class, name: str, seen: frozenset[int] = frozenset()) -> Value | None:
     """A class attribute, through the bases that are in the project, in definition order."""
     found = path.heap.get((owner.uid, name))
