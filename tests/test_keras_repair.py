@@ -173,6 +173,22 @@ def test_an_activation_that_is_no_literal_is_left_alone():
     assert repaired(code) == code
 
 
+def test_a_wrapper_that_is_asked_for_its_scale_stays():
+    code = """import keras
+
+keras.mixed_precision.set_global_policy("mixed_bfloat16")
+model = keras.Sequential([keras.layers.Dense(24), keras.layers.Dense(4, dtype="float32")])
+optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD(1e-3))
+model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+model.fit(x, y)
+"""
+    assert codes(code) == ["MP519"]
+    assert "optimizer = keras.optimizers.SGD(1e-3)" in repaired(code)
+    asked = code + "print(optimizer.dynamic_scale)\n"
+    assert codes(asked) == ["MP519"]
+    assert repaired(asked) == asked
+
+
 def test_models_that_have_nothing_to_do_with_each_other_are_repaired_apart():
     other = """other = keras.Sequential([keras.layers.Dense(8), keras.layers.Dense(2)])
 other.compile("adam", "mse")

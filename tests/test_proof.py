@@ -37,6 +37,7 @@ OTHERWISE = {
     "bfloat16_with_scaler": "what is put in stays: bfloat16, in which each product is rounded otherwise",
     "bfloat16_instead": "what is put in stays: bfloat16, in which each product is rounded otherwise",
     "clip_added": "what is put in stays: a clip, now of the true gradients",
+    "masked_by_where": "what is put in stays: a softmax of the values that the mask leaves",
     "clipped_at_the_tape": "what is put in stays: a clip, now by the optimizer",
 }
 """Operators after whose repair the correct script is another one: it has to run, with finite numbers."""

@@ -9,6 +9,11 @@ from mpaudit.source.module import Module
 from mpaudit.source.repair.keras_loop import wrap_optimizer
 from mpaudit.source.repair.registry import Context, alone, lines_of, repairs
 
+OF_THE_WRAPPER = frozenset(
+    ["dynamic_growth_steps", "dynamic_scale", "initial_scale", "inner_optimizer", "step_counter"]
+)
+"""Attributes that a LossScaleOptimizer has, and no optimizer inside one."""
+
 
 @repairs("double-loss-scaling")
 def unwrap_outer(context: Context) -> Fix | None:
@@ -31,6 +36,8 @@ def unwrap(context: Context) -> Fix | None:
         return None
     if not context.subject("policy"):
         return None
+    if any(node.attr in OF_THE_WRAPPER for node in context.module.every(ast.Attribute)):
+        return None  # what asks for them would fail
     factor = next((k for k in call.keywords if k.arg == "loss_scale_factor"), None)
     edits = _unwrapped(context) if factor is None else _without(context.module, call, factor)
     return Fix("Leave the loss scaling out", tuple(edits), Safety.UNSAFE) if edits else None
