@@ -111,9 +111,8 @@ class Engine(Importing):
     def _entry(self, title: str, execute: Callable[[], Heap], verdicts: list[Verdict]) -> Heap:
         """Execute one entry point; its verdicts count only if it could be followed to its end.
 
-        Where the budget does not allow to follow everything that matters, only what handles scalers,
-        regions and gradients is followed, then only what makes and applies gradients; only the order
-        of things is judged by that.
+        Where the budget does not allow to follow everything that matters, less is followed, as
+        `mpaudit.source.narrow` says, and only what that allows is judged.
         """
         for self.narrow in NARROWNESS:
             bound = NARROW_BUDGET if self.narrow else BUDGET
