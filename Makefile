@@ -12,6 +12,7 @@ export CUDA_VISIBLE_DEVICES ?=
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,torch]' tensorflow-cpu
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps tf_keras  # asks for tensorflow; the line above has its CPU build
 	touch $(READY)
 
 # $(call step,arguments of mpaudit,expected exit code): show a command, run it in demo/, check its code
