@@ -5,20 +5,14 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.event import HalfAdded, HalfAverageMoved, HalfMetricMade, Ref
-from mpaudit.source.dtypes import Dtype
+from mpaudit.event import HalfAverageMoved, HalfMetricMade
 from mpaudit.source.keras_version import generation
+from mpaudit.source.library.half_sum import LARGEST_SHARE, is_assigned_back, share_of, tell_added
 from mpaudit.source.library.keras_dtype import SEEN, WEIGHT, dtype_named, held, reasons
 from mpaudit.source.library.keras_names import ROOTS, last, text
 from mpaudit.source.library.keras_policy_name import policy_name
 from mpaudit.source.library.registry import on_binary, on_result
 from mpaudit.source.library.tensorflow_dtypes import HALF
-from mpaudit.source.library.torch_half_running import (
-    LARGEST_SHARE,
-    is_share,
-    is_short,
-    share_of,
-)
 from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -85,16 +79,9 @@ def operated(
     """`total += loss`, `total = total + loss`."""
     if SEEN not in path.heap or not isinstance(node.op, ast.Add) or not isinstance(left, Thing):
         return
-    target: ast.expr
-    if isinstance(node, ast.AugAssign):
-        target = node.target
-    else:
-        module, target = path.frame.module, node.left
-        above = module.parents.get(node)
-        if not isinstance(above, ast.Assign) or len(above.targets) != 1:
-            return
-        if module.source(above.targets[0]) != module.source(node.left):
-            return
+    if not isinstance(node, ast.AugAssign) and not is_assigned_back(node, path):
+        return
+    target = node.target if isinstance(node, ast.AugAssign) else node.left
     root = _added(engine, path, node, left, right, target)
     if root is not None:
         path.learn(engine.term("Add", left, right), running16=root)
@@ -110,28 +97,16 @@ def _added(
         if path.known(left, "@one16") is None or known is None or known.name not in HALF:
             return None
         root = Pack((left, Const(known)))
-    if not isinstance(root, Pack) or is_share(right, engine) or is_short(at, root.items[0], path):
-        return root
-    number, kept = root.items
-    if isinstance(number, Thing) and isinstance(kept, Const) and isinstance(kept.value, Dtype):
-        module = path.frame.module
-        engine.emit(
-            HalfAdded(
-                at=module.span(at),
-                occasional=any(frame.occasional for frame in path.frames),
-                tensor=Ref(number.uid, " ".join(module.source(target).split())),
-                root=number.uid,
-                dtype=kept.value.name,
-                because=reasons(number, path),
-                repeated=any(
-                    frame.function is not None
-                    and frame.function.owner is not None
-                    and frame.function.name in _STEPS
-                    for frame in path.frames
-                ),
-            ),
-            path,
-        )
+    tell_added(
+        engine,
+        path,
+        root,
+        at,
+        right,
+        target,
+        because=lambda total, _: reasons(total, path),
+        methods=_STEPS,
+    )
     return root
 
 

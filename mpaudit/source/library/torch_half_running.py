@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.event import HalfAdded, HalfAverageMoved, Ref
+from mpaudit.event import HalfAverageMoved
 from mpaudit.source.dtypes import HALF, Dtype, parameter_dtype, possible, reasons_of
+from mpaudit.source.library.half_sum import LARGEST_SHARE, is_assigned_back, share_of, tell_added
 from mpaudit.source.library.python_number import number
 from mpaudit.source.library.registry import on_binary, on_result
 from mpaudit.source.library.torch_tensor import certain
-from mpaudit.source.values import NOWHERE, TRUE, Const, External, Pack, Thing, Value
+from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 _SIZED = ("torch.zeros", "torch.ones", "torch.empty", "torch.full")
 _GIVEN = ("torch.tensor", "torch.as_tensor", "torch.scalar_tensor")
 _SAME = frozenset(["half", "bfloat16", "to", "cuda", "cpu"])
-_PARTS = frozenset(
-    ["items", "values", "keys", "children", "modules", "parameters", "named_parameters"]
-)
-LARGEST_SHARE = 0.01
-"""A moving average that takes more than this of the new parameters, moves."""
-SHORT = 256
-"""A sum of as many terms or fewer is a short one."""
 
 
 @on_result
@@ -72,12 +66,9 @@ def operated(
     if isinstance(node, ast.AugAssign):
         root = _added(engine, path, node, left, right, node.target)
     else:
-        module = path.frame.module
-        above = module.parents.get(node)
-        if not isinstance(above, ast.Assign) or len(above.targets) != 1:
+        if not is_assigned_back(node, path):
             return
-        same = module.source(above.targets[0]) == module.source(node.left)
-        if not same or not (_is_number(right, engine) or _is_half(right, engine, path)):
+        if not _is_number(right, engine) and not _is_half(right, engine, path):
             return
         root = _added(engine, path, node, left, right, node.left)
     if root is not None:
@@ -108,55 +99,8 @@ def _added(
         if known is None or known.name not in HALF:
             return None
         root = Pack((left, Const(known)))
-    if not isinstance(root, Pack) or is_share(right, engine) or is_short(at, root.items[0], path):
-        return root
-    number_, held = root.items
-    if isinstance(number_, Thing) and isinstance(held, Const) and isinstance(held.value, Dtype):
-        module = path.frame.module
-        engine.emit(
-            HalfAdded(
-                at=module.span(at),
-                occasional=any(frame.occasional for frame in path.frames),
-                tensor=Ref(number_.uid, " ".join(module.source(target).split())),
-                root=number_.uid,
-                dtype=held.value.name,
-                because=reasons_of(held.value),
-            ),
-            path,
-        )
+    tell_added(engine, path, root, at, right, target, because=lambda _, dtype: reasons_of(dtype))
     return root
-
-
-def is_share(value: Value | None, engine: Calls) -> bool:
-    """Whether what is added was divided first: `loss / steps`."""
-    if not isinstance(value, Thing):
-        return False
-    return (engine.identities.description(value.uid) or ("",))[0] == "Div"
-
-
-def is_short(at: ast.AST, root: Value, path: Path) -> bool:
-    """Whether the innermost loop around an addition goes through a few things only."""
-    module = path.frame.module
-    node = module.parents.get(at)
-    while node is not None and not isinstance(node, ast.For | ast.AsyncFor | ast.While):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            return False
-        node = module.parents.get(node)
-    if not isinstance(node, ast.For | ast.AsyncFor):
-        return False
-    over = node.iter
-    if isinstance(over, ast.Tuple | ast.List | ast.Set | ast.Dict):
-        return True
-    if not isinstance(over, ast.Call):
-        return False
-    if isinstance(over.func, ast.Attribute):
-        return over.func.attr in _PARTS
-    if not isinstance(over.func, ast.Name) or over.func.id != "range":
-        return False
-    last = over.args[min(1, len(over.args) - 1)] if over.args else None
-    if isinstance(last, ast.Constant) and isinstance(last.value, int):
-        return last.value <= SHORT
-    return isinstance(root, Thing) and root.since != NOWHERE  # micro batches of a step
 
 
 def _moved(call: Call, receiver: Thing, made: Value) -> None:
@@ -201,21 +145,3 @@ def _parameters(value: Thing, path: Path) -> Dtype | None:
         return None
     known = parameter_dtype(owners.items[0], path)
     return known if known is not None and known.name in HALF else None
-
-
-def share_of(value: Value | None, receiver: Thing, call: Call) -> float | None:
-    """The part that `d * e + (1 - d) * p` takes of p."""
-    identities = call.engine.identities
-    if not isinstance(value, Thing):
-        return None
-    operation, *terms = identities.description(value.uid) or ("",)
-    if operation != "Add":
-        return None
-    for term in terms:
-        if isinstance(term, Thing):
-            name, *factors = identities.description(term.uid) or ("",)
-            if name == "Mult" and receiver in factors:
-                other = factors[0] if factors[1] == receiver else factors[1]
-                decay = number(other if isinstance(other, Value) else None, identities)
-                return None if decay is None else 1 - decay
-    return None
