@@ -13,6 +13,7 @@ import pytest
 from mpaudit.finding import Finding, Moment, Position, Problem, Span
 from mpaudit.render import run_json, run_text
 from mpaudit.rule import Severity
+from mpaudit.runtime.histogram import KINDS, Histogram
 from mpaudit.runtime.record import (
     Attempts,
     Cast,
@@ -20,6 +21,7 @@ from mpaudit.runtime.record import (
     Incident,
     Layer,
     Optimizer,
+    Peaks,
     Statistics,
 )
 from mpaudit.runtime.summary import Numbers, RunReport, join, stamp, summarise
@@ -54,6 +56,10 @@ ROWS = (
         "1", "forward", "float32", 4, 40, nan=1, first_bad_step=1, last_bad_step=1, amax=1e6
     ),
     Statistics("1", "backward", "float16", 8, 80, flushed=20, flushed_of=80, amax=0.0),
+    Histogram("1", "gradient", "float16", 2.0**14, 8, 80, 16, 0, 0, -24, (16, 16, 8, 24)),
+    Histogram("1", "gradient", "float16", 2.0**4, 1, 16, 0, 0, 0, -10, (16,)),
+    Histogram("1", "weight", "float32", 1.0, 8, 80, 0, 0, 0, 17, (8, 72)),
+    Peaks("0", 8, 1, (63.96875, 63.96875, 100.0, 50.0, 511.75, 100.0, 127.9375, 127.9375)),
     Cast("0", "activation", "float32", "float16", 8, 800),
     Cast("0", "parameter", "float32", "float16", 16, 1600),
     Cast("0", "gradient", "float16", "float32", 16, 3200),
@@ -177,6 +183,25 @@ def test_the_layers(trace: Reader) -> None:
     casts = {"forward": 6.0, "of_parameters": 4.0, "bytes": 600.0, "repeated": 0}
     assert first["casts_per_step"] == casts
     assert first["forward"]["amax"] == 511.75
+    assert first["forward"]["headroom_trend_bits"] == -1.0
+    assert first["forward"]["headroom_course"]["bits"][4] == pytest.approx(7.0, abs=1e-6)
+    assert first["histograms"] == dict.fromkeys(KINDS)
+    gradients, weights = (second["histograms"][what] for what in ("gradient", "weight"))
+    assert (gradients["elements"], gradients["sampled"], gradients["zeros"]) == (96, 96, 16)
+    assert gradients["first_exponent"] == -24
+    assert gradients["counts"] == [16, 16, 8, 24, *[0] * 10, 16]
+    assert gradients["scales"] == [16.0, 16384.0]
+    assert gradients["formats"] == {  # of 80: the first 64 are subnormal in float16
+        "float16": {"overflow": 0.0, "subnormal": 0.8, "flushed": 0.0},
+        "bfloat16": {"overflow": 0.0, "subnormal": 0.0, "flushed": 0.0},
+        "float8_e4m3fn": {"overflow": 0.0, "subnormal": 0.2, "flushed": 0.8},
+        "float8_e5m2": {"overflow": 0.0, "subnormal": 0.0, "flushed": 0.8},
+    }
+    # without their scales they are from 2**-38 on, and at 2**-14
+    assert gradients["unscaled"]["float16"] == {"overflow": 0.0, "subnormal": 0.0, "flushed": 0.8}
+    assert weights["unscaled"] is None
+    assert weights["formats"]["float16"] == {"overflow": 1.0, "subnormal": 0.0, "flushed": 0.0}
+    assert weights["formats"]["bfloat16"]["overflow"] == 0.0
     assert first["forward"]["headroom_bits"] == pytest.approx(7.0)  # 65504 / 511.75 = 128
     assert first["source"] == {"filename": SCRIPT, "row": 1}
     assert second["output_dtypes"] == ["float16", "float32"]

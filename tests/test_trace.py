@@ -15,7 +15,16 @@ from mpaudit.errors import MpauditError
 from mpaudit.event import ScalerMade, ScalerStep
 from mpaudit.finding import Moment, Position, Problem, Related, Span
 from mpaudit.protocols import machines
-from mpaudit.runtime.record import Attempts, Cast, Incident, Layer, Optimizer, Statistics
+from mpaudit.runtime.histogram import Histogram
+from mpaudit.runtime.record import (
+    Attempts,
+    Cast,
+    Incident,
+    Layer,
+    Optimizer,
+    Peaks,
+    Statistics,
+)
 from mpaudit.runtime.trace import FORMAT, Reader, Writer
 from mpaudit.runtime.tracer import Tracer
 
@@ -40,6 +49,8 @@ def test_every_kind_of_row_comes_back_as_it_was_written(path: Path) -> None:
     rows = [
         Layer("0", "Linear", 0, 3, 1, "train.py", 7),
         Statistics("0", "forward", "float16", 3, 60, 2, 1, 1, 2, 4.5),
+        Histogram("0", "gradient", "float16", 256.0, 2, 20, 3, 1, 0, -14, (4, 0, 12)),
+        Peaks("0", 6, 2, (1.5, 3.0, 2.0)),
         Cast("0", "parameter", "float32", "float16", 3, 600),
         Optimizer(0, "SGD"),
         Attempts(0, 0, 8, True, 65536.0),
@@ -58,6 +69,8 @@ def test_every_kind_of_row_comes_back_as_it_was_written(path: Path) -> None:
         read = [
             *trace.layers(),
             *trace.statistics(),
+            *trace.histograms()["0"],
+            *trace.peaks().values(),
             *trace.casts(),
             *trace.optimizers(),
             *trace.attempts(),
@@ -231,6 +244,19 @@ def test_what_is_no_trace_is_said_in_one_line(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
     with pytest.raises(MpauditError, match="damaged"), Reader(cut) as trace:
         trace.layers()
+
+
+def test_a_trace_of_format_1_is_read(path: Path) -> None:
+    writer = Writer(path)
+    writer.rows([Layer("0", "Linear", 0), Attempts(0, 0, 8, True, 65536.0)])
+    writer.close()
+    sqlite3.connect(path).executescript(
+        "DROP TABLE histograms; DROP TABLE peaks; PRAGMA user_version = 1"
+    )
+    with Reader(path) as trace:
+        assert [each.path for each in trace.layers()] == ["0"]
+        assert len(trace.attempts()) == 1
+        assert (trace.histograms(), trace.peaks()) == ({}, {})
 
 
 def test_only_an_older_trace_is_overwritten(path: Path) -> None:

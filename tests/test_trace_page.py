@@ -89,10 +89,11 @@ def test_the_facts_of_a_run_are_described(trace: sqlite3.Connection) -> None:
 def test_the_queries_answer(trace: sqlite3.Connection) -> None:
     queries = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
     answers = [trace.execute(query).fetchall() for query in queries]
-    assert len(answers) == 6
+    assert len(answers) == 7
     assert all(answers)
-    closest, scale, skipped, _, _, wide = answers
+    closest, lost, scale, skipped, _, _, wide = answers
     assert closest[0][2] == min(row[2] for row in closest)
+    assert all(0 <= percent <= 100 for _, _, percent in lost)
     steps = sum(last - first + 1 for _, first, last, _, _ in scale)
     assert steps == 8
     assert skipped[0][1] == sum(

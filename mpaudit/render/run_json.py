@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from mpaudit.render.json import item
 from mpaudit.report import Report
-from mpaudit.runtime.record import Incident
+from mpaudit.runtime.histogram import FORMATS, KINDS, Histogram, What
+from mpaudit.runtime.record import Incident, Peaks
 from mpaudit.runtime.summary import LayerFlow, Numbers, RunReport, Steps
 
 META = (
@@ -106,13 +108,53 @@ def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
             "bytes": sum(cast.bytes for cast in forward) / steps,
             "repeated": (report.meta.get("repeated_casts") or {}).get(row.path, 0),
         },
-        "forward": _numbers(flow.forward),
+        "forward": {**_numbers(flow.forward), **_course(flow.forward.peaks)},
         "backward": {
             **_numbers(flow.backward),
             "flushed_share": flow.backward.flushed_share,
             "flushed_share_weight": flow.backward.flushed_share_weight,
         },
+        "histograms": {what: histogram(flow, what) for what in KINDS},
         "source": _place(row.filename, row.row),
+    }
+
+
+def histogram(flow: LayerFlow, what: What) -> dict[str, Any] | None:
+    """Numbers of a layer by power of two, and what each format makes of them; None without any.
+
+    The shares are of the finite numbers that are not zero; "unscaled" are those without the loss
+    scale, null if there was none.
+    """
+    counted, unscaled = flow.counted(what), flow.unscaled(what)
+    if counted is None:
+        return None
+    ours = [each for each in flow.histograms if each.what == what]
+    return {
+        "dtypes": sorted({each.dtype for each in ours}),
+        "scales": sorted({each.scale for each in ours} - {1.0}),
+        "elements": counted.elements,
+        "sampled": counted.sampled,
+        "zeros": counted.zeros,
+        "inf": counted.inf,
+        "nan": counted.nan,
+        "first_exponent": counted.first,
+        "counts": list(counted.counts),
+        "formats": _formats(counted),
+        "unscaled": None if unscaled is None else _formats(unscaled),
+    }
+
+
+def _formats(counted: Histogram) -> dict[str, Any]:
+    shares = {form.name: counted.shares(form) for form in FORMATS}
+    return {name: None if each is None else asdict(each) for name, each in shares.items()}
+
+
+def _course(peaks: Peaks | None) -> dict[str, Any]:
+    return {
+        "headroom_trend_bits": None if peaks is None else peaks.trend,
+        "headroom_course": None
+        if peaks is None
+        else {"steps_each": peaks.width, "bits": peaks.bits},
     }
 
 

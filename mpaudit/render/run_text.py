@@ -10,10 +10,12 @@ from mpaudit.render.colour import Paint, painter
 from mpaudit.render.frame import cell_width
 from mpaudit.render.text import block
 from mpaudit.report import Report, count, shown
+from mpaudit.runtime.histogram import FLOAT16, KINDS
 from mpaudit.runtime.summary import Numbers, RunReport, Steps
 
 ROWS = 40  # changes of the loss scale that are listed
 STEPS = 20  # skipped steps that are listed
+WORST, LEAST = 5, 0.01  # kinds of numbers of which float16 loses most, and at least so much
 
 
 def render(report: RunReport, *, colour: bool = False) -> str:
@@ -23,6 +25,7 @@ def render(report: RunReport, *, colour: bool = False) -> str:
         ("", _facts(report, paint)),
         ("dtype flow per layer", _flow(report)),
         ("range of values per layer", _ranges(report)),
+        ("what float16 does worst by", _octaves(report)),
         ("loss scale and steps", _scale(report)),
         ("where numbers went wrong", _incidents(report, paint)),
         ("findings", _findings(report, paint)),
@@ -96,6 +99,7 @@ def _ranges(report: RunReport) -> list[str]:
         "dtype",
         "amax",
         "headroom",
+        "trend",
         "inf",
         "nan",
         "first step",
@@ -109,19 +113,51 @@ def _ranges(report: RunReport) -> list[str]:
     ]
     if not rows:
         return []
-    return [*table(titles, rows), "  headroom: log2(65504 / amax), the doublings that fp16 allows"]
+    told = "log2(65504 / amax), the doublings that fp16 allows; trend: first to last quarter"
+    return [*table(titles, rows), f"  headroom: {told}"]
 
 
 def _numbers(numbers: Numbers) -> tuple[str, ...]:
     headroom, flushed = numbers.headroom_bits, numbers.flushed_share
+    trend = None if numbers.peaks is None else numbers.peaks.trend
     return (
         "-" if numbers.amax is None else f"{numbers.amax:.3g}",
         "-" if headroom is None else f"{headroom:.1f} bits",
+        "-" if trend is None else f"{trend:+.1f}",
         str(numbers.inf),
         str(numbers.nan),
         "-" if numbers.first_bad_step is None else str(numbers.first_bad_step),
         "-" if flushed is None else f"{flushed:.2%}",
     )
+
+
+def _octaves(report: RunReport) -> list[str]:
+    """The kinds of numbers of which float16 loses most, where a layer uses it; see WORST."""
+    if not any(each.dtype == "float16" for flow in report.layers for each in flow.histograms):
+        return []
+    found = []
+    for flow in report.layers:
+        for what in KINDS:
+            counted, unscaled = flow.counted(what), flow.unscaled(what)
+            shares = counted.shares(FLOAT16) if counted is not None else None
+            if counted is None or shares is None or shares.all < LEAST:
+                continue
+            without = unscaled.shares(FLOAT16) if unscaled is not None else None
+            cells = (
+                flow.layer.path or "(model)",
+                what.replace("_", " "),
+                f"{counted.zeros / counted.sampled:.1%}",
+                *(f"{each:.1%}" for each in (shares.subnormal, shares.flushed, shares.overflow)),
+                "-" if without is None else f"{without.flushed:.1%}",
+            )
+            found.append((shares.all, cells))
+    if not found:
+        return []
+    found.sort(key=lambda each: -each[0])
+    titles = ("layer", "numbers", "zero", "subnormal", "flushed", "too large", "unscaled flushed")
+    more = [f"  ... {len(found) - WORST} more: `--format json` has all"] if found[WORST:] else []
+    told = "  shares of the sampled numbers that are not zero, were each cast to float16"
+    return [*table(titles, [cells for _, cells in found[:WORST]]), *more, told]
 
 
 def _scale(report: RunReport) -> list[str]:

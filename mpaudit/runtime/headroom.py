@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from mpaudit.finding import Moment, Position, Problem, Span
-from mpaudit.runtime.record import LARGEST, Layer
+from mpaudit.runtime.record import LARGEST, Layer, Peaks
 
 TOP = LARGEST["float16"]
 NEAR = 3.0  # bits of headroom from which it matters
@@ -27,6 +27,7 @@ class _Course:
     peaks: list[float] = field(default_factory=list)
     filled: int = 1  # steps in the last stretch
     over: bool = False
+    written: int = 0  # steps when it was last handed out
 
     def add(self, step: int, amax: float) -> None:
         """Another output; the steps come in order."""
@@ -92,6 +93,13 @@ class Headroom:
         course.over |= not finite  # then that is the finding
         if amax:
             course.add(step, amax)
+
+    def courses(self, *, last: bool = False) -> Iterator[Peaks]:
+        """The courses that are a tenth longer than when they were handed out; at `last`, all."""
+        for path, course in self._courses.items():
+            if course.peaks and course.steps > course.written * (1.0 if last else 1.1):
+                course.written = course.steps
+                yield Peaks(path, course.steps, course.width, tuple(course.peaks))
 
     def problems(self) -> Iterator[Problem]:
         """One finding for each place in the source: the layer that is nearest to the end."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import Any, Literal
 
 from mpaudit.finding import Moment, Position, Problem, Related, Span
+from mpaudit.runtime.histogram import Histogram
 
 Phase = Literal["forward", "backward"]
 CastOf = Literal["activation", "parameter", "gradient"]
@@ -91,6 +94,31 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Peaks:
+    """The largest magnitudes of a layer's outputs in float16, over the course of the training.
+
+    Each of `peaks` is the largest of `width` neighbouring training steps, the last one of no more;
+    there were `steps` in which the layer was called.
+    """
+
+    layer: str
+    steps: int
+    width: int
+    peaks: tuple[float, ...]
+
+    @property
+    def bits(self) -> list[float]:
+        """Of each, the doublings until float16 overflows."""
+        return [math.log2(LARGEST["float16"] / each) for each in self.peaks]
+
+    @property
+    def trend(self) -> float | None:
+        """Bits of headroom gained from the first to the last quarter; None of too few steps."""
+        quarter = len(self.peaks) // 4
+        return median(self.bits[-quarter:]) - median(self.bits[:quarter]) if quarter else None
+
+
+@dataclass(frozen=True, slots=True)
 class Flowed:
     """How many tensors of `dtype` (a plain name, "float16") flowed there."""
 
@@ -164,7 +192,7 @@ class Incident:
     count: int = 1
 
 
-Row = Layer | Flowed | Statistics | Cast | Optimizer | Attempts | Incident
+Row = Layer | Flowed | Statistics | Histogram | Peaks | Cast | Optimizer | Attempts | Incident
 
 
 def problem_data(problem: Problem) -> dict[str, Any]:

@@ -10,7 +10,17 @@ from typing import Any
 
 from mpaudit.finding import Finding, Problem
 from mpaudit.rule import rule
-from mpaudit.runtime.record import LARGEST, Attempts, Cast, Incident, Layer, Phase, Statistics
+from mpaudit.runtime.histogram import Histogram, What, total
+from mpaudit.runtime.record import (
+    LARGEST,
+    Attempts,
+    Cast,
+    Incident,
+    Layer,
+    Peaks,
+    Phase,
+    Statistics,
+)
 from mpaudit.runtime.trace import Reader
 
 TOP = LARGEST["float16"]
@@ -21,6 +31,7 @@ class Numbers:
     """The values of one layer in one direction; `dtypes` are theirs, sorted.
 
     `headroom_bits` is how often the largest finite magnitude can double before float16 overflows.
+    `peaks` are the largest magnitudes over the run, of outputs in float16.
     The flushed shares (0 to 1) are of gradient elements that float16 made zero: of all, and of
     those of parameters. None is not known.
     """
@@ -33,6 +44,7 @@ class Numbers:
     amax: float | None = None
     flushed_share: float | None = None
     flushed_share_weight: float | None = None
+    peaks: Peaks | None = None
 
     @property
     def headroom_bits(self) -> float | None:
@@ -49,6 +61,16 @@ class LayerFlow:
     casts: Sequence[Cast]
     forward: Numbers
     backward: Numbers
+    histograms: Sequence[Histogram] = ()
+
+    def counted(self, what: What) -> Histogram | None:
+        """All numbers of a kind as they were, whatever their dtype and their loss scale."""
+        return total(each for each in self.histograms if each.what == what)
+
+    def unscaled(self, what: What) -> Histogram | None:
+        """The same without the loss scale; None if there was none in them."""
+        ours = [each for each in self.histograms if each.what == what]
+        return total(each.unscaled for each in ours) if any(h.scale != 1 for h in ours) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +137,15 @@ def summarise(
 ) -> RunReport:
     """The report of a trace, with the findings of run and source, joined."""
     dtypes, statistics, casts = reader.dtypes(), reader.statistics(), reader.casts()
+    peaks, histograms = reader.peaks(), reader.histograms()
     layers = [
         LayerFlow(
             layer,
             dtypes.get(layer.path, {}),
             [cast for cast in casts if cast.layer == layer.path],
-            _numbers(statistics, layer.path, "forward"),
+            replace(_numbers(statistics, layer.path, "forward"), peaks=peaks.get(layer.path)),
             _numbers(statistics, layer.path, "backward"),
+            histograms.get(layer.path, ()),
         )
         for layer in reader.layers()
     ]

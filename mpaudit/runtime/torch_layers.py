@@ -20,6 +20,7 @@ from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
 from mpaudit.runtime.record import Phase, Statistics
 from mpaudit.runtime.torch_casts import Casts
 from mpaudit.runtime.torch_edge import parts
+from mpaudit.runtime.torch_histogram import CALLS, Histograms, sampled
 from mpaudit.runtime.torch_loop import MADE_IN
 from mpaudit.runtime.torch_measure import STAND_INS, measurable
 from mpaudit.runtime.torch_names import WRAPPERS, Names
@@ -62,7 +63,10 @@ class Layers:
         self._origins = Origins(watch.tracer)
         self._headroom = Headroom(watch.tracer.known)
         watch.tracer.judging.append(self._headroom.problems)
+        watch.tracer.draining.append(self._hand_over)
+        watch.patches.also(lambda: self._hand_over(last=True))
         self.casts = Casts(watch, self._current)
+        self._histograms = Histograms(watch)
         watch.before_step = self._check_gradients
         watch.after_step = self._origins.settled
         watch.skipped = self._skipped
@@ -76,6 +80,10 @@ class Layers:
         watch.patches.also(before.remove)
         watch.patches.also(lambda: with_kwargs.pop(after.id, None))  # torch's own remove forgets it
         watch.patches.also(after.remove)
+
+    def _hand_over(self, *, last: bool = False) -> None:
+        for course in self._headroom.courses(last=last):
+            self._watch.tracer.peaks(course)
 
     def _current(self) -> tuple[str, int] | None:
         """Path and step of the innermost layer that is being called to train, the first time."""
@@ -233,10 +241,14 @@ class Layers:
                 found = sources or [self._numbers(each) for each in inputs]
                 self._origins.output(place, values, [each for each in found if each is not None])
 
+        before = self._thread.measured.get(tensor)  # by an inner layer, which counts it
         measured = self._numbers(tensor)
         if measured is not None:
             measured.computed = True
             measured.then(receive)
+        fresh = before is None or before[1] is not measured
+        if training and fresh and _counted(place):
+            self._histograms.add(place.path, "activation", place.step, tensor)
 
     def _numbers(self, tensor: torch.Tensor, *, now: bool = True) -> Measured | None:
         """The numbers of a tensor; `now` as it is, else as it was when it was last looked at."""
@@ -300,19 +312,28 @@ class Layers:
                         self._origins.gradient(gradient, values)
 
                 self._watch.numbers.measure(grad, receive)
+                if _counted(gradient.place):
+                    place = gradient.place
+                    self._histograms.add(place.path, "gradient", place.step, grad)
 
     def _check_gradients(self, optimizer: Any) -> None:
         """Note the dtypes of the gradients an optimizer is about to apply."""
         index = self._watch.index(optimizer)
         step = self._watch.tracer.step(index)
-        if step > 2 and step % _CHECK_GRADIENTS:
+        look, count = step <= 2 or not step % _CHECK_GRADIENTS, sampled(step)
+        if not (look or count):
             return
+        unscaled = getattr(optimizer, "grad_scale", None) is None  # a fused one does it itself
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                known = self._paths.get(parameter)
-                if parameter.grad is not None and known is not None:
-                    dtype = dtype_name(parameter.grad.dtype)
-                    self._watch.tracer.saw(known[0], "parameter_grad", dtype)
+                known, grad = self._paths.get(parameter), parameter.grad
+                if grad is None or known is None:
+                    continue
+                if look:
+                    self._watch.tracer.saw(known[0], "parameter_grad", dtype_name(grad.dtype))
+                if count:
+                    self._histograms.add(known[0], "weight", step, parameter)
+                    self._histograms.add(known[0], "weight_gradient", step, grad, unscaled=unscaled)
 
     def _skipped(self, optimizer: Any, step: int) -> None:
         """A step was skipped: if no layer passed bad gradients on, find whose own overflowed."""
@@ -331,6 +352,11 @@ class Layers:
     def _blame(self, place: Place, name: str, values: Values) -> None:
         if not values.finite:
             self._origins.weights(place, values, name)
+
+
+def _counted(place: Place) -> bool:
+    """Whether the numbers of a call are counted by power of two."""
+    return place.call < CALLS and sampled(place.step)
 
 
 def _users_hooks() -> bool:

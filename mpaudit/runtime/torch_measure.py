@@ -13,9 +13,11 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mpaudit.runtime.origin import Values
+from mpaudit.runtime.torch_octaves import BINS, counts, sample
 
 STAND_INS = (FakeTensor, FunctionalTensor)  # what a compiler calls modules with
 ROWS = 4096  # measurements kept on the device before they are sent to the host
+COUNTED = 256  # histograms kept there
 
 
 def measurable(tensor: torch.Tensor) -> bool:
@@ -35,7 +37,7 @@ class Numbers:
     """Measures tensors and hands out what was found: at once on the CPU, at a flush on a GPU."""
 
     def __init__(self) -> None:
-        self._rings: dict[torch.device, _Ring] = {}
+        self._rings: dict[tuple[torch.device, bool], _Ring] = {}
 
     def measure(self, tensor: torch.Tensor, receive: Callable[[Values], None]) -> None:
         """Measure `tensor`, which must be `measurable`; `receive` gets the values, in order."""
@@ -54,6 +56,15 @@ class Numbers:
             row = self._ring(values.device).row(receive)
             row[: len(values)].copy_(values)
 
+    def count(self, tensor: torch.Tensor, receive: Callable[[list[float]], None]) -> None:
+        """Count a sample of `tensor`, which must be `measurable`, by power of two."""
+        with torch.no_grad(), _unwatched():
+            taken = sample(getattr(tensor, "_local_tensor", tensor))
+            if tensor.device.type == "cpu":
+                receive(counts(taken).tolist())
+            elif not torch.cuda.is_current_stream_capturing():
+                self._ring(tensor.device, counts=True).row(receive).copy_(counts(taken))
+
     def drain(self) -> None:
         """Hand out everything measured so far. Waits for the GPU."""
         if self._rings and not torch.cuda.is_current_stream_capturing():
@@ -61,29 +72,30 @@ class Numbers:
                 for ring in self._rings.values():
                     ring.drain()
 
-    def _ring(self, device: torch.device) -> _Ring:
-        if device not in self._rings:
-            self._rings[device] = _Ring(device)
-        return self._rings[device]
+    def _ring(self, device: torch.device, *, counts: bool = False) -> _Ring:
+        if (device, counts) not in self._rings:
+            size, dtype = ((COUNTED, BINS), torch.int32) if counts else ((ROWS, 4), torch.float64)
+            self._rings[device, counts] = _Ring(torch.zeros(size, dtype=dtype, device=device))
+        return self._rings[device, counts]
 
 
 class _Ring:
-    """Rows of four numbers on one device."""
+    """Rows of numbers on one device."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._rows = torch.zeros(ROWS, 4, dtype=torch.float64, device=device)
+    def __init__(self, rows: torch.Tensor) -> None:
+        self._rows = rows
         self._receivers: list[Callable[[list[float]], None]] = []
         self._sent: list[tuple[torch.Tensor, Any, list[Callable[[list[float]], None]]]] = []
 
     def row(self, receive: Callable[[list[float]], None]) -> torch.Tensor:
         """A fresh row of zeros to write to on the device."""
-        if len(self._receivers) == ROWS:
+        if len(self._receivers) == len(self._rows):
             self._send()
         self._receivers.append(receive)
         return self._rows[len(self._receivers) - 1]
 
     def _send(self) -> None:
-        host = torch.empty(self._rows.shape, dtype=torch.float64, pin_memory=True)
+        host = torch.empty(self._rows.shape, dtype=self._rows.dtype, pin_memory=True)
         host.copy_(self._rows, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()

@@ -4,6 +4,8 @@
     layers      one row per layer path (record.Layer)
     dtypes      which dtypes flowed where, with the number of tensors (record.Flowed)
     statistics  per layer, phase and dtype, rolled up over the run (record.Statistics)
+    histograms  numbers counted by power of two, in sampled steps (histogram.Histogram)
+    peaks       how the largest outputs in float16 went over the run (record.Peaks)
     casts       conversions between floating dtypes (record.Cast)
     optimizers  in order of first use (record.Optimizer)
     attempts    attempts to step, run-length coded (record.Attempts)
@@ -37,6 +39,7 @@ from urllib.parse import quote
 
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Problem
+from mpaudit.runtime.histogram import Histogram
 from mpaudit.runtime.record import (
     Attempts,
     Cast,
@@ -44,20 +47,25 @@ from mpaudit.runtime.record import (
     Incident,
     Layer,
     Optimizer,
+    Peaks,
     Row,
     Statistics,
     problem_data,
     read_problem,
 )
 
-FORMAT = 1
+FORMAT = 2  # 2: histograms, peaks
 APPLICATION = 0x6D706175  # "mpau"
 
-_Row = TypeVar("_Row", Layer, Flowed, Statistics, Cast, Optimizer, Attempts, Incident)
+_Row = TypeVar(
+    "_Row", Layer, Flowed, Statistics, Histogram, Peaks, Cast, Optimizer, Attempts, Incident
+)
 _TABLES: dict[type, tuple[str, int]] = {  # table, and how many leading columns are its key
     Layer: ("layers", 1),
     Flowed: ("dtypes", 3),
     Statistics: ("statistics", 3),
+    Histogram: ("histograms", 4),
+    Peaks: ("peaks", 1),
     Cast: ("casts", 4),
     Optimizer: ("optimizers", 1),
     Attempts: ("attempts", 2),
@@ -182,6 +190,7 @@ class Reader:
                     f"{self.path}: trace format {version} is newer than {FORMAT}, "
                     "which this mpaudit reads; upgrade with `pip install -U mpaudit`"
                 )
+            self._version = int(version)
             return database
         raise MpauditError(f"{self.path}: the trace is damaged ({problem})") from problem
 
@@ -215,6 +224,17 @@ class Reader:
             flows.setdefault(row.layer, {}).setdefault(row.flow, []).append(row.dtype)
         return flows
 
+    def histograms(self) -> dict[str, list[Histogram]]:
+        """Layer path -> its numbers by power of two; none in a trace of format 1."""
+        found: dict[str, list[Histogram]] = {}
+        for row in self._read(Histogram) if self._version > 1 else ():
+            found.setdefault(row.layer, []).append(row)
+        return found
+
+    def peaks(self) -> dict[str, Peaks]:
+        """Layer path -> its largest outputs in float16 over the run; none in format 1."""
+        return {each.layer: each for each in self._read(Peaks)} if self._version > 1 else {}
+
     def casts(self) -> list[Cast]:
         """The casts per layer."""
         return list(self._read(Cast))
@@ -240,9 +260,9 @@ class Reader:
         table, _ = _TABLES[row]
         for values in self._query(f"SELECT * FROM {table} ORDER BY {_ORDER.get(table, 1)}"):
             data = dict(zip((field.name for field in fields(row)), values, strict=True))
-            if row is Incident:
-                data["nonfinite"] = tuple(json.loads(data["nonfinite"]))
-            elif row is Attempts and data["applied"] is not None:
+            for name in {"nonfinite", "counts", "peaks"} & data.keys():
+                data[name] = tuple(json.loads(data[name]))
+            if row is Attempts and data["applied"] is not None:
                 data["applied"] = bool(data["applied"])
             yield row(**data)
 

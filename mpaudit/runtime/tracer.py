@@ -16,6 +16,7 @@ from mpaudit.event import Event
 from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, settle
 from mpaudit.runtime import collapse
+from mpaudit.runtime.histogram import Histogram
 from mpaudit.runtime.record import (
     LOW_PRECISION,
     Attempts,
@@ -25,6 +26,7 @@ from mpaudit.runtime.record import (
     Incident,
     Layer,
     Optimizer,
+    Peaks,
     Row,
     Statistics,
 )
@@ -163,6 +165,18 @@ class Tracer:
             known = self._rows.get(key)
             self._put(key, known.joined(numbers) if isinstance(known, Statistics) else numbers)
 
+    def histogram(self, counted: Histogram) -> None:
+        """Add numbers that were counted; they join those of the same name and loss scale."""
+        key = (Histogram, counted.layer, counted.what, counted.dtype, counted.scale)
+        with self.lock:
+            known = self._rows.get(key)
+            self._put(key, known.joined(counted) if isinstance(known, Histogram) else counted)
+
+    def peaks(self, course: Peaks) -> None:
+        """How a layer's largest outputs went so far."""
+        with self.lock:
+            self._put((Peaks, course.layer), course)
+
     def cast(self, cast: Cast) -> None:
         """Add casts that happened in a layer; counts and bytes add up."""
         key = (Cast, cast.layer, cast.what, cast.source, cast.target)
@@ -223,6 +237,11 @@ class Tracer:
     def scale(self) -> float | None:
         """The loss scale that was last seen in force, of the first optimizer that has one."""
         return next((runs[-1].scale for runs in self._runs if runs and runs[-1].scale), None)
+
+    def scale_at(self, step: int) -> tuple[bool, float | None]:
+        """Whether an attempt of this number is over, and the loss scale that was in force in it."""
+        over = [a for runs in self._runs for a in reversed(runs) if a.first <= step <= a.last]
+        return bool(over), next((a.scale for a in over if a.scale), None)
 
     def stepped(self, optimizer: int, at: Span) -> None:
         """Where the script steps an optimizer; the first place counts."""

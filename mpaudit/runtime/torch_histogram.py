@@ -1,0 +1,65 @@
+"""Numbers of activations, gradients and weights by power of two, in sampled steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent, made
+from mpaudit.runtime.torch_measure import measurable
+from mpaudit.runtime.torch_octaves import read
+from mpaudit.runtime.torch_regions import dtype_name
+from mpaudit.runtime.torch_watch import Watch
+
+CALLS = 8  # calls of one layer in one step that are looked at
+_EVERY = 100
+
+
+def sampled(step: int) -> bool:
+    """Whether a step is one of those that are looked at: 0 and powers of two, then every 100."""
+    return step % _EVERY == 0 if step >= _EVERY else step & (step - 1) == 0
+
+
+class Histograms:
+    """Has tensors counted, and holds the counts until it is known which loss scale is in them."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._waiting: dict[tuple[int, bool, Histogram], Histogram] = {}
+        watch.tracer.draining.append(self._roll)
+        watch.patches.also(self._finish)
+
+    def add(
+        self, layer: str, what: What, step: int, tensor: torch.Tensor, *, unscaled: bool = False
+    ) -> None:
+        """Count a tensor of a sampled step. `unscaled`: the loss scale was taken out of it."""
+        if not measurable(tensor):
+            return
+        name = Histogram(layer, what, dtype_name(tensor.dtype))
+        elements, key = tensor.numel(), (step, unscaled, name)
+
+        def receive(counts: list[float]) -> None:
+            found = made(name, elements, *read(counts))
+            known = self._waiting.get(key)
+            self._waiting[key] = found if known is None else known.joined(found)
+
+        self._watch.numbers.count(tensor, receive)
+
+    def _roll(self, *, last: bool = False) -> None:
+        """Hand over what is known of: nothing is scaled before its step is over."""
+        tracer = self._watch.tracer
+        for key, found in list(self._waiting.items()):
+            step, unscaled, _ = key
+            settled, scale = tracer.scale_at(step)
+            if not settled and not last:
+                continue
+            del self._waiting[key]
+            power = exponent(scale if settled else tracer.scale())
+            if found.what in SCALED:
+                found = replace(found.shifted(power if unscaled else 0), scale=2.0**power)
+            tracer.histogram(found)
+
+    def _finish(self) -> None:
+        self._watch.numbers.drain()
+        self._roll(last=True)
