@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mpaudit.runtime.histogram import FORMATS, Histogram, total
+from mpaudit.render import html
+from mpaudit.runtime.histogram import FORMATS, KINDS, Histogram, total
+from mpaudit.runtime.summary import summarise
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -194,6 +197,51 @@ def test_without_the_scale_numbers_are_where_float32_has_them(tmp_path: Path) ->
         if (name, what) == ("0", "gradient") and sampled(step)
     ]
     assert of(whole) == expected(np.concatenate(real))
+
+
+def test_the_page_draws_what_own_hooks_see(tmp_path: Path) -> None:
+    network = model()
+    noted, scales = Noted(network), {}
+    _, reader = trace(tmp_path, lambda: noted_training(noted, network, scales, 9))
+    page = html.render(summarise(reader))
+    figures = dict(
+        re.findall(r'<figure class="timeline" data-what="(\w+)">(.*?)</figure>', page, re.S)
+    )
+    assert figures.keys() == set(KINDS)
+    for what, figure in figures.items():
+        real = np.concatenate(
+            [
+                each.double().numpy().ravel()
+                for (_, kind, step), tensors in noted.kept.items()
+                for each in tensors
+                if kind == what and sampled(step) and not (step == 4 and what.startswith("weight"))
+            ]
+        )
+        bins, zeros, *_ = expected(real)
+        drawn = re.findall(r'data-exponent="(-?\d+)" data-share="(.*?)"', figure)
+        shares = {int(exponent): float(share) for exponent, share in drawn}
+        wanted: dict[int, float] = {}
+        for exponent, count in bins.items():
+            at = max(exponent, -48)
+            wanted[at] = wanted.get(at, 0.0) + count / real.size
+        assert shares == pytest.approx(wanted)
+        (share,) = re.findall(r'count zeros" data-share="(.*?)"', figure)
+        assert float(share) == pytest.approx(zeros / real.size)
+        nonzero = sum(bins.values())
+        for form in FORMATS:
+            tiny, normal, top = LIMITS[form.name]
+            lost = {
+                "over": sum(n for e, n in bins.items() if 2.0**e >= top),
+                "subnormal": sum(n for e, n in bins.items() if tiny / 2 <= 2.0**e < normal),
+                "flushed": sum(n for e, n in bins.items() if 2.0**e < tiny / 2),
+            }
+            row = re.search(rf'data-format="{form.name}" class="">(.*?)</tr>', figure, re.S)
+            assert row is not None
+            for name, count in lost.items():
+                told = re.search(rf'class="{name}" value="(.*?)"', row[1])
+                assert told is not None
+                assert float(told[1]) == pytest.approx(count / nonzero), (what, form.name, name)
+        assert ('class="before"' in figure) == what.endswith("gradient")
 
 
 def test_only_some_steps_are_looked_at() -> None:

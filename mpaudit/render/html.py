@@ -17,6 +17,7 @@ from mpaudit.render import chart
 from mpaudit.render.excerpt import visible
 from mpaudit.render.html_findings import cards
 from mpaudit.render.html_layers import lines, sorted_incidents, tightest
+from mpaudit.render.octaves import pictures
 from mpaudit.render.run_json import META
 from mpaudit.report import Report, count
 from mpaudit.rule import rule
@@ -73,6 +74,7 @@ def render(report: RunReport) -> str:
         scaled=scaled,
         scales=_ends(scaled, report.meta),
         timeline=None if scaled is None else chart.timeline(scaled),
+        pictures=pictures(report),
         courses=[_course(each) for each in report.optimizers],
         strip_width=chart.STRIP,
         top=TOP,
@@ -94,7 +96,13 @@ def _environment() -> Environment:
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
     environment.filters.update(
-        pieces=pieces, place=_place_of, brief=brief, bytes=_bytes, steps=steps
+        pieces=pieces,
+        percent=percent,
+        power=chart.power,
+        place=_place_of,
+        brief=brief,
+        bytes=_bytes,
+        steps=steps,
     )
     environment.globals["count"] = count
     return environment
@@ -203,6 +211,11 @@ def brief(number: float | None) -> str:
     if float(number).is_integer() and abs(number) < 1e9:
         return f"{int(number):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return f"{number:.4g}"
+
+
+def percent(share: float) -> str:
+    """A share (0 to 1) in two digits; what is next to nothing as such."""
+    return "0%" if not share else "<0.001%" if share < 1e-5 else f"{100 * share:.2g}%"
 
 
 def steps(first: int, last: int | None) -> str:

@@ -123,7 +123,7 @@ def _numbers(numbers: Numbers) -> tuple[str, ...]:
     return (
         "-" if numbers.amax is None else f"{numbers.amax:.3g}",
         "-" if headroom is None else f"{headroom:.1f} bits",
-        "-" if trend is None else f"{trend:+.1f}",
+        "-" if trend is None else f"{round(trend, 1) or 0:+.1f}",
         str(numbers.inf),
         str(numbers.nan),
         "-" if numbers.first_bad_step is None else str(numbers.first_bad_step),

@@ -8,6 +8,7 @@ is to shift the picture, so that one histogram answers for every scale and for e
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -32,6 +33,14 @@ class Format:
     tiny: int
     normal: int
     top: int
+
+    def place(self, exponent: int) -> Literal["over", "normal", "subnormal", "zero"]:
+        """What becomes of a number from 2**exponent up to twice that."""
+        if exponent > self.top:
+            return "over"
+        if exponent >= self.normal:
+            return "normal"
+        return "subnormal" if exponent >= self.tiny - 1 else "zero"
 
 
 FORMATS = (
@@ -129,15 +138,10 @@ class Histogram:
         whole = self.nonzero
         if not whole:
             return None
-        over = subnormal = flushed = 0
+        found = Counter[str]()
         for power, count in self.bins.items():
-            if power > form.top:
-                over += count
-            elif power < form.tiny - 1:
-                flushed += count
-            elif power < form.normal:
-                subnormal += count
-        return Shares(over / whole, subnormal / whole, flushed / whole)
+            found[form.place(power)] += count
+        return Shares(*(found[place] / whole for place in ("over", "subnormal", "zero")))
 
 
 def made(
