@@ -57,6 +57,14 @@ def test_every_number_is_counted_where_it_belongs(dtype: Any) -> None:
     assert read(counts(values).tolist()) == expected(values.double().numpy())
 
 
+def test_what_is_not_ordinary_is_counted_the_same() -> None:
+    ordinary = torch.tensor([0.0, -0.0, 1.0, -3.0, 2.0**-126, 3.4e38, 65504.0, 2.0**-24])
+    assert read(counts(ordinary).tolist()) == expected(ordinary.double().numpy())
+    for odd in (2.0**-149, 2.0**-130, math.inf, -math.inf, math.nan):
+        values = torch.cat([ordinary, torch.tensor([odd])])
+        assert read(counts(values).tolist()) == expected(values.double().numpy())
+
+
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 @pytest.mark.parametrize("shift", [0, -16, 9])
 def test_shares_are_those_of_the_real_cast(form: Any, shift: int) -> None:
@@ -82,7 +90,9 @@ def test_shares_are_those_of_the_real_cast(form: Any, shift: int) -> None:
         assert shares.overflow == pytest.approx(gone, abs=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(1024, 4096), (4096, 768), (3, 700, 700), (SAMPLE,), (65537,)])
+@pytest.mark.parametrize(
+    "shape", [(1024, 4096), (4096, 768), (3, 700, 700), (SAMPLE,), (SAMPLE + 1,)]
+)
 def test_a_sample_is_small_and_from_every_row_and_column(shape: tuple[int, ...]) -> None:
     size = math.prod(shape)
     tensor = torch.arange(size).view(shape)
