@@ -3,4 +3,29 @@
 Importing this package never imports torch, tensorflow or keras.
 """
 
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+
 __version__ = "0.1.0"
+
+
+def trace(
+    output: str | os.PathLike[str] | None = None, *, device: str | None = None
+) -> AbstractContextManager[Path]:
+    """Watch the training in the block, and write a trace: what `mpaudit run` does to a whole script.
+
+        with mpaudit.trace("train.mpa"):
+            train(model)
+
+    Works in scripts and notebooks, also where the model was built before; afterwards every function
+    of the framework is its own again. `output` is the file, `mpaudit-SCRIPT.PID.mpa` in this folder
+    if left out; the block gets its absolute path. `device` says where cuda calls go: None leaves
+    them alone, "cpu" has them done on the CPU, "auto" does so where there is no GPU, "cuda" insists
+    on one. Raises MpauditError where a trace is taken already, or where the file cannot be written.
+    """
+    from mpaudit.runtime import block
+
+    return block.trace(None if output is None else Path(output), device)

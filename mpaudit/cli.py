@@ -65,14 +65,14 @@ _TAKES_A_VALUE = ("-o", "--output", "--device", "--reference")  # of the options
 
 
 class RunCommand(click.Command):
-    """`run`: what follows the script, or `-m module`, belongs to the script, options included."""
+    """`run`: what follows the script, `-m module` or `-c code` is the script's, options included."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Close mpaudit's own options behind `-m module`; the parser itself stops at a script."""
+        """Close mpaudit's own options behind `-m` or `-c`; the parser itself stops at a script."""
         position = 0
         while position < len(args) and args[position].startswith("-") and args[position] != "--":
-            if args[position].startswith("-m"):
-                end = position + (2 if args[position] == "-m" else 1)
+            if args[position].startswith(("-m", "-c")):
+                end = position + (2 if args[position] in ("-m", "-c") else 1)
                 args = [*args[:end], "--", *args[end:]]
                 break
             position += 2 if args[position] in _TAKES_A_VALUE else 1
@@ -226,6 +226,7 @@ def _check(
 )
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Where the trace is written.")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
+@click.option("-c", "code", metavar="CODE", help="Run CODE itself, as `python -c` does.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def run(
     fix: bool,
@@ -233,21 +234,23 @@ def run(
     reference: int | None,
     output: Path | None,
     module: str | None,
+    code: str | None,
     command: tuple[str, ...],
 ) -> int:
     """Run SCRIPT as `python SCRIPT ARGS...` would, and record what mixed precision really does.
 
     Everything after SCRIPT belongs to the script. The exit code is the script's.
     """
-    if module is None and not command:
+    given = module if code is None else code
+    if given is None and not command:
         raise MpauditError("run: which script? Say `mpaudit run train.py` or `mpaudit run -m pkg`")
     from mpaudit import witness
 
-    name, *arguments = (module, *command) if module else command
+    name, *arguments = command if given is None else (given, *command)
     return witness.run(
         name,
         arguments,
-        module=module is not None,
+        how="script" if given is None else "module" if code is None else "code",
         fix=fix,
         device=device,
         output=output,

@@ -12,29 +12,29 @@ from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.runtime import launch
 from mpaudit.runtime.reference import rehearse
-from mpaudit.runtime.target import Target
+from mpaudit.runtime.target import How, Target
 
 
 def run(
     name: str,
     argv: Sequence[str],
     *,
-    module: bool,
+    how: How = "script",
     fix: bool,
     device: str,
     output: Path | None,
     reference: int | None = None,
 ) -> int:
-    """Run the script or module `name`; returns its exit code. The file itself is never changed.
+    """Run the script `name` (or module, or text); returns its exit code. The file itself is never changed.
 
     `reference` is how many steps are compared with float32 before that; None is not at all.
     """
-    if not module and name.endswith(".ipynb"):
+    if how == "script" and name.endswith(".ipynb"):
         raise MpauditError(
             f"run: {name} is a notebook, and only scripts are run; "
             f"`jupyter nbconvert --to script {name}` makes one of it"
         )
-    program = launch.find(name, module=module)
+    program = launch.find(name, how=how)
     source = _corrected(program) if fix else None
     text = program.text if source is None else source
 
@@ -43,13 +43,11 @@ def run(
 
     compared = None
     if reference is not None:
-        compared = rehearse(
-            name, argv, reference, module=module, device=device, source=source, say=_say
-        )
+        compared = rehearse(name, argv, reference, how=how, device=device, source=source, say=_say)
     return launch.run(
         name,
         argv,
-        module=module,
+        how=how,
         device=device,
         output=output,
         source=source,

@@ -22,7 +22,7 @@ from mpaudit.runtime.trace import Reader
 LAUNCH = (
     "import sys; from mpaudit.runtime.launch import run; sys.exit(run(sys.argv[1], sys.argv[2:]))"
 )
-MODULE = LAUNCH.replace("argv[2:])", "argv[2:], module=True)")
+MODULE = LAUNCH.replace("argv[2:])", "argv[2:], how='module')")
 ROOT = Path(__file__).parents[1]
 
 
@@ -87,6 +87,37 @@ def test_a_module_runs_as_with_dash_m(tmp_path: Path) -> None:
         ours = start(name, "a", "b", cwd=tmp_path, code=MODULE)
         assert ours.stdout == plain("-m", name, "a", "b", cwd=tmp_path).stdout
         assert ours.returncode == 0
+
+
+def test_a_text_runs_as_with_dash_c(tmp_path: Path) -> None:
+    (tmp_path / "neighbour.py").write_text("WORD = 'here'")
+    text = (
+        "import sys, neighbour\nx: int = 1\n"
+        "print(sys.argv, __name__, __spec__, '__file__' in globals(), __package__, sys.path[0])\n"
+        "print(__loader__, neighbour.WORD, __annotations__)\n1 / 0\n"
+    )
+    command = ("-m", "mpaudit", "run", "-o", "run.mpa", "-c", text, "-m", "--lr=1")
+    ours, pythons = (plain(*args, cwd=tmp_path) for args in (command, ("-c", text, "-m", "--lr=1")))
+    assert (ours.stdout, ours.returncode) == (pythons.stdout, 1)
+    assert "here" in ours.stdout
+    assert ours.stderr.startswith(pythons.stderr)
+    with Reader(tmp_path / "run.mpa") as trace:
+        assert trace.meta["sources"] == {"<string>": text}
+        assert trace.meta["argv"] == ["-m", "--lr=1"]
+
+
+def test_the_rank_is_in_the_name_and_in_the_trace(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "1", "WORLD_SIZE": "2"}
+    for options in ((), ("-o", "out.mpa")):
+        command = [sys.executable, "-m", "mpaudit", "run", *options, "train.py"]
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    named, given = sorted(tmp_path.glob("*.mpa"))
+    assert named.name.endswith(".r1.mpa")
+    assert given.name == "out.r1.mpa"
+    for path in (named, given):
+        with Reader(path) as trace:
+            assert (trace.meta["rank"], trace.meta["world_size"]) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +233,7 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
         assert caught.value.exit_code == 2
     for name in ("no_such_module", "sys", "folder.absent"):
         with pytest.raises(MpauditError, match=f"-m {name}"):
-            run(name, [], module=True)
+            run(name, [], how="module")
     assert sorted(tmp_path.iterdir()) == before
 
 

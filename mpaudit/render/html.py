@@ -19,6 +19,7 @@ from mpaudit.render.html_findings import cards
 from mpaudit.render.html_layers import lines, sorted_incidents, tightest
 from mpaudit.render.octaves import pictures
 from mpaudit.render.run_json import META
+from mpaudit.render.run_text import unfinished
 from mpaudit.report import Report, count
 from mpaudit.rule import rule
 from mpaudit.runtime.record import LOW_PRECISION, Attempts
@@ -60,6 +61,7 @@ def render(report: RunReport) -> str:
     return template.render(
         report=report,
         meta={**dict.fromkeys((*META, "source_edited")), **report.meta},
+        unfinished=unfinished(report.meta),
         script=str(report.meta.get("script") or report.path.name),
         facts=_facts(report),
         cards=cards(check),

@@ -62,13 +62,27 @@ def _ran(meta: Any) -> str:
     when = ""
     if started:
         begin = datetime.fromisoformat(started)
-        when = f"{begin:%Y-%m-%d %H:%M:%S} {begin.tzname() or ''}".rstrip()
+        when = _clock(begin)
     if started and ended:
         when += f", {(datetime.fromisoformat(ended) - begin).total_seconds():.1f} s"
     if not meta.get("complete"):
-        died = "died" if code is None else f"died with exit code {code}"
-        return f"{when}, {died}: the trace holds what came before".lstrip(", ")
+        return f"{when}, {unfinished(meta)}".lstrip(", ")
     return f"{when}, exit code {code}".lstrip(", ")
+
+
+def unfinished(meta: Any) -> str:
+    """How a run ended that did not come to its own end, and what of it is missing."""
+    if meta.get("exit_code") is not None:
+        return f"died with exit code {meta['exit_code']}: the trace holds what came before"
+    flushed = meta.get("flushed")
+    last = f" after {_clock(datetime.fromisoformat(flushed))}" if flushed else " more"
+    return (
+        f"died without a word (killed, or by os._exit) or still runs: nothing{last} is in the trace"
+    )
+
+
+def _clock(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} {time.tzname() or ''}".rstrip()
 
 
 def _told(value: Any) -> str | None:

@@ -56,7 +56,9 @@ def user_span(frame: FrameType | None = None) -> Span:
 
 @cache
 def _span(code: CodeType, instruction: int, row: int) -> Span:
-    filename = str(Path(code.co_filename).absolute())
+    filename = code.co_filename
+    if not filename.startswith("<"):  # a text of `python -c`
+        filename = str(Path(filename).absolute())
     if sys.version_info >= (3, 11):
         place = next(islice(code.co_positions(), instruction // 2, None), (None,) * 4)
         first, last, left, right = place

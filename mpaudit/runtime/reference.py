@@ -15,7 +15,9 @@ from pathlib import Path
 
 from mpaudit.errors import MpauditError
 from mpaudit.runtime.divergence import START, Comparison, compare, unlike
+from mpaudit.runtime.process import world_size
 from mpaudit.runtime.rehearsal import Plan, Record
+from mpaudit.runtime.target import How
 
 _DIGITS = {"bfloat16": 8, "float16": 11}
 
@@ -25,7 +27,7 @@ def rehearse(
     argv: Sequence[str],
     steps: int,
     *,
-    module: bool,
+    how: How,
     device: str,
     source: str | None,
     say: Callable[[str], None],
@@ -34,11 +36,11 @@ def rehearse(
 
     Raises MpauditError where several processes train together: each would start three more.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise MpauditError("--reference: runs of several processes are not compared; start one")
     say(f"runs the first {steps} steps three times first: as they are, and twice in float32")
     with tempfile.TemporaryDirectory(prefix="mpaudit-") as folder:
-        plain = Plan("plain", steps, "", name, list(argv), module, device, source)
+        plain = Plan("plain", steps, "", name, list(argv), how, device, source)
         comparison = _compared(plain, Path(folder))
     if comparison.refused is not None:
         say(f"cannot compare with float32: {comparison.refused}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mpaudit.finding import Position, Span
+from mpaudit.runtime.target import How
 
 Kind = Literal["plain", "float32", "rounded"]
 Sketch = list[float]
@@ -33,7 +34,7 @@ class Plan:
     record: str
     name: str
     argv: list[str]
-    module: bool = False
+    how: How = "script"
     device: str = "auto"
     source: str | None = None
     digits: int = 11
@@ -132,7 +133,7 @@ def perform(path: Path) -> int:
     return launch.run(
         plan.name,
         plan.argv,
-        module=plan.module,
+        how=plan.how,
         device=plan.device,
         output=output,
         source=plan.source,

@@ -56,6 +56,7 @@ class Layers:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._names = Names(watch)
+        self.built_before = self._names.built_before
         self._thread = _Thread()
         self._parameters = Known()  # module -> dtypes noted of its own parameters
         self._paths = Known()  # parameter -> layer, and its name there

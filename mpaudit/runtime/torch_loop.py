@@ -80,6 +80,10 @@ class Loop:
         original(optimizer, *args, **kwargs)
         self._built.set(optimizer, True)
 
+    def built_before(self, optimizer: Any) -> None:
+        """An optimizer that was there when the watch began."""
+        self._built.set(optimizer, True)
+
     def _scaler_made(self, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> None:
         original(scaler, *args, **kwargs)
         with self._watch.guard("GradScaler"):

@@ -40,6 +40,11 @@ class Names:
             torch.nn.modules.module.register_module_module_registration_hook(self._held).remove
         )
 
+    def built_before(self, holder: Any) -> None:
+        """Know what a module holds that was there when the watch began."""
+        for name, module in list(vars(holder).get("_modules", {}).items()):
+            self._held(holder, name, module)
+
     def _held(self, holder: Any, name: str, module: Any) -> None:
         if isinstance(module, torch.nn.Module):
             with self._watch.guard("module registration"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -24,14 +25,16 @@ EMULATED = (
 
 def install(
     tracer: Tracer,
-    device: str = "auto",
+    device: str | None = "auto",
     say: Callable[[str], None] = print,
     rehearsal: Plan | None = None,
+    late: bool = False,
 ) -> Callable[[], None]:
     """Watch torch from here on; returns what takes every hook away again.
 
-    `device` is "auto", "cuda" or "cpu"; `say` is told once if cuda calls are remapped to the CPU. A
-    `rehearsal` says in which arithmetic the script is to compute, and what is recorded of it.
+    `device` is "auto", "cuda" or "cpu", or None for what the script says; `say` is told once if cuda
+    calls are remapped to the CPU. A `rehearsal` says in which arithmetic the script is to compute, and
+    what is recorded of it. `late`: models and optimizers may have been built before.
     Raises MpauditError for "cuda" on a machine without one.
     """
     available = torch.cuda.is_available()
@@ -41,8 +44,13 @@ def install(
     try:
         compiler = Compiler(watch)
         watch_regions(watch)
-        Loop(watch)
-        layers = Layers(watch)
+        loop, layers = Loop(watch), Layers(watch)
+        if late:
+            for thing in gc.get_objects():
+                if issubclass(type(thing), torch.nn.Module):
+                    layers.built_before(thing)
+                elif issubclass(type(thing), torch.optim.Optimizer):
+                    loop.built_before(thing)
         tracer.note("framework", "torch")
         tracer.note("sampling", {"every": 1})
         tracer.note("versions", {**(tracer.fact("versions") or {}), "torch": torch.__version__})
@@ -50,6 +58,7 @@ def install(
             tracer.note("device", torch.cuda.get_device_name())
         else:
             tracer.note("device", "cpu")
+        if device == "cpu" or (device == "auto" and not available):
 
             def remapped() -> None:
                 compiler.force_eager()

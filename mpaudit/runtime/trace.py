@@ -18,7 +18,7 @@ amp (what asked for it), sampling, cast_steps (how many steps the casts are from
 repeated_casts (layer -> casts of one step that repeat another), skips (optimizer, first and last
 step, layers where it began: of the first 500 stretches of skipped steps), compiled,
 reference (of --reference: steps compared, diverges, refused: why they could not be),
-started, ended, pid, rank, world_size, exit_code, exception, complete (false if the run died),
+started, flushed, ended, pid, rank, world_size, exit_code, exception, complete (false if the run died),
 probe_errors, overhead.
 
 `application_id` says that a database is a trace, `user_version` is the version of this format.

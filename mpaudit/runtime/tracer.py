@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections import Counter, defaultdict
@@ -10,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mpaudit.event import Event
 from mpaudit.finding import Moment, Position, Problem, Span
@@ -46,6 +47,14 @@ class Tracer:
     Steps are attempts, counted from 0 for each optimizer; `step(optimizer)` is the attempt that the
     work done now belongs to. In a forked child nothing is written.
     """
+
+    _running: ClassVar[Tracer | None] = None
+
+    @classmethod
+    def running(cls) -> Tracer | None:
+        """The tracer of this process that is not closed yet."""
+        found = cls._running
+        return found if found is not None and found.alive and not found._closed else None
 
     def __init__(self, path: Path, machines: Sequence[Protocol] = ()) -> None:
         self.path = path
@@ -83,11 +92,17 @@ class Tracer:
         self.note("complete", False)
         self.note("probe_errors", [])
         self.flush()
+        Tracer._running = self
 
     @property
     def alive(self) -> bool:
         """Whether this process is the one that is traced (False in a forked child)."""
         return os.getpid() == self._process
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was seen that a report could show."""
+        return not (self._rows or self._problems or self._verdicts)
 
     @property
     def dtypes(self) -> frozenset[str]:
@@ -330,9 +345,13 @@ class Tracer:
         )
 
     def flush_if_due(self) -> None:
-        """Flush if the last flush is long enough ago."""
+        """Flush if the last flush is long enough ago; a full disk is recorded, and tried again."""
         if time.monotonic() - self._flushed > FLUSH_EVERY:
-            self.flush()
+            self._flushed = time.monotonic()
+            try:
+                self.flush()
+            except sqlite3.Error as problem:
+                self.failed("writing the trace", problem)
 
     def flush(self) -> None:
         """Bring the file up to date: everything told so far survives the end of the process."""
@@ -340,6 +359,7 @@ class Tracer:
             return
         for drain in self.draining:
             drain()
+        self.note("flushed", datetime.now(timezone.utc).isoformat())
         with self.lock:
             for key in sorted(self._stale_facts):
                 self._writer.meta(key, self._facts[key])
@@ -373,8 +393,10 @@ class Tracer:
     def _judged(self, key: Hashable) -> Row:
         """A row as it is to be read: what a scaler does not get past is not benign."""
         row = self._rows[key]
-        if key in self._beyond and isinstance(row, Incident) and row.judgement == "benign":
-            return replace(row, judgement="defect")
+        if isinstance(row, Incident):
+            beyond = key in self._beyond and row.judgement == "benign"
+            judgement = "defect" if beyond else row.judgement
+            return replace(row, judgement=judgement, rank=self._facts.get("rank") or 0)
         return row
 
     def _put(self, key: Hashable, row: Row) -> None:

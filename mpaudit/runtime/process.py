@@ -1,0 +1,58 @@
+"""This process among those that train together: its rank, and where its trace goes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import mpaudit
+
+
+def rank() -> int:
+    """The number of this process, from 0; a launcher (torchrun, accelerate, deepspeed) gives it."""
+    return _number("RANK", 0)
+
+
+def world_size() -> int:
+    """How many processes train together, 1 where no launcher said otherwise."""
+    return _number("WORLD_SIZE", 1)
+
+
+def trace_path(program: str, output: Path | None = None, *, own: bool = False) -> Path:
+    """Where this process writes the trace of `program`, absolute: the script may change directory.
+
+    `output` is what the user asked for. Where several processes train together, each puts its rank
+    into the name; with `own`, one that has no rank puts its number there, as others may be told the
+    same `output`.
+    """
+    part = f".r{rank()}" if world_size() > 1 else ""
+    if output is None:
+        return Path(f"mpaudit-{program}.{os.getpid()}{part}.mpa").absolute()
+    if own and not part:
+        part = f".{os.getpid()}"
+    return output.with_name(f"{output.stem}{part}{output.suffix}").absolute()
+
+
+def facts() -> Mapping[str, Any]:
+    """What a trace says of the process that is watched, as it begins."""
+    return {
+        "framework": None,
+        "versions": {"python": sys.version.split()[0], "mpaudit": mpaudit.__version__},
+        "device": None,
+        "emulated": False,
+        "started": datetime.now(timezone.utc).isoformat(),
+        "pid": os.getpid(),
+        "rank": rank(),
+        "world_size": world_size(),
+    }
+
+
+def _number(variable: str, otherwise: int) -> int:
+    try:
+        return int(os.environ.get(variable, otherwise))
+    except ValueError:  # somebody else's variable
+        return otherwise
