@@ -259,7 +259,7 @@ def run(
 
 
 @main.command()
-@click.argument("trace", type=_PATH)
+@click.argument("traces", nargs=-1, required=True, type=_PATH, metavar="TRACE...")
 @click.option(
     "--format",
     "kind",
@@ -270,21 +270,34 @@ def run(
 )
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write to FILE, not to stdout.")
 @options.color
-def report(trace: Path, kind: str, output: Path | None, color: str | None) -> None:
-    """Show what TRACE, written by `mpaudit run`, recorded."""
+def report(traces: tuple[Path, ...], kind: str, output: Path | None, color: str | None) -> None:
+    """Show what TRACE, written by `mpaudit run`, recorded.
+
+    The traces of several ranks, or a folder of them, are shown as one run.
+    """
     from mpaudit import verdict
     from mpaudit.render import run_json, run_text
 
-    summary = verdict.read(trace)
+    summary = verdict.read(*traces)
     if kind == "html":
         from mpaudit.render import html
 
-        output = output or html.location(trace)
+        output = output or html.location(traces[0])
         _deliver(html.render(summary), output)
         return _print(f"{output}\n")
     if kind == "json":
         return _deliver(run_json.render(summary), output)
     return _deliver(run_text.render(summary, colour=output is None and _coloured(color)), output)
+
+
+@main.command()
+@click.argument("traces", nargs=-1, required=True, type=_PATH, metavar="TRACE...")
+@click.option("-o", "--output", type=_PATH, metavar="FILE", help="Where the one trace is written.")
+def merge(traces: tuple[Path, ...], output: Path | None) -> None:
+    """Make one trace of those of several ranks (files, or a folder of them)."""
+    from mpaudit import verdict
+
+    _print(f"{verdict.merged(traces, output)}\n")
 
 
 @main.command()

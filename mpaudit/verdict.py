@@ -2,24 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mpaudit import audit, suppress
 from mpaudit.config import Selection, of_script
+from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.rule import rule
+from mpaudit.runtime.merge import merge
 from mpaudit.runtime.summary import RunReport, join, stamp, summarise
 from mpaudit.runtime.trace import Reader
 from mpaudit.source.module import UnparsableError, decode
 
 
-def read(trace: Path) -> RunReport:
-    """The report of a trace. Raises MpauditError for a file that is no trace.
+def read(*traces: Path) -> RunReport:
+    """The report of a trace, of the traces of a run's ranks, or of the traces in a folder.
+
+    Raises MpauditError for a file that is no trace, and for traces of several runs.
 
     The source is the text that ran: the trace keeps it for the script; other files are read from
     disk. Findings that the code's author silenced are left out, whoever saw them.
     """
+    found = [each for path in traces for each in _gathered(path)]
+    if len(found) == 1:
+        return replace(_read(found[0]), path=traces[0])
+    with tempfile.TemporaryDirectory(prefix="mpaudit-") as folder:
+        merge(found, Path(folder, "run.mpa"))
+        return replace(_read(Path(folder, "run.mpa")), path=traces[0])
+
+
+def merged(traces: Sequence[Path], output: Path | None = None) -> Path:
+    """Make one trace of several; returns where it is: `output`, or their name without a rank.
+
+    Raises MpauditError where they are not of one run, or where `output` is one of them.
+    """
+    found = [each for path in traces for each in _gathered(path)]
+    output = output or found[0].with_name(re.sub(r"\.r\d+(?=\.mpa$)", "", found[0].name))
+    if any(each.absolute() == output.absolute() for each in found):
+        raise MpauditError(f"{output}: is one of the traces; say with -o where the one trace goes")
+    merge(found, output)
+    return output
+
+
+def _gathered(path: Path) -> list[Path]:
+    """The traces that a path stands for: itself, or those in a folder that are not merged ones."""
+    if not path.is_dir():
+        return [path]
+    found = []
+    for each in sorted(path.glob("*.mpa")):
+        with Reader(each) as reader:
+            if not reader.meta.get("merged"):
+                found.append(each)
+    if not found:
+        raise MpauditError(f"{path}: there are no traces (.mpa) in this folder")
+    return found
+
+
+def _read(trace: Path) -> RunReport:
     with Reader(trace) as reader:
         problems, meta = reader.problems(), reader.meta
         sources = _sources({each.span.filename for each in problems}, meta.get("sources") or {})

@@ -11,6 +11,7 @@ from mpaudit.config import UNUSED, of_script
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.runtime import launch
+from mpaudit.runtime.offspring import or_plain
 from mpaudit.runtime.reference import rehearse
 from mpaudit.runtime.target import How, Target
 
@@ -34,7 +35,8 @@ def run(
             f"run: {name} is a notebook, and only scripts are run; "
             f"`jupyter nbconvert --to script {name}` makes one of it"
         )
-    program = launch.find(name, how=how)
+    with or_plain():
+        program = launch.find(name, how=how)
     source = _corrected(program) if fix else None
     text = program.text if source is None else source
 
@@ -53,6 +55,7 @@ def run(
         source=source,
         static=static,
         compared=compared,
+        children=["--device", device, *(["--fix"] if fix else [])],
     )
 
 

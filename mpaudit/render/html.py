@@ -19,7 +19,7 @@ from mpaudit.render.html_findings import cards
 from mpaudit.render.html_layers import lines, sorted_incidents, tightest
 from mpaudit.render.octaves import pictures
 from mpaudit.render.run_json import META
-from mpaudit.render.run_text import unfinished
+from mpaudit.render.run_text import first_bad, parting, ranks, unfinished
 from mpaudit.report import Report, count
 from mpaudit.rule import rule
 from mpaudit.runtime.record import LOW_PRECISION, Attempts
@@ -113,7 +113,6 @@ def _environment() -> Environment:
 def _facts(report: RunReport) -> dict[str, str]:
     meta = report.meta
     sampling = _told(meta.get("sampling"))
-    ranks = meta.get("world_size") or 1
     facts = {
         "started": _when(meta.get("started")),
         "took": _took(meta.get("started"), meta.get("ended")),
@@ -121,7 +120,9 @@ def _facts(report: RunReport) -> dict[str, str]:
         "device": meta.get("device"),
         "precision": meta.get("precision"),
         "asked for": None if meta.get("precision") else meta.get("amp"),
-        "rank": f"{meta.get('rank')} of {ranks}" if ranks > 1 else "",
+        "ranks": ranks(meta),
+        "first bad": first_bad(meta.get("first_bad")),
+        "ranks part": parting(meta.get("ranks_part")),
         "sampled": "every step" if sampling == "every 1" else sampling,
         "overhead": _overhead(meta.get("overhead")),
         "not seen": "; ".join(meta.get("probe_errors") or ()),

@@ -30,6 +30,7 @@ META = (
     "overhead",
     "complete",
 )
+_MERGED = ("missing_ranks", "first_bad", "ranks_part")  # of several ranks
 
 
 def render(report: RunReport) -> str:
@@ -37,9 +38,11 @@ def render(report: RunReport) -> str:
     check = Report(report.findings, report.sources)
     scaled = report.scaled
     timeline = scaled.scales if scaled else []
-    rank = report.meta.get("rank") or 0
+    meta = {key: report.meta.get(key) for key in META}
+    meta["ranks"] = report.meta.get("ranks") or [report.meta.get("rank") or 0]
+    meta |= {key: report.meta[key] for key in _MERGED if key in report.meta}
     data = {
-        "meta": {**{key: report.meta.get(key) for key in META}, "ranks": [rank]},
+        "meta": meta,
         "optimizers": [_optimizer(each) for each in report.optimizers],
         "loss_scale": {
             "timeline": [{"step": step, "scale": scale} for step, scale in timeline],

@@ -50,11 +50,44 @@ def _facts(report: RunReport, paint: Paint) -> list[str]:
         "precision": meta.get("precision"),
         "overhead": _told(meta.get("overhead")),
         "sampling": _told(meta.get("sampling")),
+        "ranks": ranks(meta),
+        "first bad": first_bad(meta.get("first_bad")),
+        "ranks part": parting(meta.get("ranks_part")),
         "ended by": meta.get("exception"),
         "not seen": "; ".join(meta.get("probe_errors") or ()),
     }
     lines = [f"{paint('mpaudit', 'strong')} {shown(str(report.path))}"]
-    return lines + [f"  {name:9}  {value}" for name, value in facts.items() if value]
+    return lines + [f"  {name:10} {value}" for name, value in facts.items() if value]
+
+
+def ranks(meta: Any) -> str | None:
+    """Which processes of how many the report is of; None for one that trained alone."""
+    size = meta.get("world_size") or 1
+    if size == 1:
+        return None
+    told = ", ".join(map(str, meta.get("ranks") or [meta.get("rank")]))
+    missing = ", ".join(map(str, meta.get("missing_ranks") or ()))
+    return f"{told} of {size}" + (f"; there is no trace of {missing}" if missing else "")
+
+
+def first_bad(first: Any) -> str | None:
+    """Where numbers went wrong first, and in which ranks."""
+    if first is None:
+        return None
+    who = f"rank {first['ranks'][0]}" if len(first["ranks"]) == 1 else "ranks "
+    who += ", ".join(map(str, first["ranks"])) if len(first["ranks"]) > 1 else ""
+    return f"{who}, step {first['step']}: {first['kind']} at {first['layer'] or '(model)'}"
+
+
+def parting(part: Any) -> str | None:
+    """Where ranks stop doing the same."""
+    if part is None:
+        return None
+    skipped, applied = (", ".join(map(str, part[key])) for key in ("skipped", "applied"))
+    return (
+        f"at step {part['step']} of optimizer {part['optimizer']}: "
+        f"skipped by {skipped}, applied by {applied}; from there on they train different models"
+    )
 
 
 def _ran(meta: Any) -> str:

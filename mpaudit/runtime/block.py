@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mpaudit.errors import MpauditError
-from mpaudit.protocols import machines
-from mpaudit.runtime import failure, launch, process
+from mpaudit.runtime import launch, offspring
 from mpaudit.runtime.frame import is_users
-from mpaudit.runtime.probe import Probes
+from mpaudit.runtime.recording import Recording
 from mpaudit.runtime.tracer import Tracer
 
 
@@ -27,26 +26,21 @@ def trace(output: Path | None, device: str | None) -> Iterator[Path]:
         )
     script = getattr(sys.modules["__main__"], "__file__", None)
     name = "notebook" if script is None or not is_users(script) else Path(script).name
-    tracer = Tracer(process.trace_path(name, output), machines())
-    facts = {"script": script, "module": None, "argv": sys.argv[1:], "source_edited": False}
-    for key, value in {**facts, "sources": {}, **process.facts()}.items():
-        tracer.note(key, value)
-    folder = Path.cwd()
-    probes = Probes(tracer, device, launch.note)
-    try:
-        probes.__enter__()
-    except MpauditError:
-        tracer.close()
-        tracer.path.unlink()
-        raise
+    argv = {"argv": sys.argv[1:], "source_edited": False}
+    facts = {"script": script, "module": None, **argv, "sources": {}}
+    recording = Recording(offspring.Family.alone(name, facts, output), device, launch.note)
     error: BaseException | None = None
+    begun = False
     try:
-        yield tracer.path
+        with recording.watching():
+            begun = True
+            yield recording.tracer.path
     except BaseException as raised:
         error = raised
+        if not begun:  # what was asked for cannot be had here
+            recording.discard()
         raise
     finally:
-        probes.__exit__()
-        launch.close(tracer, None if error is None else 1, error)
-        if tracer.alive:
-            launch.say_what_next(tracer, folder, failure.behind(str(error)) if error else None)
+        recording.close(None if error is None else 1, error)
+        if begun and recording.tracer.alive:
+            launch.say_what_next(recording, recording.kept(), error)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import sqlite3
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
-from mpaudit.protocols import machines
-from mpaudit.rule import Rule
-from mpaudit.runtime import failure, process, target
+from mpaudit.runtime import failure, offspring, target
 from mpaudit.runtime.divergence import Comparison
-from mpaudit.runtime.probe import Probes
+from mpaudit.runtime.recording import Recording
 from mpaudit.runtime.rehearsal import Plan
-from mpaudit.runtime.tracer import Tracer
 
 
 def run(
@@ -33,6 +29,7 @@ def run(
     static: Callable[[], Sequence[Finding]] | None = None,
     compared: Comparison | None = None,
     rehearsal: Plan | None = None,
+    children: Sequence[str] | None = None,
 ) -> int:
     """Run what is called `name` (a script; a module or a text, as `how` says), and trace it.
 
@@ -40,46 +37,41 @@ def run(
     `device` is "auto", "cuda" or "cpu". `source` is a corrected text to run in place of the file's.
     `static` gives the static pass's findings; it is asked only when the script dies of a mistake that
     a rule explains. `compared` is how it came out when the script was compared with float32;
-    `rehearsal` makes this run one of those that are compared. Raises MpauditError, before anything is
-    written, if there is nothing to run.
+    `rehearsal` makes this run one of those that are compared. `children` are the options of
+    `mpaudit run` for the processes that the script starts; None leaves them alone. Raises
+    MpauditError, before anything is written, if there is nothing to run.
     """
-    program = find(name, source, how)
-    tracer = Tracer(process.trace_path(program.name, output), machines())
-    _note_run(tracer, program, argv, corrected=source is not None)
+    with offspring.or_plain():
+        program = find(name, source, how)
+        facts = _facts(program, argv, corrected=source is not None)
+        family = offspring.family(program.name, facts, output, children or ())
+        recording = Recording(family, device, note, rehearsal)
+    tracer = recording.tracer
     if compared is not None:
         tracer.note("reference", compared.facts())
         for problem in compared.problems:
             tracer.problem(problem)
-    began_in = Path.cwd()
-    probes = Probes(tracer, device, note, rehearsal)
     code, error = 1, None
     try:
-        with _interpreter(program, argv), probes:
+        with _interpreter(program, argv), recording.watching(children is not None):
             code, error = _execute(program)
     except MpauditError:  # what was asked for cannot be had here: there is nothing to keep
-        tracer.close()
-        tracer.path.unlink()
+        recording.discard()
         raise
     finally:
-        close(tracer, code, error)
+        recording.close(code, error)
     if error is not None:
         sys.stdout.flush()
         failure.show(error, corrected=source is not None)
         for line in failure.explain(error, static):
             _say(line)
     if failure.lacks_framework(error):
-        tracer.path.unlink(missing_ok=True)  # nothing ran that could have been watched
+        recording.discard()  # nothing ran that could have been watched
     elif tracer.alive:
-        say_what_next(tracer, began_in, None if error is None else failure.behind(str(error)))
+        found = recording.kept()
+        if not family.child:
+            say_what_next(recording, found, error)
     return code
-
-
-def close(tracer: Tracer, code: int | None, error: BaseException | None) -> None:
-    """Finish a trace; where that cannot be written any more, say so."""
-    try:
-        tracer.close(code, None if error is None else _last_line(error))
-    except sqlite3.Error as problem:  # a full disk is no reason to lose the script's own end
-        note(f"the trace could not be finished ({problem}); it holds what was written before")
 
 
 def find(name: str, source: str | None = None, how: target.How = "script") -> target.Target:
@@ -139,24 +131,14 @@ def _interpreter(program: target.Target, argv: Sequence[str]) -> Iterator[None]:
             sys.argv, sys.modules["__main__"] = before
 
 
-def _note_run(
-    tracer: Tracer, program: target.Target, argv: Sequence[str], *, corrected: bool
-) -> None:
-    facts = {
+def _facts(program: target.Target, argv: Sequence[str], *, corrected: bool) -> dict[str, Any]:
+    return {
         "script": program.filename,
         "module": program.name if program.spec is not None else None,
         "argv": list(argv),
         "source_edited": corrected,
         "sources": {program.filename: program.text},
-        **process.facts(),
     }
-    for key, value in facts.items():
-        tracer.note(key, value)
-    tracer.flush()
-
-
-def _last_line(error: BaseException) -> str:
-    return traceback.format_exception_only(type(error), error)[-1].strip()
 
 
 def _say(line: str) -> None:
@@ -168,20 +150,27 @@ def note(line: str) -> None:
     _say(f"mpaudit: {line}")
 
 
-def say_what_next(tracer: Tracer, folder: Path, died_of: Rule | None = None) -> None:
-    """Tell where the trace is, for a shell in `folder`, and what can be done with it."""
-    inside = tracer.path.is_relative_to(folder)
-    path = shlex.quote(str(tracer.path.relative_to(folder) if inside else tracer.path))
+def say_what_next(
+    recording: Recording, found: Sequence[Path], error: BaseException | None = None
+) -> None:
+    """Tell which traces there are, and what can be done with them; `error` ended the script."""
+    tracer = recording.tracer
+    died_of = None if error is None else failure.behind(str(error))
     rules = [] if died_of is None else [died_of.name]
     rules += [problem.rule for problem in tracer.problems()]
-    if tracer.fact("framework") is None:
+    paths = shlex.join(recording.shown(path) for path in found)
+    if not found:
+        path = recording.shown(tracer.path)
+        return note(f"the trace was removed while the script ran: {path}")
+    if len(found) == 1 and tracer.fact("framework") is None and tracer.path in found:
         note("the script imported neither torch nor keras: there was nothing to watch")
     for problem in tracer.fact("probe_errors"):
         note(f"a probe failed, the run did not: {problem}")
-    if not tracer.path.exists():
-        return note(f"the trace was removed while the script ran: {path}")
-    note(f"the trace is {path}; look at it with")
-    _say(f"  mpaudit report {path}")
-    _say(f"  mpaudit report {path} --format json")
+    if len(found) == 1:
+        note(f"the trace is {paths}; look at it with")
+    else:
+        note(f"{len(found)} processes left traces; look at them together with")
+    _say(f"  mpaudit report {paths}")
+    _say(f"  mpaudit report {paths} --format json")
     _say(f"  mpaudit explain {rules[0] if rules else 'no-mixed-precision'}")
     return None

@@ -35,10 +35,15 @@ class Probes:
         self._rehearsal = rehearsal
         self._late = "torch" in sys.modules
         self._installed: list[Callable[[], None]] = []
-        watched = {"torch": self._torch, "keras": self._keras, "tf_keras": self._keras}
-        self._arrival = Arrival(watched)
+        self._awaited = {"torch": self._torch, "keras": self._keras, "tf_keras": self._keras}
+        self._arrival = Arrival({})
+
+    def on_arrival(self, module: str, install: Callable[[], Callable[[], None]]) -> None:
+        """Install something else, too, once `module` is there; what `install` gives takes it away."""
+        self._awaited[module] = lambda: self._installed.append(install())
 
     def __enter__(self) -> None:
+        self._arrival = Arrival(self._awaited)
         try:
             self._arrival.install()
         except BaseException:  # the framework was there before, and is not what was asked for

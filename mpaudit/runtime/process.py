@@ -14,7 +14,7 @@ import mpaudit
 
 def rank() -> int:
     """The number of this process, from 0; a launcher (torchrun, accelerate, deepspeed) gives it."""
-    return _number("RANK", 0)
+    return _number("RANK", _number("LOCAL_RANK", 0))  # Lightning says only the second, on one node
 
 
 def world_size() -> int:
@@ -22,19 +22,22 @@ def world_size() -> int:
     return _number("WORLD_SIZE", 1)
 
 
-def trace_path(program: str, output: Path | None = None, *, own: bool = False) -> Path:
+def trace_path(
+    program: str, output: Path | None = None, *, folder: Path | None = None, own: bool = False
+) -> Path:
     """Where this process writes the trace of `program`, absolute: the script may change directory.
 
-    `output` is what the user asked for. Where several processes train together, each puts its rank
-    into the name; with `own`, one that has no rank puts its number there, as others may be told the
-    same `output`.
+    `output` is what the user asked for, in `folder` (default: the working directory). Where several
+    processes train together, each puts its rank into the name; with `own`, one that has no rank puts
+    its number there, as others may be told the same `output`.
     """
     part = f".r{rank()}" if world_size() > 1 else ""
     if output is None:
-        return Path(f"mpaudit-{program}.{os.getpid()}{part}.mpa").absolute()
-    if own and not part:
-        part = f".{os.getpid()}"
-    return output.with_name(f"{output.stem}{part}{output.suffix}").absolute()
+        output = Path(f"mpaudit-{program}.{os.getpid()}{part}.mpa")
+    else:
+        part = part or (f".{os.getpid()}" if own else "")
+        output = output.with_name(f"{output.stem}{part}{output.suffix}")
+    return (folder or Path.cwd()) / output
 
 
 def facts() -> Mapping[str, Any]:

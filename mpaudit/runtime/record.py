@@ -45,6 +45,10 @@ class Layer:
     filename: str | None = None
     row: int | None = None
 
+    def joined(self, other: Layer) -> Layer:
+        """The same layer in two processes: a step has as many calls as in the first."""
+        return replace(self, calls=self.calls + other.calls)
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -127,6 +131,10 @@ class Flowed:
     dtype: str
     count: int = 1
 
+    def joined(self, other: Flowed) -> Flowed:
+        """Both together."""
+        return replace(self, count=self.count + other.count)
+
 
 @dataclass(frozen=True, slots=True)
 class Cast:
@@ -143,6 +151,10 @@ class Cast:
     target: str
     count: int
     bytes: int
+
+    def joined(self, other: Cast) -> Cast:
+        """Both together."""
+        return replace(self, count=self.count + other.count, bytes=self.bytes + other.bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +202,17 @@ class Incident:
     row: int | None = None
     rank: int = 0
     count: int = 1
+
+    def joined(self, other: Incident) -> Incident:
+        """The same kind at the same layer: told as it was first seen; a defect outweighs the rest."""
+        first, later = (self, other) if self.first_step <= other.first_step else (other, self)
+        return replace(
+            first,
+            last_step=max(first.last_step, later.last_step),
+            nonfinite=tuple(sorted({*first.nonfinite, *later.nonfinite})),
+            judgement=later.judgement if later.judgement == "defect" else first.judgement,
+            count=first.count + later.count,
+        )
 
 
 Row = Layer | Flowed | Statistics | Histogram | Peaks | Cast | Optimizer | Attempts | Incident

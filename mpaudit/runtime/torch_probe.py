@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -44,6 +45,7 @@ def install(
     try:
         compiler = Compiler(watch)
         watch_regions(watch)
+        _watch_ranks(watch)
         loop, layers = Loop(watch), Layers(watch)
         if late:
             for thing in gc.get_objects():
@@ -73,3 +75,22 @@ def install(
         watch.patches.undo()
         raise
     return watch.patches.undo
+
+
+def _watch_ranks(watch: Watch) -> None:
+    """Note which of several processes this is as soon as torch knows it."""
+    distributed = torch.distributed
+
+    def note() -> None:
+        if distributed.is_available() and distributed.is_initialized():
+            watch.tracer.note("rank", distributed.get_rank())
+            watch.tracer.note("world_size", distributed.get_world_size())
+
+    def joined(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        with watch.guard("init_process_group"):
+            note()
+        return result
+
+    note()
+    watch.patches.wrap(distributed, "init_process_group", joined)

@@ -19,7 +19,8 @@ repeated_casts (layer -> casts of one step that repeat another), skips (optimize
 step, layers where it began: of the first 500 stretches of skipped steps), compiled,
 reference (of --reference: steps compared, diverges, refused: why they could not be),
 started, flushed, ended, pid, rank, world_size, exit_code, exception, complete (false if the run died),
-probe_errors, overhead.
+probe_errors, overhead, run (the same for all processes of one); of a merged trace ranks, missing_ranks,
+merged (files), first_bad, ranks_part.
 
 `application_id` says that a database is a trace, `user_version` is the version of this format.
 Steps are attempts, counted from 0 for each optimizer. Everything is rolled up, so size does not
@@ -208,6 +209,14 @@ class Reader:
     def meta(self) -> dict[str, Any]:
         """The facts about the run, see `tracer.Tracer.note`."""
         return {key: json.loads(value) for key, value in self._query("SELECT * FROM meta")}
+
+    def rows(self) -> Iterator[tuple[tuple[Any, ...], Row]]:
+        """Every row of every table but meta and findings, each behind its type and its key."""
+        there = {name for (name,) in self._query("SELECT name FROM sqlite_master")}
+        for kind, (table, keys) in _TABLES.items():
+            if table in there:  # an older format has fewer
+                for row in self._read(kind):
+                    yield (kind, *(getattr(row, f.name) for f in fields(kind)[:keys])), row
 
     def layers(self) -> list[Layer]:
         """The layers in order of their first call."""

@@ -196,10 +196,8 @@ class Tracer:
         """Add casts that happened in a layer; counts and bytes add up."""
         key = (Cast, cast.layer, cast.what, cast.source, cast.target)
         with self.lock:
-            if isinstance(known := self._rows.get(key), Cast):
-                count, size = known.count + cast.count, known.bytes + cast.bytes
-                cast = replace(cast, count=count, bytes=size)
-            self._put(key, cast)
+            known = self._rows.get(key)
+            self._put(key, known.joined(cast) if isinstance(known, Cast) else cast)
 
     def optimizer(self, kind: str) -> int:
         """The index of an optimizer that is used for the first time; `kind` is its class name."""
@@ -292,12 +290,8 @@ class Tracer:
                 self._made_in[key] = made_in
             if isinstance(known := self._rows.get(key), Incident):
                 known = replace(known, message=incident.message) if first_made else known
-                incident = replace(
-                    known,
-                    last_step=max(known.last_step, incident.last_step),
-                    nonfinite=tuple(sorted({*known.nonfinite, *incident.nonfinite})),
-                    count=known.count + incident.count,
-                )
+                judgement = known.judgement  # the first counts here; a fall is judged at its end
+                incident = replace(known.joined(incident), judgement=judgement)
             self._put(key, incident)
 
     def problem(self, problem: Problem) -> None:

@@ -1,0 +1,1 @@
+"""What is put on the PYTHONPATH of the processes that a watched script starts."""
