@@ -41,6 +41,12 @@ class Fall:
         return self.skipped == self.attempts
 
 
+def falls(runs: Iterable[Sequence[Attempts]], incidents: Sequence[Incident]) -> list[Fall]:
+    """The falls at the end of the attempts of several optimizers, those aside that are explained."""
+    found = [fell for attempts in runs if (fell := fall(attempts)) is not None]
+    return [each for each in found if not explained(each, incidents)]
+
+
 def fall(attempts: Sequence[Attempts]) -> Fall | None:
     """The fall that an optimizer's scale is in at the end, None if it is in none."""
     skips: list[Attempts] = []

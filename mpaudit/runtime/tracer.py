@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mpaudit.event import Event
-from mpaudit.finding import Moment, Position, Problem, Span
+from mpaudit.finding import Position, Problem, Span
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, settle
-from mpaudit.runtime import collapse
+from mpaudit.runtime import collapse, unmixed
 from mpaudit.runtime.histogram import Histogram
 from mpaudit.runtime.record import (
     LOW_PRECISION,
@@ -175,17 +175,12 @@ class Tracer:
 
     def measured(self, numbers: Statistics) -> None:
         """Add what was measured; it joins the numbers of the same layer, phase and dtype."""
-        key = (Statistics, numbers.layer, numbers.phase, numbers.dtype)
-        with self.lock:
-            known = self._rows.get(key)
-            self._put(key, known.joined(numbers) if isinstance(known, Statistics) else numbers)
+        self._join((Statistics, numbers.layer, numbers.phase, numbers.dtype), numbers)
 
     def histogram(self, counted: Histogram) -> None:
         """Add numbers that were counted; they join those of the same name and loss scale."""
-        key = (Histogram, counted.layer, counted.what, counted.dtype, counted.scale)
-        with self.lock:
-            known = self._rows.get(key)
-            self._put(key, known.joined(counted) if isinstance(known, Histogram) else counted)
+        name = counted.layer, counted.what, counted.dtype, counted.scale
+        self._join((Histogram, *name), counted)
 
     def peaks(self, course: Peaks) -> None:
         """How a layer's largest outputs went so far."""
@@ -194,10 +189,7 @@ class Tracer:
 
     def cast(self, cast: Cast) -> None:
         """Add casts that happened in a layer; counts and bytes add up."""
-        key = (Cast, cast.layer, cast.what, cast.source, cast.target)
-        with self.lock:
-            known = self._rows.get(key)
-            self._put(key, known.joined(cast) if isinstance(known, Cast) else cast)
+        self._join((Cast, cast.layer, cast.what, cast.source, cast.target), cast)
 
     def optimizer(self, kind: str) -> int:
         """The index of an optimizer that is used for the first time; `kind` is its class name."""
@@ -304,7 +296,7 @@ class Tracer:
         found = [*settle(list(self._verdicts.values())), *self._problems.values()]
         seen = bool(self._layers) and not self._facts.get("compiled")
         if self._amp is not None and seen and not self._dtypes & LOW_PRECISION:
-            found.append(self._no_mixed_precision(*self._amp))
+            found.append(unmixed.problem(len(self._layers), *self._amp))
         for judge in self.judging:
             found += judge()
         for fell in self._falls():
@@ -318,25 +310,14 @@ class Tracer:
 
     def _falls(self) -> list[collapse.Fall]:
         """The loss scales that are in free fall, those aside that another finding explains."""
-        found = [fell for runs in self._runs if (fell := collapse.fall(runs)) is not None]
         incidents = [row for row in self._rows.values() if isinstance(row, Incident)]
-        return [fell for fell in found if not collapse.explained(fell, incidents)]
+        return collapse.falls(self._runs, incidents)
 
     def _fallen(self, fell: collapse.Fall, *, whole: bool = False) -> dict[Hashable, Incident]:
         """What went wrong in the last step of a fall, or in any of its steps, by its key."""
         incidents = {key: row for key, row in self._rows.items() if isinstance(row, Incident)}
         bad = collapse.during(fell, incidents.values(), whole=whole)
         return {key: row for key, row in incidents.items() if row in bad}
-
-    def _no_mixed_precision(self, at: Span, how: str) -> Problem:
-        layers = f"all {len(self._layers)} layers" if len(self._layers) > 1 else "the only layer"
-        return Problem(
-            rule="no-mixed-precision",
-            span=at,
-            message=f"{how} asks for mixed precision, but {layers} ran in float32",
-            consequence="nothing was computed in low precision: no time and no memory is saved",
-            moment=Moment(step=0),
-        )
 
     def flush_if_due(self) -> None:
         """Flush if the last flush is long enough ago; a full disk is recorded, and tried again."""
@@ -392,6 +373,11 @@ class Tracer:
             judgement = "defect" if beyond else row.judgement
             return replace(row, judgement=judgement, rank=self._facts.get("rank") or 0)
         return row
+
+    def _join(self, key: Hashable, row: Any) -> None:
+        with self.lock:
+            known: Any = self._rows.get(key)
+            self._put(key, row if known is None else known.joined(row))
 
     def _put(self, key: Hashable, row: Row) -> None:
         self._rows[key] = row
