@@ -97,6 +97,7 @@ FACTS = {
     "complete": False,
     "overhead": {"seconds": 2.5, "share": 0.0407},
     "probe_errors": [EVIL],
+    "skips": [[0, 0, 0, [""]], [0, 1, 1, ["body", "body.<i>0", "", "a", "b", "c"]]],
 }
 
 
@@ -255,7 +256,7 @@ def same(page: Node, data: dict[str, object]) -> None:
         assert values(row, "cast-parameters") == optional(casts["of_parameters"] or None)
         assert values(row, "cast-bytes") == (optional(casts["bytes"]) if casts["forward"] else [])
     for optimizer in data["optimizers"]:
-        row = page.one("tr", data_optimizer=str(optimizer["index"]))
+        row = page.one("table", "optimizers").one("tr", data_optimizer=str(optimizer["index"]))
         assert optimizer["type"] in row.text
         assert values(row, "total") == [optimizer["steps"]]
         assert values(row, "applied") == [optimizer["applied"]]
@@ -284,6 +285,20 @@ def test_the_skipped_steps_are_marked_where_they_were(report: RunReport) -> None
     ]
     assert marked == [0, 1, 3]
     assert [e.text for e in figure.all("title")] == ["steps 0–1: 2 skipped", "step 3: 1 skipped"]
+
+
+def test_every_skip_has_its_scales_and_culprits(report: RunReport) -> None:
+    (told, _) = json.loads(run_json.render(report))["optimizers"]
+    page = read(html.render(report))
+    rows = page.one("table", "skips").all("tr")[1:]
+    assert [int(row.attributes["data-first"]) for row in rows] == told["skipped_steps"]
+    for row, skip in zip(rows, told["skips"], strict=True):
+        assert values(row, "before") == [skip["scale_before"]]
+        assert values(row, "after") == [skip["scale_after"]]
+    named = [[link.text for link in row.all("a")] for row in rows]
+    assert named == [["(model)"], ["body", "body.<i>0", "(model)"], []]
+    assert ["and 2 more layers" in row.text for row in rows] == [False, True, False]
+    assert "not known" in rows[2].text
 
 
 def test_the_header(report: RunReport) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from mpaudit.event.core import Event, Ref, Region, event
 from mpaudit.finding import Span
 
@@ -32,15 +34,16 @@ class Backward(Event):
 
     `scalers` are the scalers that the loss had been multiplied by, None if that is not known.
     `made_in` is the innermost enabled low-precision region the loss was computed in, `inside` the
-    enabled autocast region that the call itself stands in. `whole` says that the loss is the mean
-    over one batch as a loss function returns it, divided by nothing; `idle` that it went through the
-    `scale()` of a scaler that is switched off.
+    enabled autocast region that the call itself stands in, `entry` this very entry of it (a run tells
+    it). `whole` says that the loss is the mean over one batch as a loss function returns it, divided
+    by nothing; `idle` that it went through the `scale()` of a scaler that is switched off.
     """
 
     loss: Ref
     scalers: tuple[Ref, ...] | None
     made_in: Region | None = None
     inside: Region | None = None
+    entry: Hashable = None
     whole: bool = False
     idle: bool = False
 

@@ -10,7 +10,12 @@ from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
 
 class AutocastProtocol(Protocol):
-    """MP201 and MP204; every event is judged by itself."""
+    """MP201 and MP204.
+
+    State, in a run: ("inside", place of a backward pass) -> the entry of the region it was in last. One
+    entry that holds the same backward pass again lasts over the micro-batches of a step, or over a
+    loop: that is what `autocast-around-loop` is about, and no backward pass that stands too far in.
+    """
 
     __slots__ = ()
 
@@ -23,6 +28,10 @@ class AutocastProtocol(Protocol):
         """Judge one event."""
         match event:
             case Backward(inside=region) if region is not None:
+                if event.entry is not None:
+                    if self.state.get(("inside", event.at)) == event.entry:
+                        yield Kept("backward-in-autocast", event.at)
+                    self.state[("inside", event.at)] = event.entry
                 yield Broken(
                     Problem(
                         "backward-in-autocast",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 SMALLEST = -24  # log2 of float16's smallest subnormal: where the bars of the ranges begin
 LISTED = 200  # skipped stretches of an optimizer that are listed
+CULPRITS = 4  # layers of one that are named
 _CODE = re.compile(r"`([^`\n]+)`")
 
 
@@ -45,6 +47,23 @@ class Course:
     stretches: Sequence[Attempts]
     more: int
     strip: Sequence[chart.Stretch]
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A stretch of skipped steps: the loss scale in them and after them, the layers behind it.
+
+    `more` counts the layers that are not named.
+    """
+
+    index: int
+    type: str
+    first: int
+    last: int
+    before: float | None
+    after: float | None
+    layers: Sequence[str]
+    more: int
 
 
 def location(trace: Path) -> Path:
@@ -78,6 +97,7 @@ def render(report: RunReport) -> str:
         timeline=None if scaled is None else chart.timeline(scaled),
         pictures=pictures(report),
         courses=[_course(each) for each in report.optimizers],
+        skips=[skip for each in report.optimizers for skip in _skips(each)],
         strip_width=chart.STRIP,
         top=TOP,
     )
@@ -183,6 +203,25 @@ def _course(steps: Steps) -> Course:
         more=max(len(skipped) - LISTED, 0),
         strip=chart.strip(steps),
     )
+
+
+def _skips(steps: Steps) -> Iterator[Skip]:
+    """The first skipped stretches of an optimizer, apart where other layers were behind them."""
+    scales = dict(steps.scales)
+    for stretch in [each for each in steps.attempts if each.applied is False][:LISTED]:
+        begun = [first for first, _, _ in steps.skips if stretch.first < first <= stretch.last]
+        for first, after in pairwise([stretch.first, *begun, stretch.last + 1]):
+            layers = steps.culprits(first)
+            yield Skip(
+                index=steps.index,
+                type=steps.type,
+                first=first,
+                last=after - 1,
+                before=stretch.scale,
+                after=scales.get(after),
+                layers=layers[:CULPRITS],
+                more=max(len(layers) - CULPRITS, 0),
+            )
 
 
 def _ends(scaled: Steps | None, meta: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,12 @@ _FIRST, _EVERY = 2, 100  # steps whose casts are counted: the first ones, and ev
 _FLUSHED_EVERY = 10  # steps between two looks at flushed gradients, after as many in a row
 
 
+class _Thread(threading.local):
+    """What counts the casts of the call under way in one thread."""
+
+    mode: _CountCasts | None = None
+
+
 class Casts:
     """Writes casts down for the layer that is being called.
 
@@ -35,10 +42,11 @@ class Casts:
         self._underflow = Underflow(watch.tracer.known, watch.tracer.scale)
         watch.tracer.judging.append(self._underflow.problems)
         self._repeats = Repeats(watch)
-        self._mode: _CountCasts | None = None
+        self._thread = _Thread()
 
     def begin(self, step: int) -> None:
-        """The script calls a model: count the casts of this call if its step is a sampled one.
+        """The script calls a model, or the model enters a region: count the casts of this call if
+        its step is a sampled one.
 
         The emulated policy tells of its casts itself; torch's own are seen as operations.
         """
@@ -47,14 +55,14 @@ class Casts:
         region = self._watch.region
         if region is None or (self._watch.eager and region.device == "cuda"):
             return
-        if torch._C._len_torch_dispatch_stack() == 0:
-            self._mode = _CountCasts(self)
-            self._mode.__enter__()
+        if self._thread.mode is None and torch._C._len_torch_dispatch_stack() == 0:
+            self._thread.mode = _CountCasts(self)
+            self._thread.mode.__enter__()
 
     def end(self) -> None:
         """The call is over."""
-        if self._mode is not None:
-            mode, self._mode = self._mode, None
+        if self._thread.mode is not None:
+            mode, self._thread.mode = self._thread.mode, None
             mode.__exit__(None, None, None)
 
     def cast(self, what: CastOf, tensor: torch.Tensor, result: torch.Tensor) -> None:

@@ -45,6 +45,7 @@ class Emulation:
         patches.wrap(region, "__enter__", self._enter)
         patches.wrap(region, "__exit__", self._leave)
         patches.wrap(torch.amp.autocast_mode, "_cast", self._cast)
+        patches.wrap(torch, "clear_autocast_cache", self._forget)
         patches.wrap(torch, "is_autocast_enabled", self._asked_enabled)
         patches.wrap(torch, "get_autocast_dtype", self._asked_dtype)
         patches.replace(torch, "is_autocast_cpu_enabled", lambda: self._own().enabled)
@@ -74,6 +75,10 @@ class Emulation:
             entered.clear()
             self._policy.clear()
         return result
+
+    def _forget(self, original: Callable[..., Any]) -> None:
+        original()
+        self._policy.clear()
 
     def _apply(self) -> None:
         """Set the CPU's autocast to what the regions come to."""

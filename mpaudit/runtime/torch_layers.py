@@ -24,7 +24,7 @@ from mpaudit.runtime.torch_histogram import CALLS, Histograms, sampled
 from mpaudit.runtime.torch_loop import MADE_IN
 from mpaudit.runtime.torch_measure import STAND_INS, measurable
 from mpaudit.runtime.torch_names import WRAPPERS, Names
-from mpaudit.runtime.torch_regions import dtype_name
+from mpaudit.runtime.torch_regions import dtype_name, made_here
 from mpaudit.runtime.torch_watch import Known, Watch, unwatched
 
 _MANY = 64  # tensors of one nested output that are looked at
@@ -70,6 +70,7 @@ class Layers:
         self._histograms = Histograms(watch)
         watch.before_step = self._check_gradients
         watch.after_step = self._origins.settled
+        watch.region_entered = self._region_entered
         watch.skipped = self._skipped
         watch.patches.set(modules, "_has_any_global_hook", _users_hooks)
         before = modules.register_module_forward_pre_hook(self._enter)
@@ -123,6 +124,12 @@ class Layers:
                 self._watch.tracer.note("compiled", True)
             calls.append(_Call(module, path, step, not module._modules, recomputed))
             self._note(module, path)
+
+    def _region_entered(self) -> None:
+        """A model enters a region itself, as one that a library has prepared does."""
+        calls = self._thread.calls
+        if calls and not calls[0].recomputed:
+            self.casts.begin(calls[0].step)
 
     def _feed_forward(self, module: Any, step: int) -> None:
         parameter = next(module.parameters(), None)
@@ -282,8 +289,8 @@ class Layers:
         )
 
     def _await_gradient(self, place: Place, tensor: torch.Tensor, leaf: bool) -> Gradient:
-        if (region := self._watch.region) is not None and tensor.grad_fn is not None:
-            tensor.grad_fn.metadata.setdefault(MADE_IN, region)
+        if tensor.grad_fn is not None and (made := made_here(self._watch)) is not None:
+            tensor.grad_fn.metadata.setdefault(MADE_IN, made)
         known: Gradient | None = self._thread.gradients.get(tensor)
         if known is None or leaf:
             gradient = Gradient(place)

@@ -15,13 +15,15 @@ from torch.optim.optimizer import (
 
 from mpaudit.event import (
     Backward,
+    CastCacheCleared,
     GradientsClipped,
     GradientsZeroed,
     LossComputed,
     LossScaled,
     OptimizerStep,
     Ref,
-    Region,
+    RegionBackward,
+    RegionStep,
     ScalerMade,
     ScalerStep,
     ScalerUpdate,
@@ -29,6 +31,7 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.runtime.torch_regions import Made
 from mpaudit.runtime.torch_watch import Known, Watch, unwatched
 
 SCALED_BY = "mpaudit.scaled_by"
@@ -62,6 +65,7 @@ class Loop:
             for name in ("clip_grad_norm_", "clip_grad_value_"):
                 patches.wrap(module, name, self._clip)
         patches.wrap(torch._C._nn, "cross_entropy_loss", self._cross_entropy)
+        patches.wrap(torch, "clear_autocast_cache", self._copies_forgotten)
         patches.also(register_optimizer_step_pre_hook(self._before_step).remove)
         patches.also(register_optimizer_step_post_hook(self._after_step).remove)
 
@@ -188,21 +192,30 @@ class Loop:
 
     def _about_backward(self, loss: Any) -> None:
         scalers: tuple[Ref, ...] | None = None
-        made_in: Region | None = None
         marks = list(_marks(loss.grad_fn))
         found = {mark[SCALED_BY] for mark in marks if SCALED_BY in mark}
         by_hand = self._asked_scale or loss.grad_fn.name() == "MulBackward0"
         if found or not by_hand:
             scalers = tuple(sorted(found, key=lambda ref: str(ref.key)))
         self._asked_scale = False
-        made_in = next((mark[MADE_IN] for mark in marks if MADE_IN in mark), None)
+        made: Made | None = next((mark[MADE_IN] for mark in marks if MADE_IN in mark), None)
+        thread = self._watch.thread
         self._feed(
             Backward,
             loss=self._ref(loss),
             scalers=scalers,
-            made_in=made_in,
+            made_in=None if made is None else made.region,
             inside=self._watch.region,
+            entry=thread.numbers[-1] if thread.numbers else None,
         )
+        if made is not None and made.keeps and thread.regions and made.entry == thread.entries:
+            self._feed(RegionBackward, entry=made.entry, region=made.outermost)
+
+    def _copies_forgotten(self, original: Any) -> None:
+        original()
+        with self._watch.guard("clear_autocast_cache"):
+            if self._watch.thread.regions and not unwatched():
+                self._feed(CastCacheCleared)
 
     def _cross_entropy(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         with self._watch.guard("cross_entropy"):
@@ -245,6 +258,8 @@ class Loop:
         with self._watch.guard("optimizer step"):
             if not thread.stepping and not thread.optimizer:
                 self._feed(OptimizerStep, optimizer=self._ref(optimizer))
+            if thread.regions and not thread.optimizer and _cast_when_used(optimizer):
+                self._feed(RegionStep, entry=thread.entries)
             thread.optimizer.append(id(optimizer))
             self._watch.index(optimizer)
             self._watch.before_step(optimizer)
@@ -281,6 +296,11 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 def _parameters(optimizer: Any) -> Iterable[Any]:
     return (each for group in optimizer.param_groups for each in group["params"])
+
+
+def _cast_when_used(optimizer: Any) -> bool:
+    """Whether an optimizer changes weights of which autocast keeps copies."""
+    return any(each.dtype is torch.float32 for each in _parameters(optimizer))
 
 
 def _activation(node: Any) -> str | None:

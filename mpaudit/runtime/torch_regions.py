@@ -1,14 +1,38 @@
-"""Autocast regions of a run: which one is entered where."""
+"""Autocast regions of a run: which one is entered where, and the copies of weights that it keeps."""
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from typing import Any, NamedTuple
 
 import torch
 
 from mpaudit.event import Region
 from mpaudit.runtime.frame import user_span
 from mpaudit.runtime.torch_watch import Watch, unwatched
+
+LOW = ("float16", "bfloat16")
+
+
+class Made(NamedTuple):
+    """Where a tensor was made: the innermost region, and the outermost one whose entry `entry` is.
+
+    `keeps` says that weights were cast there once for all that the outermost region lasts.
+    """
+
+    region: Region
+    outermost: Region
+    entry: int
+    keeps: bool
+
+
+def made_here(watch: Watch) -> Made | None:
+    """What is to be said of a tensor that is made now; None outside all regions."""
+    region, thread = watch.region, watch.thread
+    if region is None:
+        return None
+    keeps = region.dtype in LOW and torch.is_autocast_cache_enabled() and not watch.compiles
+    return Made(region, thread.regions[0], thread.entries, keeps)
 
 
 def dtype_name(dtype: object) -> str:
@@ -18,6 +42,7 @@ def dtype_name(dtype: object) -> str:
 
 def watch_regions(watch: Watch) -> None:
     """Follow every autocast region from here on (also the deprecated torch.cuda.amp.autocast)."""
+    numbers = itertools.count(1)
 
     def enter(original: Any, region: Any) -> Any:
         result = original(region)
@@ -29,15 +54,18 @@ def watch_regions(watch: Watch) -> None:
                 if not watch.thread.regions:
                     watch.thread.entries += 1
                 watch.thread.regions.append(Region(span, region.device, dtype, enabled))
+                watch.thread.numbers.append(next(numbers))
                 if enabled:
                     watch.tracer.asked_for_amp(span, "autocast")
                     if watch.tracer.fact("precision") is None:
                         watch.tracer.note("precision", f"{dtype} autocast")
+                    watch.region_entered()
         return result
 
     def leave(original: Any, region: Any, *problem: Any) -> Any:
         if watch.thread.regions and not unwatched():
             watch.thread.regions.pop()
+            watch.thread.numbers.pop()
         return original(region, *problem)
 
     watch.patches.wrap(torch.amp.autocast_mode.autocast, "__enter__", enter)

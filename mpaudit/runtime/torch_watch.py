@@ -77,6 +77,7 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.regions: list[Region] = []
+        self.numbers: list[int] = []  # of these entries of regions
         self.entries = 0  # how often an outermost region was entered
         self.stepping = 0  # inside scaler.step
         self.backward = 0  # inside backward()
@@ -105,6 +106,8 @@ class Watch:
         self.after_step: Callable[[int, bool | None, bool], list[str]] = lambda *_: []
         """Called with an attempt when it is known whether it was applied, and whether losses are
         scaled; returns the layers in which numbers went wrong."""
+        self.region_entered: Callable[[], None] = lambda: None
+        """Called when an autocast region that is switched on was entered."""
         self.skipped: Callable[[Any, int], None] = lambda *_: None
         """Called before that on the CPU, with the optimizer and the attempt that was skipped."""
         self._refs = Known()

@@ -190,6 +190,7 @@ class Tracer:
     def cast(self, cast: Cast) -> None:
         """Add casts that happened in a layer; counts and bytes add up."""
         self._join((Cast, cast.layer, cast.what, cast.source, cast.target), cast)
+        self._dtypes.add(cast.target)
 
     def optimizer(self, kind: str) -> int:
         """The index of an optimizer that is used for the first time; `kind` is its class name."""
