@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 60  # for one script
+SECONDS = 120  # for one script
 _ADAPTIVE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
 
 
@@ -47,8 +47,18 @@ class End:
         )
 
 
+@dataclass(frozen=True)
+class Watched:
+    """What `mpaudit run` tells of a script: its last error ("" for none), faults of the probe, and
+    (rule, filename, row, message) of each finding."""
+
+    error: str
+    faults: list[str]
+    findings: list[list[Any]]
+
+
 class Executor:
-    """A process with "torch" or "keras" loaded."""
+    """A process with "torch" or "keras" loaded; as "watched" it has torch, and runs under mpaudit."""
 
     def __init__(self, framework: str) -> None:
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
@@ -64,11 +74,19 @@ class Executor:
 
     def run(self, text: str, path: Path) -> End:
         """Run a script; modules beside `path` are found, and it is called as that is."""
+        return End(*self._ask(text, path))
+
+    def watch(self, text: str, path: Path) -> Watched:
+        """Run a script in the same way under `mpaudit run --device cpu`."""
+        return Watched(*self._ask(text, path))
+
+    def _ask(self, text: str, path: Path) -> list[Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([text, str(path)]) + "\n")
         self._process.stdin.flush()
-        return End(*json.loads(self._process.stdout.readline()))
+        answer: list[Any] = json.loads(self._process.stdout.readline())
+        return answer
 
     def close(self) -> None:
         """End the process."""
@@ -78,25 +96,29 @@ class Executor:
 
 
 def _serve(framework: str) -> None:
-    prepare = {"torch": _prepare_torch, "keras": _prepare_keras}[framework]
+    prepare = {"keras": _prepare_keras}.get(framework, _prepare_torch)
     prepare(load=True)
+    nothing = [f"no end in {SECONDS} s, or it died", []] + [[]] * (framework == "watched")
     for line in sys.stdin:
         text, path = json.loads(line)
         read, write = os.pipe()
         if (child := os.fork()) == 0:
             os.close(read)
             try:
-                os.write(write, json.dumps(_run(text, path, prepare)).encode())
+                place = _enter(text, path)
+                ended = _watch(place) if framework == "watched" else _run(text, place, prepare)
+                os.write(write, json.dumps(ended).encode())
             finally:
                 os._exit(0)
         os.close(write)
         with os.fdopen(read, "rb") as pipe:
             data = pipe.read().decode()
         os.waitpid(child, 0)
-        print(data or json.dumps([f"no end in {SECONDS} s, or it died", []]), flush=True)
+        print(data or json.dumps(nothing), flush=True)
 
 
-def _run(text: str, path: str, prepare: Any) -> list[Any]:
+def _enter(text: str, path: str) -> str:
+    """Put a script into a folder of its own, and this process there; returns its path."""
     os.chdir(tempfile.mkdtemp(prefix="executed-"))
     folder = str(Path(path).parent)
     path = str(Path.cwd() / Path(path).name)
@@ -106,8 +128,29 @@ def _run(text: str, path: str, prepare: Any) -> list[Any]:
         os.dup2(quiet, stream)
     signal.alarm(SECONDS)
     random.seed(0)
+    sys.path.insert(0, folder)
+    return path
+
+
+def _watch(path: str) -> list[Any]:
+    from mpaudit.runtime.launch import run
+    from mpaudit.runtime.trace import Reader
+
+    code = run(path, [], device="cpu")
+    for trace in Path.cwd().glob("*.mpa"):
+        with Reader(trace) as reader:
+            error = reader.meta["exception"] or (f"SystemExit: {code}" if code else "")
+            found = [
+                [each.rule, each.span.filename, each.span.start.row, each.message]
+                for each in reader.problems()
+            ]
+            return [error, reader.meta["probe_errors"], found]
+    return ["a framework is missing", [], []]
+
+
+def _run(text: str, path: str, prepare: Any) -> list[Any]:
     sys.argv = [path]
-    sys.path[0:0] = [str(Path.cwd()), folder]
+    sys.path.insert(0, str(Path.cwd()))
     module = types.ModuleType("__main__")
     module.__file__ = path
     sys.modules["__main__"] = module

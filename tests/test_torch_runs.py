@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,62 +46,6 @@ def test_the_run_sees_what_the_page_marks(tmp_path: Path, rule: Any, title: str)
     _, run = trace(tmp_path, loop)
     found = [(each.rule, each.span.start.row) for each in run.problems()]
     assert found == [(rule.name, row) for row in marked]
-
-
-SCRIPTS = [
-    *(ROOT / "fixtures" / "clean").glob("*.py"),
-    *(ROOT / "fixtures" / "scripts").glob("*.py"),
-]
-SEEN_BY_A_RUN = {
-    "gradient-overflow",
-    "gradient-underflow",
-    "loss-scale-collapse",
-    "low-headroom",
-    "repeated-cast",
-    "backward-in-autocast",
-    "clip-before-unscale",
-    "double-unscale",
-    "missing-grad-scaler",
-    "missing-scaler-update",
-    "scaler-in-loop",
-    "softmax-before-cross-entropy",
-    "unscaled-backward",
-    "unscaled-step",
-    "update-before-step",
-    "autocast-device-mismatch",
-}
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "script", [each for each in SCRIPTS if "torch" in each.read_text()], ids=str
-)
-def test_a_run_marks_no_line_that_the_fixture_does_not(
-    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = script.read_text()
-    if "tensorflow" in text or "spawn" in text or "init_process_group" in text:
-        pytest.skip("not for one process with torch")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [str(script)])
-
-    said = (RuntimeError, AssertionError, SystemExit, TypeError, NameError, AttributeError)
-
-    def loop() -> None:
-        with suppress(*said, ValueError):
-            exec(compile(text, str(script), "exec"), {"__name__": "__main__"})
-        for device in ("cpu", "cuda"):  # a region that could not be entered is not left either
-            torch.set_autocast_enabled(device, False)
-
-    try:
-        _, run = trace(tmp_path, loop)
-    except ImportError as missing:
-        pytest.skip(f"needs {missing.name}")
-    lines = text.splitlines()
-    for problem in run.problems():
-        if problem.rule in SEEN_BY_A_RUN:
-            assert f"[{problem.rule}]" in lines[problem.span.start.row - 1], problem
 
 
 def test_the_article_dies_at_its_second_iteration_and_the_rule_is_named(tmp_path: Path) -> None:

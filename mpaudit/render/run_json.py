@@ -101,6 +101,7 @@ def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
         "type": row.type,
         "calls_per_step": row.calls_per_step,
         "param_dtype": one_or_list(dtypes.get("parameter", ())),
+        "buffer_dtype": one_or_list(dtypes.get("buffer", ())),
         "input_dtypes": list(dtypes.get("input", ())),
         "output_dtypes": list(dtypes.get("output", ())),
         "param_grad_dtype": one_or_list(dtypes.get("parameter_grad", ())),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import os
 import site
@@ -35,12 +36,33 @@ def is_users(filename: str) -> bool:
 
 def user_frame(frame: FrameType | None = None) -> FrameType | None:
     """The innermost frame of the user's code, from `frame` (default: the caller's) outwards."""
-    found = frame or sys._getframe(1)
-    while found is not None:
-        if is_users(found.f_code.co_filename) or found.f_globals.get("__name__") == "__main__":
-            return found
-        found = found.f_back  # type: ignore[assignment]
-    return None
+    found: FrameType | None = frame or sys._getframe(1)
+    while found is not None and not _runs_users(found):
+        found = found.f_back
+    return found
+
+
+def _runs_users(frame: FrameType) -> bool:
+    return is_users(frame.f_code.co_filename) or frame.f_globals.get("__name__") == "__main__"
+
+
+def entered_by_user(frame: FrameType | None, package: str) -> bool:
+    """Whether the `with` that enters a context of `package` (a folder) is the user's, not a library's.
+
+    `frame` called the context's `__enter__`. Contexts around it that a generator or a class makes are
+    seen through, wherever they come from: it counts who wrote the outermost `with`.
+    """
+    while frame is not None:
+        code, back = frame.f_code, frame.f_back
+        through = code.co_name == "__enter__" or code.co_filename.startswith(package)
+        if not (through or code.co_filename == contextlib.__file__):
+            behind = None if back is None else back.f_code
+            if behind is None or behind.co_filename != contextlib.__file__:
+                return _runs_users(frame)
+            if behind.co_name != "__enter__":  # a function that a context decorates
+                return _runs_users(frame)
+        frame = back
+    return False
 
 
 def user_span(frame: FrameType | None = None) -> Span:

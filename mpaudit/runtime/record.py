@@ -13,7 +13,7 @@ from mpaudit.runtime.histogram import Histogram
 
 Phase = Literal["forward", "backward"]
 CastOf = Literal["activation", "parameter", "gradient"]
-Flow = Literal["input", "output", "parameter", "parameter_grad", "output_grad"]
+Flow = Literal["input", "output", "parameter", "buffer", "parameter_grad", "output_grad"]
 
 LARGEST = {
     "float16": 65504.0,

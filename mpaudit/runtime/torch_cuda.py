@@ -44,10 +44,11 @@ max_memory_cached utilization"""
 def answer_as_one_gpu(patches: Patches) -> None:
     """Have `torch.cuda` behave as with one GPU on which nothing is allocated."""
     answers = {**_ANSWERS, **dict.fromkeys(_NOTHING.split()), **dict.fromkeys(_BYTES.split(), 0)}
-    for name, answer in answers.items():
-        patches.replace(torch.cuda, name, lambda *_, _answer=answer, **__: _answer)
-    patches.replace(torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state())
-    patches.replace(torch.cuda, "get_rng_state_all", lambda *_: [torch.get_rng_state()])
+    for module in (torch.cuda, torch.cuda.random, torch.cuda.memory):  # some ask where it is made
+        for name, answer in answers.items():
+            patches.replace(module, name, lambda *_, _answer=answer, **__: _answer)
+        patches.replace(module, "get_rng_state", lambda *_: torch.get_rng_state())
+        patches.replace(module, "get_rng_state_all", lambda *_: [torch.get_rng_state()])
     patches.replace(torch.cuda, "current_stream", Stream)
     patches.replace(torch.cuda, "default_stream", Stream)
     patches.replace(torch.cuda, "stream", contextlib.nullcontext)

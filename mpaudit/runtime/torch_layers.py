@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,11 +22,11 @@ from mpaudit.runtime.torch_edge import parts
 from mpaudit.runtime.torch_histogram import CALLS, Histograms, sampled
 from mpaudit.runtime.torch_loop import MADE_IN
 from mpaudit.runtime.torch_measure import STAND_INS, measurable
-from mpaudit.runtime.torch_names import WRAPPERS, Names
+from mpaudit.runtime.torch_names import WRAPPERS, Names, type_name
+from mpaudit.runtime.torch_nested import floats
 from mpaudit.runtime.torch_regions import dtype_name, made_here
 from mpaudit.runtime.torch_watch import Known, Watch, unwatched
 
-_MANY = 64  # tensors of one nested output that are looked at
 _CHECK_GRADIENTS = 50  # every so many steps the dtypes of parameter gradients are noted
 
 
@@ -58,8 +57,9 @@ class Layers:
         self._names = Names(watch)
         self.built_before = self._names.built_before
         self._thread = _Thread()
-        self._parameters = Known()  # module -> dtypes noted of its own parameters
+        self._parameters = Known()  # module -> dtypes noted of its own parameters and buffers
         self._paths = Known()  # parameter -> layer, and its name there
+        self._sharing = Known()  # parameter -> all layers that have it
         self._dtypes: dict[str, str] = {}  # of the last output of a layer
         self._origins = Origins(watch.tracer)
         self._headroom = Headroom(watch.tracer.known)
@@ -145,19 +145,23 @@ class Layers:
             self._watch.tracer.feed(event)
 
     def _note(self, module: Any, path: str) -> None:
-        """Make the layer known, and the dtypes of its own parameters."""
+        """Make the layer known, and the dtypes of its own parameters and buffers."""
         tracer = self._watch.tracer
-        named = [each for each in module._parameters.items() if each[1] is not None]
-        own = [each for _, each in named]
-        dtypes = tuple(each.dtype for each in own)
+        own = [*module._parameters.values(), *module._buffers.values()]
+        dtypes = tuple([each.dtype for each in own if each is not None])
         if self._parameters.get(module) == dtypes:
             return
         span = user_span()
-        tracer.layer(path, type(module).__name__, filename=span.filename, row=span.start.row)
-        for name, parameter in named:
-            self._paths.set(parameter, (path, name))
-            if parameter.is_floating_point():
-                tracer.saw(path, "parameter", dtype_name(parameter.dtype))
+        tracer.layer(path, type_name(module), filename=span.filename, row=span.start.row)
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                self._paths.setdefault(parameter, (path, name))
+                self._sharing.setdefault(parameter, set()).add(path)
+                if parameter.is_floating_point():
+                    tracer.saw(path, "parameter", dtype_name(parameter.dtype))
+        for buffer in module._buffers.values():
+            if buffer is not None and buffer.is_floating_point():
+                tracer.saw(path, "buffer", dtype_name(buffer.dtype))
         self._parameters.set(module, dtypes)
 
     def _leave(self, module: Any, args: Any, *rest: Any) -> None:
@@ -338,7 +342,8 @@ class Layers:
                 if grad is None or known is None:
                     continue
                 if look:
-                    self._watch.tracer.saw(known[0], "parameter_grad", dtype_name(grad.dtype))
+                    for path in self._sharing.get(parameter):
+                        self._watch.tracer.saw(path, "parameter_grad", dtype_name(grad.dtype))
                 if count:
                     self._histograms.add(known[0], "weight", step, parameter)
                     self._histograms.add(known[0], "weight_gradient", step, grad, unscaled=unscaled)
@@ -372,20 +377,3 @@ def _users_hooks() -> bool:
     ours = modules._global_forward_pre_hooks, modules._global_forward_hooks
     others = modules._global_backward_pre_hooks, modules._global_backward_hooks
     return any(len(hooks) > 1 for hooks in ours) or any(others)
-
-
-def floats(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
-    """The floating tensors in a nested value of tuples, lists, mappings and dataclasses."""
-    if isinstance(value, torch.Tensor):
-        if value.is_floating_point():
-            yield value
-    elif depth < 4:
-        parts: Any = ()
-        if isinstance(value, Mapping):
-            parts = list(value.values())
-        elif isinstance(value, (list, tuple)):
-            parts = value
-        elif is_dataclass(value) and not isinstance(value, type):
-            parts = [getattr(value, field.name) for field in fields(value)]
-        for part in parts[:_MANY]:
-            yield from floats(part, depth + 1)

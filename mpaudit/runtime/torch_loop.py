@@ -200,13 +200,14 @@ class Loop:
         self._asked_scale = False
         made: Made | None = next((mark[MADE_IN] for mark in marks if MADE_IN in mark), None)
         thread = self._watch.thread
+        entry = thread.numbers[-1] if thread.numbers else 0  # a library's own region is no mistake
         self._feed(
             Backward,
             loss=self._ref(loss),
             scalers=scalers,
             made_in=None if made is None else made.region,
-            inside=self._watch.region,
-            entry=thread.numbers[-1] if thread.numbers else None,
+            inside=self._watch.region if entry else None,
+            entry=entry or None,
         )
         if made is not None and made.keeps and thread.regions and made.entry == thread.entries:
             self._feed(RegionBackward, entry=made.entry, region=made.outermost)

@@ -22,6 +22,13 @@ WRAPPERS = frozenset(
 _PARTS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
+def type_name(module: Any) -> str:
+    """The name of a module's class; `fully_shard` puts one of its own in the place of the user's."""
+    bases = type(module).__bases__
+    sharded = len(bases) == 2 and bases[0].__name__ == "FSDPModule"
+    return str((bases[1] if sharded else type(module)).__name__)
+
+
 class Names:
     """Finds a module's path by climbing to the module that holds it.
 

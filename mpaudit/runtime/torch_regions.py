@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from mpaudit.event import Region
-from mpaudit.runtime.frame import user_span
+from mpaudit.runtime.frame import entered_by_user, user_span
 from mpaudit.runtime.torch_watch import Watch, unwatched
 
 LOW = ("float16", "bfloat16")
+_TORCH = str(Path(torch.__file__).parent)
 
 
 class Made(NamedTuple):
@@ -54,7 +57,8 @@ def watch_regions(watch: Watch) -> None:
                 if not watch.thread.regions:
                     watch.thread.entries += 1
                 watch.thread.regions.append(Region(span, region.device, dtype, enabled))
-                watch.thread.numbers.append(next(numbers))
+                own = entered_by_user(sys._getframe(2), _TORCH)
+                watch.thread.numbers.append(next(numbers) if own else 0)
                 if enabled:
                     watch.tracer.asked_for_amp(span, "autocast")
                     if watch.tracer.fact("precision") is None:

@@ -66,6 +66,13 @@ class Known:
 
         self._held[key] = (weakref.ref(thing, forget), value)
 
+    def setdefault(self, thing: object, value: Any) -> Any:
+        """What is kept for `thing`; `value` from now on, if nothing is."""
+        held = self.get(thing)
+        if held is None:
+            self.set(thing, value)
+        return value if held is None else held
+
     def things(self) -> list[Any]:
         """The objects that something is kept for and that live."""
         found = [reference() for reference, _ in list(self._held.values())]
@@ -77,7 +84,7 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.regions: list[Region] = []
-        self.numbers: list[int] = []  # of these entries of regions
+        self.numbers: list[int] = []  # of these entries; 0 where a library's code enters
         self.entries = 0  # how often an outermost region was entered
         self.stepping = 0  # inside scaler.step
         self.backward = 0  # inside backward()
