@@ -54,7 +54,9 @@ def entered_by_user(frame: FrameType | None, package: str) -> bool:
     """
     while frame is not None:
         code, back = frame.f_code, frame.f_back
-        through = code.co_name == "__enter__" or code.co_filename.startswith(package)
+        through = code.co_name == "__enter__" or code.co_filename.startswith(
+            (package, _OWN + os.sep)
+        )
         if not (through or code.co_filename == contextlib.__file__):
             behind = None if back is None else back.f_code
             if behind is None or behind.co_filename != contextlib.__file__:

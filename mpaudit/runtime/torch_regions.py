@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from mpaudit.runtime.frame import entered_by_user, user_span
 from mpaudit.runtime.torch_watch import Watch, unwatched
 
 LOW = ("float16", "bfloat16")
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
 class Made(NamedTuple):
@@ -57,7 +58,7 @@ def watch_regions(watch: Watch) -> None:
                 if not watch.thread.regions:
                     watch.thread.entries += 1
                 watch.thread.regions.append(Region(span, region.device, dtype, enabled))
-                own = entered_by_user(sys._getframe(2), _TORCH)
+                own = entered_by_user(sys._getframe(1), _TORCH)
                 watch.thread.numbers.append(next(numbers) if own else 0)
                 if enabled:
                     watch.tracer.asked_for_amp(span, "autocast")
