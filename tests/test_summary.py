@@ -43,6 +43,7 @@ ROWS = (
     Flowed("0", "input", "float32", 8),
     Flowed("0", "output", "float16", 8),
     Flowed("0", "parameter", "float32", 2),
+    Flowed("0", "buffer", "float16", 1),
     Flowed("0", "parameter_grad", "float32", 2),
     Flowed("0", "output_grad", "float16", 8),
     Flowed("1", "input", "float16", 8),
@@ -98,6 +99,8 @@ FACTS = {
     "rank": 0,
     "world_size": 1,
     "probe_errors": [],
+    "cast_steps": 4,
+    "float32_operations": {"1": {"softmax": {"listed": 8}, "addcmul": {"operand": 4}}},
 }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import py_compile
 import re
+import sys
 from contextlib import suppress
+from importlib.machinery import SourcelessFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,36 @@ def test_the_run_sees_what_the_page_marks(tmp_path: Path, rule: Any, title: str)
     _, run = trace(tmp_path, loop)
     found = [(each.rule, each.span.start.row) for each in run.problems()]
     assert found == [(rule.name, row) for row in marked]
+
+
+def orders() -> list[Any]:
+    """The rules that source and run judge by the same protocols."""
+    return [
+        pytest.param(each.values[0], id=each.values[0].name)
+        for each in pages()
+        if each.values[1] == "Bad" and "source" in each.values[0].seen_by
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rule", orders())
+def test_a_mistake_is_seen_where_no_source_can_be_read(tmp_path: Path, rule: Any) -> None:
+    text = rule.example("Bad", marked=True)
+    script = tmp_path / "loop.py"
+    script.write_text(text)
+    compiled = py_compile.compile(str(script), str(tmp_path / "loop.pyc"), doraise=True)
+    script.unlink()
+    assert list(tmp_path.iterdir()) == [Path(compiled)]
+
+    def loop() -> None:
+        with suppress(RuntimeError, AssertionError):
+            SourcelessFileLoader("loop", compiled).load_module()
+
+    _, run = trace(tmp_path, loop)
+    sys.modules.pop("loop", None)
+    marked = [row for row, line in enumerate(text.splitlines(), 1) if "# error" in line]
+    found = [(each.rule, each.span.filename, each.span.start.row) for each in run.problems()]
+    assert found == [(rule.name, str(script), row) for row in marked]
 
 
 def test_the_article_dies_at_its_second_iteration_and_the_rule_is_named(tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ def _optimizer(steps: Steps) -> dict[str, Any]:
 
 
 def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
-    """One layer as plain data; casts are per step of those in which they were counted.
+    """One layer as plain data; casts are per step of those in which they were counted, and so are the
+    operations that got 16-bit values and computed in float32: "listed" by autocast, or because of
+    another "operand".
 
     `repeated` are casts of the last such step that cast the same values again, see MP906.
     """
@@ -95,6 +97,7 @@ def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
     counted = report.meta.get("cast_steps")
     steps = counted or max((each.total for each in report.optimizers), default=0) or 1
     forward = [cast for cast in flow.casts if cast.what != "gradient"]
+    fallen = (report.meta.get("float32_operations") or {}).get(row.path, {})
     parameters = [cast for cast in forward if cast.what == "parameter"]
     return {
         "path": row.path,
@@ -112,6 +115,11 @@ def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
             "bytes": sum(cast.bytes for cast in forward) / steps,
             "repeated": (report.meta.get("repeated_casts") or {}).get(row.path, 0),
         },
+        "float32_operations": [
+            {"operation": operation, "why": why, "per_step": number / steps}
+            for operation, reasons in sorted(fallen.items())
+            for why, number in sorted(reasons.items())
+        ],
         "forward": {**_numbers(flow.forward), **_course(flow.forward.peaks)},
         "backward": {
             **_numbers(flow.backward),

@@ -14,7 +14,7 @@ from mpaudit.runtime.histogram import FLOAT16, KINDS
 from mpaudit.runtime.summary import Numbers, RunReport, Steps
 
 ROWS = 40  # changes of the loss scale that are listed
-STEPS = 20  # skipped steps that are listed
+STEPS = 20  # skipped steps, or operations, that are listed
 WORST, LEAST = 5, 0.01  # kinds of numbers of which float16 loses most, and at least so much
 
 
@@ -26,6 +26,7 @@ def render(report: RunReport, *, colour: bool = False) -> str:
         ("dtype flow per layer", _flow(report)),
         ("range of values per layer", _ranges(report)),
         ("what float16 does worst by", _octaves(report)),
+        ("16-bit values computed in float32", _fallen(report)),
         ("loss scale and steps", _scale(report)),
         ("where numbers went wrong", _incidents(report, paint)),
         ("findings", _findings(report, paint)),
@@ -205,6 +206,24 @@ def _octaves(report: RunReport) -> list[str]:
     more = [f"  ... {len(found) - WORST} more: `--format json` has all"] if found[WORST:] else []
     told = "  shares of the sampled numbers that are not zero, were each cast to float16"
     return [*table(titles, [cells for _, cells in found[:WORST]]), *more, told]
+
+
+def _fallen(report: RunReport) -> list[str]:
+    """The operations that autocast computed in float32, the most frequent ones first."""
+    why = {"listed": "autocast does so with it", "operand": "another operand is float32"}
+    steps = report.meta.get("cast_steps") or 1
+    found = [
+        (number / steps, path, operation, why[reason])
+        for path, operations in (report.meta.get("float32_operations") or {}).items()
+        for operation, reasons in operations.items()
+        for reason, number in reasons.items()
+    ]
+    found.sort(key=lambda each: -each[0])
+    rows = [(path or "(model)", name, f"{each:.3g}", told) for each, path, name, told in found]
+    more = len(rows) - STEPS
+    left = [f"  ... {count(more, 'more row')}: `--format json` has all"] if more > 0 else []
+    titles = ("layer", "operation", "per step", "because")
+    return [*table(titles, rows[:STEPS]), *left] if rows else []
 
 
 def _scale(report: RunReport) -> list[str]:

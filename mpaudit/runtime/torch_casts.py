@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mpaudit.autocast_lists import PROMOTE
 from mpaudit.runtime.record import Cast, CastOf, Statistics
 from mpaudit.runtime.torch_regions import dtype_name
 from mpaudit.runtime.torch_repeat import Repeats
-from mpaudit.runtime.torch_watch import Watch
+from mpaudit.runtime.torch_watch import Guard, Known, Watch
 from mpaudit.runtime.underflow import Rounded, Underflow
 
 Current = Callable[[], "tuple[str, int] | None"]
@@ -20,6 +22,10 @@ Current = Callable[[], "tuple[str, int] | None"]
 
 _FIRST, _EVERY = 2, 100  # steps whose casts are counted: the first ones, and every so many
 _FLUSHED_EVERY = 10  # steps between two looks at flushed gradients, after as many in a row
+
+
+Why = Literal["listed", "operand"]
+"""Why autocast computes in float32: it does so with this operation, or another operand is float32."""
 
 
 class _Thread(threading.local):
@@ -43,6 +49,7 @@ class Casts:
         watch.tracer.judging.append(self._underflow.problems)
         self._repeats = Repeats(watch)
         self._thread = _Thread()
+        self._fallen: dict[str, dict[str, dict[str, int]]] = {}
 
     def begin(self, step: int) -> None:
         """The script calls a model, or the model enters a region: count the casts of this call if
@@ -68,16 +75,36 @@ class Casts:
     def cast(self, what: CastOf, tensor: torch.Tensor, result: torch.Tensor) -> None:
         """`tensor` was cast to `result`."""
         with self._watch.guard("cast"):
-            layer = self._current()
-            if layer is None or (layer[1] >= _FIRST and layer[1] % _EVERY):
+            layer = self._counted()
+            if layer is None:
                 return
-            if layer[1] not in self._steps:
-                self._steps.add(layer[1])
-                self._watch.tracer.note("cast_steps", len(self._steps))
             names = dtype_name(tensor.dtype), dtype_name(result.dtype)
             size = result.numel() * result.dtype.itemsize
             self._watch.tracer.cast(Cast(layer[0], what, *names, 1, size))
             self._repeats.cast(*layer, tensor, result)
+
+    def _counted(self) -> tuple[str, int] | None:
+        """The layer that is being called, if its step is one whose casts are counted."""
+        layer = self._current()
+        if layer is None or (layer[1] >= _FIRST and layer[1] % _EVERY):
+            return None
+        if layer[1] not in self._steps:
+            self._steps.add(layer[1])
+            self._watch.tracer.note("cast_steps", len(self._steps))
+        return layer
+
+    def guard(self) -> Guard:
+        """A block in which this may fail without harm."""
+        return self._watch.guard("casts")
+
+    def fell_back(self, operation: str, why: Why) -> None:
+        """An operation was given 16-bit values and computes in float32."""
+        with self._watch.guard("cast"):
+            layer = self._counted()
+            if layer is not None:
+                reasons = self._fallen.setdefault(layer[0], {}).setdefault(operation, {})
+                reasons[why] = reasons.get(why, 0) + 1
+                self._watch.tracer.note("float32_operations", self._fallen)
 
     def rounded(self, tensor: torch.Tensor, what: CastOf, dtype: torch.dtype) -> None:
         """`tensor` is an operand whose gradient will be rounded to `dtype`: count what is lost."""
@@ -150,6 +177,7 @@ class _CountCasts(TorchDispatchMode):  # type: ignore[misc]
     def __init__(self, casts: Casts) -> None:
         super().__init__()
         self._casts = casts
+        self._widened = Known()  # float32 tensors that were made of 16-bit ones
 
     def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -160,5 +188,53 @@ class _CountCasts(TorchDispatchMode):  # type: ignore[misc]
                 own = isinstance(args[0], torch.nn.Parameter)
                 result = operation(*args, **kwargs)
                 self._casts.cast("parameter" if own else "activation", args[0], result)
+                if target is torch.float32:
+                    self._widened.set(result, True)
                 return result
-        return operation(*args, **kwargs)
+        result = operation(*args, **kwargs)
+        with self._casts.guard():
+            if (why := self._fell_back(operation, args, result)) is not None:
+                self._casts.fell_back(plain(operation), why)
+        return result
+
+    def _fell_back(self, operation: Any, args: Any, result: Any) -> Why | None:
+        given = [each for arg in args for each in (arg if isinstance(arg, list) else (arg,))]
+        given = [e for e in given if isinstance(e, torch.Tensor) and e.is_floating_point()]
+        dtypes = {each.dtype for each in given}
+        if torch.float32 not in dtypes or not isinstance(result, torch.Tensor):
+            return None
+        if dtypes & {torch.float16, torch.bfloat16}:
+            mixed = result.dtype is torch.float32 and not operation._schema.is_mutable
+            return "operand" if mixed else None
+        widened = sum(self._widened.get(each) is not None for each in given)
+        if not widened or not _decided(operation, given[0].device.type):
+            return None
+        whole = widened == len(given) or plain(operation) not in _PROMOTED
+        return "listed" if whole else "operand"
+
+
+_PROMOTED = {*PROMOTE.split(), "cat", "stack", "index_copy"}
+_PARTS = {"log_softmax": "cross_entropy_loss"}  # an operation that another one is made of
+
+
+def plain(operation: Any) -> str:
+    """The name of an operation as people write it ("log_softmax")."""
+    name = str(operation._schema.name).removeprefix("aten::").strip("_")
+    return name.removeprefix("native_").removesuffix("_forward")
+
+
+@cache
+def _decided(operation: Any, device: str) -> bool:
+    """Whether it is autocast that says in which dtype an operation computes on a device."""
+    key = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}.get(device)
+    name, overload = plain(operation), operation._overloadname.replace("default", "")
+    full = {name, _PARTS.get(name, name), f"{name}.{overload}", f"{name}.int"}
+    known = {f"aten::{each.rstrip('.')}" for each in full} & set(_every_operation())
+    return key is not None and any(
+        torch._C._dispatch_has_kernel_for_dispatch_key(each, key) for each in known
+    )
+
+
+@cache
+def _every_operation() -> frozenset[str]:
+    return frozenset(torch._C._dispatch_get_all_op_names())

@@ -22,7 +22,7 @@ from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard
 
 from mpaudit.autocast_lists import FLOAT32, FLOAT32_RESULT, LOWER, NATIVE, PROMOTE
 from mpaudit.runtime.record import CastOf
-from mpaudit.runtime.torch_casts import Casts
+from mpaudit.runtime.torch_casts import Casts, Why, plain
 
 _dtype = torch.get_autocast_dtype  # before it is replaced: the state as it really is
 _KEYS = DispatchKeySet(DispatchKey.AutocastCPU)
@@ -106,6 +106,7 @@ class CudaPolicy:
 
     def _float32(self, operation: Any) -> Callable[..., Any]:
         def kernel(*args: Any, **kwargs: Any) -> Any:
+            self._tell(operation, args, "listed")
             with _ExcludeDispatchKeyGuard(_KEYS):
                 args = tuple(_each(args, lambda tensor: self._cast(tensor, torch.float32)))
                 return operation(*args, **kwargs)
@@ -121,6 +122,7 @@ class CudaPolicy:
         def kernel(*args: Any, **kwargs: Any) -> Any:
             given = args[place] if len(args) > place else kwargs.get("dtype")
             if given is None and _eligible(args[0]):
+                self._tell(operation, args, "listed")
                 args = args[:place]
                 kwargs["dtype"] = torch.float32
             with _ExcludeDispatchKeyGuard(_KEYS):
@@ -133,11 +135,19 @@ class CudaPolicy:
             dtypes: set[torch.dtype] = set()
             _each(args, lambda tensor: dtypes.add(tensor.dtype))
             widest = torch.float32 if torch.float32 in dtypes else _dtype("cpu")
+            if widest is torch.float32:
+                self._tell(operation, args, "operand")
             with _ExcludeDispatchKeyGuard(_KEYS):
                 args = tuple(_each(args, lambda tensor: self._cast(tensor, widest)))
                 return operation(*args, **kwargs)
 
         return kernel
+
+    def _tell(self, operation: Any, args: Any, why: Why) -> None:
+        low: list[bool] = []
+        _each(args, lambda tensor: low.append(tensor.dtype is not torch.float32))
+        if any(low):
+            self._casts.fell_back(plain(operation), why)
 
     def _native(self, operation: Any) -> Callable[..., Any]:
         def kernel(*args: Any, **kwargs: Any) -> Any:
