@@ -109,6 +109,25 @@ def test_one_trace_is_taken_at_a_time(tmp_path: Path) -> None:
             assert len(trace.layers()) == 4
 
 
+def test_a_block_in_a_script_that_is_watched_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "import mpaudit\nwith mpaudit.trace('own.mpa'):\n    print(1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mpaudit", "run", "-o", "run.mpa", "train.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        f"mpaudit: trace: this process writes {tmp_path / 'run.mpa'} already"
+    )
+    assert list(tmp_path.glob("*.mpa")) == []
+
+
 def test_an_exception_goes_through_and_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lost"), mpaudit.trace(tmp_path / "out.mpa"):
         raise ValueError("lost")

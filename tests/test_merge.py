@@ -88,6 +88,9 @@ def test_a_folder_is_reported_as_one_run(tmp_path: Path) -> None:
     assert "0, 2 of 3; there is no trace of 1" in text
     assert "at step 7 of optimizer 0: skipped by 2, applied by 0" in text
     assert "ranks 0, 2, step 5: activation-overflow at 0" in text
+    page = CliRunner().invoke(main, ["report", str(tmp_path), "--format", "html"]).stdout.strip()
+    assert page == str(tmp_path / f"mpaudit-html-{tmp_path.name}.html")
+    assert "there is no trace of 1" in Path(page).read_text(encoding="utf-8")
     merged = CliRunner().invoke(main, ["merge", str(tmp_path)])
     assert merged.stdout == f"{tmp_path / 'out.mpa'}\n"
     again = CliRunner().invoke(main, ["report", str(tmp_path)])  # the merged one is no further rank

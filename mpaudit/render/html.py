@@ -67,7 +67,9 @@ class Skip:
 
 
 def location(trace: Path) -> Path:
-    """Where the page of a trace goes: beside it."""
+    """Where the page of a trace goes: beside it; that of a folder of traces, inside."""
+    if trace.is_dir():
+        return trace / f"mpaudit-html-{trace.resolve().name}.html"
     return trace.with_name(f"mpaudit-html-{trace.stem}.html")
 
 

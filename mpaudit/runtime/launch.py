@@ -55,8 +55,9 @@ def run(
     try:
         with _interpreter(program, argv), recording.watching(children is not None):
             code, error = _execute(program)
-    except MpauditError:  # what was asked for cannot be had here: there is nothing to keep
-        recording.discard()
+    except MpauditError:  # what was asked for cannot be had here
+        if tracer.empty:
+            recording.discard()
         raise
     finally:
         recording.close(code, error)
