@@ -260,3 +260,73 @@ def test_torchrun_and_accelerate(tmp_path: Path, command: str, ranks: int) -> No
     ]
     if ranks > 1:
         assert [name.rpartition(".r")[2] for name, *_ in found] == ["0.mpa", "1.mpa"]
+
+
+LIGHTNING = """
+import sys
+import lightning
+import torch
+
+class Module(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(12, 4)
+
+    def training_step(self, batch, index):
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+if __name__ == "__main__":
+    data = torch.utils.data.TensorDataset(torch.randn(24, 12), torch.randint(4, (24,)))
+    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=2, strategy=sys.argv[1], max_epochs=1, **quiet
+    )
+    trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=4))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_what_lightning_starts_by_itself(tmp_path: Path, strategy: str) -> None:
+    pytest.importorskip("lightning")
+    (tmp_path / "train.py").write_text(LIGHTNING, encoding="utf-8")
+    done = run(tmp_path, "-o", "out.mpa", "train.py", strategy)
+    assert done.returncode == 0, done.stderr
+    found = traces(tmp_path)  # 24 samples, 4 at a time, by 2 processes
+    assert [(meta["world_size"], steps) for _, meta, steps in found] == [(2, 3), (2, 3)]
+    assert {meta["rank"] for _, meta, _ in found} == {0, 1}
+    with Reader(tmp_path / found[0][0]) as trace:
+        assert "net" in {each.path for each in trace.layers()}
+
+
+@pytest.mark.slow
+def test_the_ranks_of_a_launcher_run_corrected_text(tmp_path: Path) -> None:
+    mistake = """
+import sys
+import torch
+
+model = torch.nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+scaler = torch.amp.GradScaler("cpu")
+for _ in range(3):
+    optimizer.zero_grad()
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = model(torch.randn(8, 4)).float().square().mean()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+sys.stdout.write("done\\n")
+"""
+    (tmp_path / "launcher.py").write_text(LAUNCHER, encoding="utf-8")
+    (tmp_path / "train.py").write_text(mistake, encoding="utf-8")
+    alone = start(tmp_path, "launcher.py", "train.py")
+    assert (alone.returncode, alone.stdout) == (1, "")
+    fixed = run(tmp_path, "--fix", "launcher.py", "train.py")
+    assert (fixed.returncode, fixed.stdout) == (0, "done\n" * 2), fixed.stderr
+    assert fixed.stderr.count("runs a corrected copy of train.py: missing-scaler-update") == 2
+    assert [(meta["source_edited"], steps) for _, meta, steps in traces(tmp_path)] == [
+        (True, 3)
+    ] * 2
+    assert (tmp_path / "train.py").read_text(encoding="utf-8") == mistake
