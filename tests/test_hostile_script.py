@@ -245,7 +245,7 @@ keep()
 
 @pytest.mark.slow
 def test_rows_do_not_grow_with_the_steps(tmp_path: Path) -> None:
-    """Ten times the steps: the same rows, and as many bytes as numbers have digits more."""
+    """Ten times the steps: no more rows, and as many bytes as numbers have digits more."""
     rows, sizes = [], []
     for steps in (100, 1000):
         folder = tmp_path / str(steps)
@@ -259,5 +259,6 @@ def test_rows_do_not_grow_with_the_steps(tmp_path: Path) -> None:
             )
         sizes.append((folder / "run.mpa").stat().st_size)
         assert sorted(each["steps"] for each in report(folder)[0]["optimizers"]) == [4, steps]
-    assert rows[0] == rows[1]
-    assert sizes[0] == sizes[1]
+    assert rows[1].keys() == rows[0].keys()
+    assert all(rows[1][table] <= rows[0][table] for table in rows[0]), rows
+    assert sizes[1] <= sizes[0] + 4096  # a page

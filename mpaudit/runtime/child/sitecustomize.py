@@ -6,14 +6,13 @@ the parent has marked it. Every other one, a worker of a DataLoader, a compiler'
 comparisons, and nothing of mpaudit is imported in it.
 """
 
-import json
+from __future__ import annotations
+
 import os
 import sys
-from importlib.machinery import PathFinder
-from importlib.util import find_spec, module_from_spec
 
 FAMILY, CHILD, SPAWN = "MPAUDIT_FAMILY", "MPAUDIT_CHILD", "MPAUDIT_SPAWN"
-_NEVER = {"accelerate", "deepspeed", "mpaudit", "pip", "torch", *sys.stdlib_module_names}
+_NEVER = ("accelerate", "deepspeed", "mpaudit", "pip", "torch")
 _FOREIGN = (os.path.dirname(os.__file__), "site-packages", "dist-packages")  # noqa: PTH120 - no pathlib
 
 
@@ -47,7 +46,8 @@ def trains(kind: str, program: list[str]) -> bool:
     if kind == "c":
         return "--multiprocessing-fork" in program and os.environ.pop(SPAWN, None) is not None
     if kind == "m":
-        return program[0].partition(".")[0] not in _NEVER
+        package = program[0].partition(".")[0]
+        return package not in _NEVER and package not in sys.stdlib_module_names
     script = os.path.abspath(program[0])  # noqa: PTH100
     tool = os.path.dirname(script) == os.path.dirname(sys.executable)  # noqa: PTH120
     return not tool and not any(part in script for part in _FOREIGN)
@@ -55,10 +55,16 @@ def trains(kind: str, program: list[str]) -> bool:
 
 def follow() -> None:
     """Become `mpaudit run` of the same program, with the options of the run that began it all."""
-    argv = sys.orig_argv
+    if os.name != "posix" or sys.version_info < (3, 10):
+        return
+    own, kind, program = split(argv := sys.orig_argv)
+    if not trains(kind, program):
+        return
+    import json  # only now: those that do not train need not wait for it
+    from importlib.util import find_spec
+
     family = json.loads(os.environ[FAMILY])
-    own, kind, program = split(argv)
-    if os.name != "posix" or family["prefix"] != sys.prefix or not trains(kind, program):
+    if family["prefix"] != sys.prefix:
         return
     if json.loads(os.environ.get(CHILD, "{}")).get("pid") == os.getpid():
         return  # that has happened already
@@ -75,8 +81,11 @@ def step_aside() -> None:
     """Leave sys.path as the user knows it, and run the sitecustomize that this one hides."""
     here = os.path.dirname(__file__)  # noqa: PTH120
     sys.path[:] = [path for path in sys.path if path != here]
-    hidden = PathFinder.find_spec("sitecustomize", sys.path)
+    found = (finder.find_spec("sitecustomize", None) for finder in sys.meta_path)
+    hidden = next(filter(None, found), None)
     if hidden is not None and hidden.loader is not None:
+        from importlib.util import module_from_spec
+
         module = module_from_spec(hidden)
         sys.modules["sitecustomize"] = module
         hidden.loader.exec_module(module)
