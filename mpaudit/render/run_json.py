@@ -10,6 +10,7 @@ from typing import Any
 
 from mpaudit.render.json import item
 from mpaudit.report import Report
+from mpaudit.runtime.advice import advise, outcome
 from mpaudit.runtime.histogram import FORMATS, KINDS, Histogram, What
 from mpaudit.runtime.record import Incident, Peaks
 from mpaudit.runtime.summary import LayerFlow, Numbers, RunReport, Steps
@@ -41,6 +42,7 @@ def render(report: RunReport) -> str:
     meta = {key: report.meta.get(key) for key in META}
     meta["ranks"] = report.meta.get("ranks") or [report.meta.get("rank") or 0]
     meta |= {key: report.meta[key] for key in _MERGED if key in report.meta}
+    advice, applied = advise(report), report.meta.get("applied")
     data = {
         "meta": meta,
         "optimizers": [_optimizer(each) for each in report.optimizers],
@@ -50,6 +52,8 @@ def render(report: RunReport) -> str:
         },
         "layers": [layer(each, report) for each in report.layers],
         "events": [_event(each) for each in report.incidents],
+        "advice": None if advice is None else advice.data(),
+        "applied": None if applied is None else {**applied, "after": outcome(report)},
         "findings": [
             {**item(each, check), "moment": _moment(each.moment)} for each in check.findings
         ],

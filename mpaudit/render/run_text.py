@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from mpaudit.render import outcome
 from mpaudit.render.colour import Paint, painter
 from mpaudit.render.frame import cell_width
 from mpaudit.render.text import block
 from mpaudit.report import Report, count, shown
+from mpaudit.runtime.advice import Advice, advise
+from mpaudit.runtime.advice import outcome as measured
 from mpaudit.runtime.histogram import FLOAT16, KINDS
 from mpaudit.runtime.summary import Numbers, RunReport, Steps
 
@@ -30,6 +33,8 @@ def render(report: RunReport, *, colour: bool = False) -> str:
         ("loss scale and steps", _scale(report)),
         ("where numbers went wrong", _incidents(report, paint)),
         ("findings", _findings(report, paint)),
+        ("advice", _advice(report)),
+        ("applied: before and after", _applied(report)),
     ]
     blocks = [
         f"{paint(title, 'strong')}\n{chr(10).join(lines)}" if title else "\n".join(lines)
@@ -285,6 +290,24 @@ def _findings(report: RunReport, paint: Paint) -> list[str]:
     if blocks:
         closing += f", {both} confirmed by source and run." if both else "."
     return ["\n".join([*blocks, closing])]
+
+
+def _advice(report: RunReport) -> list[str]:
+    advice = advise(report)
+    if advice is None:
+        return []
+    trace = shown(str(report.path))
+    tried = f"  try it: `mpaudit run --apply {trace}` before the script and its arguments"
+    return [*outcome.told(advice), *([] if advice.empty else [tried])]
+
+
+def _applied(report: RunReport) -> list[str]:
+    applied = report.meta.get("applied")
+    if applied is None:
+        return []
+    titles, *rows = outcome.table(applied["before"], measured(report))
+    changes = [f"  {each}" for each in outcome.changes(Advice.read(applied["advice"]))]
+    return [*changes, *table(titles, rows)]
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

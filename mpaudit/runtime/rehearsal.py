@@ -16,7 +16,7 @@ from typing import Any, Literal
 from mpaudit.finding import Position, Span
 from mpaudit.runtime.target import How
 
-Kind = Literal["plain", "float32", "rounded"]
+Kind = Literal["plain", "float32", "rounded", "trial"]
 Sketch = list[float]
 
 

@@ -127,6 +127,11 @@ class RunReport:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def paths(self) -> dict[str, LayerFlow]:
+        """The layers by path."""
+        return {each.layer.path: each for each in self.layers}
+
+    @property
     def scaled(self) -> Steps | None:
         """The first optimizer whose loss was scaled."""
         return next((each for each in self.optimizers if each.scales), None)

@@ -54,8 +54,8 @@ class Layers:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._names = Names(watch)
-        self.built_before = self._names.built_before
+        self.names = Names(watch)
+        self.built_before = self.names.built_before
         self._thread = _Thread()
         self._parameters = Known()  # module -> dtypes noted of its own parameters and buffers
         self._paths = Known()  # parameter -> layer, and its name there
@@ -108,14 +108,14 @@ class Layers:
             if calls:
                 outer = calls[-1]
                 step, recomputed, spelled = outer.step, outer.recomputed, ""
-                path = self._names.path(module, calls[0].module, spelled)
+                path = self.names.path(module, calls[0].module, spelled)
             else:
                 frame = user_frame()
                 spelled = self._watch.ref(module, frame).text
                 step = self._watch.step(module.parameters())
                 recomputed = torch._C._current_graph_task_id() != -1
                 named = module._orig_mod if compiled else module
-                path = self._names.path(named, named, spelled)
+                path = self.names.path(named, named, spelled)
                 self._thread.turn += 1
                 if not recomputed:
                     self._feed_forward(module, step)
@@ -190,6 +190,10 @@ class Layers:
             number = tracer.called(call.path, call.step, training=training)
             for tensor in inputs:
                 tracer.saw(call.path, "input", dtype_name(tensor.dtype))
+            if graph and number == 0 and sampled(call.step):
+                for weight in call.module._parameters.values():
+                    if weight is not None:
+                        self._histograms.add(call.path, "weight", call.step, weight)
         before = [self._thread.gradients.get(tensor) for tensor in inputs]
         made: list[Gradient] = []
         for tensor in outputs:
@@ -345,7 +349,6 @@ class Layers:
                     for path in self._sharing.get(parameter):
                         self._watch.tracer.saw(path, "parameter_grad", dtype_name(grad.dtype))
                 if count:
-                    self._histograms.add(known[0], "weight", step, parameter)
                     self._histograms.add(known[0], "weight_gradient", step, grad, unscaled=unscaled)
 
     def _skipped(self, optimizer: Any, step: int) -> None:

@@ -31,6 +31,7 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.runtime.torch_progress import Progress
 from mpaudit.runtime.torch_regions import Made
 from mpaudit.runtime.torch_watch import Known, Watch, unwatched
 
@@ -48,6 +49,7 @@ class Loop:
         self._watch = watch
         self._asked_scale = False  # get_scale() since the last backward: something is done by hand
         self._built = Known()  # the optimizers there are
+        self._progress = Progress(watch)
         patches = watch.patches
         scaler = torch.amp.grad_scaler.GradScaler
         patches.wrap(scaler, "__init__", self._scaler_made)
@@ -94,6 +96,9 @@ class Loop:
             if self._live(scaler):
                 self._watch.scalers.set(scaler, user_span())
                 self._feed(ScalerMade, scaler=self._ref(scaler))
+                kept = ("init_scale", "growth_factor", "backoff_factor", "growth_interval")
+                given = {name: getattr(scaler, f"_{name}") for name in kept}
+                self._watch.tracer.note("scaler", given)
 
     def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
         result = original(scaler, outputs)
@@ -106,6 +111,7 @@ class Loop:
                 for loss, scaled in zip(_tensors(outputs), _tensors(result), strict=False):
                     if scaled.grad_fn is not None:
                         scaled.grad_fn.metadata[SCALED_BY] = ours
+                    self._progress.scaled(loss, scaled)
                     self._feed(
                         LossScaled, scaler=ours, loss=self._ref(loss), result=self._ref(scaled)
                     )
@@ -184,6 +190,7 @@ class Loop:
                 thread.optimizer.clear()
                 for loss in losses:
                     self._about_backward(loss)
+                    self._progress.backward(loss, user_span())
         thread.backward += 1
         try:
             return original(*args, **kwargs)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mpaudit.errors import MpauditError
+from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.torch_compiler import Compiler
 from mpaudit.runtime.torch_device import Remap
@@ -16,6 +17,8 @@ from mpaudit.runtime.torch_layers import Layers
 from mpaudit.runtime.torch_loop import Loop
 from mpaudit.runtime.torch_recorder import Recorder
 from mpaudit.runtime.torch_regions import watch_regions
+from mpaudit.runtime.torch_remedy import Remedy
+from mpaudit.runtime.torch_trial import Trial
 from mpaudit.runtime.torch_watch import Watch
 from mpaudit.runtime.tracer import Tracer
 
@@ -29,13 +32,15 @@ def install(
     device: str | None = "auto",
     say: Callable[[str], None] = print,
     rehearsal: Plan | None = None,
+    remedy: Advice | None = None,
     late: bool = False,
 ) -> Callable[[], None]:
     """Watch torch from here on; returns what takes every hook away again.
 
     `device` is "auto", "cuda" or "cpu", or None for what the script says; `say` is told once if cuda
     calls are remapped to the CPU. A `rehearsal` says in which arithmetic the script is to compute, and
-    what is recorded of it. `late`: models and optimizers may have been built before.
+    what is recorded of it; a `remedy` is put into effect. `late`: models and optimizers may have been
+    built before.
     Raises MpauditError for "cuda" on a machine without one.
     """
     available = torch.cuda.is_available()
@@ -69,7 +74,11 @@ def install(
                 say(f"the script's cuda calls run on the CPU ({why}); float16 is emulated there")
 
             Remap(watch, layers.casts, remapped)
-        if rehearsal is not None:
+        if remedy is not None:
+            Remedy(remedy, watch, layers.names)
+        if rehearsal is not None and rehearsal.kind == "trial":
+            Trial(rehearsal.steps, watch)
+        elif rehearsal is not None:
             Recorder(rehearsal, watch)
     except BaseException:
         watch.patches.undo()

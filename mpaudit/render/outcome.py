@@ -1,0 +1,66 @@
+"""The advice of a run in lines, and what applying it has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mpaudit.runtime.advice import Advice
+
+Outcome = Mapping[str, Any]
+
+
+def told(advice: Advice) -> list[str]:
+    """What to change, each with its reason below it, and what nothing can be done about here."""
+    if advice.empty and not advice.beside:
+        return ["  none: no layer overflows, and the loss scale fits"]
+    lines = [f"  {each}" for each in changes(advice)]
+    return [*lines, *(f"    {each}" for each in advice.reasons), *(f"  {e}" for e in advice.beside)]
+
+
+def changes(advice: Advice) -> list[str]:
+    """What to change, in few words."""
+    lines = []
+    if advice.float32:
+        layers = ", ".join(repr(each) for each in advice.float32)
+        lines.append(f"keep in float32, within autocast(enabled=False): {layers}")
+    given = {"init_scale": advice.init_scale, "growth_interval": advice.growth_interval}
+    arguments = ", ".join(f"{name}={value:.8g}" for name, value in given.items() if value)
+    if arguments:
+        lines.append(f"GradScaler({arguments})")
+    if advice.dtype:
+        lines.append(f"autocast(dtype=torch.{advice.dtype})")
+    return lines
+
+
+def rows(before: Outcome, after: Outcome) -> list[tuple[str, str, str]]:
+    """What was measured, before and after; without what neither of the two runs measured."""
+    shown: dict[str, Callable[[Outcome], str]] = {
+        "steps skipped": lambda run: f"{run['skipped']} of {run['steps']}",
+        "layers that overflow": lambda run: str(run["overflowing"]),
+        "gradients made zero": lambda run: _share(run["flushed"]),
+        "gradients subnormal": lambda run: _share(run["subnormal"]),
+        "time of a step": lambda run: _time(run["seconds_per_step"]),
+        "loss at first": lambda run: _number(run["first_loss"]),
+        "loss at last": lambda run: _number(run["last_loss"]),
+        "losses inf or nan": lambda run: str(run["bad_losses"]),
+    }
+    found = [(title, show(before), show(after)) for title, show in shown.items()]
+    return [row for row in found if row[1:] != ("-", "-")]
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.3g} ms"
+
+
+def _number(number: float | None) -> str:
+    return "-" if number is None else f"{number:.4g}"
+
+
+def table(before: Outcome, after: Outcome) -> Sequence[Sequence[str]]:
+    """The rows with their titles."""
+    return [("", "before", "after"), *rows(before, after)]

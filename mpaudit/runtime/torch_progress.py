@@ -1,0 +1,75 @@
+"""How a training goes: its losses, and how long a step takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+
+from mpaudit.finding import Span
+from mpaudit.runtime.torch_measure import measurable
+from mpaudit.runtime.torch_watch import Known, Watch
+
+_KEPT = 128  # means that are kept
+
+
+class Progress:
+    """Notes the facts `losses` and `seconds_per_step`, of the first place that calls backward."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._unscaled = Known()  # a scaled loss -> the loss
+        self._place: Span | None = None
+        self._means: list[float] = []
+        self._width = 1
+        self._filled = 0
+        self._nonfinite = 0
+        self._began: tuple[int, float] | None = None
+        self._now = (0, 0.0)
+        watch.tracer.draining.append(self._note)
+
+    def scaled(self, loss: torch.Tensor, result: torch.Tensor) -> None:
+        """A scaler multiplied a loss."""
+        if result is not loss:
+            self._unscaled.set(result, loss.detach())
+
+    def backward(self, loss: torch.Tensor, at: Span) -> None:
+        """A backward pass is about to begin at a loss."""
+        self._place = self._place or at
+        if at != self._place:
+            return
+        self._now = self._watch.tracer.step(), time.monotonic()
+        self._began = self._began or self._now
+        real = self._unscaled.get(loss)
+        real = loss.detach() if real is None else real
+        if real.numel() != 1 or not measurable(real):
+            return
+        if real.device.type == "cpu":
+            self._add([float(real)])
+        else:
+            self._watch.numbers.later(real.reshape(1), self._add)
+
+    def _add(self, row: list[float]) -> None:
+        value = row[0]
+        if not math.isfinite(value):
+            self._nonfinite += 1
+            return
+        if self._filled in (0, self._width):
+            if len(self._means) == _KEPT:
+                pairs = zip(self._means[::2], self._means[1::2], strict=True)
+                self._means = [(a + b) / 2 for a, b in pairs]
+                self._width *= 2
+            self._means.append(0.0)
+            self._filled = 0
+        self._filled += 1
+        self._means[-1] += (value - self._means[-1]) / self._filled
+
+    def _note(self) -> None:
+        if self._means or self._nonfinite:
+            losses: dict[str, Any] = {"steps_each": self._width, "means": self._means}
+            self._watch.tracer.note("losses", {**losses, "nonfinite": self._nonfinite})
+        if self._began is not None and self._now[0] > self._began[0]:
+            steps, seconds = (now - then for now, then in zip(self._now, self._began, strict=True))
+            self._watch.tracer.note("seconds_per_step", round(seconds / steps, 6))
