@@ -61,7 +61,7 @@ class CheckCommand(click.Command):
         return super().parse_args(ctx, [*bare, *args[end:]])
 
 
-_TAKES_A_VALUE = ("-o", "--output", "--device", "--reference")  # of the options of `run`
+_TAKES_A_VALUE = ("-o", "--output", "--device", "--reference", "--apply")  # of the options of `run`
 
 
 class RunCommand(click.Command):
@@ -224,6 +224,11 @@ def _check(
     metavar="STEPS",
     help="First run so many steps three times, twice in float32, and say if the script leaves it.",
 )
+@click.option(
+    "--apply",
+    metavar="STEPS|TRACE",
+    help="Run with what a trace advises, or a trial of so many steps; the script is not edited.",
+)
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Where the trace is written.")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
 @click.option("-c", "code", metavar="CODE", help="Run CODE itself, as `python -c` does.")
@@ -232,6 +237,7 @@ def run(
     fix: bool,
     device: str,
     reference: int | None,
+    apply: str | None,
     output: Path | None,
     module: str | None,
     code: str | None,
@@ -255,6 +261,7 @@ def run(
         device=device,
         output=output,
         reference=reference,
+        apply=apply,
     )
 
 

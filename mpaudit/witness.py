@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpaudit import audit
+from mpaudit import audit, remedy
 from mpaudit.config import UNUSED, of_script
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
-from mpaudit.runtime import launch
+from mpaudit.runtime import launch, process
 from mpaudit.runtime.offspring import or_plain
 from mpaudit.runtime.reference import rehearse
+from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.target import How, Target
 
 
@@ -25,10 +26,12 @@ def run(
     device: str,
     output: Path | None,
     reference: int | None = None,
+    apply: str | None = None,
 ) -> int:
     """Run the script `name` (or module, or text); returns its exit code. The file itself is never changed.
 
     `reference` is how many steps are compared with float32 before that; None is not at all.
+    `apply` is the trace whose advice is put into effect, or how many steps are tried to get one.
     """
     if how == "script" and name.endswith(".ipynb"):
         raise MpauditError(
@@ -46,7 +49,12 @@ def run(
     compared = None
     if reference is not None:
         compared = rehearse(name, argv, reference, how=how, device=device, source=source, say=_say)
-    return launch.run(
+    applied = None
+    if apply is not None:
+        plan = Plan("trial", 0, "", name, list(argv), how, device, source)
+        applied = remedy.applied(apply, plan, program.filename, _say)
+    path = process.trace_path(program.name, output)
+    code = launch.run(
         name,
         argv,
         how=how,
@@ -56,7 +64,12 @@ def run(
         static=static,
         compared=compared,
         children=["--device", device, *(["--fix"] if fix else [])],
+        applied=applied,
     )
+    if applied is not None and path.exists():
+        for line in remedy.shown(path):
+            _say(line)
+    return code
 
 
 def _corrected(program: Target) -> str | None:

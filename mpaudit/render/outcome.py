@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from mpaudit.render.columns import table as columns
 from mpaudit.runtime.advice import Advice
 
 Outcome = Mapping[str, Any]
@@ -61,6 +62,6 @@ def _number(number: float | None) -> str:
     return "-" if number is None else f"{number:.4g}"
 
 
-def table(before: Outcome, after: Outcome) -> Sequence[Sequence[str]]:
-    """The rows with their titles."""
-    return [("", "before", "after"), *rows(before, after)]
+def table(before: Outcome, after: Outcome) -> list[str]:
+    """The rows with their titles, in lines."""
+    return columns(("", "before", "after"), rows(before, after))

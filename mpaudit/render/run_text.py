@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import shlex
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from mpaudit.render import outcome
 from mpaudit.render.colour import Paint, painter
-from mpaudit.render.frame import cell_width
+from mpaudit.render.columns import table
 from mpaudit.render.text import block
 from mpaudit.report import Report, count, shown
 from mpaudit.runtime.advice import Advice, advise
@@ -296,8 +297,9 @@ def _advice(report: RunReport) -> list[str]:
     advice = advise(report)
     if advice is None:
         return []
-    trace = shown(str(report.path))
-    tried = f"  try it: `mpaudit run --apply {trace}` before the script and its arguments"
+    script = shlex.quote(str(report.meta.get("script")))
+    command = f"mpaudit run --apply {shlex.quote(str(report.path))} {script}"
+    tried = f"  try it, with the script's own arguments: {command}"
     return [*outcome.told(advice), *([] if advice.empty else [tried])]
 
 
@@ -305,18 +307,5 @@ def _applied(report: RunReport) -> list[str]:
     applied = report.meta.get("applied")
     if applied is None:
         return []
-    titles, *rows = outcome.table(applied["before"], measured(report))
     changes = [f"  {each}" for each in outcome.changes(Advice.read(applied["advice"]))]
-    return [*changes, *table(titles, rows)]
-
-
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest cell, two spaces between, nothing at the line ends."""
-    cells = [titles, *rows]
-    widths = [max(map(cell_width, column)) for column in zip(*cells, strict=True)]
-    return [f"  {'  '.join(_padded(row, widths))}".rstrip() for row in cells]
-
-
-def _padded(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    for text, width in zip(row, widths, strict=True):
-        yield text + " " * (width - cell_width(text))
+    return [*changes, *outcome.table(applied["before"], measured(report))]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mpaudit.runtime.histogram import FLOAT16, Histogram, exponent, total
+from mpaudit.runtime.histogram import FLOAT16, SCALED, Histogram, exponent, total
 from mpaudit.runtime.record import Incident
 from mpaudit.runtime.summary import LayerFlow, RunReport, Steps
 
@@ -18,6 +18,7 @@ MARGIN = 3  # octaves that a loss scale leaves between the largest gradient and 
 LOST = 0.25  # share of the gradients that float16 holds badly, from which their scale is too low
 HIGHEST = 2.0**24  # no scale above is advised
 _CALIBRATION = 3  # steps skipped at the start that are worth a better start
+_SETTLING = 20  # steps after the first that is applied in which the scale may yet come down
 _PROBES, _PROBED = 3, 0.02  # skips by a growing scale, and their share, that are too many
 _INTERVAL = 2000  # steps between two growths, as torch has it
 _MANY = 4  # more than one in so many layers in float32: then rather bfloat16 for all
@@ -131,10 +132,7 @@ def _scale(report: RunReport, steps: Steps) -> Advice:
     """A better start for the loss scale, or a slower growth."""
     final = steps.scales[-1][1]
     gradients = [
-        row.unscaled
-        for flow in report.layers
-        for row in flow.histograms
-        if row.what in ("gradient", "weight_gradient") and row.scale != 1
+        row.unscaled for flow in report.layers for row in flow.histograms if row.what in SCALED
     ]
     whole = total(gradients)
     if whole is not None and whole.counts:
@@ -158,7 +156,7 @@ def _lost(report: RunReport, scale: float) -> float:
         row.unscaled.shifted(exponent(scale))
         for flow in report.layers
         for row in flow.histograms
-        if row.what == "gradient" and row.dtype == "float16" and row.scale != 1
+        if row.what == "gradient" and row.dtype == "float16"
     ]
     whole = total(rows)
     shares = whole.shares(FLOAT16) if whole is not None else None
@@ -172,7 +170,8 @@ def _course(report: RunReport, steps: Steps) -> Advice:
     if began is None:
         return Advice()
     skipped = rows[began].first - rows[0].first
-    scale = rows[began].scale
+    settling = [each for each in rows[began:] if each.first <= rows[began].first + _SETTLING]
+    scale = min(each.scale for each in settling if each.scale is not None)
     start = scale if skipped >= _CALIBRATION else None
     reasons = []
     if start is not None:

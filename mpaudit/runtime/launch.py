@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ def run(
     compared: Comparison | None = None,
     rehearsal: Plan | None = None,
     children: Sequence[str] | None = None,
+    applied: Mapping[str, Any] | None = None,
 ) -> int:
     """Run what is called `name` (a script; a module or a text, as `how` says), and trace it.
 
@@ -38,14 +39,15 @@ def run(
     `static` gives the static pass's findings; it is asked only when the script dies of a mistake that
     a rule explains. `compared` is how it came out when the script was compared with float32;
     `rehearsal` makes this run one of those that are compared. `children` are the options of
-    `mpaudit run` for the processes that the script starts; None leaves them alone. Raises
-    MpauditError, before anything is written, if there is nothing to run.
+    `mpaudit run` for the processes that the script starts; None leaves them alone. `applied` is the
+    fact of that name: its "advice" is put into effect. Raises MpauditError, before anything is
+    written, if there is nothing to run.
     """
     with offspring.or_plain():
         program = find(name, source, how)
         facts = _facts(program, argv, corrected=source is not None)
         family = offspring.family(program.name, facts, output, children or ())
-        recording = Recording(family, device, note, rehearsal)
+        recording = Recording(family, device, note, rehearsal, applied)
     tracer = recording.tracer
     if compared is not None:
         tracer.note("reference", compared.facts())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from mpaudit.errors import MpauditError
+from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.arrival import Arrival
 from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.tracer import Tracer
@@ -18,8 +19,8 @@ class Probes:
 
     `device` is where cuda calls go ("auto", "cuda", "cpu"; None: where the script sends them), `say`
     is told what the user should know at once, `rehearsal` makes this one of the runs that are
-    compared. A probe that fails is reported, never raised; MpauditError says that what was asked for
-    cannot be had.
+    compared, `remedy` is put into effect. A probe that fails is reported, never raised; MpauditError
+    says that what was asked for cannot be had.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class Probes:
         device: str | None,
         say: Callable[[str], None],
         rehearsal: Plan | None = None,
+        remedy: Advice | None = None,
     ) -> None:
         self._tracer = tracer
         self._device = device
         self._say = say
         self._rehearsal = rehearsal
+        self._remedy = remedy
         self._late = "torch" in sys.modules
         self._installed: list[Callable[[], None]] = []
         self._awaited = {"torch": self._torch, "keras": self._keras, "tf_keras": self._keras}
@@ -68,7 +71,7 @@ class Probes:
                 self._tracer.failed("uninstalling a probe", problem)
 
     def _torch(self) -> None:
-        options = (self._device, self._say, self._rehearsal, self._late)
+        options = (self._device, self._say, self._rehearsal, self._remedy, self._late)
         self._install("torch", "mpaudit.runtime.torch_probe", *options)
 
     def _keras(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sqlite3
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from mpaudit.protocols import machines
 from mpaudit.runtime import offspring, process
+from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.offspring import Births, Family
 from mpaudit.runtime.probe import Probes
 from mpaudit.runtime.rehearsal import Plan
@@ -20,7 +22,8 @@ from mpaudit.runtime.tracer import Tracer
 class Recording:
     """The trace of this process, and what watches for it.
 
-    `device`, `say` and `rehearsal` are those of `Probes`. Raises MpauditError where the trace cannot
+    `device`, `say` and `rehearsal` are those of `Probes`; `applied` is the fact of that name, whose
+    "advice" is put into effect in this process. Raises MpauditError where the trace cannot
     be written.
     """
 
@@ -30,6 +33,7 @@ class Recording:
         device: str | None,
         say: Callable[[str], None],
         rehearsal: Plan | None = None,
+        applied: Mapping[str, Any] | None = None,
     ) -> None:
         self.family = family
         self._device = device
@@ -37,7 +41,11 @@ class Recording:
         self._rehearsal = rehearsal
         self._began = time.time()
         self.tracer = self._traced(own=family.child)
-        self._probes = Probes(self.tracer, device, say, rehearsal)
+        remedy = None
+        if applied is not None:
+            self.tracer.note("applied", dict(applied))
+            remedy = Advice.read(applied["advice"])
+        self._probes = Probes(self.tracer, device, say, rehearsal, remedy)
 
     def _traced(self, *, own: bool) -> Tracer:
         family = self.family

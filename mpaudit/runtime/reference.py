@@ -5,9 +5,6 @@ They come before the run that counts, so that what the script writes is in the e
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +13,7 @@ from pathlib import Path
 from mpaudit.errors import MpauditError
 from mpaudit.runtime.divergence import START, Comparison, compare, unlike
 from mpaudit.runtime.process import world_size
-from mpaudit.runtime.rehearsal import Plan, Record
+from mpaudit.runtime.rehearsal import Plan, Record, follow
 from mpaudit.runtime.target import How
 
 _DIGITS = {"bfloat16": 8, "float16": 11}
@@ -77,23 +74,7 @@ def _compared(plain: Plan, folder: Path) -> Comparison:
 def _run(plan: Plan, folder: Path) -> Record | str:
     """What one rehearsal recorded; a text says why there is no record."""
     record, file = folder / f"{plan.kind}.json", folder / f"{plan.kind}.plan"
-    replace(plan, record=str(record)).write(file)
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
-        "TORCH_COMPILE_DISABLE": "1",
-    }
-    command = [sys.executable, "-m", "mpaudit.runtime.rehearsal", str(file)]
-    done = subprocess.run(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = follow(replace(plan, record=str(record)), file)
     how = "as it is" if plan.kind == "plain" else "in float32"
     if not record.exists():
         return f"the script, run {how}, recorded nothing (is it a PyTorch script?)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +27,8 @@ class Plan:
 
     `kind`: "plain" is the script as it is, "float32" the same in float32, "rounded" that one with
     products and casts rounded to `digits` significant bits. It ends after `steps` attempts to step of
-    one optimizer. `skips` are attempts that are skipped, by index of the optimizer.
+    one optimizer; a "trial" does only that, with the fact `applied`, see `launch.run`. `skips` are
+    attempts that are skipped, by index of the optimizer.
     """
 
     kind: Kind
@@ -39,6 +41,7 @@ class Plan:
     source: str | None = None
     digits: int = 11
     skips: dict[str, list[int]] = field(default_factory=dict)
+    applied: dict[str, Any] | None = None
 
     def write(self, path: Path) -> None:
         """Write the plan for the process that follows it."""
@@ -138,6 +141,27 @@ def perform(path: Path) -> int:
         output=output,
         source=plan.source,
         rehearsal=plan,
+        applied=plan.applied,
+    )
+
+
+def follow(plan: Plan, file: Path) -> subprocess.CompletedProcess[str]:
+    """Follow the plan in a process of its own, in which nothing is compiled; `file` is written."""
+    plan.write(file)
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
+        "TORCH_COMPILE_DISABLE": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "mpaudit.runtime.rehearsal", str(file)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
     )
 
 

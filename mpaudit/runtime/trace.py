@@ -18,6 +18,7 @@ amp (what asked for it), sampling, cast_steps (how many steps the casts are from
 repeated_casts (layer -> casts of one step that repeat another), float32_operations (layer ->
 operation -> why it computed in float32 what came in 16 bits -> how often), skips (optimizer, first and last
 step, layers where it began: of the first 500 stretches of skipped steps), compiled,
+scaler, losses, seconds_per_step, applied (of --apply: advice, of, before),
 reference (of --reference: steps compared, diverges, refused: why they could not be),
 started, flushed, ended, pid, rank, world_size, exit_code, exception, complete (false if the run died),
 probe_errors, overhead, run (the same for all processes of one); of a merged trace ranks, missing_ranks,
