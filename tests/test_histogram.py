@@ -19,7 +19,15 @@ from torch import nn  # noqa: E402
 from watched import batches, model, trace  # noqa: E402
 
 from mpaudit.runtime.torch_histogram import sampled  # noqa: E402
-from mpaudit.runtime.torch_octaves import SAMPLE, counts, read, sample, stride  # noqa: E402
+from mpaudit.runtime.torch_octaves import (
+    BLOCK,
+    SAMPLE,
+    counts,
+    counts_on_cpu,
+    read,
+    sample,
+    stride,
+)
 
 LIMITS = {  # smallest subnormal, smallest normal, the power of two above the largest number
     "float16": (2.0**-24, 2.0**-14, 2.0**16),
@@ -38,6 +46,15 @@ def expected(numbers: Any) -> tuple[dict[int, int], int, int, int]:
     return bins, int((values == 0).sum()), int(np.isinf(values).sum()), int(np.isnan(values).sum())
 
 
+def counted(values: Any) -> list[tuple[dict[int, int], int, int, int]]:
+    """As the device counts, and as the CPU does."""
+    found = []
+    for each in (counts(values).tolist(), counts_on_cpu(values)):
+        first, inside, *apart = read(each)
+        found.append(({first + n: count for n, count in enumerate(inside) if count}, *apart))
+    return found
+
+
 def of(histogram: Histogram) -> tuple[dict[int, int], int, int, int]:
     return histogram.bins, histogram.zeros, histogram.inf, histogram.nan
 
@@ -54,15 +71,15 @@ def numbers(dtype: Any) -> Any:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_number_is_counted_where_it_belongs(dtype: Any) -> None:
     values = numbers(dtype)
-    assert read(counts(values).tolist()) == expected(values.double().numpy())
+    assert counted(values) == [expected(values.double().numpy())] * 2
 
 
 def test_what_is_not_ordinary_is_counted_the_same() -> None:
     ordinary = torch.tensor([0.0, -0.0, 1.0, -3.0, 2.0**-126, 3.4e38, 65504.0, 2.0**-24])
-    assert read(counts(ordinary).tolist()) == expected(ordinary.double().numpy())
+    assert counted(ordinary) == [expected(ordinary.double().numpy())] * 2
     for odd in (2.0**-149, 2.0**-130, math.inf, -math.inf, math.nan):
         values = torch.cat([ordinary, torch.tensor([odd])])
-        assert read(counts(values).tolist()) == expected(values.double().numpy())
+        assert counted(values) == [expected(values.double().numpy())] * 2
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
@@ -99,11 +116,17 @@ def test_a_sample_is_small_and_from_every_row_and_column(shape: tuple[int, ...])
     taken = sample(tensor)
     assert taken.numel() <= SAMPLE
     assert taken.data_ptr() == tensor.data_ptr()  # nothing is copied
-    assert taken.tolist() == list(range(0, size, stride(size)))
+    if size > SAMPLE:
+        starts = range(0, size // BLOCK * BLOCK, BLOCK * stride(size // BLOCK))
+        assert taken.flatten().tolist() == [at + n for at in starts for n in range(BLOCK)]
+    else:
+        assert taken.tolist() == list(range(size))
     if len(shape) > 1:
-        assert set((taken % shape[-1]).tolist()) == set(range(shape[-1]))
-        assert set((taken // shape[-1] % shape[-2]).tolist()) == set(range(shape[-2]))
-    assert set(sample(tensor.t() if tensor.dim() == 2 else tensor).tolist()) <= set(range(size))
+        assert set((taken % shape[-1]).flatten().tolist()) == set(range(shape[-1]))
+        assert set((taken // shape[-1] % shape[-2]).flatten().tolist()) == set(range(shape[-2]))
+    assert set(sample(tensor.t() if tensor.dim() == 2 else tensor).flatten().tolist()) <= set(
+        range(size)
+    )
 
 
 class Noted:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 What = Literal["activation", "gradient", "weight", "weight_gradient"]
 
@@ -111,9 +111,11 @@ class Histogram:
 
     def joined(self, other: Histogram) -> Histogram:
         """Both together, under the name of this one."""
-        bins = self.bins
-        for exponent, count in other.bins.items():
-            bins[exponent] = bins.get(exponent, 0) + count
+        first = min((each.first for each in (self, other) if each.counts), default=0)
+        counts = [0] * max(each.first + len(each.counts) - first for each in (self, other))
+        for each in (self, other):
+            for place, count in enumerate(each.counts, each.first - first):
+                counts[place] += count
         return replace(
             self,
             tensors=self.tensors + other.tensors,
@@ -121,7 +123,8 @@ class Histogram:
             zeros=self.zeros + other.zeros,
             inf=self.inf + other.inf,
             nan=self.nan + other.nan,
-            **_row(bins),
+            first=first,
+            counts=tuple(counts),
         )
 
     def shifted(self, octaves: int) -> Histogram:
@@ -144,14 +147,6 @@ class Histogram:
         return Shares(*(found[place] / whole for place in ("over", "subnormal", "zero")))
 
 
-def made(
-    name: Histogram, elements: int, bins: Mapping[int, int], zeros: int, inf: int, nan: int
-) -> Histogram:
-    """The histogram of one tensor, under the name of an empty one; `bins` are by exponent."""
-    counted = _row(bins)
-    return replace(name, tensors=1, elements=elements, zeros=zeros, inf=inf, nan=nan, **counted)
-
-
 def total(histograms: Iterable[Histogram]) -> Histogram | None:
     """All together, as they are, under the name of the first; None of none."""
     found = list(histograms)
@@ -166,10 +161,3 @@ def total(histograms: Iterable[Histogram]) -> Histogram | None:
 def exponent(scale: float | None) -> int:
     """The power of two that is nearest to a loss scale; 0 without one."""
     return round(math.log2(scale)) if scale and math.isfinite(scale) and scale > 0 else 0
-
-
-def _row(bins: Mapping[int, int]) -> dict[str, Any]:
-    if not bins:
-        return {"first": 0, "counts": ()}
-    first, last = min(bins), max(bins)
-    return {"first": first, "counts": tuple(bins.get(n, 0) for n in range(first, last + 1))}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent, made
+from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent
 from mpaudit.runtime.torch_measure import measurable
 from mpaudit.runtime.torch_octaves import read
 from mpaudit.runtime.torch_regions import dtype_name
@@ -40,7 +40,17 @@ class Histograms:
         elements, key = tensor.numel(), (step, unscaled, name)
 
         def receive(counts: list[float]) -> None:
-            found = made(name, elements, *read(counts))
+            first, inside, zeros, inf, nan = read(counts)
+            found = replace(
+                name,
+                tensors=1,
+                elements=elements,
+                zeros=zeros,
+                inf=inf,
+                nan=nan,
+                first=first,
+                counts=inside,
+            )
             known = self._waiting.get(key)
             self._waiting[key] = found if known is None else known.joined(found)
 

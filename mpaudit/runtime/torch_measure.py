@@ -13,7 +13,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mpaudit.runtime.origin import Values
-from mpaudit.runtime.torch_octaves import BINS, counts, sample
+from mpaudit.runtime.torch_octaves import BINS, counts, counts_on_cpu, sample
 
 STAND_INS = (FakeTensor, FunctionalTensor)  # what a compiler calls modules with
 ROWS = 4096  # measurements kept on the device before they are sent to the host
@@ -61,7 +61,7 @@ class Numbers:
         with torch.no_grad(), _unwatched():
             taken = sample(getattr(tensor, "_local_tensor", tensor))
             if tensor.device.type == "cpu":
-                receive(counts(taken).tolist())
+                receive(counts_on_cpu(taken))
             elif not torch.cuda.is_current_stream_capturing():
                 self._ring(tensor.device, counts=True).row(receive).copy_(counts(taken))
 
