@@ -272,3 +272,8 @@ def test_what_json_cannot_say_is_null(trace: Reader) -> None:
 @pytest.mark.parametrize(("amax", "bits"), [(65504.0, 0.0), (0.0, None), (None, None)])
 def test_headroom(amax: float | None, bits: float | None) -> None:
     assert Numbers(amax=amax).headroom_bits == bits
+
+
+def test_the_peaks_of_two_ranks_are_the_larger_ones() -> None:
+    one, two = Peaks("0", 6, 2, (1.0, 5.0, 2.0)), Peaks("0", 5, 1, (2.0, 1.0, 4.0, 3.0, 9.0))
+    assert one.joined(two) == two.joined(one) == Peaks("0", 6, 2, (2.0, 5.0, 9.0))

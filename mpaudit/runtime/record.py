@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from statistics import median
 from typing import Any, Literal
 
@@ -111,8 +112,12 @@ class Peaks:
     peaks: tuple[float, ...]
 
     def joined(self, other: Peaks) -> Peaks:
-        """The later one holds the earlier one."""
-        return other
+        """The same layer in two processes that train together: the larger of both."""
+        one, two = (self, other) if self.width >= other.width else (other, self)
+        times = one.width // two.width
+        narrow = [max(two.peaks[at : at + times]) for at in range(0, len(two.peaks), times)]
+        peaks = tuple(max(pair) for pair in zip_longest(one.peaks, narrow, fillvalue=0.0))
+        return replace(one, steps=max(one.steps, two.steps), peaks=peaks)
 
     @property
     def bits(self) -> list[float]:
