@@ -18,8 +18,8 @@ from torch import nn  # noqa: E402
 from watched import ROOT, batches, model, train  # noqa: E402
 
 from mpaudit.protocols import machines  # noqa: E402
+from mpaudit.render import html, run_json, run_text  # noqa: E402
 from mpaudit.render import outcome as render  # noqa: E402
-from mpaudit.render import run_json, run_text  # noqa: E402
 from mpaudit.runtime import torch_probe  # noqa: E402
 from mpaudit.runtime.advice import Advice, advise, outcome  # noqa: E402
 from mpaudit.runtime.summary import RunReport, stamp, summarise  # noqa: E402
@@ -114,6 +114,9 @@ def test_a_model_that_overflows_trains_with_the_fewest_layers_in_float32(tmp_pat
         (0, 0, 0),
     ]
     assert [told[1]["first_loss"], told[1]["last_loss"]] == [losses[0], losses[-1]]
+    page = html.render(before)
+    assert re.search(r"<h3><code>keep in float32, .*: .*2", page)
+    assert 'id="applied"' not in page
     rows = {title: values for title, *values in render.rows(*told)}
     assert rows["steps skipped"] == ["6 of 6", "0 of 6"]
     assert rows["loss at last"] == ["-", f"{losses[-1]:.4g}"]
@@ -299,6 +302,9 @@ def test_apply_tries_runs_and_shows_before_and_after(tmp_path: Path) -> None:
     data = json.loads(run(tmp_path, "report", "a.mpa", "--format", "json").stdout)
     assert data["applied"]["advice"]["float32"] == ["2"]
     assert data["applied"]["before"]["skipped"] == 6
+    run(tmp_path, "report", "a.mpa", "--format", "html", "-o", "a.html")
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "<td>6 of 6</td><td>0 of 12</td>" in page
     assert data["applied"]["after"]["last_loss"] == float(done.stdout.split()[1])
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
-from mpaudit.render import chart
+from mpaudit.render import chart, outcome
 from mpaudit.render.excerpt import visible
 from mpaudit.render.html_findings import cards
 from mpaudit.render.html_layers import lines, sorted_incidents, tightest
@@ -23,6 +23,8 @@ from mpaudit.render.run_json import META
 from mpaudit.render.run_text import first_bad, parting, ranks, unfinished
 from mpaudit.report import Report, count
 from mpaudit.rule import rule
+from mpaudit.runtime.advice import Advice, advise
+from mpaudit.runtime.advice import outcome as measured
 from mpaudit.runtime.record import LOW_PRECISION, Attempts
 from mpaudit.runtime.summary import TOP, RunReport, Steps
 
@@ -77,7 +79,7 @@ def render(report: RunReport) -> str:
     """The page. Raises MpauditError where jinja2 is not installed."""
     template = _environment().get_template("run.html")
     check = Report(report.findings, report.sources)
-    scaled = report.scaled
+    scaled, advice = report.scaled, advise(report)
     table = list(lines(report, scaled=scaled is not None))
     return template.render(
         report=report,
@@ -98,11 +100,26 @@ def render(report: RunReport) -> str:
         scales=_ends(scaled, report.meta),
         timeline=None if scaled is None else chart.timeline(scaled),
         pictures=pictures(report),
+        advice=advice,
+        changes=[] if advice is None else outcome.changes(advice),
+        applied=_applied(report),
         courses=[_course(each) for each in report.optimizers],
         skips=[skip for each in report.optimizers for skip in _skips(each)],
         strip_width=chart.STRIP,
         top=TOP,
     )
+
+
+def _applied(report: RunReport) -> dict[str, Any] | None:
+    """What was put into effect in this run, of what it is, and the rows of before and after."""
+    applied = report.meta.get("applied")
+    if applied is None:
+        return None
+    return {
+        "changes": outcome.changes(Advice.read(applied["advice"])),
+        "of": applied.get("of"),
+        "rows": outcome.rows(applied["before"], measured(report)),
+    }
 
 
 def _environment() -> Environment:
