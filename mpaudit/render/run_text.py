@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -297,9 +296,7 @@ def _advice(report: RunReport) -> list[str]:
     advice = advise(report)
     if advice is None:
         return []
-    script = shlex.quote(str(report.meta.get("script")))
-    command = f"mpaudit run --apply {shlex.quote(str(report.path))} {script}"
-    tried = f"  try it, with the script's own arguments: {command}"
+    tried = "  try it: `mpaudit run --apply TRACE`, then the script and its arguments"
     return [*outcome.told(advice), *([] if advice.empty else [tried])]
 
 
