@@ -187,10 +187,10 @@ class Loop:
         thread = self._watch.thread
         if thread.backward == 0 and not unwatched():
             with self._watch.guard("backward"):
+                self._progress.backward(losses, user_span())
                 thread.optimizer.clear()
                 for loss in losses:
                     self._about_backward(loss)
-                    self._progress.backward(loss, user_span())
         thread.backward += 1
         try:
             return original(*args, **kwargs)

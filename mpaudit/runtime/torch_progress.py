@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -35,21 +36,22 @@ class Progress:
         if result is not loss:
             self._unscaled.set(result, loss.detach())
 
-    def backward(self, loss: torch.Tensor, at: Span) -> None:
-        """A backward pass is about to begin at a loss."""
+    def backward(self, losses: Iterable[torch.Tensor], at: Span) -> None:
+        """A backward pass is about to begin at these losses."""
         self._place = self._place or at
         if at != self._place:
             return
         self._now = self._watch.tracer.step(), time.monotonic()
         self._began = self._began or self._now
-        real = self._unscaled.get(loss)
-        real = loss.detach() if real is None else real
-        if real.numel() != 1 or not measurable(real):
-            return
-        if real.device.type == "cpu":
-            self._add([float(real)])
-        else:
-            self._watch.numbers.later(real.reshape(1), self._add)
+        for loss in losses:
+            real = self._unscaled.get(loss)
+            real = loss.detach() if real is None else real
+            if real.numel() != 1 or not measurable(real):
+                continue
+            if real.device.type == "cpu":
+                self._add([float(real)])
+            else:
+                self._watch.numbers.later(real.reshape(1), self._add)
 
     def _add(self, row: list[float]) -> None:
         value = row[0]
