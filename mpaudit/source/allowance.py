@@ -16,6 +16,35 @@ from mpaudit.source.values import UNKNOWN, Thing
 
 FRUITLESS = 2
 """A function of which nothing has come so often is not followed again from the same entry point."""
+MORE = 1.25
+"""How much more of the budget another entry point must allow, to try again what has not sufficed."""
+
+
+class Oversized:
+    """The functions that were too large for what they were allowed, and how narrowly they were followed.
+
+    In one turn that stands; in a later one they are tried again only if far more is allowed.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[ast.AST, tuple[int, int, int]] = {}
+
+    def note(self, node: ast.AST, level: int, allowed: int, turn: int) -> None:
+        """A function followed as narrowly as `level` (an index of NARROWNESS) used up what it was allowed."""
+        _, before, _ = self._known.get(node, (0, 0, 0))
+        self._known[node] = level, max(allowed, before), turn
+
+    def hopeless(self, node: ast.AST, level: int, allowed: int, turn: int) -> bool:
+        """Whether it need not be tried."""
+        known, before, then = self._known.get(node, (-1, 0, turn))
+        return level <= known and (then == turn or allowed <= before * MORE)
+
+    def __contains__(self, node: ast.AST) -> bool:
+        return node in self._known
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
 
 
 class Allowances(Expressions):
@@ -27,6 +56,7 @@ class Allowances(Expressions):
     """The statements that were executed, and the turn in which they were last."""
     turn: int
     shares: Shares
+    oversized: Oversized
 
     @abstractmethod
     def follow(self, path: Path, call: Enter) -> list[Path]:
@@ -42,27 +72,27 @@ class Allowances(Expressions):
         for narrow in ladder:
             if narrow is STEPPING and not self.relevance.handling(call.function, STEPPING):
                 break
-            if self.oversized.get(node, -1) >= NARROWNESS.index(narrow):
+            left, level = self.budget - self.floor, NARROWNESS.index(narrow)
+            allowed = self.shares.of(left, path.frame.module, call.site, trains=trains)
+            if self.oversized.hopeless(node, level, allowed, self.turn):
                 continue
-            ended = self._share_of(before.copy(), call, narrow, trains=trains)
+            ended = self._allowed(allowed, before.copy(), call, narrow, trains=trains)
             if ended is not None:
                 if told == self.told and not any(self.shows(each, before, call) for each in ended):
                     if not self.shares.held_back(call.function, self.executed, self.turn):
                         self.fruitless[node] = self.fruitless.get(node, 0) + 1
                 return ended
-            self.oversized[node] = NARROWNESS.index(narrow)
+            self.oversized.note(node, level, allowed, self.turn)
         return [self.given_up(before, call)]
 
-    def _share_of(
-        self, path: Path, call: Enter, narrow: frozenset[str] | None, *, trains: bool
+    def _allowed(
+        self, allowed: int, path: Path, call: Enter, narrow: frozenset[str] | None, *, trains: bool
     ) -> list[Path] | None:
-        """Follow a call as narrowly as told; None if its share of the budget does not suffice."""
+        """Follow a call as narrowly as told; None if what it is allowed of the budget does not suffice."""
         around, floor, escaped = self.narrow, self.floor, self.escaped.copy()
         verdicts, followed, guards = len(self.verdicts), len(self.followed), self.guards
         budget = self.budget
-        site = path.frame.module, call.site
-        self.floor = budget - self.shares.of(budget - floor, *site, trains=trains)
-        self.narrow = narrow
+        self.floor, self.narrow = budget - allowed, narrow
         try:
             ended = self.follow(path, call)
         except Exhausted:

@@ -9,6 +9,7 @@ from functools import partial
 from mpaudit import protocols
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, within
 from mpaudit.source import library
+from mpaudit.source.allowance import Oversized
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.driver import AnyFunction, drivers
 from mpaudit.source.facts import parts
@@ -56,6 +57,7 @@ class Engine(Importing):
         self.verdicts = []
         self.escaped = []
         self.executed, self.turn = {}, 0
+        self.oversized = Oversized()
         self.guards = 0
         self.holes = []
         self.places = {}
@@ -70,6 +72,7 @@ class Engine(Importing):
         verdicts: list[Verdict] = []
         self.ended = []
         self.left, self.exhausted = FILE_BUDGET, []
+        self.oversized.clear()
         heap = self._entry("the module's body", lambda: self._body(module, "__main__"), verdicts)
         if not len(heap):  # too much to follow: what it defines is still there to be entered
             skeleton: list[ast.stmt] = [s for s in module.tree.body if isinstance(s, DEFINITIONS)]
@@ -120,7 +123,6 @@ class Engine(Importing):
             self.verdicts, self.escaped, self.guards, self.budget = [], [], 0, allowed
             self.holes, self.floor = [], 0
             self.turn += 1
-            self.oversized.clear()
             self.fruitless.clear()
             try:
                 heap = execute()

@@ -70,7 +70,6 @@ class Calls(Making):
         self.budget = budget
         self.left = budget
         self.floor = 0
-        self.oversized: dict[ast.AST, int] = {}
         self.fruitless: dict[ast.AST, int] = {}
         self.told = 0
         self.followed: dict[ast.AST, None] = {}
