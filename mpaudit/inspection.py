@@ -338,7 +338,7 @@ def _unused(
 def _meets_a_body(tree: ast.Module, first: int, last: int) -> bool:
     """Whether any of some rows is part of a function or a class."""
     return any(
-        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
         and node.lineno <= last
         and first <= (node.end_lineno or node.lineno)
         for node in ast.walk(tree)

@@ -62,7 +62,7 @@ def _packages(module: Module, names: Names) -> Iterator[ast.Import | ast.ImportF
     """The statements `import apex`."""
     for binding in names.all():
         statement = module.parents.get(binding.node)
-        if binding.origin == "apex" and isinstance(statement, ast.Import | ast.ImportFrom):
+        if binding.origin == "apex" and isinstance(statement, (ast.Import, ast.ImportFrom)):
             yield statement
 
 

@@ -82,7 +82,7 @@ def _chosen(node: ast.AST, module: Module) -> bool:
         asked = [each.value for each in node.keywords if each.arg == "enabled"]
     while node in module.parents:
         child, node = node, module.parents[node]
-        if isinstance(node, ast.If | ast.IfExp) and child is not node.test:
+        if isinstance(node, (ast.If, ast.IfExp)) and child is not node.test:
             asked.append(node.test)
         elif isinstance(node, ast.match_case):
             asked.append(node.pattern)

@@ -55,7 +55,7 @@ def _built(module: Module, call: ast.Call) -> Iterator[Found]:
             _problem(module, call, "autocast is built here and never entered", _NOTHING_CAST),
             _suggestion(module, call),
         )
-    elif isinstance(parent, ast.Assign | ast.AnnAssign) and parent.value is call:
+    elif isinstance(parent, (ast.Assign, ast.AnnAssign)) and parent.value is call:
         yield from _unread(module, call, parent)
     elif isinstance(parent, _Function) and call in parent.decorator_list:
         kind = _suspended(parent)
@@ -106,7 +106,7 @@ def _bare_decorator(module: Module, node: ast.expr, name: str, function: _Functi
 def _suspended(function: _Function) -> str | None:
     """What kind of function does not run its body when it is called."""
     own = list(_own_nodes(function))
-    if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in own):
+    if any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in own):
         return "generator function"
     return "coroutine function" if isinstance(function, ast.AsyncFunctionDef) else None
 
@@ -117,7 +117,7 @@ def _own_nodes(function: _Function) -> Iterator[ast.AST]:
     while waiting:
         node = waiting.pop()
         yield node
-        if not isinstance(node, _Function | ast.Lambda | ast.ClassDef):
+        if not isinstance(node, (_Function, ast.Lambda, ast.ClassDef)):
             waiting.extend(children(node))
 
 

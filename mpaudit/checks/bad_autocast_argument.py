@@ -224,7 +224,7 @@ class _Arguments:
 
     def _type_of(self, device: ast.expr) -> Edit:
         start, end = self.module.range(device)
-        if isinstance(device, ast.Name | ast.Attribute | ast.Call):
+        if isinstance(device, (ast.Name, ast.Attribute, ast.Call)):
             return Edit(end, end, ".type")
         return Edit(start, end, f"({self.module.source(device)}).type")
 
@@ -249,7 +249,7 @@ class _Arguments:
 
     def _torch(self) -> str | None:
         function = self.call.func
-        if not isinstance(function, ast.Name | ast.Attribute):
+        if not isinstance(function, (ast.Name, ast.Attribute)):
             return None
         root = root_of(function)
         names = Names.of(self.module)
@@ -258,7 +258,7 @@ class _Arguments:
     def _is_switch(self, node: ast.expr) -> bool:
         """Whether the same expression is `enabled=` elsewhere in the file."""
         text = ast.unparse(node)
-        if isinstance(node, ast.Constant | ast.Call):
+        if isinstance(node, (ast.Constant, ast.Call)):
             return False
         return any(
             isinstance(each, ast.keyword)

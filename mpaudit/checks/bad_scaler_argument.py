@@ -176,7 +176,7 @@ def _is_number(node: ast.expr, module: Module, steps: int = 4) -> bool:
         return False
     match node:
         case ast.Constant(value=value):
-            return isinstance(value, int | float) and not isinstance(value, bool)
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
         case ast.BinOp(left=left, right=right):
             return all(_is_number(each, module, steps - 1) for each in (left, right))
         case ast.Call(func=function, args=[argument]):

@@ -102,7 +102,7 @@ def _disabled(call: ast.Call) -> bool:
 
 def _fix(module: Module, first: ast.expr) -> Fix | None:
     """The switch, set below the imports, before anything is compiled."""
-    imports = [each for each in module.tree.body if isinstance(each, ast.Import | ast.ImportFrom)]
+    imports = [each for each in module.tree.body if isinstance(each, (ast.Import, ast.ImportFrom))]
     body = module.tree.body
     if not imports or imports[-1] is body[-1] or imports[-1].lineno > first.lineno:
         return None

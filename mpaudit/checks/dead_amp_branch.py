@@ -33,7 +33,7 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
             device = _device_beside_text(node, module)
             if device is None:
                 continue
-            dead = _dead(node, module, equal=isinstance(node.ops[0], ast.Eq | ast.In))
+            dead = _dead(node, module, equal=isinstance(node.ops[0], (ast.Eq, ast.In)))
             if dead is not None:
                 yield _problem(module, node, device, dead), None
 
@@ -41,12 +41,12 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
 def _device_beside_text(node: ast.Compare, module: Module) -> ast.expr | None:
     """The device object of a comparison with a text."""
     left, right = node.left, node.comparators[0]
-    if isinstance(node.ops[0], ast.In | ast.NotIn):
-        literal = isinstance(right, ast.Tuple | ast.List | ast.Set)
-        texts = right.elts if isinstance(right, ast.Tuple | ast.List | ast.Set) else []
+    if isinstance(node.ops[0], (ast.In, ast.NotIn)):
+        literal = isinstance(right, (ast.Tuple, ast.List, ast.Set))
+        texts = right.elts if isinstance(right, (ast.Tuple, ast.List, ast.Set)) else []
         compared = literal and texts and all(_is_text(each) for each in texts)
         return left if compared and sort_of(left, module) is Sort.DEVICE else None
-    if not isinstance(node.ops[0], ast.Eq | ast.NotEq):
+    if not isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
         return None
     for one, other in ((left, right), (right, left)):
         if _is_text(other) and sort_of(one, module) is Sort.DEVICE:
@@ -113,7 +113,7 @@ def _precision(branch: list[ast.stmt] | list[ast.expr], module: Module) -> ast.A
 
 def _problem(module: Module, node: ast.Compare, device: ast.expr, dead: ast.AST) -> Problem:
     text = " ".join(module.source(device).split())
-    always = "False" if isinstance(node.ops[0], ast.Eq | ast.In) else "True"
+    always = "False" if isinstance(node.ops[0], (ast.Eq, ast.In)) else "True"
     return Problem(
         "dead-amp-branch",
         module.span(node),

@@ -40,7 +40,7 @@ def _whole(config: ConfigFile, top: Tree) -> None:
         part, switch = top.get(name), top.get(name, "enabled")
         if part is not None and not isinstance(part.value, Tree) and part.value != "auto":
             raise UnreadableConfigError(f"`{name}` is no object", config.span(*part.place))
-        if switch is not None and isinstance(switch.value, Tree | Opaque):
+        if switch is not None and isinstance(switch.value, (Tree, Opaque)):
             reason = f"`{name}.enabled` is neither true nor false"
             raise UnreadableConfigError(reason, config.span(*switch.place))
 

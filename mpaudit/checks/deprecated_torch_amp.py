@@ -118,7 +118,7 @@ def _imports(module: Module, names: Names, uses: list[Use]) -> Iterator[Imported
         else:
             named = alias.asname is not None or dotted
             counts = named and alias.name in MODULES and binding in through
-        assert isinstance(statement, ast.Import | ast.ImportFrom)
+        assert isinstance(statement, (ast.Import, ast.ImportFrom))
         if counts and not guarded(alias, module):
             yield Imported(statement, alias, binding, api)
 

@@ -72,7 +72,7 @@ def _losses(backward: ast.Call) -> set[str]:
     owner = backward.func.value
     if isinstance(owner, ast.Call) and len(owner.args) == 1:
         owner = owner.args[0]
-    return {ast.unparse(owner)} if isinstance(owner, ast.Name | ast.Attribute) else set()
+    return {ast.unparse(owner)} if isinstance(owner, (ast.Name, ast.Attribute)) else set()
 
 
 def _always(loop: ast.AST) -> Iterator[ast.Call]:
@@ -82,7 +82,7 @@ def _always(loop: ast.AST) -> Iterator[ast.Call]:
         node = waiting.pop()
         if isinstance(node, ast.Call):
             yield node
-        if isinstance(node, ast.If | ast.IfExp):
+        if isinstance(node, (ast.If, ast.IfExp)):
             waiting.append(node.test)
         elif isinstance(node, ast.Try):
             waiting += node.body
@@ -95,7 +95,7 @@ def _waits(call: ast.Call, losses: set[str], names: Names, module: Module) -> bo
     if isinstance(function, ast.Attribute) and not call.args:
         owner = function.value
         if function.attr == "get_scale":
-            return isinstance(owner, ast.Name | ast.Attribute) and _is_scaler(owner, names)
+            return isinstance(owner, (ast.Name, ast.Attribute)) and _is_scaler(owner, names)
         if function.attr in _READS:
             while isinstance(owner, ast.Call) and isinstance(owner.func, ast.Attribute):
                 owner = owner.func.value  # loss.detach().cpu()

@@ -126,7 +126,7 @@ def _held(node: ast.expr, names: Names, depth: int = 0) -> Iterator[ast.Name]:
 def _only_for(name: ast.Name, module: Module, names: Names) -> bool:
     """Whether a name holds nothing but the precision, and nobody else reads it."""
     return all(
-        isinstance(binding.origin, ast.Constant | ast.IfExp)
+        isinstance(binding.origin, (ast.Constant, ast.IfExp))
         and isinstance(parent := module.parents[reader], ast.keyword)
         and parent.arg == "precision"
         for binding in names.bindings(name)

@@ -120,7 +120,7 @@ def _partner(module: Module, guard: Guard, partner: Method) -> Fix | None:
     if guard.name.endswith(new):
         old, new = new, old
     node = guard.call.func if guard.call is not None else guard.node
-    if not isinstance(node, ast.Name | ast.Attribute) or guard.open:
+    if not isinstance(node, (ast.Name, ast.Attribute)) or guard.open:
         return None
     edits: list[Edit] = []
     if isinstance(node, ast.Attribute):

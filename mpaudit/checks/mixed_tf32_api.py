@@ -151,7 +151,7 @@ def _depends(node: ast.AST, module: Module) -> bool:
     names = Names.of(module)
     child, parent = node, module.parents.get(node)
     while parent is not None:
-        if isinstance(parent, ast.If | ast.IfExp) and child is not parent.test:
+        if isinstance(parent, (ast.If, ast.IfExp)) and child is not parent.test:
             if _asks(parent.test, names):
                 return True
         child, parent = parent, module.parents.get(parent)
@@ -181,7 +181,7 @@ def _exclusive(here: list[Use], module: Module) -> bool:
         child: ast.AST = use.node
         parent = module.parents.get(child)
         while parent is not None:
-            if isinstance(parent, ast.If | ast.Try | ast.Match | ast.IfExp):
+            if isinstance(parent, (ast.If, ast.Try, ast.Match, ast.IfExp)):
                 branch = _branch(parent, child)
                 if taken.setdefault(parent, branch) != branch:
                     return True

@@ -60,7 +60,7 @@ def _leaves_float32(enabled: ast.expr | None) -> bool:
 def _is_script(module: Module) -> bool:
     """Whether a file is run, and not only imported."""
     for node in module.tree.body:
-        if isinstance(node, ast.For | ast.While):
+        if isinstance(node, (ast.For, ast.While)):
             return True
         if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
             return True
@@ -83,7 +83,7 @@ def _decided_elsewhere(module: Module, imported: list[ast.Import | ast.ImportFro
 
 def _fix(module: Module) -> Fix | None:
     """One line below the imports at the top."""
-    imports = [each for each in module.tree.body if isinstance(each, ast.Import | ast.ImportFrom)]
+    imports = [each for each in module.tree.body if isinstance(each, (ast.Import, ast.ImportFrom))]
     named = any(
         alias.name == "torch" and alias.asname is None
         for each in imports

@@ -63,13 +63,13 @@ class AccelerateScalerProtocol(Protocol):
                 yield from self._scaler_step(event, backward)
                 self.state.clear()
             case PreparedStep():
-                if isinstance(backward, AcceleratorBackward | PlainBackward):
+                if isinstance(backward, (AcceleratorBackward, PlainBackward)):
                     if backward.scalers and "unscaled" not in self.state:
                         yield self._applied(event, backward)
                 self.state.clear()
             case OptimizerStep():
                 self.state.clear()
-            case LostSight() if isinstance(backward, AcceleratorBackward | PlainBackward):
+            case LostSight() if isinstance(backward, (AcceleratorBackward, PlainBackward)):
                 involved = {each.key for each in backward.scalers}
                 if backward.accelerator is not None:
                     involved.add(backward.accelerator.ref.key)

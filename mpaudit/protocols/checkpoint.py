@@ -29,7 +29,7 @@ class CheckpointProtocol(Protocol):
         if isinstance(event, LostSight):
             if not event.elsewhere:
                 yield Noted(CheckpointProtocol, event.objects)
-        elif isinstance(event, ScalerMade | ScalerStep | ScalerStateTaken | StateSaved):
+        elif isinstance(event, (ScalerMade, ScalerStep, ScalerStateTaken, StateSaved)):
             yield Noted(CheckpointProtocol, replace(event, occasional=False, moment=None))
 
     @classmethod

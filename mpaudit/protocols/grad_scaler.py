@@ -250,7 +250,7 @@ class GradScalerProtocol(Protocol):
         if stepped or checked:
             occasional = all(each.occasional for each in (*stepped, *checked))
             yield Kept("update-before-step", event.at, occasional)
-        elif isinstance(scaled, LossScaled | ScalerUpdate) and not event.to_given_scale:
+        elif isinstance(scaled, (LossScaled, ScalerUpdate)) and not event.to_given_scale:
             yield problems.update_before_step(scaled, event)
         for key in list(self.state):
             if _names(key, "stepped", scaler) or _names(key, "unscaled", scaler):

@@ -65,7 +65,7 @@ def _finite(value: Any) -> Any:
     """`value` with None for the numbers that JSON cannot say."""
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

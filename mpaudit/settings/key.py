@@ -113,7 +113,7 @@ def _torch(value: object) -> tuple[int, int]:
 
 
 def _keras(value: object) -> int:
-    if value not in (2, 3, "2", "3") or isinstance(value, bool | float):
+    if value not in (2, 3, "2", "3") or isinstance(value, (bool, float)):
         raise WrongValueError(f"takes 2 or 3, not {_shown(value)}")
     return int(str(value))
 

@@ -106,7 +106,7 @@ class Engine(Importing):
         return {
             row
             for node in walk(function)
-            if isinstance(node, ast.Expr | ast.Assign) and node not in self.executed
+            if isinstance(node, (ast.Expr, ast.Assign)) and node not in self.executed
             if any(isinstance(n, ast.Attribute) and n.attr in GRADIENTS for n in walk(node))
             for row in range(node.lineno, (node.end_lineno or node.lineno) + 1)
         }
@@ -244,7 +244,7 @@ class Engine(Importing):
             value = path.heap.get((frame.scopes[0], parameter.arg))
             if parameter.annotation is None or not isinstance(value, Thing) or value.kind:
                 continue
-            if isinstance(parameter.annotation, ast.Name | ast.Attribute):
+            if isinstance(parameter.annotation, (ast.Name, ast.Attribute)):
                 try:
                     stated = self.evaluate(parameter.annotation, path)
                 except (Enter, Fork):  # it depends on what is not known here: no statement
@@ -278,12 +278,12 @@ def _definitions(
 ) -> Iterator[tuple[ast.ClassDef | None, ast.FunctionDef | ast.AsyncFunctionDef]]:
     """The functions and methods of a file; of a class, those first that no other method calls."""
     for node in module.tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield None, node
     for owner in module.tree.body:
         if not isinstance(owner, ast.ClassDef):
             continue
-        methods = [n for n in owner.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+        methods = [n for n in owner.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
         used = {n.attr for method in methods for n in walk(method) if isinstance(n, ast.Attribute)}
         for method in sorted(methods, key=lambda m: (m.name in used, m.name == "__init__")):
             yield owner, method

@@ -51,7 +51,7 @@ def imports(module: Module, names: Names) -> list[ast.Import | ast.ImportFrom]:
             whole = alias.name if plain else str(binding.origin)
             if whole == AMP or whole.startswith(f"{AMP}."):
                 found.add(statement)
-    statements = [each for each in found if isinstance(each, ast.Import | ast.ImportFrom)]
+    statements = [each for each in found if isinstance(each, (ast.Import, ast.ImportFrom))]
     return sorted(statements, key=lambda each: each.lineno)
 
 
@@ -113,7 +113,7 @@ class _Rewriting:
 
     def _model(self, use: Use) -> str:
         model = given(self._call(use), "models", _INITIALIZE)
-        if not isinstance(model, ast.Name | ast.Attribute):
+        if not isinstance(model, (ast.Name, ast.Attribute)):
             raise UnrepairableError("it has several models", use.node)
         return self.module.source(model)
 
@@ -121,7 +121,7 @@ class _Rewriting:
         """What the scaler is called, and the edits that make it."""
         call, statement = self._call(use), self.module.statement(use.node)
         optimizer, level = (given(call, name, _INITIALIZE) for name in ("optimizers", "opt_level"))
-        if not isinstance(optimizer, ast.Name | ast.Attribute) or len(call.keywords) > 3:
+        if not isinstance(optimizer, (ast.Name, ast.Attribute)) or len(call.keywords) > 3:
             raise UnrepairableError("it has several optimizers, or options of its own", call)
         if {k.arg for k in call.keywords} - {*_INITIALIZE, "verbosity"} or not isinstance(
             statement, ast.Assign
@@ -179,7 +179,7 @@ class _Rewriting:
         outer: ast.stmt = statement
         while block_of(self.module, outer) == [outer] or _is_attempt(self.module.parents[outer]):
             parent = self.module.parents[outer]
-            if not isinstance(parent, ast.If | ast.Try) or getattr(parent, "finalbody", []):
+            if not isinstance(parent, (ast.If, ast.Try)) or getattr(parent, "finalbody", []):
                 break
             if isinstance(parent, ast.If) and parent.orelse:
                 break
@@ -210,11 +210,11 @@ def _is_attempt(node: ast.AST) -> bool:
 def _imports_only(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Try):
         return all(_imports_only(each) for each in statement.body)
-    return isinstance(statement, ast.Import | ast.ImportFrom)
+    return isinstance(statement, (ast.Import, ast.ImportFrom))
 
 
 def _function(module: Module, node: ast.AST) -> ast.AST | None:
-    while not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+    while not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         parent = module.parents.get(node)
         if parent is None:
             return None

@@ -99,7 +99,7 @@ class Loop:
         last = model.rpartition(".")[2]
         return any(
             isinstance(each, ast.Call)
-            and isinstance(each.func, ast.Name | ast.Attribute)
+            and isinstance(each.func, (ast.Name, ast.Attribute))
             and self.module.source(each.func).rpartition(".")[2] == last
             for each in ast.walk(statement)
         )
@@ -108,7 +108,7 @@ class Loop:
         targets = [
             self.module.source(each)
             for each in ast.walk(statement)
-            if isinstance(each, ast.Name | ast.Attribute) and isinstance(each.ctx, ast.Store)
+            if isinstance(each, (ast.Name, ast.Attribute)) and isinstance(each.ctx, ast.Store)
         ]
         return self.loss in targets
 
@@ -128,7 +128,7 @@ class Loop:
     def _clip(self, statement: ast.stmt) -> bool:
         names = Names.of(self.module)
         return (
-            isinstance(statement, ast.Expr | ast.Assign)
+            isinstance(statement, (ast.Expr, ast.Assign))
             and isinstance(statement.value, ast.Call)
             and names.resolve(statement.value.func) in _CLIPS
         )

@@ -179,7 +179,7 @@ class Calls(Making):
                 library.entering(call, function.kind)
                 return self.enter(node, method, (function, *call.arguments), call.keywords, path)
         receiver = function.receiver if isinstance(function, Bound) else None
-        name = function.name if isinstance(function, Bound | External) else ""
+        name = function.name if isinstance(function, (Bound, External)) else ""
         if isinstance(function, Thing):
             described = self.identities.description(function.uid)
             if described[0] == "." and isinstance(described[2], Const):

@@ -62,7 +62,7 @@ def expected(node: ast.AST, module: Module) -> bool:
 def _guards(parent: ast.AST, child: ast.AST, module: Module, names: Names) -> bool:
     if isinstance(parent, ast.Try) and (child in parent.body or child in parent.handlers):
         return _is_attempt(parent)
-    if isinstance(parent, ast.If | ast.IfExp) and child is not parent.test:
+    if isinstance(parent, (ast.If, ast.IfExp)) and child is not parent.test:
         return _asks(parent.test, module, names)
     if isinstance(parent, ast.BoolOp):
         earlier = parent.values[: parent.values.index(child)] if child in parent.values else []
@@ -99,7 +99,7 @@ def _is_attempt(attempt: ast.Try) -> bool:
     if caught & _MISSING:
         return True
     only_names = all(
-        isinstance(each, ast.Import | ast.ImportFrom | ast.Assign | ast.Pass)
+        isinstance(each, (ast.Import, ast.ImportFrom, ast.Assign, ast.Pass))
         for each in attempt.body
     )
     return only_names and bool(caught & _ANYTHING)

@@ -269,7 +269,7 @@ class Compound(Generators):
         """How often a loop runs: once where the budget is shortest and a loop inside is the training."""
         if self.narrow is not STEPPING:
             return LOOP_PASSES
-        inner = (n for s in node.body for n in walk(s) if isinstance(n, ast.For | ast.While))
+        inner = (n for s in node.body for n in walk(s) if isinstance(n, (ast.For, ast.While)))
         idle = (self.relevance.idle(path.frame.module, each, TRAINING) for each in inner)
         return LOOP_PASSES if all(idle) else 1
 
@@ -348,5 +348,5 @@ def _counters(node: ast.For | ast.AsyncFor | ast.While) -> list[ast.expr]:
         each.target
         for statement in node.body
         for each in walk(statement)
-        if isinstance(each, ast.AugAssign) and isinstance(each.target, ast.Name | ast.Attribute)
+        if isinstance(each, ast.AugAssign) and isinstance(each.target, (ast.Name, ast.Attribute))
     ]

@@ -122,7 +122,7 @@ class Expressions(Operators):
             if value is not None:
                 return self._found(value, path)
             return self._member(base, name, node, path)
-        if isinstance(base, Function | Partial | Bound | Pack | Const):
+        if isinstance(base, (Function, Partial, Bound, Pack, Const)):
             return Bound(base, name)
         return self.made(node, path)
 
@@ -212,7 +212,7 @@ class Expressions(Operators):
         known = path.known(table, "@items")
         if not isinstance(known, Pack) or not 0 < len(entries) == len(known.items) <= MAX_TABLE:
             return None
-        if not all(isinstance(value, Function | Bound | Partial) for _, value in entries):
+        if not all(isinstance(value, (Function, Bound, Partial)) for _, value in entries):
             return None
         *others, (_, chosen) = entries
         for name, value in reversed(others):
@@ -338,7 +338,7 @@ class Expressions(Operators):
             base = self.evaluate(target.value, path)
             if isinstance(base, Choice):
                 base = self.logic.pick(base, path)
-            if isinstance(base, Thing | Class | Namespace):
+            if isinstance(base, (Thing, Class, Namespace)):
                 path.heap[(base.uid, target.attr)] = value
             if isinstance(base, Thing):
                 library.attached(base, value, path)
@@ -349,7 +349,7 @@ class Expressions(Operators):
             library.stored(self, target, base, key, value, path)
         elif isinstance(target, ast.Starred):
             self.assign(target.value, self.made(target, path), path)
-        elif isinstance(target, ast.Tuple | ast.List):
+        elif isinstance(target, (ast.Tuple, ast.List)):
             self._unpack(target, value, path)
 
     def _unpack(self, target: ast.Tuple | ast.List, value: Value, path: Path) -> None:

@@ -54,7 +54,7 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
     """
     every: list[tuple[Value, Mapping[Thing, bool]]] = []
     for source in sources:
-        if isinstance(source, Choice | Pack):
+        if isinstance(source, (Choice, Pack)):
             every += _assumed(source, path, NOTHING)
         else:
             every += [(part, NOTHING) for part in parts(source, path)]
@@ -144,7 +144,7 @@ def carries(value: Value, path: Path, depth: int = 2) -> bool:
             for name, held in path.heap.of(value.uid)
             if not name.startswith("@") or name == "@items"
         )
-    return not isinstance(value, Const | External | Namespace)
+    return not isinstance(value, (Const, External, Namespace))
 
 
 def _assumed(
@@ -191,7 +191,7 @@ def parts(value: Value, path: Path) -> list[Value]:
 def _weighs(sources: Sequence[Value], path: Path) -> bool:
     """Whether one factor of a product may be a loss scale: a large constant, or unknown."""
     for source in sources:
-        if isinstance(source, Const) and isinstance(source.value, int | float):
+        if isinstance(source, Const) and isinstance(source.value, (int, float)):
             if source.value >= 64:
                 return True
         elif path.known(source, "@region") is None:

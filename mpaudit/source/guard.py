@@ -17,7 +17,7 @@ def guard_after(module: Module, node: ast.AST) -> tuple[Span | None, bool]:
     With it comes whether it asks if numbers are finite.
     """
     statement = module.statement(node)
-    while not isinstance(statement, ast.For | ast.While | ast.FunctionDef | ast.AsyncFunctionDef):
+    while not isinstance(statement, (ast.For, ast.While, ast.FunctionDef, ast.AsyncFunctionDef)):
         parent = module.parents.get(statement)
         if parent is None:
             break

@@ -127,7 +127,7 @@ class _Tracer:
                 yield from self._entered(callee, use.position, value)
         elif use.how == "call" and isinstance(owner, Thing) and owner.kind in OUTSIDE:
             called = self.path.heap.get((owner.uid, use.attributes[-1]))
-            if isinstance(called, Function | Bound) or (called is None and self._foreign(owner)):
+            if isinstance(called, (Function, Bound)) or (called is None and self._foreign(owner)):
                 yield owner
 
     def _entered(self, function: Function, position: int | str, value: Value) -> Iterator[Value]:

@@ -103,7 +103,7 @@ class Importing(Compound):
     @staticmethod
     def _defines(module: Module, name: str) -> bool:
         for node in module.tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
                 return True
         return any(node.id == name for node in module.every(ast.Name))
 

@@ -70,7 +70,7 @@ def imports(module: Module, names: Names) -> list[Imported]:
         if not isinstance(alias, ast.alias):
             continue
         statement = module.parents[alias]
-        assert isinstance(statement, ast.Import | ast.ImportFrom)
+        assert isinstance(statement, (ast.Import, ast.ImportFrom))
         whole = alias.name if isinstance(statement, ast.Import) else str(binding.origin)
         if whole in SUCCESSORS or whole.rpartition(".")[0] in SUCCESSORS:
             found.append(Imported(statement, alias, binding))
@@ -135,7 +135,7 @@ def without_loss_scale(module: Module, call: ast.Call, name: str, member: str) -
         if "#" in module.text[start:end]:
             raise UnrepairableError("a comment stands beside its loss scale", call)
         return [*edits, Edit(start, end, "")]
-    fixed = isinstance(scale, ast.Constant) and isinstance(scale.value, int | float)
+    fixed = isinstance(scale, ast.Constant) and isinstance(scale.value, (int, float))
     if fixed and member == "LossScaleOptimizer" and generation(name, module) == 2:
         text = f"dynamic=False, initial_scale={module.source(scale)}"
         return [*edits, Edit(*spans[index], text)]

@@ -128,7 +128,7 @@ def _entries(node: ast.expr, names: Names) -> dict[str, ast.expr]:
     """What a dict holds by text keys; nothing where it is not known."""
     if isinstance(node, ast.Name):
         bindings = names.bindings(node)
-        if len(bindings) == 1 and isinstance(bindings[0].origin, ast.Dict | ast.Call):
+        if len(bindings) == 1 and isinstance(bindings[0].origin, (ast.Dict, ast.Call)):
             return _entries(bindings[0].origin, names)
     elif isinstance(node, ast.Dict):
         return {

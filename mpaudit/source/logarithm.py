@@ -127,7 +127,7 @@ def _nature(node: ast.Call, module: Module) -> str | None:
         return "sigmoid"
     along = [*node.args, *(k.value for k in node.keywords if k.arg == "dim")]
     if function.attr == "softmax" and len(along) == 1:
-        return "softmax" if isinstance(along[0], ast.Constant | ast.UnaryOp) else None
+        return "softmax" if isinstance(along[0], (ast.Constant, ast.UnaryOp)) else None
     return None
 
 

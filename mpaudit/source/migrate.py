@@ -252,7 +252,7 @@ class _Migration:
             case ast.Dict():
                 return node in parent.values
         kinds = ast.arguments | ast.keyword | ast.IfExp | ast.Return | ast.List | ast.Tuple
-        return isinstance(parent, kinds | ast.BoolOp | ast.Lambda)
+        return isinstance(parent, (kinds, ast.BoolOp, ast.Lambda))
 
     def _functools(self, root: ast.Name) -> str:
         """Import functools, once, and say what it is called where `root` stands."""

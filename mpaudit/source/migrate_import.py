@@ -65,7 +65,7 @@ def add_before(module: Module, statement: ast.stmt, line: str) -> Edit:
 
 def add_module(module: Module, name: str) -> Edit:
     """`import name` among the first imports of the file, in the order of the alphabet."""
-    block = [each for each in module.tree.body if isinstance(each, ast.Import | ast.ImportFrom)]
+    block = [each for each in module.tree.body if isinstance(each, (ast.Import, ast.ImportFrom))]
     block = [each for each in block if getattr(each, "module", None) != "__future__"]
     if not block:
         raise UnrepairableError("the file imports nothing at its top", module.tree)

@@ -190,7 +190,7 @@ class Module:
     @cached_property
     def imports(self) -> list[ast.Import | ast.ImportFrom]:
         """All imports, wherever they stand, in the order of the text."""
-        return [node for node in walk(self.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        return [node for node in walk(self.tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
 
     @cached_property
     def newline(self) -> str:
@@ -228,9 +228,7 @@ def _place(node: ast.AST) -> tuple[int, int, int, int]:
         if node.optional_vars is not None:
             _, _, end_row, end_column = _place(node.optional_vars)
         return row, column, end_row, end_column
-    if isinstance(
-        node, ast.expr | ast.stmt | ast.excepthandler | ast.alias | ast.arg | ast.keyword
-    ):
+    if isinstance(node, (ast.expr, ast.stmt, ast.excepthandler, ast.alias, ast.arg, ast.keyword)):
         return node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0
     raise TypeError(f"a {type(node).__name__} stands nowhere in the text")
 

@@ -214,7 +214,7 @@ class Names:
                 self._dotted.append(node)
             for name, origin, where in _bound_by(node, self.package):
                 found.append(Binding(name, where, scope, origin))
-            if isinstance(node, ast.Global | ast.Nonlocal):
+            if isinstance(node, (ast.Global, ast.Nonlocal)):
                 kind = "global" if isinstance(node, ast.Global) else "nonlocal"
                 scope.outside.update(dict.fromkeys(node.names, kind))
             values.update(_values(node))
@@ -270,8 +270,8 @@ def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[ast.AST, ast.exp
     if isinstance(target, ast.Name):
         yield target, value
     elif (
-        isinstance(target, ast.Tuple | ast.List)
-        and isinstance(value, ast.Tuple | ast.List)
+        isinstance(target, (ast.Tuple, ast.List))
+        and isinstance(value, (ast.Tuple, ast.List))
         and len(target.elts) == len(value.elts)
         and not any(isinstance(each, ast.Starred) for each in [*target.elts, *value.elts])
     ):

@@ -80,7 +80,7 @@ class Operators(Calls):
         if isinstance(node.op, ast.Not):
             known = self.logic.truth(value, path)
             return self.logic.negate(value if known is None else Const(known))
-        if isinstance(value, Const) and isinstance(value.value, int | float):
+        if isinstance(value, Const) and isinstance(value.value, (int, float)):
             return Const(-value.value if isinstance(node.op, ast.USub) else value.value)
         made = self.derive(self.term(type(node.op).__name__, value), (value,), path)
         return library.operated(self, type(node.op).__name__, (value,), made, path)
@@ -93,7 +93,7 @@ class Operators(Calls):
     def binary(self, op: ast.operator, left: Value, right: Value, path: Path) -> Value:
         """The result of an arithmetic operator."""
         if isinstance(left, Const) and isinstance(right, Const):
-            if isinstance(left.value, int | float) and isinstance(right.value, int | float):
+            if isinstance(left.value, (int, float)) and isinstance(right.value, (int, float)):
                 compute = _ARITHMETIC.get(type(op))
                 try:
                     if compute is not None:
@@ -101,7 +101,7 @@ class Operators(Calls):
                 except (ArithmeticError, ValueError):
                     pass
         made = self.term(type(op).__name__, left, right)
-        self.derive(made, (left, right), path, scales=isinstance(op, ast.Mult | ast.Pow))
+        self.derive(made, (left, right), path, scales=isinstance(op, (ast.Mult, ast.Pow)))
         return library.operated(self, type(op).__name__, (left, right), made, path)
 
     def _Compare(self, node: ast.Compare, path: Path) -> Value:
@@ -115,10 +115,10 @@ class Operators(Calls):
     def _compare(self, op: ast.cmpop, left: Value, right: Value, path: Path) -> Value:
         left = self.logic.settled(left, path) or left
         right = self.logic.settled(right, path) or right
-        if isinstance(op, ast.IsNot | ast.NotEq | ast.NotIn):
+        if isinstance(op, (ast.IsNot, ast.NotEq, ast.NotIn)):
             positive = {ast.IsNot: ast.Is, ast.NotEq: ast.Eq, ast.NotIn: ast.In}[type(op)]
             return self.logic.negate(self._compare(positive(), left, right, path))
-        if isinstance(op, ast.Is | ast.Eq):
+        if isinstance(op, (ast.Is, ast.Eq)):
             if right == NONE:
                 return self.logic.is_none(left)
             if left == NONE:
@@ -127,12 +127,12 @@ class Operators(Calls):
                 left, right = right, left
             if isinstance(left, Const) and isinstance(right, Const):
                 return TRUE if left.value == right.value else FALSE
-            if left == right and isinstance(left, External | Function | Class):
+            if left == right and isinstance(left, (External, Function, Class)):
                 return TRUE
             same = same_dtype(left, right)
             if same is not None:
                 return TRUE if same else FALSE
-            if isinstance(left, Choice) and isinstance(right, Const | External):
+            if isinstance(left, Choice) and isinstance(right, (Const, External)):
                 yes = self._compare(op, left.yes, right, path)
                 return Choice(left.condition, yes, self._compare(op, left.no, right, path))
             return self.term("==", left, right)

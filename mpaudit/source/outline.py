@@ -131,7 +131,7 @@ def _note(node: ast.AST, mentions: Mentions, found: Outline) -> None:
         _note_attribute(node, node.attr, mentions, found)
         if node not in mentions.idle:
             mentions.handed.add(node.attr)
-        if isinstance(node.value, ast.Name | ast.Attribute) and node.attr[:1].isupper():
+        if isinstance(node.value, (ast.Name, ast.Attribute)) and node.attr[:1].isupper():
             around = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
             mentions.words.add(f"{around}.Class")
     elif isinstance(node, ast.Dict):
@@ -146,7 +146,7 @@ def _note(node: ast.AST, mentions: Mentions, found: Outline) -> None:
             mentions.idle.add(function)
         if isinstance(function, ast.Attribute) and function.attr in KEEPERS:
             _note_kept(node.args, mentions)
-        if isinstance(function, ast.Subscript | ast.Call) or (
+        if isinstance(function, (ast.Subscript, ast.Call)) or (
             isinstance(function, ast.Name)
             and (function.id in mentions.own or function.id == "getattr")
         ):
@@ -180,7 +180,7 @@ def _assigned(function: AnyFunction) -> set[str]:
     for node in walk(function):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
-        elif isinstance(node, ast.Global | ast.Nonlocal):
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
             others.update(node.names)
     return found - others
 
@@ -191,9 +191,9 @@ def generates(function: ast.AST) -> bool:
     inside = list(children(function))
     while inside:
         node = inside.pop()
-        if isinstance(node, ast.Yield | ast.YieldFrom):
+        if isinstance(node, (ast.Yield, ast.YieldFrom)):
             return True
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
             inside.extend(children(node))
     return False
 

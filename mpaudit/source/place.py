@@ -69,7 +69,7 @@ def _is_none(node: ast.expr) -> bool:
 
 def _is_type(node: ast.AST, module: Module, names: Names) -> bool:
     child, parent = node, module.parents[node]
-    while isinstance(parent, ast.Tuple | ast.List | ast.BinOp | ast.Subscript):
+    while isinstance(parent, (ast.Tuple, ast.List, ast.BinOp, ast.Subscript)):
         if isinstance(parent, ast.Subscript):
             kind = names.resolve(parent.value) or ""
             if kind.startswith(("typing.", "typing_extensions.")):

@@ -107,7 +107,7 @@ class Call:
         What the library hands to it is not known.
         """
         node, function = self.argument_node(position, keyword), self.picked(position, keyword)
-        if node is None or not isinstance(function, Function | Bound):
+        if node is None or not isinstance(function, (Function, Bound)):
             return
         receiver = () if isinstance(function, Function) else (function.receiver,)
         called = function if isinstance(function, Function) else function.function

@@ -50,13 +50,13 @@ class Shares:
         node: ast.AST = site
         while node in module.parents:
             inner, node = node, module.parents[node]
-            if isinstance(node, ast.For | ast.AsyncFor | ast.While):
+            if isinstance(node, (ast.For, ast.AsyncFor, ast.While)):
                 return False
             for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
                 if isinstance(body, list) and inner in body:
                     rest = body[body.index(inner) + 1 :]
                     if not all(self.relevance.idle(module, each, HANDLING) for each in rest):
                         return False
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
                 return True
         return isinstance(node, ast.Module)

@@ -49,7 +49,7 @@ def passable(node: ast.stmt, least: int) -> bool:
     if not isinstance(node, PASSED):
         return False
     parts = list(walk(node))
-    loops = any(isinstance(part, ast.For | ast.While) for part in parts)
+    loops = any(isinstance(part, (ast.For, ast.While)) for part in parts)
     if not loops and sum(isinstance(part, ast.stmt) for part in parts) < least:
         return False
     # A guard that skips the rest of a pass is asked again elsewhere: its answer has to be known.
@@ -76,7 +76,7 @@ def _ways(node: ast.stmt) -> frozenset[str]:
     waiting: list[tuple[ast.AST, bool]] = [(node, False)]
     while waiting:
         part, looping = waiting.pop()
-        looping = looping or isinstance(part, ast.For | ast.While)
+        looping = looping or isinstance(part, (ast.For, ast.While))
         way = LEAVING.get(type(part))
         if way is not None and (way == "return" or not looping):
             found.add(way)

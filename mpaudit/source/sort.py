@@ -148,7 +148,7 @@ def _receiver(node: ast.AST, module: Module) -> str | None:
     found: str | None = None
     while node in module.parents and not isinstance(node, ast.ClassDef):
         node = module.parents[node]
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             first = [*node.args.posonlyargs, *node.args.args][:1]
             found = first[0].arg if first else None
     return found

@@ -24,7 +24,7 @@ def divided(
     engine: Calls, node: ast.BinOp | ast.AugAssign, left: Value, right: Value, path: Path
 ) -> None:
     """`loss / args.gradient_accumulation_steps`: note where it stands."""
-    if not isinstance(node.op, ast.Div) or not isinstance(left, Thing | Choice):
+    if not isinstance(node.op, ast.Div) or not isinstance(left, (Thing, Choice)):
         return
     known = path.heap.get(ALL)
     for accelerator in known.items if isinstance(known, Pack) else ():
@@ -43,7 +43,7 @@ def _may_be_a_mean(engine: Calls, node: ast.BinOp | ast.AugAssign, left: Value) 
         divisor, dividend = node.value, node.target
     if not isinstance(divisor, ast.Constant):
         return False
-    return not isinstance(dividend, ast.Name | ast.Attribute) or _summands(engine, left) > 1
+    return not isinstance(dividend, (ast.Name, ast.Attribute)) or _summands(engine, left) > 1
 
 
 def _summands(engine: Calls, value: object) -> int:

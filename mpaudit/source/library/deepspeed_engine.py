@@ -247,9 +247,9 @@ def _beside(call: Call, name: str) -> bool:
     )
     child: ast.AST = call.node
     while (parent := module.parents.get(child)) is not None:
-        if isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.Module):
+        if isinstance(parent, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.Module)):
             return False
-        if isinstance(parent, ast.If | ast.IfExp):
+        if isinstance(parent, (ast.If, ast.IfExp)):
             branches: list[list[ast.AST]] = [
                 list(part) if isinstance(part, list) else [part]
                 for part in (parent.body, parent.orelse)

@@ -87,14 +87,14 @@ def _is_short(at: ast.AST, root: Value, path: Path) -> bool:
     """Whether the innermost loop around an addition goes through a few things only."""
     module = path.frame.module
     node = module.parents.get(at)
-    while node is not None and not isinstance(node, ast.For | ast.AsyncFor | ast.While):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+    while node is not None and not isinstance(node, (ast.For, ast.AsyncFor, ast.While)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             return False
         node = module.parents.get(node)
-    if not isinstance(node, ast.For | ast.AsyncFor):
+    if not isinstance(node, (ast.For, ast.AsyncFor)):
         return False
     over = node.iter
-    if isinstance(over, ast.Tuple | ast.List | ast.Set | ast.Dict):
+    if isinstance(over, (ast.Tuple, ast.List, ast.Set, ast.Dict)):
         return True
     if not isinstance(over, ast.Call):
         return False

@@ -58,7 +58,7 @@ def _nodes(call: Call) -> list[ast.expr]:
     """The syntax of what `tensors_of` finds, where that is in the call itself."""
     found: list[ast.expr] = []
     for node in call.node.args:
-        found.extend(node.elts if isinstance(node, ast.List | ast.Tuple) else [node])
+        found.extend(node.elts if isinstance(node, (ast.List, ast.Tuple)) else [node])
     return found
 
 

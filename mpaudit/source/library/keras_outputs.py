@@ -32,7 +32,7 @@ def compiled(call: Call, model: Thing, loss: Value) -> None:
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(key.value, str):
                 places[key.value] = module.span(value)
-    elif isinstance(node, ast.List | ast.Tuple):
+    elif isinstance(node, (ast.List, ast.Tuple)):
         places.update(enumerate(module.span(each) for each in node.elts))
     call.path.learn(model, loss=loss, loss_at=Const(tuple(places.items())))
 

@@ -91,7 +91,7 @@ def _chosen(node: ast.AST, module: Module) -> bool:
     if isinstance(node, ast.Call) and not all(isinstance(a, ast.Constant) for a in node.args):
         return True
     while (above := module.parents.get(node)) is not None:
-        if isinstance(above, ast.If | ast.IfExp | ast.Try | ast.FunctionDef):
+        if isinstance(above, (ast.If, ast.IfExp, ast.Try, ast.FunctionDef)):
             return not isinstance(above, ast.FunctionDef)
         node = above
     return False

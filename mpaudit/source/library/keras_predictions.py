@@ -87,7 +87,7 @@ def operated(
 
 
 def _number(value: Value) -> bool:
-    return isinstance(value, Const) and isinstance(value.value, int | float)
+    return isinstance(value, Const) and isinstance(value.value, (int, float))
 
 
 @on_result

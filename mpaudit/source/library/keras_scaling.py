@@ -55,7 +55,7 @@ def factor(optimizer: Value, path: Path) -> float | None:
     """The fixed loss scale that a plain optimizer was given by `loss_scale_factor`."""
     known = path.known(optimizer, "@factor")
     value = known.value if isinstance(known, Const) else None
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def version(thing: Value, path: Path) -> int | None:

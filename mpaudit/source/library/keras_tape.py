@@ -144,7 +144,7 @@ def _scaled_too(limit: Value, engine: Calls, depth: int = 0) -> bool:
     if isinstance(limit, Bound):
         return "scale" in limit.name
     if isinstance(limit, Const):
-        return isinstance(limit.value, int | float) and abs(limit.value) >= LARGE
+        return isinstance(limit.value, (int, float)) and abs(limit.value) >= LARGE
     if not isinstance(limit, Thing) or depth > MAX_DEPTH:
         return False
     operation, *operands = engine.identities.description(limit.uid)
@@ -263,7 +263,7 @@ def _small(value: Value, engine: Calls) -> bool:
     """Whether a factor is too small for a loss scale, or counts replicas."""
     if isinstance(value, Const):
         number = value.value
-        return isinstance(number, int | float) and 1 / MOST < abs(number) < MOST
+        return isinstance(number, (int, float)) and 1 / MOST < abs(number) < MOST
     if not isinstance(value, Thing):
         return False
     operation, *operands = engine.identities.description(value.uid)

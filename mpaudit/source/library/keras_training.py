@@ -181,7 +181,7 @@ def compute_loss(call: Call) -> Value:
 def in_graph(call: Call) -> Value:
     """`tf.function(step)` is `step`; `tf.function(jit_compile=True)` takes it later."""
     given = call.argument(0, "func")
-    if isinstance(given, Function | Bound | Partial):
+    if isinstance(given, (Function, Bound, Partial)):
         return given
     return Partial(External("tensorflow.function"), (), ())
 
@@ -209,7 +209,7 @@ def run_somewhere(call: Call) -> Value | None:
 
 def _run(call: Call) -> Value | None:
     step = call.picked(0, "fn")
-    if not isinstance(step, Function | Bound | Partial):
+    if not isinstance(step, (Function, Bound, Partial)):
         return None
     arguments = tuple(flat(call.argument(1, "args") or Pack(()), call.path))
     given = call.argument(2, "kwargs")

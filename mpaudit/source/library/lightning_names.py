@@ -104,7 +104,7 @@ def precision(call: Call, default: Value) -> Value:
 
 
 def _named(value: Value) -> Value:
-    if isinstance(value, Const) and isinstance(value.value, str | int):
+    if isinstance(value, Const) and isinstance(value.value, (str, int)):
         return PRECISIONS.get(str(value.value), UNKNOWN)
     return UNKNOWN
 

@@ -97,7 +97,7 @@ def refused(call: Call, model: Thing, manual: bool | None, configured: Value | N
 def _refuse_option(call: Call, trainer: Thing, name: str) -> None:
     value, place = call.path.known(trainer, "@" + name), call.path.known(trainer, f"@{name} at")
     idle = 1 if name == "accumulate_grad_batches" else 0
-    if not isinstance(value, Const) or not isinstance(value.value, int | float):
+    if not isinstance(value, Const) or not isinstance(value.value, (int, float)):
         return
     if value.value == idle or not isinstance(place, Const) or not isinstance(place.value, Span):
         return
@@ -131,7 +131,7 @@ def _refuse_optimizer(
     ):
         return
     limit = value.value if isinstance(value, Const) else None
-    if isinstance(limit, int | float) and limit > 0 and isinstance(place, Const):
+    if isinstance(limit, (int, float)) and limit > 0 and isinstance(place, Const):
         assert isinstance(place.value, Span)
         call.emit(
             CombinationRefused(

@@ -44,7 +44,7 @@ def superclass(call: Call) -> Value | None:
     parameters = frame.function.node.args
     first = [*parameters.posonlyargs, *parameters.args][:1]
     receiver = call.path.heap.get((frame.scopes[0], first[0].arg)) if first else None
-    if not isinstance(receiver, Thing | Class):
+    if not isinstance(receiver, (Thing, Class)):
         return None
     made = call.made("super")
     call.path.heap[(made.uid, "@self")] = receiver
@@ -67,7 +67,7 @@ def convert(call: Call) -> Value | None:
     if value is None:
         return None
     name = call.name.rpartition(".")[2]
-    if isinstance(value, Const) and isinstance(value.value, str | int | float):
+    if isinstance(value, Const) and isinstance(value.value, (str, int, float)):
         try:
             return Const({"float": float, "int": int, "str": str, "bool": bool}[name](value.value))
         except (ValueError, OverflowError):

@@ -33,7 +33,7 @@ MAX_DEPTH = 8
 def is_number(value: Value | None, path: Path, identities: Identities, depth: int = 0) -> bool:
     """Whether a value is a Python number (or nothing at all), as far as its origin tells."""
     if isinstance(value, Const):
-        return value == NONE or isinstance(value.value, int | float)
+        return value == NONE or isinstance(value.value, (int, float))
     if not isinstance(value, Thing) or value.kind or depth > MAX_DEPTH:
         return False
     if path.known(value, "@number") is not None:
@@ -63,7 +63,7 @@ def number(value: Value | None, identities: Identities, depth: int = 0) -> float
     """The number that a value is, also behind a power (`-2 ** 32`); None where it is none."""
     if isinstance(value, Const):
         plain = value.value
-        if isinstance(plain, bool) or not isinstance(plain, int | float) or abs(plain) > 1e300:
+        if isinstance(plain, bool) or not isinstance(plain, (int, float)) or abs(plain) > 1e300:
             return None
         return float(plain)
     if not isinstance(value, Thing) or value.kind or depth > MAX_DEPTH:

@@ -47,7 +47,7 @@ def met(
     engine: Calls, node: ast.BinOp | ast.AugAssign, left: Value, right: Value, path: Path
 ) -> None:
     """`scores + (1.0 - mask) * -1e9`, `x / (norm + 1e-8)`."""
-    if SEEN not in path.heap or not isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div):
+    if SEEN not in path.heap or not isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.Div)):
         return
     one, two = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.target, node.value)
     operation = type(node.op).__name__

@@ -69,7 +69,7 @@ def _is_one_number(call: Call, name: str) -> bool:
         return isinstance(items, Pack) and not items.items
     if isinstance(given, Thing):
         return path.known(given, "@one16") is not None
-    return isinstance(given, Const) and isinstance(given.value, int | float)
+    return isinstance(given, Const) and isinstance(given.value, (int, float))
 
 
 @on_binary

@@ -98,7 +98,7 @@ def _is_device(value: Value, call: Call) -> bool:
     if isinstance(value, Choice):
         return _is_device(value.yes, call) and _is_device(value.no, call)
     if isinstance(value, Const):
-        return isinstance(value.value, str | int)
+        return isinstance(value.value, (str, int))
     if not isinstance(value, Thing):
         return False
     described = call.engine.identities.description(value.uid)

@@ -85,7 +85,7 @@ def met(
     engine: Calls, node: ast.BinOp | ast.AugAssign, left: Value, right: Value, path: Path
 ) -> None:
     """`x / (norm + 1e-8)`, `(1.0 - mask) * -1e9`."""
-    if not isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
+    if not isinstance(node.op, (ast.Add, ast.Sub, ast.Mult)):
         return
     one, two = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.target, node.value)
     for tensor, spelt, other, given in ((left, one, right, two), (right, two, left, one)):

@@ -144,7 +144,7 @@ def _epsilon(call: Call, name: str) -> float | None:
     if eps is None:
         return EPSILON[name]
     value = eps.value if isinstance(eps, Const) else None
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _fact(thing: Thing, name: str, path: Path) -> Value | None:
@@ -173,7 +173,7 @@ def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
             continue
         if scaler is not None and known.name == "float16" and divides:
             test = _condition(known.at, path)
-            if test is not None and not isinstance(test, ast.Name | ast.Attribute):
+            if test is not None and not isinstance(test, (ast.Name, ast.Attribute)):
                 continue  # a condition put together from others is not followed far enough
             call.emit(
                 HalfUnscaled(
@@ -225,7 +225,7 @@ def _condition(cast: Span, path: Path) -> ast.expr | None:
     module = files.get(cast.filename)
     node = module.node_at(cast) if module is not None else None
     while module is not None and node is not None:
-        if isinstance(node, ast.If | ast.IfExp) and "__name__" not in ast.dump(node.test):
+        if isinstance(node, (ast.If, ast.IfExp)) and "__name__" not in ast.dump(node.test):
             return node.test
         node = None if isinstance(node, ast.FunctionDef) else module.parents.get(node)
     return None if module is not None else ast.Constant(None)

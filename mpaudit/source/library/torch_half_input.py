@@ -66,7 +66,7 @@ def gradients_off(frame: Frame, node: ast.AST | None) -> bool:
             around += [item.context_expr for item in node.items]
         node = frame.module.parents.get(node)
     return any(
-        isinstance(part, ast.Attribute | ast.Name)
+        isinstance(part, (ast.Attribute, ast.Name))
         and (part.attr if isinstance(part, ast.Attribute) else part.id) in WITHOUT_GRADIENTS
         for each in around
         for part in walk(each)

@@ -46,7 +46,7 @@ def called(call: Call, callee: Value, made: Value) -> None:
 def _is_one_number(call: Call, name: str) -> bool:
     given = call.arguments[0] if call.arguments else call.keywords.get("size")
     if name in _GIVEN:
-        return isinstance(given, Const) and isinstance(given.value, int | float)
+        return isinstance(given, Const) and isinstance(given.value, (int, float))
     if name not in _SIZED or (name != "torch.full" and len(call.arguments) != 1):
         return False
     if isinstance(given, Thing) and given.kind == "list":

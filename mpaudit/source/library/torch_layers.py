@@ -54,7 +54,7 @@ def _own(layer: Thing, owner: Class, engine: Calls, path: Path, nesting: int) ->
     """An instance of a class of the project: by what it holds, and by what its text says."""
     held = [value for name, value in path.heap.of(layer.uid) if name[0] not in "@_"]
     answer = _any(
-        tuple(value for value in held if not isinstance(value, Const | Function)),
+        tuple(value for value in held if not isinstance(value, (Const, Function))),
         engine,
         path,
         nesting,

@@ -65,7 +65,7 @@ def _asks(node: ast.expr | None) -> bool:
     """Whether a mask says what is not finite."""
     return node is not None and any(
         isinstance(part, ast.Call)
-        and isinstance(part.func, ast.Name | ast.Attribute)
+        and isinstance(part.func, (ast.Name, ast.Attribute))
         and (part.func.id if isinstance(part.func, ast.Name) else part.func.attr) in TESTS
         for part in walk(node)
     )

@@ -313,7 +313,7 @@ def operated(
         if not path.regions and not any(facts):
             return
         known = combined(partial(_applied, Kind.LOWER, None), (mode(engine, path), *facts), path)
-    elif not any(isinstance(each, Const | Choice) and each != Const(NUMBER) for each in facts):
+    elif not any(isinstance(each, (Const, Choice)) and each != Const(NUMBER) for each in facts):
         return
     elif operation == "Pow":
         known = combined(partial(_applied, Kind.FLOAT32, None), (mode(engine, path), *facts), path)

@@ -19,7 +19,7 @@ def closure_of(call: Call, optimizer: Value) -> str | None:
     if not isinstance(maker, Const) or "**" in call.keywords:
         return None
     if len(call.arguments) > 1:
-        called = isinstance(call.arguments[1], Function | Partial | Bound)
+        called = isinstance(call.arguments[1], (Function, Partial, Bound))
         return "positional" if called else None
     return "missing" if str(maker.value).endswith(".LBFGS") else None
 

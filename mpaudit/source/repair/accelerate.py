@@ -98,7 +98,7 @@ def _in_reach(context: Context, node: ast.AST) -> bool:
 def _function(module: Module, node: ast.AST) -> ast.AST:
     while node in module.parents:
         node = module.parents[node]
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             break
     return node
 

@@ -105,7 +105,7 @@ def _targets(module: Module, kept: ast.Assign) -> list[ast.expr]:
 
 
 def _movable(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.Call)
+    return isinstance(node, (ast.Name, ast.Attribute, ast.Subscript, ast.Call))
 
 
 def _imported_as(module: Module, library: str) -> str | None:

@@ -46,7 +46,7 @@ def amp_branch(module: Module, step: ast.Call, optimizer: str, before: ast.stmt)
     node: ast.AST = step
     while node in module.parents:
         child, node = node, module.parents[node]
-        if not isinstance(node, ast.If | ast.IfExp) or child is node.test:
+        if not isinstance(node, (ast.If, ast.IfExp)) or child is node.test:
             continue
         if any(each is before for each in walk(node)):
             return None
@@ -74,7 +74,7 @@ def optimizer_loop(module: Module, step: ast.Call, optimizer: str, before: ast.s
     node: ast.AST = step
     while node in module.parents:
         node = module.parents[node]
-        if not isinstance(node, ast.For | ast.AsyncFor):
+        if not isinstance(node, (ast.For, ast.AsyncFor)):
             continue
         names = {each.id for each in walk(node.target) if isinstance(each, ast.Name)}
         if optimizer.partition(".")[0] not in names:
@@ -82,7 +82,7 @@ def optimizer_loop(module: Module, step: ast.Call, optimizer: str, before: ast.s
         if any(each is before for each in walk(node)):
             return None
         plain = isinstance(node.target, ast.Name) and isinstance(node, ast.For)
-        if not plain or not isinstance(node.iter, ast.Name | ast.Attribute):
+        if not plain or not isinstance(node.iter, (ast.Name, ast.Attribute)):
             raise UnaskableError
         return module.source(node.iter)
     return None
@@ -93,7 +93,7 @@ def _negated(module: Module, test: ast.expr) -> str:
         return module.source(test.operand)
     if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Is) and len(test.ops) == 1:
         return f"{module.source(test.left)} is not {module.source(test.comparators[0])}"
-    if isinstance(test, ast.Name | ast.Attribute):
+    if isinstance(test, (ast.Name, ast.Attribute)):
         return f"not {module.source(test)}"
     return f"not ({module.source(test)})"
 
@@ -111,7 +111,7 @@ def _steps(node: ast.AST, optimizer: str) -> bool:
 def _bound_between(module: Module, first: ast.stmt, last: ast.stmt | ast.expr) -> set[str]:
     """The names that are bound in the lines between two statements."""
     root: ast.AST = last
-    while root in module.parents and not isinstance(root, ast.FunctionDef | ast.AsyncFunctionDef):
+    while root in module.parents and not isinstance(root, (ast.FunctionDef, ast.AsyncFunctionDef)):
         root = module.parents[root]
     return {
         each.id

@@ -107,7 +107,7 @@ def _calls(statement: ast.stmt, region: ast.With, forwards: set[str]) -> bool:
     parts: list[ast.AST] = [statement]
     if isinstance(statement, ast.For):
         parts = [statement.iter]
-    elif not isinstance(statement, ast.Expr | ast.Assign | ast.AugAssign | ast.If | ast.Pass):
+    elif not isinstance(statement, (ast.Expr, ast.Assign, ast.AugAssign, ast.If, ast.Pass)):
         return True
     return any(
         isinstance(node, ast.Call) and ast.unparse(node.func) in forwards

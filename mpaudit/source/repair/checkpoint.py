@@ -106,7 +106,7 @@ def _builds(statement: ast.stmt, scaler: str) -> bool:
 
 def _steps(function: ast.FunctionDef, scaler: str) -> bool:
     """Whether a function steps the scaler it is given, and never asks whether there is one."""
-    asked = [n.test for n in walk(function) if isinstance(n, ast.If | ast.IfExp | ast.While)]
+    asked = [n.test for n in walk(function) if isinstance(n, (ast.If, ast.IfExp, ast.While))]
     if any(name.id == scaler for test in asked for name in _names(test)):
         return False
     return any(

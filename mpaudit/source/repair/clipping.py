@@ -30,7 +30,7 @@ def unscaled_clips(module: Module, backward: ast.stmt, scaler: str) -> list[Edit
     parts = [part for each in between for part in walk(each)]
     if any(isinstance(part, ast.Attribute) and part.attr == "unscale_" for part in parts):
         return []
-    clips = [part for part in parts if isinstance(part, ast.Expr | ast.Assign) and is_clip(part)]
+    clips = [part for part in parts if isinstance(part, (ast.Expr, ast.Assign)) and is_clip(part)]
     if not clips:
         return []
     steps = [p for p in parts if isinstance(p, ast.Call) and _steps_through(p, scaler)]
@@ -52,7 +52,7 @@ def _until_step(module: Module, backward: ast.stmt, scaler: str) -> list[ast.stm
             if any(_steps_through(part, scaler) for part in walk(each)):
                 return found
         statement = module.parents[statement]
-        if not isinstance(statement, ast.If | ast.With):
+        if not isinstance(statement, (ast.If, ast.With)):
             return None
     return None
 

@@ -198,9 +198,9 @@ def hoist_scaler(context: Context) -> Fix | None:
     node: ast.AST = made
     while node in module.parents:
         node = module.parents[node]
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             break
-        if isinstance(node, ast.For | ast.While):
+        if isinstance(node, (ast.For, ast.While)):
             loop = node
     if loop is None or not alone_start(module, loop):
         return None
@@ -242,9 +242,9 @@ def _into_guard(
 def _around_parameters(module: Module, clip: ast.stmt) -> ast.stmt:
     """The outermost loop around a clip that goes through parameters: no backward is in it."""
     outermost, node = clip, module.parents.get(clip)
-    while isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef | ast.ClassDef):
+    while isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         inner = {n.attr for n in walk(node) if isinstance(n, ast.Attribute)}
-        if isinstance(node, ast.For | ast.While) and not inner & {"backward", "step"}:
+        if isinstance(node, (ast.For, ast.While)) and not inner & {"backward", "step"}:
             outermost = node
         node = module.parents.get(node)
     return outermost
@@ -260,7 +260,7 @@ def alone_start(module: Module, statement: ast.stmt) -> bool:
 def _function_around(module: Module, node: ast.AST) -> ast.AST:
     while node in module.parents:
         node = module.parents[node]
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             return node
     return node
 

@@ -53,7 +53,7 @@ def _in_tensorflow(context: Context) -> Fix | None:
         return None
     for mask, constant in ((node.left, node.right), (node.right, node.left)):
         name = mask.right if isinstance(mask, ast.BinOp) else None
-        if (_large(constant) or 0) < 0 and isinstance(name, ast.Name | ast.Attribute):
+        if (_large(constant) or 0) < 0 and isinstance(name, (ast.Name, ast.Attribute)):
             edit = Edit(*module.range(constant), f"{module.source(name)}.dtype.min / 2")
             message = "Take half of what the mask's dtype ends at, which leaves room for the scores"
             return Fix(message, (edit,), Safety.SUGGESTION)
@@ -66,7 +66,7 @@ def _large(node: ast.expr) -> float | None:
         value = ast.literal_eval(node)
     except ValueError:
         return None
-    large = isinstance(value, int | float) and 65504 < abs(value) < float("inf")
+    large = isinstance(value, (int, float)) and 65504 < abs(value) < float("inf")
     return float(value) if large else None
 
 

@@ -23,9 +23,7 @@ def square_in_float32(context: Context) -> Fix | None:
     if len(found) != 1:
         return None
     operands = list(_squared(module, found[0], tensor))
-    if not all(
-        isinstance(o, ast.Name | ast.Attribute | ast.Subscript | ast.Call) for o in operands
-    ):
+    if not all(isinstance(o, (ast.Name, ast.Attribute, ast.Subscript, ast.Call)) for o in operands):
         return None
     if context.subject("library") == "tensorflow":
         spelled = spelling_of_tensorflow(module)

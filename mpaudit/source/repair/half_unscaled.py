@@ -62,7 +62,7 @@ def _without_call(module: Module, cast: ast.Call) -> Edit | None:
             whole = value is cast and ast.unparse(target) == ast.unparse(receiver)
         case _:
             whole = False
-    if isinstance(receiver, ast.Name | ast.Attribute) and whole:
+    if isinstance(receiver, (ast.Name, ast.Attribute)) and whole:
         if not alone(module, statement) or len(block_of(module, statement)) < 2:
             return None
         return Edit(*lines_of(module, statement), "")

@@ -150,7 +150,7 @@ def _number(node: ast.expr) -> float | None:
         value = ast.literal_eval(node)
     except ValueError:
         return None
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _plain_optimizer(module: Module, built: ast.Call) -> bool:
@@ -169,7 +169,7 @@ def _plain_optimizer(module: Module, built: ast.Call) -> bool:
 def _built_once(module: Module, built: ast.Call, applied: ast.Call) -> bool:
     """Whether the constructor serves these gradients only, and no other optimizer."""
     function = function_around(module, built)
-    if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+    if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return True
     if function is function_around(module, applied) or function.name == "__init__":
         return True

@@ -28,7 +28,7 @@ def take_compute_dtype(context: Context) -> Fix | None:
     given = next((k.value for k in call.keywords if k.arg == "dtype"), None)
     if given is None and len(call.args) == 2 and module.source(call.func).endswith("cast"):
         given = call.args[1]
-    if given is None or receiver is None or not isinstance(given, ast.Attribute | ast.Constant):
+    if given is None or receiver is None or not isinstance(given, (ast.Attribute, ast.Constant)):
         return Fix(message, (), Safety.SUGGESTION)
     edit = Edit(*module.range(given), f"{receiver}.compute_dtype")
     return Fix(message, (edit,), Safety.SUGGESTION)

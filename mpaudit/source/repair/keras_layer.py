@@ -158,6 +158,6 @@ def _drop_operation(module: Module, node: ast.Call) -> list[Edit] | None:
     if len(values) != 1:
         return None
     text = module.source(values[0])
-    if not isinstance(values[0], ast.Name | ast.Call | ast.Attribute | ast.Subscript):
+    if not isinstance(values[0], (ast.Name, ast.Call, ast.Attribute, ast.Subscript)):
         text = f"({text})"
     return [Edit(*module.range(node), text)]

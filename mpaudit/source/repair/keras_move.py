@@ -64,7 +64,7 @@ def _anchor(module: Module, before: list[ast.stmt], built: ast.stmt) -> ast.stmt
     while node in module.parents:
         node = module.parents[node]
         around.add(node)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     for statement in before:
@@ -133,14 +133,14 @@ def _bound(statement: ast.stmt) -> set[str]:
     for node in walk(statement):
         if isinstance(node, ast.alias):
             found.add((node.asname or node.name).partition(".")[0])
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found.add(node.name)
     return found
 
 
 def _plain(statement: ast.stmt) -> bool:
     """Whether a statement only gives one name its meaning."""
-    if isinstance(statement, ast.Import | ast.ImportFrom):
+    if isinstance(statement, (ast.Import, ast.ImportFrom)):
         return True
     return (
         isinstance(statement, ast.Assign)

@@ -188,6 +188,6 @@ def _guarded(module: Module, node: ast.AST) -> bool:
     """Whether somebody may count on the error."""
     while node in module.parents:
         node = module.parents[node]
-        if isinstance(node, ast.Try | ast.TryStar):
+        if isinstance(node, (ast.Try, ast.TryStar)):
             return True
     return False

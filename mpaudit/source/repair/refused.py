@@ -143,9 +143,9 @@ def _cast(module: Module, given: ast.expr) -> list[Edit] | None:
         if given.func.attr == "float" and not given.args:
             return []
     start, end = module.range(given)
-    if isinstance(given, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
+    if isinstance(given, (ast.Name, ast.Attribute, ast.Subscript, ast.Call)):
         return [Edit(end, end, ".float()")]
-    if isinstance(given, ast.BinOp | ast.UnaryOp):
+    if isinstance(given, (ast.BinOp, ast.UnaryOp)):
         return [Edit(start, start, "("), Edit(end, end, ").float()")]
     return None
 
@@ -162,7 +162,7 @@ def _switched_off(context: Context, node: ast.Call) -> str | None:
             device = device or next(
                 (k.value for k in entered.keywords if k.arg == "device_type"), None
             )
-            if device is not None and not isinstance(device, ast.Call | ast.Starred):
+            if device is not None and not isinstance(device, (ast.Call, ast.Starred)):
                 return f"{module.source(entered.func)}({module.source(device)}, enabled=False)"
     torch = next(
         (
@@ -183,7 +183,7 @@ def _around(module: Module, entered: ast.Call, node: ast.AST) -> bool:
     parent: ast.AST = node
     while parent in module.parents:
         parent = module.parents[parent]
-        if isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if isinstance(parent, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             return False
         if isinstance(parent, ast.With):
             if any(item.context_expr is entered for item in parent.items):

@@ -135,7 +135,7 @@ def block_of(module: Module, statement: ast.stmt) -> list[ast.stmt]:
 def spans_lines(statements: list[ast.stmt]) -> bool:
     """Whether a string reaches over a line end: such text must not be indented anew."""
     return any(
-        isinstance(n, ast.Constant | ast.JoinedStr) and n.end_lineno != n.lineno
+        isinstance(n, (ast.Constant, ast.JoinedStr)) and n.end_lineno != n.lineno
         for s in statements
         for n in walk(s)
     )

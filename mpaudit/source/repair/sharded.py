@@ -56,7 +56,7 @@ def _import(module: Module, call: ast.Call) -> tuple[str, list[Edit]] | None:
     if known is not None:
         return known, []
     line = f"from {HOME} import {NAME}"
-    imports = [each for each in module.tree.body if isinstance(each, ast.Import | ast.ImportFrom)]
+    imports = [each for each in module.tree.body if isinstance(each, (ast.Import, ast.ImportFrom))]
     home = [each for each in imports if "torch.distributed.fsdp" in module.source(each)]
     torch = [
         each for each in imports if module.source(each).split()[1].partition(".")[0] == "torch"

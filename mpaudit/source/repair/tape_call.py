@@ -23,7 +23,7 @@ def function_around(module: Module, node: ast.AST) -> ast.AST:
     """The innermost function around a node, else the module."""
     while node in module.parents:
         node = module.parents[node]
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             break
     return node
 
@@ -47,9 +47,9 @@ def conditions(module: Module, node: ast.AST) -> set[int]:
     found = set()
     while node in module.parents:
         node = module.parents[node]
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             break
-        if isinstance(node, ast.If | ast.IfExp | ast.While | ast.For | ast.Try | ast.BoolOp):
+        if isinstance(node, (ast.If, ast.IfExp, ast.While, ast.For, ast.Try, ast.BoolOp)):
             found.add(id(node))
     return found
 

@@ -29,7 +29,7 @@ def enter_in_thread(context: Context) -> Fix | None:
         return None
     entered, statement = module.node_at(region, ast.Call), context.statement_at(problem.span)
     if not isinstance(entered, ast.Call) or not isinstance(
-        statement, ast.Return | ast.Assign | ast.AugAssign | ast.Expr
+        statement, (ast.Return, ast.Assign, ast.AugAssign, ast.Expr)
     ):
         return None
     if not alone(module, statement) or spans_lines([statement]):
@@ -60,6 +60,6 @@ def _imported(module: Module) -> set[str]:
     return {
         alias.asname or alias.name.partition(".")[0]
         for node in module.tree.body
-        if isinstance(node, ast.Import | ast.ImportFrom)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
         for alias in node.names
     }

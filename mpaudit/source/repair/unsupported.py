@@ -42,9 +42,9 @@ def _before_cpu(node: ast.expr) -> ast.expr:
 
 def _cast(module: Module, node: ast.expr) -> list[Edit]:
     start, end = module.range(node)
-    if isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
+    if isinstance(node, (ast.Name, ast.Attribute, ast.Subscript, ast.Call)):
         return [Edit(end, end, ".float()")]
-    if isinstance(node, ast.BinOp | ast.UnaryOp):
+    if isinstance(node, (ast.BinOp, ast.UnaryOp)):
         opened = module.text[start - 1 : start] + module.text[end : end + 1]
         if opened == "()" and not isinstance(module.parents[node], ast.Call):
             return [Edit(end + 1, end + 1, ".float()")]
