@@ -179,6 +179,9 @@ class Expressions(Operators):
     def item(self, base: Value, key: Value, path: Path) -> Value:
         """`base[key]`."""
         if isinstance(base, Choice):
+            found = self._item_of_either(base, key, path)
+            if found is not None:
+                return found
             base = self.logic.pick(base, path)
         items = base if isinstance(base, Pack) else path.known(base, "@items")
         if isinstance(items, Pack) and isinstance(key, Const) and isinstance(key.value, int):
@@ -203,6 +206,19 @@ class Expressions(Operators):
             self.derive(made, (base,), path)
             return library.operated(self, "[]", (base, key), made, path)
         return self.term("[]", base, key)
+
+    def _item_of_either(self, base: Value, key: Value, path: Path) -> Value | None:
+        """An item, whichever of some tensors or numbers it is taken of: no question is asked for it."""
+        chosen = self.logic.settled(base, path)
+        if isinstance(chosen, Choice):
+            yes = self._item_of_either(chosen.yes, key, path)
+            no = self._item_of_either(chosen.no, key, path) if yes is not None else None
+            if yes is None or no is None:
+                return None
+            return yes if yes == no else Choice(chosen.condition, yes, no)
+        if not isinstance(chosen, Thing) or chosen.kind or path.known(chosen, "@class"):
+            return None
+        return self.item(chosen, key, path)
 
     def _looked_up(self, table: Thing, key: Value, path: Path) -> Value | None:
         """What a small table of functions holds under a key that is not known yet."""
