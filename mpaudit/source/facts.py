@@ -54,7 +54,9 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
     """
     every: list[tuple[Value, Mapping[Thing, bool]]] = []
     for source in sources:
-        if isinstance(source, (Choice, Pack)):
+        if isinstance(source, Const):
+            every.append((source, NOTHING))
+        elif isinstance(source, (Choice, Pack)):
             every += _assumed(source, path, NOTHING)
         else:
             every += [(part, NOTHING) for part in parts(source, path)]
@@ -63,12 +65,13 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
         for part, assumed in every
         if isinstance(part, Thing) and path.heap.holds(part.uid)
     ]
+    if not flat:  # as for most values: nothing is known of any of them
+        return path.learn(made, weighted=TRUE) if scales and _weighs(sources, path) else made
     scaled: Value | None = None
     owners: dict[Value, None] = {}
     through: dict[Value, None] = {}
     prepared = (0, "@prepared") in path.heap
-    if any(path.known(part, "@tape") is not None for part, _ in flat):
-        path.learn(made, tape=taped(sources, path))
+    weighted, is_scale, is_taped = 0, False, False
     for part, assumed in flat:
         facts = path.heap.names(part.uid)
         fact = _known(facts.get("@scaled"), path, assumed)
@@ -79,16 +82,20 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
         held = _known(facts.get("@owners"), path, assumed)
         if isinstance(held, Pack):
             owners.update(dict.fromkeys(held.items))
+        weighted += _known(facts.get("@weighted"), path, NOTHING) is not None
+        is_scale = is_scale or _known(facts.get("@scale_of"), path, NOTHING) is not None
+        is_taped = is_taped or _known(facts.get("@tape"), path, NOTHING) is not None
+        passed = _known(facts.get("@through"), path, NOTHING) if prepared else None
+        if isinstance(passed, Pack):
+            through.update(dict.fromkeys(passed.items))
         for name in INHERITED:
             fact = _known(facts.get(name), path, assumed)
             if fact is not None:
                 path.heap[(made.uid, name)] = fact
-        passed = path.known(part, "@through") if prepared else None
-        if isinstance(passed, Pack):
-            through.update(dict.fromkeys(passed.items))
-    if scales and any(path.known(part, "@scale_of") is not None for part, _ in flat):
+    if is_taped:
+        path.learn(made, tape=taped(sources, path))
+    if scales and is_scale:
         scaled = UNKNOWN
-    weighted = sum(path.known(part, "@weighted") is not None for part, _ in flat)
     if (weighted and weighted == len(every)) or (scales and _weighs(sources, path)):
         path.learn(made, weighted=TRUE)
     if through:
@@ -169,7 +176,7 @@ def _known(fact: Value | None, path: Path, assumed: Mapping[Thing, bool]) -> Val
         return fact
     while isinstance(fact, Choice) and fact.condition in assumed:
         fact = fact.yes if assumed[fact.condition] else fact.no
-    return None if fact == UNSET else fact
+    return None if fact is UNSET else fact
 
 
 def parts(value: Value, path: Path) -> list[Value]:

@@ -98,7 +98,7 @@ class Heap:
         self._writable(place[0])[place[1]] = value
 
     def __contains__(self, place: Place) -> bool:
-        return self.get(place) is not None
+        return self.look(place[0], place[1]) is not None
 
     def __len__(self) -> int:
         """How many owners this path has written to."""

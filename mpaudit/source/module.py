@@ -12,6 +12,7 @@ import io
 import re
 import tokenize
 import warnings
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -160,11 +161,8 @@ class Module:
 
     def position(self, offset: int) -> Position:
         """Row and column (from 1, in characters) of a character offset."""
-        low, high = 0, len(self.line_starts)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.line_starts[middle] <= offset else (low, middle)
-        return Position(low + 1, offset - self.line_starts[low] + 1)
+        row = bisect_right(self.line_starts, offset)
+        return Position(row, offset - self.line_starts[row - 1] + 1)
 
     def span(self, node: ast.AST) -> Span:
         """Where a node stands."""

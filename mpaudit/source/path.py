@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mpaudit.source.module import Module
 
 UNSET = Const("<unset>")
+"""What a place holds that was not set on one of the paths that were joined; there is but this one."""
 
 
 class Identities:
@@ -103,13 +104,17 @@ class Frame:
 class Standing:
     """Where the protocols stand on a path; shared by all paths that have seen the same events."""
 
-    __slots__ = ("_busy", "_frozen", "_state", "machines")
+    __slots__ = ("_busy", "_frozen", "_state", "_takers", "machines")
 
     def __init__(
-        self, machines: list[Protocol], frozen: list[Hashable | None] | None = None
+        self,
+        machines: list[Protocol],
+        frozen: list[Hashable | None] | None = None,
+        takers: dict[type[Event], list[int]] | None = None,
     ) -> None:
         self.machines = machines
         self._frozen = frozen or [None] * len(machines)  # each machine's state, once it was asked
+        self._takers = {} if takers is None else takers  # the machines that take a kind of event
         self._state: tuple[Hashable, ...] | None = None
         self._busy: bool | None = None
 
@@ -132,19 +137,21 @@ class Standing:
 
     def after(self, event: Event) -> tuple[Standing, list[Verdict]]:
         """Where the protocols stand once they have seen `event`, and what they say to it."""
+        taking = self._takers.get(type(event))
+        if taking is None:
+            taking = [i for i, each in enumerate(self.machines) if isinstance(event, each.takes)]
+            self._takers[type(event)] = taking
+        if isinstance(event, LostSight):  # a machine that knows nothing can lose nothing
+            taking = [i for i in taking if self.machines[i].state or self.machines[i].facts]
+            if not taking:
+                return self, []
         machines, frozen = self.machines.copy(), self._frozen.copy()
         verdicts: list[Verdict] = []
-        lost = isinstance(
-            event, LostSight
-        )  # of which a machine that knows nothing can lose nothing
-        for index, machine in enumerate(machines):
-            if isinstance(event, machine.takes) and not (
-                lost and not machine.state and not machine.facts
-            ):
-                machines[index] = moved = machine.copy()
-                frozen[index] = None
-                verdicts.extend(moved.feed(event))
-        return Standing(machines, frozen), verdicts
+        for index in taking:
+            machines[index] = moved = machines[index].copy()
+            frozen[index] = None
+            verdicts.extend(moved.feed(event))
+        return Standing(machines, frozen, self._takers), verdicts
 
     def joined(self, other: Standing) -> Standing:
         """This state, with the facts that the machines of both paths have gathered."""
@@ -206,7 +213,7 @@ class Path:
         if not isinstance(thing, Thing):
             return None
         fact = self.heap.look(thing.uid, name)
-        return None if fact is None else self.settled(fact)  # as most are, most of the time
+        return None if fact is None else self.settled(fact)
 
     def settled(self, fact: Value) -> Value | None:
         """What a hidden fact is on this path."""
@@ -215,7 +222,7 @@ class Path:
             if answer is None:
                 return fact
             fact = fact.yes if answer else fact.no
-        return None if fact == UNSET else fact
+        return None if fact is UNSET else fact
 
     def learn(self, thing: Thing, **facts: Value | None) -> Thing:
         """Note hidden facts about a thing; None is no fact. Returns the thing."""

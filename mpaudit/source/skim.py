@@ -111,16 +111,25 @@ def _forget(engine: Calls, node: ast.stmt, path: Path) -> None:
 
 def _optimizer(node: ast.stmt, name: str, path: Path) -> bool:
     """Whether a block may make the optimizer that a variable or an attribute of this name holds then."""
-    for part in walk(node):
-        if not isinstance(part, ast.Assign) or not isinstance(part.value, ast.Call):
-            continue
-        if all(name not in (getattr(t, "id", ""), getattr(t, "attr", "")) for t in part.targets):
-            continue
-        first, dot, rest = ast.unparse(part.value.func).partition(".")
+    for called in _called(node).get(name, ()):
+        first, dot, rest = called.partition(".")
         held = _held(first, path)
         if isinstance(held, External) and makes_optimizer(held.name + dot + rest):
             return True
     return False
+
+
+@lru_cache(maxsize=8192)
+def _called(node: ast.stmt) -> dict[str, list[str]]:
+    """What is called in a block for the variables and attributes that are assigned, by their names."""
+    found: dict[str, list[str]] = {}
+    for part in walk(node):
+        if isinstance(part, ast.Assign) and isinstance(part.value, ast.Call):
+            for target in part.targets:
+                name = getattr(target, "id", None) or getattr(target, "attr", None)
+                if name is not None:
+                    found.setdefault(name, []).append(ast.unparse(part.value.func))
+    return found
 
 
 def _data(values: tuple[Value, ...]) -> tuple[Value, ...]:

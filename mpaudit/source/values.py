@@ -64,6 +64,12 @@ class Thing(Value):
     since: Iteration = field(default=NOWHERE, compare=False)
     text: str = field(default="", compare=False)
 
+    def __eq__(self, other: object) -> bool:  # as would be generated, but without making tuples
+        return isinstance(other, Thing) and other.uid == self.uid
+
+    def __hash__(self) -> int:
+        return self.uid
+
 
 @dataclass(frozen=True, slots=True)
 class External(Value):

@@ -16,6 +16,7 @@ from mpaudit.source.dtypes import HALF, Dtype, dtype_named
 from mpaudit.source.facts import parts
 from mpaudit.source.library.registry import harmless, on_operation, on_result
 from mpaudit.source.library.torch_half_model import cast_by_hand, dtype_of_model
+from mpaudit.source.path import UNSET
 from mpaudit.source.values import FALSE, NONE, TRUE, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ KNOWN = frozenset(
     """parameters named_parameters modules named_modules state_dict load_state_dict zero_grad half
     bfloat16 float gradient_checkpointing_enable save_pretrained generate forward""".split()  # noqa: SIM905
 )
-_UNSET = Const("<unset>")
 
 
 @on_result
@@ -151,9 +151,9 @@ def _fact(thing: Thing, name: str, path: Path) -> Value | None:
     """A fact of an object that was made on some paths only: there it is what it is."""
     found = path.known(thing, name)
     while isinstance(found, Choice):
-        if _UNSET not in (found.yes, found.no):
+        if UNSET not in (found.yes, found.no):
             return None
-        found = found.no if found.yes == _UNSET else found.yes
+        found = found.no if found.yes is UNSET else found.yes
     return found
 
 
