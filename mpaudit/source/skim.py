@@ -91,22 +91,24 @@ def _forget(engine: Calls, node: ast.stmt, path: Path) -> None:
     lost = handed_by(node, frame, bound, path, engine.identities)
     engine.lose(lost, path, frame.module.span(node))
     sources = tuple(bound.values())
+    at = (frame.context, frame.iteration)
+    whole = Thing(engine.identities.number("passed over", node, None, *at), since=frame.iteration)
+    read = computed(whole, _data(sources), path)  # what all that is assigned there may come from
     for place in _stored(node):
         name, owner = place
         where = frame.scopes[0] if owner is None else getattr(bound.get(owner), "uid", None)
         if where is None:
             continue
         before = path.heap.get((where, name))
-        number = engine.identities.number(
-            "passed over", node, place, frame.context, frame.iteration
-        )
-        inherited = sources if before is None else (before, *sources)
+        number = engine.identities.number("passed over", node, place, *at)
         if _optimizer(node, name, path):
             made = Thing(number, "Optimizer", since=frame.iteration, text=name)
+            inherited = sources if before is None else (before, *sources)
             path.heap[(where, name)] = engine.derive(made, inherited, path)
             continue
         made = Thing(number, since=frame.iteration, text=name)
-        path.heap[(where, name)] = computed(made, _data(inherited), path)
+        inherited = (read,) if before is None else (*_data((before,)), read)
+        path.heap[(where, name)] = computed(made, inherited, path)
 
 
 def _optimizer(node: ast.stmt, name: str, path: Path) -> bool:
