@@ -242,9 +242,9 @@ def _given(call: Call) -> Value | None:
 @on_result
 def handled(call: Call, _: Value, result: Value) -> None:
     """Gradients that went through a function which may have unscaled them are not followed further."""
-    if isinstance(result, Thing) and last(call.name) not in (*KEEPING, *CLIPS, "clip"):
-        tape = call.path.known(result, "@tape")
-        if tape is not None and tape != result:
+    tape = call.path.known(result, "@tape")
+    if tape is not None and isinstance(result, Thing) and tape != result:
+        if last(call.name) not in (*KEEPING, *CLIPS, "clip"):
             call.path.learn(result, tape=UNKNOWN)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_NESTING = 6
 INSIDE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+BLOCKS = (ast.stmt, ast.ExceptHandler, ast.match_case)
+"""What statements are in."""
 
 
 def head(model: Thing, path: Path, nesting: int = 0) -> Value | None:
@@ -44,7 +46,7 @@ class _Forward:
         """The layer behind what a method returns, if all its ways out agree in it."""
         if isinstance(function.node, ast.Lambda):
             return None
-        ways = [node for node in _own(function.node) if isinstance(node, ast.Return)]
+        ways = _returns(function.node)
         found = {self._behind(way.value, way, function) for way in ways if way.value is not None}
         return found.pop() if len(found) == 1 else None
 
@@ -93,15 +95,17 @@ class _Forward:
         return isinstance(next((each for each in found if each is not None), None), External)
 
 
-def _own(function: ast.AST) -> list[ast.AST]:
-    """The nodes of a function without those of the functions in it."""
-    found: list[ast.AST] = []
-    waiting = list(ast.iter_child_nodes(function))
+def _returns(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.Return]:
+    """The `return` statements of a function without those of the functions in it."""
+    found: list[ast.Return] = []
+    waiting: list[ast.AST] = [*function.body]
     while waiting:
         node = waiting.pop()
-        found.append(node)
-        if not isinstance(node, INSIDE):
-            waiting.extend(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Return):
+            found.append(node)
+        elif not isinstance(node, INSIDE):
+            parts = ast.iter_child_nodes(node)
+            waiting += [part for part in parts if isinstance(part, BLOCKS)]
     return found
 
 

@@ -34,8 +34,10 @@ def replaced(call: Call, function: Value, made: Value) -> None:
     else:
         known = name in NUMBERS | FILLS | {"copy_"} and isinstance(call.receiver, Thing)
         values = (call.receiver,)
+    if not known:
+        return
     gradient = next((v for v in values if v is not None and _is_gradient(v, call.path)), None)
-    if not known or gradient is None:
+    if gradient is None:
         return
     if name == "copy_":
         source = call.argument(0, "src")

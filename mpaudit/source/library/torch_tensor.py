@@ -306,10 +306,11 @@ def operated(
     engine: Calls, operation: str, operands: tuple[Value, ...], made: Thing, path: Path
 ) -> None:
     """An operator, or a subscript, was applied."""
-    facts = [_operand(operand, engine, path) for operand in operands]
     if operation == "[]":
-        known = fact(operands[0], path)
-    elif operation == "MatMult":
+        learned(made, fact(operands[0], path), path)
+        return
+    facts = [_operand(operand, engine, path) for operand in operands]
+    if operation == "MatMult":
         if not path.regions and not any(facts):
             return
         known = combined(partial(_applied, Kind.LOWER, None), (mode(engine, path), *facts), path)
