@@ -23,7 +23,8 @@ MORE = 1.25
 class Oversized:
     """The functions that were too large for what they were allowed, and how narrowly they were followed.
 
-    In one turn that stands; in a later one they are tried again only if far more is allowed.
+    In one turn that stands; in a later one, be it of another file that inherits the same loop, they are
+    tried again only if far more is allowed. Files that share a function are always judged together.
     """
 
     def __init__(self) -> None:
@@ -41,10 +42,6 @@ class Oversized:
 
     def __contains__(self, node: ast.AST) -> bool:
         return node in self._known
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._known.clear()
 
 
 class Allowances(Expressions):

@@ -72,7 +72,6 @@ class Engine(Importing):
         verdicts: list[Verdict] = []
         self.ended = []
         self.left, self.exhausted = FILE_BUDGET, []
-        self.oversized.clear()
         heap = self._entry("the module's body", lambda: self._body(module, "__main__"), verdicts)
         if not len(heap):  # too much to follow: what it defines is still there to be entered
             skeleton: list[ast.stmt] = [s for s in module.tree.body if isinstance(s, DEFINITIONS)]
