@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
 from mpaudit.audit import check
+from mpaudit.source.allowance import Oversized
 from mpaudit.source.importing import BUDGET
 
 HEAD = """import torch
@@ -188,3 +190,12 @@ if __name__ == "__main__":
         encoding="utf-8",
     )
     assert [finding.name for finding in check([path]).findings] == ["scaler-in-loop"]
+
+
+def test_what_has_not_sufficed_is_tried_again_only_with_far_more() -> None:
+    known, function = Oversized(), ast.parse("def train(): pass").body[0]
+    known.note(function, level=1, allowed=1000, turn=1)
+    assert known.hopeless(function, 0, 5000, turn=1)  # in the same turn it stands
+    assert known.hopeless(function, 1, 1200, turn=2)
+    assert not known.hopeless(function, 1, 1300, turn=2)
+    assert not known.hopeless(function, 2, 1000, turn=1)  # more narrowly, it may be followed
