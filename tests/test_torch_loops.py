@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -363,6 +364,29 @@ def test_a_skipped_step_is_one_however_the_optimizer_computes(tmp_path: Path, ho
     }
     assert applied == dict(enumerate(changed))
     assert [step for step, each in applied.items() if not each] == [1, 4]
+
+
+@pytest.mark.parametrize(("again", "found"), [(False, ["backward-in-autocast"]), (True, [])])
+def test_a_backward_that_is_derived_again_belongs_into_the_region(
+    tmp_path: Path, again: bool, found: list[str]
+) -> None:
+    def loop() -> None:
+        network = model()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for samples, labels in batches(2):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = nn.functional.cross_entropy(network(samples).float(), labels)
+                loss.backward(create_graph=again)
+                penalty = sum(each.grad.square().sum() for each in network.parameters())
+            if again:
+                penalty.backward()
+            optimizer.step()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the reference cycle
+        _, run = trace(tmp_path, loop)
+    assert [each.rule for each in run.problems()] == found
 
 
 @pytest.mark.slow

@@ -189,15 +189,17 @@ class Loop:
             with self._watch.guard("backward"):
                 self._progress.backward(losses, user_span())
                 thread.optimizer.clear()
+                again = bool(kwargs.get("create_graph") or any(args[3:4]))
                 for loss in losses:
-                    self._about_backward(loss)
+                    self._about_backward(loss, again)
         thread.backward += 1
         try:
             return original(*args, **kwargs)
         finally:
             thread.backward -= 1
 
-    def _about_backward(self, loss: Any) -> None:
+    def _about_backward(self, loss: Any, again: bool) -> None:
+        """Tell of a backward pass; where it is to be derived `again`, it is part of a forward pass."""
         scalers: tuple[Ref, ...] | None = None
         marks = list(_marks(loss.grad_fn))
         found = {mark[SCALED_BY] for mark in marks if SCALED_BY in mark}
@@ -213,7 +215,7 @@ class Loop:
             loss=self._ref(loss),
             scalers=scalers,
             made_in=None if made is None else made.region,
-            inside=self._watch.region if entry else None,
+            inside=self._watch.region if entry and not again else None,
             entry=entry or None,
         )
         if made is not None and made.keeps and thread.regions and made.entry == thread.entries:
