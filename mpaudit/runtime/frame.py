@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import linecache
 import os
 import site
@@ -89,9 +90,29 @@ def _span(code: CodeType, instruction: int, row: int) -> Span:
         if first is not None and last is not None and left is not None and right is not None:
             start = Position(first, _column(code.co_filename, first, left))
             return Span(filename, start, Position(last, _column(code.co_filename, last, right)))
-    line = linecache.getline(code.co_filename, row).rstrip("\n")
+    return _line(code.co_filename, row)
+
+
+def _line(filename: str, row: int) -> Span:
+    line = linecache.getline(filename, row).rstrip("\n")
     indent = len(line) - len(line.lstrip())
-    return Span(filename, Position(row, indent + 1), Position(row, max(len(line), indent) + 1))
+    end = Position(row, max(len(line), indent) + 1)
+    return Span(str(Path(filename).absolute()), Position(row, indent + 1), end)
+
+
+def decorator_span(function: object, word: str) -> Span | None:
+    """Where a function of the user's is decorated by something with `word` in it; None for others'."""
+    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+    if code is None or not is_users(code.co_filename):
+        return None
+    row = code.co_firstlineno  # of the first decorator
+    for each in range(row, row + 9):
+        line = linecache.getline(code.co_filename, each).lstrip()
+        if not line.startswith("@"):
+            break
+        if word in line:
+            row = each
+    return _line(code.co_filename, row)
 
 
 def _column(filename: str, row: int, offset: int) -> int:

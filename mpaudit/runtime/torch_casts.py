@@ -44,7 +44,8 @@ class Casts:
     def __init__(self, watch: Watch, current: Current) -> None:
         self._watch = watch
         self._current = current
-        self._steps: set[int] = set()
+        self._steps: set[int] = set()  # with casts
+        self._chosen: set[int] = set()  # whose casts are counted, if there are any
         self._underflow = Underflow(watch.tracer.known, watch.tracer.scale)
         watch.tracer.judging.append(self._underflow.problems)
         self._repeats = Repeats(watch)
@@ -57,10 +58,10 @@ class Casts:
 
         The emulated policy tells of its casts itself; torch's own are seen as operations.
         """
-        if self._watch.compiles or (step >= _FIRST and step % _EVERY):
-            return
         region = self._watch.region
-        if region is None or (self._watch.eager and region.device == "cuda"):
+        if self._watch.compiles or region is None or not self._due(step):
+            return
+        if self._watch.eager and region.device == "cuda":
             return
         if self._thread.mode is None and torch._C._len_torch_dispatch_stack() == 0:
             self._thread.mode = _CountCasts(self)
@@ -83,10 +84,16 @@ class Casts:
             self._watch.tracer.cast(Cast(layer[0], what, *names, 1, size))
             self._repeats.cast(*layer, tensor, result)
 
+    def _due(self, step: int) -> bool:
+        """Whether the casts of a step are counted: of the first ones in regions, and every so many."""
+        if len(self._chosen) < _FIRST or not step % _EVERY:
+            self._chosen.add(step)
+        return step in self._chosen
+
     def _counted(self) -> tuple[str, int] | None:
         """The layer that is being called, if its step is one whose casts are counted."""
         layer = self._current()
-        if layer is None or (layer[1] >= _FIRST and layer[1] % _EVERY):
+        if layer is None or not self._due(layer[1]):
             return None
         if layer[1] not in self._steps:
             self._steps.add(layer[1])

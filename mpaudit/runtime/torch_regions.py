@@ -6,15 +6,18 @@ import itertools
 import os
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 
 from mpaudit.event import Region
-from mpaudit.runtime.frame import entered_by_user, user_span
+from mpaudit.finding import Span
+from mpaudit.runtime.frame import decorator_span, entered_by_user, user_span
 from mpaudit.runtime.torch_watch import Watch, unwatched
 
 LOW = ("float16", "bfloat16")
+_OWN = str(Path(__file__).parent) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
@@ -44,6 +47,16 @@ def dtype_name(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _decorated() -> Span | None:
+    """Where the function is decorated whose call enters a region; None for a `with`."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith((_OWN, _TORCH)):
+        if frame.f_code.co_name == "decorate_autocast":
+            return decorator_span(frame.f_locals.get("func"), "autocast")
+        frame = frame.f_back
+    return None
+
+
 def watch_regions(watch: Watch) -> None:
     """Follow every autocast region from here on (also the deprecated torch.cuda.amp.autocast)."""
     numbers = itertools.count(1)
@@ -52,13 +65,14 @@ def watch_regions(watch: Watch) -> None:
         result = original(region)
         if not unwatched() and not torch.jit.is_scripting():
             with watch.guard("autocast"):
-                span = user_span()
+                at = _decorated()
+                own = at is not None or entered_by_user(sys._getframe(1), _TORCH)
+                span = at or user_span()
                 enabled = bool(region._enabled)
                 dtype = dtype_name(region.fast_dtype)
                 if not watch.thread.regions:
                     watch.thread.entries += 1
                 watch.thread.regions.append(Region(span, region.device, dtype, enabled))
-                own = entered_by_user(sys._getframe(1), _TORCH)
                 watch.thread.numbers.append(next(numbers) if own else 0)
                 if enabled:
                     watch.tracer.asked_for_amp(span, "autocast")
