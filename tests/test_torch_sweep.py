@@ -47,7 +47,9 @@ def test_a_run_of_a_correct_script_finds_nothing(path: Path) -> None:
         assert any(re.search(reason, seen.error) for reason in reasons), seen.error
 
 
-LIBRARY = re.compile(r"^\s*(?:import|from) (?:accelerate|lightning|transformers)\b", re.MULTILINE)
+LIBRARY = re.compile(
+    r"^\s*(?:import|from) (?:accelerate|(?:pytorch_)?lightning|transformers)\b", re.MULTILINE
+)
 """What their own mistakes come to in a run has another name there: that of the order they break."""
 ALONE = [path for path in scripts("scripts") if not LIBRARY.search(path.read_text())]
 
