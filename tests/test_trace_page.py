@@ -47,7 +47,10 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> sqlite3.Connection:
         "train.mpa",
         "train.py",
     ]
-    subprocess.run(command, cwd=folder, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (folder / "train.mpa").exists(), done.stderr
     return sqlite3.connect(folder / "train.mpa")
 
 
