@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 import subprocess
@@ -51,7 +52,11 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> sqlite3.Connection:
         command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
     assert (folder / "train.mpa").exists(), done.stderr
-    return sqlite3.connect(folder / "train.mpa")
+    connection = sqlite3.connect(folder / "train.mpa")
+    connection.create_function(
+        "log2", 1, math.log2
+    )  # TensorFlow's SQLite, if loaded first, has none
+    return connection
 
 
 def documented() -> dict[str, set[str]]:
