@@ -126,6 +126,10 @@ def _deliver(text: str, output: Path | None) -> None:
     return None
 
 
+def _say(line: str) -> None:
+    click.echo(f"mpaudit: {line}", err=True)
+
+
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Have no garbage collected: what is loaded and read stays to the end.
@@ -280,12 +284,12 @@ def run(
 def report(traces: tuple[Path, ...], kind: str, output: Path | None, color: str | None) -> None:
     """Show what TRACE, written by `mpaudit run`, recorded.
 
-    The traces of several ranks, or a folder of them, are shown as one run.
+    The traces of several ranks are shown as one run; of a folder, the last run in it.
     """
     from mpaudit import verdict
     from mpaudit.render import run_json, run_text
 
-    summary = verdict.read(*traces)
+    summary = verdict.read(*traces, say=_say)
     if kind == "html":
         from mpaudit.render import html
 
@@ -304,7 +308,7 @@ def merge(traces: tuple[Path, ...], output: Path | None) -> None:
     """Make one trace of those of several ranks (files, or a folder of them)."""
     from mpaudit import verdict
 
-    _print(f"{verdict.merged(traces, output)}\n")
+    _print(f"{verdict.merged(traces, output, _say)}\n")
 
 
 @main.command()

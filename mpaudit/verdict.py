@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,16 +18,19 @@ from mpaudit.runtime.summary import RunReport, join, stamp, summarise
 from mpaudit.runtime.trace import Reader
 from mpaudit.source.module import UnparsableError, decode
 
+Say = Callable[[str], None]
 
-def read(*traces: Path) -> RunReport:
-    """The report of a trace, of the traces of a run's ranks, or of the traces in a folder.
 
-    Raises MpauditError for a file that is no trace, and for traces of several runs.
+def read(*traces: Path, say: Say = print) -> RunReport:
+    """The report of a trace, of the traces of a run's ranks, or of the last run in a folder.
+
+    `say` is told of other runs that a folder holds. Raises MpauditError for a file that is no trace,
+    and for traces of several runs.
 
     The source is the text that ran: the trace keeps it for the script; other files are read from
     disk. Findings that the code's author silenced are left out, whoever saw them.
     """
-    found = [each for path in traces for each in _gathered(path)]
+    found = [each for path in traces for each in _gathered(path, say)]
     if len(found) == 1:
         return replace(_read(found[0]), path=traces[0])
     with tempfile.TemporaryDirectory(prefix="mpaudit-") as folder:
@@ -35,12 +38,12 @@ def read(*traces: Path) -> RunReport:
         return replace(_read(Path(folder, "run.mpa")), path=traces[0])
 
 
-def merged(traces: Sequence[Path], output: Path | None = None) -> Path:
+def merged(traces: Sequence[Path], output: Path | None = None, say: Say = print) -> Path:
     """Make one trace of several; returns where it is: `output`, or their name without a rank.
 
     Raises MpauditError where they are not of one run, or where `output` is one of them.
     """
-    found = [each for path in traces for each in _gathered(path)]
+    found = [each for path in traces for each in _gathered(path, say)]
     output = output or found[0].with_name(re.sub(r"\.r\d+(?=\.mpa$)", "", found[0].name))
     if any(each.absolute() == output.absolute() for each in found):
         raise MpauditError(f"{output}: is one of the traces; say with -o where the one trace goes")
@@ -48,18 +51,23 @@ def merged(traces: Sequence[Path], output: Path | None = None) -> Path:
     return output
 
 
-def _gathered(path: Path) -> list[Path]:
-    """The traces that a path stands for: itself, or those in a folder that are not merged ones."""
+def _gathered(path: Path, say: Say) -> list[Path]:
+    """The traces that a path stands for: itself, or those of the last run in a folder."""
     if not path.is_dir():
         return [path]
-    found = []
+    runs: dict[str, list[tuple[str, Path]]] = {}
     for each in sorted(path.glob("*.mpa")):
         with Reader(each) as reader:
-            if not reader.meta.get("merged"):
-                found.append(each)
-    if not found:
+            meta = reader.meta
+        if not meta.get("merged"):
+            started = str(meta.get("started"))
+            runs.setdefault(str(meta.get("run")), []).append((started, each))
+    if not runs:
         raise MpauditError(f"{path}: there are no traces (.mpa) in this folder")
-    return found
+    last = max(runs.values(), key=max)
+    if len(runs) > 1:
+        say(f"{path}: holds traces of {len(runs)} runs; the last began at {min(last)[0]}")
+    return [each for _, each in last]
 
 
 def _read(trace: Path) -> RunReport:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
-from mpaudit.runtime import failure, offspring, target
+from mpaudit.runtime import failure, offspring, process, target
 from mpaudit.runtime.divergence import Comparison
 from mpaudit.runtime.recording import Recording
 from mpaudit.runtime.rehearsal import Plan
@@ -72,7 +72,7 @@ def run(
         recording.discard()  # nothing ran that could have been watched
     elif tracer.alive:
         found = recording.kept()
-        if not family.child:
+        if not family.child and process.rank() == 0:  # the others need not repeat it
             say_what_next(recording, found, error)
     return code
 
@@ -169,7 +169,11 @@ def say_what_next(
         note("the script imported neither torch nor keras: there was nothing to watch")
     for problem in tracer.fact("probe_errors"):
         note(f"a probe failed, the run did not: {problem}")
-    if len(found) == 1:
+    if len(found) == 1 and process.world_size() > 1:
+        folder = shlex.quote(str(Path(recording.shown(found[0])).parent))
+        note(f"each rank leaves a trace, this one {paths}; look at all of them with")
+        paths = folder
+    elif len(found) == 1:
         note(f"the trace is {paths}; look at it with")
     else:
         note(f"{len(found)} processes left traces; look at them together with")

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +20,7 @@ from typing import Any
 
 import mpaudit
 from mpaudit.errors import MpauditError
+from mpaudit.runtime import process
 from mpaudit.runtime.child.sitecustomize import CHILD, FAMILY, SPAWN
 from mpaudit.runtime.frame import is_users
 from mpaudit.runtime.trace import Reader
@@ -58,9 +57,8 @@ class Family:
         options: Sequence[str] = (),
     ) -> Family:
         """A run that begins here."""
-        run = f"{platform.node()}-{os.getpid()}-{time.time():.0f}"
         given = None if output is None else str(output)
-        return cls(run, str(Path.cwd()), given, options, name, facts)
+        return cls(process.run_name(), str(Path.cwd()), given, options, name, facts)
 
 
 def family(
@@ -147,8 +145,8 @@ class Births:
 
     def install(self) -> Callable[[], None]:
         """Begin; what comes back undoes it. `multiprocessing.process` must have been imported."""
-        births, process = self, sys.modules["multiprocessing.process"].BaseProcess
-        start, bootstrap = process.start, process._bootstrap
+        births, born_as = self, sys.modules["multiprocessing.process"].BaseProcess
+        start, bootstrap = born_as.start, born_as._bootstrap
 
         @wraps(start)
         def marked(self: Any) -> None:
@@ -165,10 +163,10 @@ class Births:
         def born(self: Any, *args: Any, **kwargs: Any) -> Any:
             return births._born(lambda: bootstrap(self, *args, **kwargs))
 
-        process.start, process._bootstrap = marked, born
+        born_as.start, born_as._bootstrap = marked, born
 
         def undo() -> None:
-            process.start, process._bootstrap = start, bootstrap
+            born_as.start, born_as._bootstrap = start, bootstrap
 
         return undo
 

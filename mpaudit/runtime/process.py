@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
+import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +22,22 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes train together, 1 where no launcher said otherwise."""
     return _number("WORLD_SIZE", 1)
+
+
+def run_name() -> str:
+    """What the processes of one run have in common, and no other run: of ranks, where they met."""
+    met = [
+        os.environ.get(name, "")
+        for name in (
+            "MASTER_ADDR",
+            "MASTER_PORT",
+            "TORCHELASTIC_RUN_ID",
+            "TORCHELASTIC_RESTART_COUNT",
+        )
+    ]
+    if world_size() > 1 and any(met):
+        return ":".join(met)
+    return f"{platform.node()}:{os.getpid()}:{time.time():.0f}"
 
 
 def trace_path(
