@@ -40,6 +40,7 @@ class Recording:
         self._say = say
         self._rehearsal = rehearsal
         self._began = time.time()
+        self._first = not family.child and process.world_size() == 1  # no rank reads another's
         self.tracer = self._traced(own=family.child)
         remedy = None
         if applied is not None:
@@ -105,7 +106,7 @@ class Recording:
 
     def kept(self) -> list[Path]:
         """The traces that are there after the end; a launcher's, in which nothing was seen, is not."""
-        others = [] if self.family.child else offspring.traces(self.family, self._began)
+        others = offspring.traces(self.family, self._began) if self._first else []
         if self.tracer.empty and (others or self.family.child):
             self.discard()
         own = [self.tracer.path] if self.tracer.path.exists() else []
