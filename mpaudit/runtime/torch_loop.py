@@ -154,10 +154,10 @@ class Loop:
         tracer.stepped(index, user_span())
         found = list(scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
         if scaler._scale.device.type == "cpu":
-            applied = not any(each.item() for each in found)
+            applied = not any(each.tolist() for each in found)  # as item(), but no operation
             if not applied:
                 self._watch.skipped(optimizer, step)
-            self._watch.settled(index, step, applied, scaler._scale.item())
+            self._watch.settled(index, step, applied, scaler._scale.tolist())
             return
         skipped = torch.stack([each.to(scaler._scale.device) for each in found]).sum()
         self._watch.numbers.later(
