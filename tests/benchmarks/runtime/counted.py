@@ -6,10 +6,8 @@ watcher adds is the difference. What a tensor is and how large is counted by hoo
 
 from __future__ import annotations
 
-import gc
 import sys
 import tempfile
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,7 +22,7 @@ from mpaudit.protocols import machines
 from mpaudit.runtime import torch_probe
 from mpaudit.runtime.tracer import Tracer
 
-from .loop import Loop, Shape
+from .loop import Loop
 
 WAITS = "aten::_local_scalar_dense"
 """The operation by which a number of a tensor comes to Python: on a GPU it waits for the device."""
