@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export CUDA_VISIBLE_DEVICES ?=
 
-.PHONY: demo test test-all lint accuracy corpus bench docs gpu clean
+.PHONY: demo test test-all lint accuracy corpus bench bench-runtime docs gpu clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,9 @@ corpus: $(READY)  ## The check on pinned packages, compared with verdicts read b
 bench: $(READY)  ## Speed, against other tools in the same run; some of them take minutes
 	$(BIN)/python -m tests.benchmarks
 
+bench-runtime: $(READY)  ## What watching a run costs, against other tools in the same run
+	$(BIN)/python -m tests.benchmarks.runtime
+
 docs: $(READY)  ## The documentation site, in build/site/site
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python docs/pages.py build/site
@@ -65,6 +68,7 @@ docs: $(READY)  ## The documentation site, in build/site/site
 
 gpu: $(READY)  ## What only a CUDA device can show
 	CUDA_VISIBLE_DEVICES=0 $(BIN)/pytest -m gpu
+	CUDA_VISIBLE_DEVICES=0 $(BIN)/python -m tests.benchmarks.runtime --device cuda
 
 clean:
 	rm -rf $(VENV) demo build

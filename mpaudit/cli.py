@@ -61,7 +61,8 @@ class CheckCommand(click.Command):
         return super().parse_args(ctx, [*bare, *args[end:]])
 
 
-_TAKES_A_VALUE = ("-o", "--output", "--device", "--reference", "--apply")  # of the options of `run`
+_TAKES_A_VALUE = ("-o", "--output", "--device", "--reference", "--apply", "--every")
+"""Of the options of `run`."""
 
 
 class RunCommand(click.Command):
@@ -233,6 +234,17 @@ def _check(
     metavar="STEPS|TRACE",
     help="Run with what a trace advises, or a trial of so many steps; the script is not edited.",
 )
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Look at the layers in every Nth step (PyTorch; 1 on a CPU, 10 on a GPU), and after a skip.",
+)
+@click.option(
+    "--light",
+    is_flag=True,
+    help="Only loss scale, steps and gradients of parameters; no layer is hooked (PyTorch).",
+)
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Where the trace is written.")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
 @click.option("-c", "code", metavar="CODE", help="Run CODE itself, as `python -c` does.")
@@ -242,6 +254,8 @@ def run(
     device: str,
     reference: int | None,
     apply: str | None,
+    every: int | None,
+    light: bool,
     output: Path | None,
     module: str | None,
     code: str | None,
@@ -266,6 +280,8 @@ def run(
         output=output,
         reference=reference,
         apply=apply,
+        every=every,
+        light=light,
     )
 
 

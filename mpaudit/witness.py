@@ -14,6 +14,7 @@ from mpaudit.runtime import launch, process
 from mpaudit.runtime.offspring import or_plain
 from mpaudit.runtime.reference import rehearse
 from mpaudit.runtime.rehearsal import Plan
+from mpaudit.runtime.sampling import Sampling
 from mpaudit.runtime.target import How, Target
 
 
@@ -27,11 +28,14 @@ def run(
     output: Path | None,
     reference: int | None = None,
     apply: str | None = None,
+    every: int | None = None,
+    light: bool = False,
 ) -> int:
     """Run the script `name` (or module, or text); returns its exit code. The file itself is never changed.
 
     `reference` is how many steps are compared with float32 before that; None is not at all.
     `apply` is the trace whose advice is put into effect, or how many steps are tried to get one.
+    `every` and `light` say how closely the run is looked at, as in `Sampling`.
     """
     if how == "script" and name.endswith(".ipynb"):
         raise MpauditError(
@@ -63,13 +67,21 @@ def run(
         source=source,
         static=static,
         compared=compared,
-        children=["--device", device, *(["--fix"] if fix else [])],
+        children=_options(device, fix=fix, every=every, light=light),
         applied=applied,
+        sampling=Sampling(every, light),
     )
     if applied is not None and path.exists():
         for line in remedy.shown(path):
             _say(line)
     return code
+
+
+def _options(device: str, *, fix: bool, every: int | None, light: bool) -> list[str]:
+    """The options for the processes that a script starts."""
+    given = {"--fix": fix, "--light": light}
+    looked = [] if every is None else ["--every", str(every)]
+    return ["--device", device, *looked, *(name for name, asked in given.items() if asked)]
 
 
 def _corrected(program: Target) -> str | None:

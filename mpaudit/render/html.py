@@ -26,6 +26,7 @@ from mpaudit.rule import rule
 from mpaudit.runtime.advice import Advice, advise
 from mpaudit.runtime.advice import outcome as measured
 from mpaudit.runtime.record import LOW_PRECISION, Attempts
+from mpaudit.runtime.sampling import told
 from mpaudit.runtime.summary import TOP, RunReport, Steps
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def render(report: RunReport) -> str:
     check = Report(report.findings, report.sources)
     scaled, advice = report.scaled, advise(report)
     table = list(lines(report, scaled=scaled is not None))
+    outputs = [set(each.dtypes.get("output", ())) for each in report.layers]
     return template.render(
         report=report,
         meta={**dict.fromkeys((*META, "source_edited")), **report.meta},
@@ -94,7 +96,7 @@ def render(report: RunReport) -> str:
         lines=table,
         anchors={each.flow.layer.path: each.anchor for each in table},
         tightest=tightest(table, scaled=scaled is not None),
-        low=sum(bool(LOW_PRECISION & {*each.dtypes.get("output", ())}) for each in report.layers),
+        low=None if report.light else sum(bool(LOW_PRECISION & each) for each in outputs),
         incidents=sorted_incidents(report.incidents),
         scaled=scaled,
         scales=_ends(scaled, report.meta),
@@ -151,7 +153,6 @@ def _environment() -> Environment:
 
 def _facts(report: RunReport) -> dict[str, str]:
     meta = report.meta
-    sampling = _told(meta.get("sampling"))
     facts = {
         "started": _when(meta.get("started")),
         "took": _took(meta.get("started"), meta.get("ended")),
@@ -162,7 +163,7 @@ def _facts(report: RunReport) -> dict[str, str]:
         "ranks": ranks(meta),
         "first bad": first_bad(meta.get("first_bad")),
         "ranks part": parting(meta.get("ranks_part")),
-        "sampled": "every step" if sampling == "every 1" else sampling,
+        "sampled": told(meta.get("sampling")),
         "overhead": _overhead(meta.get("overhead")),
         "not seen": "; ".join(meta.get("probe_errors") or ()),
     }

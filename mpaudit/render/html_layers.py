@@ -42,6 +42,7 @@ def lines(report: RunReport, *, scaled: bool) -> Iterator[Line]:
         risks = {
             "forward": risk(flow.forward),
             "backward": risk(flow.backward, scaled=scaled),
+            "update": risk(flow.update),
         }
         begun = [phase for phase in risks if (path, phase) in origins]
         yield Line(

@@ -131,6 +131,7 @@ def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
             "flushed_share_weight": flow.backward.flushed_share_weight,
         },
         "histograms": {what: histogram(flow, what) for what in KINDS},
+        **({} if flow.update == Numbers() else {"parameter_gradients": _numbers(flow.update)}),
         "source": _place(row.filename, row.row),
     }
 

@@ -14,6 +14,8 @@ from mpaudit.report import Report, count, shown
 from mpaudit.runtime.advice import Advice, advise
 from mpaudit.runtime.advice import outcome as measured
 from mpaudit.runtime.histogram import FLOAT16, KINDS
+from mpaudit.runtime.record import Flow
+from mpaudit.runtime.sampling import told
 from mpaudit.runtime.summary import Numbers, RunReport, Steps
 
 ROWS = 40  # changes of the loss scale that are listed
@@ -55,7 +57,7 @@ def _facts(report: RunReport, paint: Paint) -> list[str]:
         "device": f"{meta.get('device') or ''}{f' (emulated: {emulated})' if emulated else ''}",
         "precision": meta.get("precision"),
         "overhead": _told(meta.get("overhead")),
-        "sampling": _told(meta.get("sampling")),
+        "sampling": told(meta.get("sampling")),
         "ranks": ranks(meta),
         "first bad": first_bad(meta.get("first_bad")),
         "ranks part": parting(meta.get("ranks_part")),
@@ -132,13 +134,21 @@ def _told(value: Any) -> str | None:
 
 
 def _flow(report: RunReport) -> list[str]:
-    titles = ("layer", "type", "inputs", "outputs", "parameters", "gradients", "output gradients")
-    flows = ("input", "output", "parameter", "parameter_grad", "output_grad")
+    columns: dict[str, Flow] = {
+        "inputs": "input",
+        "outputs": "output",
+        "parameters": "parameter",
+        "gradients": "parameter_grad",
+        "output gradients": "output_grad",
+    }
+    if report.light:  # the others were not looked at
+        columns = {each: columns[each] for each in ("parameters", "gradients")}
+    titles = ("layer", "type", *columns)
     rows = [
         (
             each.layer.path or "(model)",
             each.layer.type,
-            *(", ".join(each.dtypes.get(flow, ())) or "-" for flow in flows),
+            *(", ".join(each.dtypes.get(flow, ())) or "-" for flow in columns.values()),
         )
         for each in report.layers
     ]
@@ -161,7 +171,11 @@ def _ranges(report: RunReport) -> list[str]:
     rows = [
         (each.layer.path or "(model)", name, ", ".join(numbers.dtypes), *_numbers(numbers))
         for each in report.layers
-        for name, numbers in (("forward", each.forward), ("backward", each.backward))
+        for name, numbers in (
+            ("forward", each.forward),
+            ("backward", each.backward),
+            ("parameter gradients", each.update),
+        )
         if numbers != Numbers()
     ]
     if not rows:
@@ -285,7 +299,8 @@ def _incidents(report: RunReport, paint: Paint) -> list[str]:
 def _findings(report: RunReport, paint: Paint) -> list[str]:
     check = Report(report.findings, report.sources)
     blocks = [block(finding, check, paint) for finding in check.findings]
-    closing = "  none" if not blocks else f"Found {count(len(blocks), 'error')}"
+    none = f"  none; {told(report.meta['sampling'])}" if report.light else "  none"
+    closing = none if not blocks else f"Found {count(len(blocks), 'error')}"
     both = sum(each.confirmed for each in check.findings)
     if blocks:
         closing += f", {both} confirmed by source and run." if both else "."

@@ -16,6 +16,7 @@ from mpaudit.runtime import failure, offspring, process, target
 from mpaudit.runtime.divergence import Comparison
 from mpaudit.runtime.recording import Recording
 from mpaudit.runtime.rehearsal import Plan
+from mpaudit.runtime.sampling import EVERYTHING, Sampling
 
 
 def run(
@@ -31,6 +32,7 @@ def run(
     rehearsal: Plan | None = None,
     children: Sequence[str] | None = None,
     applied: Mapping[str, Any] | None = None,
+    sampling: Sampling = EVERYTHING,
 ) -> int:
     """Run what is called `name` (a script; a module or a text, as `how` says), and trace it.
 
@@ -40,14 +42,14 @@ def run(
     a rule explains. `compared` is how it came out when the script was compared with float32;
     `rehearsal` makes this run one of those that are compared. `children` are the options of
     `mpaudit run` for the processes that the script starts; None leaves them alone. `applied` is the
-    fact of that name: its "advice" is put into effect. Raises MpauditError, before anything is
-    written, if there is nothing to run.
+    fact of that name: its "advice" is put into effect. `sampling` says how closely the run is looked
+    at. Raises MpauditError, before anything is written, if there is nothing to run.
     """
     with offspring.or_plain():
         program = find(name, source, how)
         facts = _facts(program, argv, corrected=source is not None)
         family = offspring.family(program.name, facts, output, children or ())
-        recording = Recording(family, device, note, rehearsal, applied)
+        recording = Recording(family, device, note, rehearsal, applied, sampling)
     tracer = recording.tracer
     if compared is not None:
         tracer.note("reference", compared.facts())

@@ -189,6 +189,21 @@ class Origins:
         found = self._incident("gradient-overflow", kind, place, values, message, "defect")
         self._undecided.append((found, place.dtype))
 
+    def parameters(self, bad: Sequence[tuple[Place, str, Values]], together: int) -> None:
+        """Gradients of parameters, each with its name, are not finite: `bad` of so many `together`.
+
+        What came back to the layers was not looked at, so the last layer is named: it is the nearest
+        to the loss, and the others have it from there.
+        """
+        if not bad:
+            return
+        place, name, values = bad[-1]
+        kind = "gradient-overflow" if values.inf else "gradient-nan"
+        message = f"{' or '.join(values.nonfinite)} in the gradient of {name} of "
+        message += f"{_title(place.path)}, the last of {len(bad)} such of {together} parameters"
+        found = self._incident("gradient-overflow", kind, place, values, message, "defect")
+        self._undecided.append((found, None))
+
     def settled(self, step: int, applied: bool | None, scaled: bool) -> list[str]:
         """An attempt ended: what overflowed before it is benign if the scaler skipped the step.
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
+from operator import add
 from statistics import median
 from typing import Any, Literal
 
 from mpaudit.finding import Moment, Position, Problem, Related, Span
 from mpaudit.runtime.histogram import Histogram
 
-Phase = Literal["forward", "backward"]
+Phase = Literal["forward", "backward", "update"]
 CastOf = Literal["activation", "parameter", "gradient"]
 Flow = Literal["input", "output", "parameter", "buffer", "parameter_grad", "output_grad"]
 
@@ -55,6 +56,8 @@ class Layer:
 class Statistics:
     """Values of one dtype that left a layer (forward) or came back as gradients (backward).
 
+    Those of phase "update" are the gradients of a layer's parameters as its optimizer got them.
+
     `amax` is the largest finite magnitude, None if nothing was finite; `inf` and `nan` count
     elements. `flushed` counts gradient elements that the cast to this dtype made zero,
     `flushed_weight` the same for gradients of parameters, each next to the number of elements
@@ -80,21 +83,23 @@ class Statistics:
 
     def joined(self, other: Statistics) -> Statistics:
         """Both together; `other` comes later."""
-        return replace(
-            self,
-            calls=self.calls + other.calls,
-            elements=self.elements + other.elements,
-            inf=self.inf + other.inf,
-            nan=self.nan + other.nan,
-            first_bad_step=_first(min, self.first_bad_step, other.first_bad_step),
-            last_bad_step=_first(max, self.last_bad_step, other.last_bad_step),
-            amax=_first(max, self.amax, other.amax),
-            flushed=_sum(self.flushed, other.flushed),
-            flushed_of=_sum(self.flushed_of, other.flushed_of),
-            flushed_weight=_sum(self.flushed_weight, other.flushed_weight),
-            flushed_weight_of=_sum(self.flushed_weight_of, other.flushed_weight_of),
-            zeros=_sum(self.zeros, other.zeros),
-            zeros_of=_sum(self.zeros_of, other.zeros_of),
+        return Statistics(
+            self.layer,
+            self.phase,
+            self.dtype,
+            self.calls + other.calls,
+            self.elements + other.elements,
+            self.inf + other.inf,
+            self.nan + other.nan,
+            _both(min, self.first_bad_step, other.first_bad_step),
+            _both(max, self.last_bad_step, other.last_bad_step),
+            _both(max, self.amax, other.amax),
+            _both(add, self.flushed, other.flushed),
+            _both(add, self.flushed_of, other.flushed_of),
+            _both(add, self.flushed_weight, other.flushed_weight),
+            _both(add, self.flushed_weight_of, other.flushed_weight_of),
+            _both(add, self.zeros, other.zeros),
+            _both(add, self.zeros_of, other.zeros_of),
         )
 
 
@@ -251,9 +256,6 @@ def _span(data: Mapping[str, Any]) -> Span:
     return Span(data["filename"], start, end, data["cell"])
 
 
-def _first(choose: Any, *values: Any) -> Any:
-    return choose((value for value in values if value is not None), default=None)
-
-
-def _sum(one: int | None, other: int | None) -> int | None:
-    return other if one is None else one if other is None else one + other
+def _both(join: Any, one: Any, other: Any) -> Any:
+    """What two values are together; None is not known."""
+    return other if one is None else one if other is None else join(one, other)

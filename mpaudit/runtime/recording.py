@@ -16,6 +16,7 @@ from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.offspring import Births, Family
 from mpaudit.runtime.probe import Probes
 from mpaudit.runtime.rehearsal import Plan
+from mpaudit.runtime.sampling import EVERYTHING, Sampling
 from mpaudit.runtime.tracer import Tracer
 
 
@@ -23,8 +24,8 @@ class Recording:
     """The trace of this process, and what watches for it.
 
     `device`, `say` and `rehearsal` are those of `Probes`; `applied` is the fact of that name, whose
-    "advice" is put into effect in this process. Raises MpauditError where the trace cannot
-    be written.
+    "advice" is put into effect in this process; `sampling` is that of the tracer. Raises MpauditError
+    where the trace cannot be written.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Recording:
         say: Callable[[str], None],
         rehearsal: Plan | None = None,
         applied: Mapping[str, Any] | None = None,
+        sampling: Sampling = EVERYTHING,
     ) -> None:
         self.family = family
         self._device = device
         self._say = say
         self._rehearsal = rehearsal
+        self._sampling = sampling
         self._began = time.time()
         self._first = not family.child and process.world_size() == 1  # no rank reads another's
         self.tracer = self._traced(own=family.child)
@@ -52,7 +55,7 @@ class Recording:
         family = self.family
         output = None if family.output is None else Path(family.output)
         path = process.trace_path(family.name, output, folder=Path(family.folder), own=own)
-        tracer = Tracer(path, machines())
+        tracer = Tracer(path, machines(), self._sampling)
         for key, value in {**family.facts, **process.facts(), "run": family.run}.items():
             tracer.note(key, value)
         tracer.flush()

@@ -62,6 +62,8 @@ class LayerFlow:
     forward: Numbers
     backward: Numbers
     histograms: Sequence[Histogram] = ()
+    update: Numbers = Numbers()
+    """Of the gradients of its parameters, where those were measured; counts are of tensors."""
 
     def counted(self, what: What) -> Histogram | None:
         """All numbers of a kind as they were, whatever their dtype and their loss scale."""
@@ -132,6 +134,12 @@ class RunReport:
         return {each.layer.path: each for each in self.layers}
 
     @property
+    def light(self) -> bool:
+        """Whether no layer was looked at: what is empty then says nothing."""
+        sampling = self.meta.get("sampling")
+        return isinstance(sampling, dict) and bool(sampling.get("light"))
+
+    @property
     def scaled(self) -> Steps | None:
         """The first optimizer whose loss was scaled."""
         return next((each for each in self.optimizers if each.scales), None)
@@ -151,6 +159,7 @@ def summarise(
             replace(_numbers(statistics, layer.path, "forward"), peaks=peaks.get(layer.path)),
             _numbers(statistics, layer.path, "backward"),
             histograms.get(layer.path, ()),
+            update=_numbers(statistics, layer.path, "update"),
         )
         for layer in reader.layers()
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -45,8 +45,9 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.calls: list[_Call] = []
         self.measured = Known()  # tensor -> (its version, Measured)
-        self.gradients = Known()  # output -> its Gradient
+        self.gradients = Known()  # output -> (its version, its Gradient)
         self.turn = 0
+        self.passed: Any = None  # the module of an outermost call that is not looked at
 
 
 class Layers:
@@ -95,7 +96,7 @@ class Layers:
         return (call.path, call.step) if torch.is_grad_enabled() or call.module.training else None
 
     def _enter(self, module: Any, args: Any) -> None:
-        if unwatched():
+        if self._thread.passed is not None or unwatched():
             return
         compiled = type(module).__name__ == "OptimizedModule" and not self._watch.eager
         stands_in = any(isinstance(each, STAND_INS) for each in args)
@@ -114,6 +115,11 @@ class Layers:
                 spelled = self._watch.ref(module, frame).text
                 step = self._watch.step(module.parameters())
                 recomputed = torch._C._current_graph_task_id() != -1
+                if not self._watch.turns.due(step):
+                    self._thread.passed = module
+                    if not recomputed:
+                        self._feed_forward(module, step)
+                    return
                 named = module._orig_mod if compiled else module
                 path = self.names.path(named, named, spelled)
                 self._thread.turn += 1
@@ -167,6 +173,10 @@ class Layers:
     def _leave(self, module: Any, args: Any, *rest: Any) -> None:
         if unwatched():
             return
+        if self._thread.passed is not None:
+            if self._thread.passed is module:
+                self._thread.passed = None
+            return
         calls = self._thread.calls
         if not any(call.module is module for call in calls):
             return
@@ -194,7 +204,7 @@ class Layers:
                 for weight in call.module._parameters.values():
                     if weight is not None:
                         self._histograms.add(call.path, "weight", call.step, weight)
-        before = [self._thread.gradients.get(tensor) for tensor in inputs]
+        before = [known[1] for known in map(self._thread.gradients.get, inputs) if known]
         made: list[Gradient] = []
         for tensor in outputs:
             place = Place(
@@ -212,9 +222,9 @@ class Layers:
             if tensor.grad_fn is not None:
                 made.append(self._await_gradient(place, tensor, call.leaf))
         if call.leaf:
-            for gradient in filter(None, before):
+            for gradient in before:
                 gradient.consumers.extend(each for each in made if each is not gradient)
-            if self._origins.suspected.get(call.path) and made and any(before):
+            if self._origins.suspected.get(call.path) and made and before:
                 self._origins.suspected[call.path] -= 1
                 self._interrogate(call.path, made, inputs, outputs)
 
@@ -250,10 +260,11 @@ class Layers:
         training = torch.is_grad_enabled()
 
         def receive(values: Values) -> None:
-            self._add(place, "forward", values)
+            self._add(place, "forward", values, place.dtype)
             if training and place.dtype == "float16":
                 self._headroom.add(place.path, place.step, values.amax, finite=values.finite)
             if not values.finite:
+                self._watch.turns.alarm()
                 found = sources or [self._numbers(each) for each in inputs]
                 self._origins.output(place, values, [each for each in found if each is not None])
 
@@ -279,13 +290,13 @@ class Layers:
         self._watch.numbers.measure(tensor, measured.arrive)
         return measured
 
-    def _add(self, place: Place, phase: Phase, values: Values) -> None:
+    def _add(self, place: Place, phase: Phase, values: Values, dtype: str) -> None:
         bad = None if values.finite else place.step
         self._watch.tracer.measured(
             Statistics(
                 place.path,
                 phase,
-                place.dtype,
+                dtype,
                 calls=1,
                 elements=values.elements,
                 inf=values.inf,
@@ -299,10 +310,10 @@ class Layers:
     def _await_gradient(self, place: Place, tensor: torch.Tensor, leaf: bool) -> Gradient:
         if tensor.grad_fn is not None and (made := made_here(self._watch)) is not None:
             tensor.grad_fn.metadata.setdefault(MADE_IN, made)
-        known: Gradient | None = self._thread.gradients.get(tensor)
-        if known is None or leaf:
+        version, known = self._thread.gradients.get(tensor) or (None, None)
+        if known is None or (leaf and version != tensor._version):  # changed in place: another one
             gradient = Gradient(place)
-            self._thread.gradients.set(tensor, gradient)
+            self._thread.gradients.set(tensor, (tensor._version, gradient))
             tensor.register_hook(lambda grad: self._gradient_arrived(gradient, grad))
             known = gradient
         self._also(known, place)
@@ -312,8 +323,9 @@ class Layers:
         """What arrives as `gradient` is the gradient of this layer's output too."""
 
         def receive(values: Values) -> None:
-            self._watch.tracer.saw(place.path, "output_grad", gradient.dtype or place.dtype)
-            self._add(replace(place, dtype=gradient.dtype or place.dtype), "backward", values)
+            dtype = gradient.dtype or place.dtype
+            self._watch.tracer.saw(place.path, "output_grad", dtype)
+            self._add(place, "backward", values, dtype)
 
         gradient.measured.then(receive)
 
@@ -355,24 +367,30 @@ class Layers:
         """A step was skipped: if no layer passed bad gradients on, find whose own overflowed."""
         if self._origins.known(step):
             return
+        bad: list[tuple[Place, str, Values]] = []
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 known, gradient = self._paths.get(parameter), parameter.grad
                 if known is None or gradient is None or not measurable(gradient):
                     continue
-                path, name = known
-                place = Place(path, step, 0, 0, self._dtypes.get(path, "float32"), True)
-                receive = partial(self._blame, place, name)
-                self._watch.numbers.measure(gradient, receive)
-
-    def _blame(self, place: Place, name: str, values: Values) -> None:
-        if not values.finite:
+                place = Place(known[0], step, 0, 0, self._dtypes.get(known[0], "float32"), True)
+                self._watch.numbers.measure(gradient, partial(_blame, bad, place, known[1]))
+        if not self._watch.turns.looked(step):
+            together = sum(len(group["params"]) for group in optimizer.param_groups)
+            self._origins.parameters(bad, together)
+            return
+        for place, name, values in bad:
             self._origins.weights(place, values, name)
 
 
 def _counted(place: Place) -> bool:
     """Whether the numbers of a call are counted by power of two."""
     return place.call < CALLS and sampled(place.step)
+
+
+def _blame(bad: list[tuple[Place, str, Values]], place: Place, name: str, values: Values) -> None:
+    if not values.finite:
+        bad.append((place, name, values))
 
 
 def _users_hooks() -> bool:

@@ -152,6 +152,7 @@ class Loop:
         index = self._watch.index(optimizer)
         step = tracer.attempted(index)
         tracer.stepped(index, user_span())
+        self._watch.attempted(optimizer, step)
         found = list(scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
         if scaler._scale.device.type == "cpu":
             applied = not any(each.tolist() for each in found)  # as item(), but no operation

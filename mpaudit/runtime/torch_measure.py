@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -39,6 +39,7 @@ class Numbers:
 
     def __init__(self) -> None:
         self._rings: dict[tuple[torch.device, bool], _Ring] = {}
+        self._norms: list[_Norms] = []
 
     def measure(self, tensor: torch.Tensor, receive: Callable[[Values], None]) -> None:
         """Measure `tensor`, which must be `measurable`; `receive` gets the values, in order."""
@@ -50,6 +51,22 @@ class Numbers:
             with _aside(), _unwatched():
                 row = self._ring(tensor.device).row(lambda read: receive(_values(elements, read)))
                 _on_device(tensor, row)
+
+    def largest(
+        self, tensors: Sequence[torch.Tensor], receive: Callable[[list[Values]], None]
+    ) -> None:
+        """Measure tensors, which must be `measurable`, together: whether there are inf and NaN (a
+        NaN hides an inf), not how many. On a GPU one operation does it for all of a dtype."""
+        tensors = [getattr(each, "_local_tensor", each) for each in tensors]
+        elements = [each.numel() for each in tensors]
+        if all(each.device.type == "cpu" for each in tensors):
+            return receive(list(map(_of_amax, elements, map(_amax_on_cpu, tensors))))
+        while self._norms and self._norms[0].query():
+            self._norms.pop(0).deliver()
+        if not torch.cuda.is_current_stream_capturing():
+            with _aside(), _unwatched():
+                self._norms.append(_Norms(tensors, receive))
+        return None
 
     def later(self, values: torch.Tensor, receive: Callable[[list[float]], None]) -> None:
         """Hand the (up to four) `values`, which are on a GPU, to `receive` at a flush."""
@@ -68,8 +85,10 @@ class Numbers:
 
     def drain(self) -> None:
         """Hand out everything measured so far. Waits for the GPU."""
-        if self._rings and not torch.cuda.is_current_stream_capturing():
+        if (self._rings or self._norms) and not torch.cuda.is_current_stream_capturing():
             with _unwatched():
+                while self._norms:
+                    self._norms.pop(0).deliver()
                 for ring in self._rings.values():
                     ring.drain()
 
@@ -78,6 +97,47 @@ class Numbers:
             size, dtype = ((COUNTED, BINS), torch.int32) if counts else ((ROWS, 4), torch.float64)
             self._rings[device, counts] = _Ring(torch.zeros(size, dtype=dtype, device=device))
         return self._rings[device, counts]
+
+
+class _Norms:
+    """The largest magnitudes of many tensors, on their way to the host."""
+
+    def __init__(
+        self, tensors: Sequence[torch.Tensor], receive: Callable[[list[Values]], None]
+    ) -> None:
+        self._elements = [each.numel() for each in tensors]
+        self._receive = receive
+        self._sent: list[tuple[list[int], torch.Tensor, Any]] = []
+        kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+        for place, tensor in enumerate(tensors):
+            kinds.setdefault((tensor.device, tensor.dtype), []).append(place)
+        for (device, _), places in kinds.items():
+            norms = torch._foreach_norm([tensors[place] for place in places], math.inf)
+            self._send(places, torch.stack(norms), device)
+
+    def _send(self, places: list[int], norms: torch.Tensor, device: torch.device) -> None:
+        if device.type == "cpu":
+            return self._sent.append((places, norms, None))
+        host = torch.empty(norms.shape, dtype=norms.dtype, pin_memory=True)
+        with torch.cuda.device(device):
+            host.copy_(norms, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return self._sent.append((places, host, arrived))
+
+    def query(self) -> bool:
+        """Whether all of them have arrived."""
+        return all(arrived is None or arrived.query() for _, _, arrived in self._sent)
+
+    def deliver(self) -> None:
+        """Hand them out; waits for what has not arrived."""
+        found = [Values(0, None, 0, 0)] * len(self._elements)
+        for places, host, arrived in self._sent:
+            if arrived is not None:
+                arrived.synchronize()
+            for place, amax in zip(places, host.tolist(), strict=True):
+                found[place] = _of_amax(self._elements[place], amax)
+        self._receive(found)
 
 
 class _Ring:
@@ -149,14 +209,27 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _on_cpu(tensor: torch.Tensor) -> Values:
-    """In one pass over the tensor, and in more only where something is not finite."""
+def _amax_on_cpu(tensor: torch.Tensor) -> float:
+    """The largest magnitude, in one pass; inf and NaN where there are such."""
     both, each = _scratch.of(tensor.dtype)
     with _aside(), _unwatched():
         torch.aminmax(tensor, out=each)
     low, high = both.tolist()
-    if math.isfinite(low) and math.isfinite(high):
-        return Values(tensor.numel(), max(abs(low), abs(high)), 0, 0)
+    return float(max(-low, high))  # both are NaN where one is
+
+
+def _of_amax(elements: int, amax: float) -> Values:
+    """What is known from the largest magnitude alone."""
+    if math.isfinite(amax):
+        return Values(elements, amax, 0, 0)
+    return Values(elements, None, int(math.isinf(amax)), int(math.isnan(amax)))
+
+
+def _on_cpu(tensor: torch.Tensor) -> Values:
+    """In one pass over the tensor, and in more only where something is not finite."""
+    amax = _amax_on_cpu(tensor)
+    if math.isfinite(amax):
+        return Values(tensor.numel(), amax, 0, 0)
     row = torch.zeros(4, dtype=torch.float64)
     with _aside(), _unwatched():
         _on_device(tensor, row)

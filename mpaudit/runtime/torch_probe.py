@@ -11,9 +11,11 @@ import torch
 from mpaudit.errors import MpauditError
 from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.rehearsal import Plan
+from mpaudit.runtime.sampling import Turns
 from mpaudit.runtime.torch_compiler import Compiler
 from mpaudit.runtime.torch_device import Remap
 from mpaudit.runtime.torch_layers import Layers
+from mpaudit.runtime.torch_light import Light
 from mpaudit.runtime.torch_loop import Loop
 from mpaudit.runtime.torch_recorder import Recorder
 from mpaudit.runtime.torch_regions import watch_regions
@@ -25,6 +27,8 @@ from mpaudit.runtime.tracer import Tracer
 EMULATED = (
     "CUDA's autocast on the CPU: float16 inputs, float32 arithmetic, results rounded to float16"
 )
+
+EVERY = 10  # steps from one that is looked at on a GPU to the next
 
 
 def install(
@@ -51,7 +55,9 @@ def install(
         compiler = Compiler(watch)
         watch_regions(watch)
         _watch_ranks(watch)
-        loop, layers = Loop(watch), Layers(watch)
+        asked = tracer.sampling
+        watch.turns = Turns(asked.every or (EVERY if available and device != "cpu" else 1))
+        loop, layers = Loop(watch), (Light if asked.light else Layers)(watch)
         if late:
             for thing in gc.get_objects():
                 if issubclass(type(thing), torch.nn.Module):
@@ -59,7 +65,7 @@ def install(
                 elif issubclass(type(thing), torch.optim.Optimizer):
                     loop.built_before(thing)
         tracer.note("framework", "torch")
-        tracer.note("sampling", {"every": 1})
+        tracer.note("sampling", asked.fact(watch.turns.every))
         tracer.note("versions", {**(tracer.fact("versions") or {}), "torch": torch.__version__})
         if available and device != "cpu":
             tracer.note("device", torch.cuda.get_device_name())

@@ -14,6 +14,7 @@ import torch
 
 from mpaudit.event import Ref, Region
 from mpaudit.runtime.frame import spelling
+from mpaudit.runtime.sampling import Turns
 from mpaudit.runtime.torch_measure import Numbers
 from mpaudit.runtime.torch_patch import Patches
 from mpaudit.runtime.tracer import Tracer
@@ -117,6 +118,9 @@ class Watch:
         """Called when an autocast region that is switched on was entered."""
         self.skipped: Callable[[Any, int], None] = lambda *_: None
         """Called before that on the CPU, with the optimizer and the attempt that was skipped."""
+        self.attempted: Callable[[Any, int], None] = lambda *_: None
+        """Called before that with an optimizer and an attempt through a scaler, skipped or not."""
+        self.turns = Turns()
         self._refs = Known()
         self._numbers = itertools.count(1)
         self._last_step = 0
@@ -164,6 +168,7 @@ class Watch:
         self.tracer.settled(index, step, applied, scale)
         began = self.after_step(step, applied, scale is not None or self.scaled)
         if applied is False:
+            self.turns.alarm()
             self.tracer.culprits(index, step, began)
 
     def model_device(self, module: Any, parameter: Any) -> str | None:

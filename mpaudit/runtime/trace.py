@@ -35,7 +35,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -74,6 +74,7 @@ _TABLES: dict[type, tuple[str, int]] = {  # table, and how many leading columns 
     Attempts: ("attempts", 2),
     Incident: ("incidents", 3),
 }
+_COLUMNS = {row: tuple(field.name for field in fields(row)) for row in _TABLES}
 _ORDER = {"layers": "position", "optimizers": '"index"', "attempts": "optimizer, first"}
 
 
@@ -85,7 +86,7 @@ def _schema() -> str:
         "CREATE TABLE findings (position INTEGER PRIMARY KEY, problem TEXT NOT NULL)",
     ]
     for row, (table, keys) in _TABLES.items():
-        columns = [f'"{field.name}"' for field in fields(row)]
+        columns = [f'"{name}"' for name in _COLUMNS[row]]
         key = ", ".join(columns[:keys])
         statements.append(f"CREATE TABLE {table} ({', '.join(columns)}, PRIMARY KEY ({key}))")
     return ";\n".join(statements)
@@ -129,12 +130,15 @@ class Writer:
 
     def rows(self, rows: Iterable[Row]) -> None:
         """Write rows; each replaces the one with the same key."""
+        tables: dict[type, list[list[Any]]] = {}
         for row in rows:
-            table, _ = _TABLES[type(row)]
-            values = [list(v) if isinstance(v, tuple) else v for v in astuple(row)]
-            values = [json.dumps(value) if isinstance(value, list) else value for value in values]
-            marks = ", ".join("?" * len(values))
-            self._database.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", values)
+            values = [getattr(row, name) for name in _COLUMNS[type(row)]]
+            values = [json.dumps(v) if isinstance(v, tuple) else v for v in values]
+            tables.setdefault(type(row), []).append(values)
+        for kind, found in tables.items():
+            marks = ", ".join("?" * len(_COLUMNS[kind]))
+            replacing = f"INSERT OR REPLACE INTO {_TABLES[kind][0]} VALUES ({marks})"
+            self._database.executemany(replacing, found)
 
     def problems(self, problems: Iterable[Problem]) -> None:
         """Set the findings of the run, in order, in place of those written before."""
@@ -270,7 +274,7 @@ class Reader:
     def _read(self, row: type[_Row]) -> Iterator[_Row]:
         table, _ = _TABLES[row]
         for values in self._query(f"SELECT * FROM {table} ORDER BY {_ORDER.get(table, 1)}"):
-            data = dict(zip((field.name for field in fields(row)), values, strict=True))
+            data = dict(zip(_COLUMNS[row], values, strict=True))
             for name in {"nonfinite", "counts", "peaks"} & data.keys():
                 data[name] = tuple(json.loads(data[name]))
             if row is Attempts and data["applied"] is not None:

@@ -6,7 +6,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -23,7 +22,6 @@ from mpaudit.runtime.record import (
     Attempts,
     Cast,
     Flow,
-    Flowed,
     Incident,
     Layer,
     Optimizer,
@@ -31,6 +29,8 @@ from mpaudit.runtime.record import (
     Row,
     Statistics,
 )
+from mpaudit.runtime.sampling import EVERYTHING, Sampling
+from mpaudit.runtime.tally import Tally
 from mpaudit.runtime.trace import Writer
 
 FLUSH_EVERY = 1.0  # seconds; what a kill -9 can lose
@@ -56,8 +56,11 @@ class Tracer:
         found = cls._running
         return found if found is not None and found.alive and not found._closed else None
 
-    def __init__(self, path: Path, machines: Sequence[Protocol] = ()) -> None:
+    def __init__(
+        self, path: Path, machines: Sequence[Protocol] = (), sampling: Sampling = EVERYTHING
+    ) -> None:
         self.path = path
+        self.sampling = sampling
         self.lock = threading.RLock()
         self.draining: list[Callable[[], None]] = []
         """Called before every flush: a probe hands over what it held back (numbers on a device)."""
@@ -82,8 +85,7 @@ class Tracer:
         self._skips: list[list[Any]] = []
         self._made_in: dict[Hashable, str] = {}
         self._beyond: set[Hashable] = set()
-        self._calls: defaultdict[str, Counter[int]] = defaultdict(Counter)
-        self._calls_now: dict[str, tuple[int, int]] = {}
+        self._tally = Tally()
         self._amp: tuple[Span, str] | None = None
         self._dtypes: set[str] = set()
         self._stale_facts: set[str] = set()
@@ -145,17 +147,7 @@ class Tracer:
         Calls without gradients (`training` False) do not count as calls of the step.
         """
         with self.lock:
-            at, before = self._calls_now.get(layer, (step, 0))
-            if at != step:
-                self._calls[layer][before] += 1
-                before = 0
-            self._calls_now[layer] = (step, before + training)
-            counted = self._calls[layer] or Counter({before + training: 1})
-            usual = max(counted, key=lambda calls: (counted[calls], calls))
-            known = self._layers[layer]
-            self._layers[layer] = replace(known, calls=known.calls + 1, calls_per_step=usual)
-            self._put((Layer, layer), self._layers[layer])
-            return before
+            return self._tally.called(layer, step, training=training)
 
     def counted(self, layer: str, calls: int, per_step: int) -> None:
         """Add calls of a known layer that a probe counted itself, and how many a step has."""
@@ -168,9 +160,7 @@ class Tracer:
     def saw(self, layer: str, flow: Flow, dtype: str) -> None:
         """Count a tensor of `dtype` (plain name, "float16") that flowed there."""
         with self.lock:
-            known = self._rows.get((layer, flow, dtype))
-            count = known.count + 1 if isinstance(known, Flowed) else 1
-            self._put((layer, flow, dtype), Flowed(layer, flow, dtype, count))
+            self._tally.saw(layer, flow, dtype)
             self._dtypes.add(dtype)
 
     def measured(self, numbers: Statistics) -> None:
@@ -295,7 +285,7 @@ class Tracer:
     def problems(self) -> list[Problem]:
         """The findings so far: of the protocols, of the probes, of the run as a whole."""
         found = [*settle(list(self._verdicts.values())), *self._problems.values()]
-        seen = bool(self._layers) and not self._facts.get("compiled")
+        seen = bool(self._layers) and not self._facts.get("compiled") and not self.sampling.light
         if self._amp is not None and seen and not self._dtypes & LOW_PRECISION:
             found.append(unmixed.problem(len(self._layers), *self._amp))
         for judge in self.judging:
@@ -337,6 +327,11 @@ class Tracer:
             drain()
         self.note("flushed", datetime.now(timezone.utc).isoformat())
         with self.lock:
+            for flowed in self._tally.flows():
+                self._put((flowed.layer, flowed.flow, flowed.dtype), flowed)
+            for layer in list(self._tally.layers(self._layers)):
+                self._layers[layer.path] = layer
+                self._put((Layer, layer.path), layer)
             for key in sorted(self._stale_facts):
                 self._writer.meta(key, self._facts[key])
             beyond = {key for fell in self._falls() for key in self._fallen(fell, whole=True)}

@@ -20,13 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpaudit.protocols import machines
 from mpaudit.runtime import torch_probe
+from mpaudit.runtime.sampling import Sampling
 from mpaudit.runtime.tracer import Tracer
 
 from .loop import Loop
 
+Watching = Callable[[Loop], AbstractContextManager[Any]]
+"""Makes the context in which a loop is watched by a tool."""
 WAITS = "aten::_local_scalar_dense"
 """The operation by which a number of a tensor comes to Python: on a GPU it waits for the device."""
-STEPS = 3  # before the step that is counted: what is done only in the first ones is done
+STEPS = 3  # before the step that is counted, in which no histogram is taken and no cast counted
 
 
 @dataclass(slots=True)
@@ -35,9 +38,8 @@ class Counted:
 
     operations: dict[str, Counter[str]] = field(default_factory=dict)
     read: Counter[str] = field(default_factory=Counter)
-    losses: list[bytes] = field(default_factory=list)
-    parameters: list[bytes] = field(default_factory=list)
-    random: bytes = b""
+    results: tuple[bytes, ...] = ()
+    """Losses, parameters and buffers, the state of the random numbers."""
 
     def total(self) -> Counter[str]:
         """Operations of all phases."""
@@ -56,7 +58,8 @@ class _Count(TorchDispatchMode):
         names = self._counted.operations.setdefault(self.phase, Counter())
         names[operation._schema.name] += 1
         if not operation.is_view:
-            given = [*args, *(v for k, v in (kwargs or {}).items() if k != "out")]
+            written = {each.name for each in operation._schema.arguments if each.is_out}
+            given = [*args, *(v for k, v in (kwargs or {}).items() if k not in written)]
             self._counted.read[self.phase] += sum(map(size, tensors(given)))
         return operation(*args, **(kwargs or {}))
 
@@ -77,10 +80,10 @@ def size(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def count(loop: Loop, watching: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Counted:
+def count(loop: Loop, watching: Watching | None = None) -> Counted:
     """Count the step after `STEPS` others; `watching` is around all of them."""
     counted = Counted()
-    with watching():
+    with nullcontext() if watching is None else watching(loop):
         for _ in range(STEPS):
             loop.step()
         mode = _Count(counted)
@@ -92,9 +95,11 @@ def count(loop: Loop, watching: Callable[[], AbstractContextManager[Any]] = null
 
         with mode, seen_by_modes():
             loop.step(phase)
-    counted.losses = [bits(each) for each in loop.losses]
-    counted.parameters = [bits(each) for each in loop.model.state_dict().values()]
-    counted.random = torch.random.get_rng_state().numpy().tobytes()
+    states = [torch.random.get_rng_state()]
+    if loop.device == "cuda":
+        states.append(torch.cuda.get_rng_state())
+    results = [*loop.losses, *loop.model.state_dict().values(), *states]
+    counted.results = tuple(map(bits, results))
     return counted
 
 
@@ -122,11 +127,11 @@ def seen_by_modes() -> Iterator[None]:
 
 
 @contextmanager
-def mpaudit(device: str = "cpu", **options: Any) -> Iterator[Tracer]:
-    """mpaudit watches, as `mpaudit run` installs it."""
+def mpaudit(device: str = "cpu", *, light: bool = False) -> Iterator[Tracer]:
+    """mpaudit watches every step, as `mpaudit run` installs it."""
     with tempfile.TemporaryDirectory() as folder:
-        tracer = Tracer(Path(folder) / "run.mpa", machines())
-        uninstall = torch_probe.install(tracer, device, lambda _: None, **options)
+        tracer = Tracer(Path(folder) / "run.mpa", machines(), Sampling(every=1, light=light))
+        uninstall = torch_probe.install(tracer, device, lambda _: None)
         try:
             yield tracer
             tracer.flush()

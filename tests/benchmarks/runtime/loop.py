@@ -81,6 +81,8 @@ class Loop:
     losses: list[torch.Tensor] = field(default_factory=list)
     optimizer: Any = None
     scaler: Any = None
+    watcher: Any = None
+    """What a tool keeps for the loop, so that it lives as long."""
 
     def __post_init__(self) -> None:
         self.model.to(self.device).train()

@@ -1,0 +1,69 @@
+"""Which steps of a run are looked at, and how closely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+FIRST = 10  # steps that are always looked at
+AFTER = 5  # steps that are looked at behind one in which something went wrong
+NOT_LOOKED_AT = "inputs, outputs and casts of layers, and the gradients between them"
+"""What `--light` does not look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What `mpaudit run` was asked for.
+
+    The layers are looked at in each `every`-th step, in the first FIRST ones, and in AFTER steps from
+    one on in which something went wrong; None is a default that depends on the device. `light` asks
+    for no look at a layer at all: only for loss scales, steps and the gradients of parameters.
+    """
+
+    every: int | None = None
+    light: bool = False
+
+    def fact(self, every: int) -> dict[str, Any]:
+        """What the trace says of it; `every` is the number that was taken."""
+        if self.light:
+            return {"every": 1, "light": True, "not_looked_at": NOT_LOOKED_AT}
+        return {"every": every}
+
+
+EVERYTHING = Sampling()
+
+
+def told(fact: Any) -> str | None:
+    """What a trace's fact says, in words; None where there is none."""
+    if not isinstance(fact, dict):
+        return None if fact is None else str(fact)
+    if fact.get("light"):
+        return f"light: {fact['not_looked_at']} were not looked at"
+    if fact.get("every") in (None, 1):
+        return "every step"
+    return f"every {fact['every']} steps, the first {FIRST}, and {AFTER} after one that went wrong"
+
+
+class Turns:
+    """Says of each step whether it is looked at."""
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+        self._asked = 0
+        self._looked = 0
+        self._until = FIRST
+
+    def due(self, step: int) -> bool:
+        """Whether the layers are looked at in this step."""
+        self._asked = step
+        if looks := step < self._until or step % self.every == 0:
+            self._looked = step
+        return looks
+
+    def looked(self, step: int) -> bool:
+        """Whether the layers were looked at in this step, which is the last one."""
+        return self._looked == step
+
+    def alarm(self) -> None:
+        """Something went wrong: the next steps are looked at."""
+        self._until = max(self._until, self._asked + 1 + AFTER)

@@ -1,0 +1,120 @@
+"""Seconds of a step with and without a watcher: processes that train in turns."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import IO
+
+from ..peer import ROOT, clean
+from ..timing import Run
+
+WORKER = Path(__file__).with_name("worker.py")
+PLAIN = "none"
+STEPS = {"gpt2": 1, "resnet": 4}
+"""Steps of one turn."""
+VISIBLE: Mapping[str, Mapping[str, str]] = {"cpu": {}, "cuda": {"CUDA_VISIBLE_DEVICES": "0"}}
+"""What a worker is to see of the machine."""
+WARM = 3
+"""Turns before those that count: what is done only in the first steps is no cost of a run."""
+
+
+class Worker:
+    """A process that trains when it is told to; `options` are those of `mpaudit run`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def steps(self, count: int) -> Run:
+        """Do so many steps."""
+        self._input.write(f"{count}\n")
+        self._input.flush()
+        wall, processor = map(float, self._answer().split())
+        return Run(wall / count, processor / count, 0)
+
+    def ready(self) -> None:
+        """Wait until the model is there."""
+        while self._answer() != "ready":
+            pass
+
+    def end(self) -> int:
+        """Let the script come to its end; returns its exit code."""
+        self._input.close()
+        return self._process.wait()
+
+    @property
+    def _input(self) -> IO[str]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a worker died with code {self._process.wait()}")
+        return line.strip()
+
+
+def command(shape: str, watcher: str, device: str, trace: Path) -> list[str]:
+    """How a worker is started; a watcher that begins with "mpaudit" has the options of a run."""
+    if not watcher.startswith("mpaudit"):
+        return [sys.executable, str(WORKER), shape, watcher, device]
+    options = [*watcher.split()[1:], "--device", device, "-o", str(trace)]
+    return [sys.executable, "-m", "mpaudit", "run", *options, str(WORKER), shape, PLAIN, device]
+
+
+@contextmanager
+def workers(
+    shape: str, watchers: Sequence[str], device: str, where: Path
+) -> Iterator[dict[str, Worker]]:
+    """One process for each watcher; one that has been started is ready before the next is."""
+    with ExitStack() as stack:
+        found = {}
+        for number, watcher in enumerate(watchers):
+            process = subprocess.Popen(
+                command(shape, watcher, device, where / f"{shape}-{number}.mpa"),
+                cwd=where,
+                env={**clean(), **VISIBLE[device], "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            found[watcher] = Worker(process)
+            found[watcher].ready()
+        yield found
+
+
+def turns(
+    shape: str, watchers: Sequence[str], device: str, where: Path, rounds: int
+) -> dict[str, list[tuple[Run, Run]]]:
+    """Watcher -> pairs of a turn without and one with it, one right after the other."""
+    pairs: dict[str, list[tuple[Run, Run]]] = {watcher: [] for watcher in watchers}
+    with workers(shape, [PLAIN, *watchers], device, where) as all_:
+        for number in range(-WARM, rounds):
+            for watcher in watchers:
+                pair = (all_[PLAIN].steps(STEPS[shape]), all_[watcher].steps(STEPS[shape]))
+                if number >= 0:
+                    pairs[watcher].append(pair)
+        for watcher, worker in all_.items():
+            if code := worker.end():
+                raise RuntimeError(f"the worker under {watcher} ended with code {code}")
+    return pairs
+
+
+def added(pairs: Sequence[tuple[Run, Run]]) -> float:
+    """The share of a step's time that a watcher adds: the median over the pairs."""
+    return median(watched.wall / plain.wall for plain, watched in pairs) - 1
+
+
+def seconds(pairs: Mapping[str, Sequence[tuple[Run, Run]]]) -> dict[str, float]:
+    """The median seconds of a step, by watcher."""
+    plain = [pair[0].wall for each in pairs.values() for pair in each]
+    watched = {name: median(pair[1].wall for pair in each) for name, each in pairs.items()}
+    return {"plain": median(plain), **watched}

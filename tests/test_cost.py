@@ -1,0 +1,166 @@
+"""What watching a run costs, counted: the goals that need no quiet machine, and the modes that cost less."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from mpaudit.protocols import machines  # noqa: E402
+from mpaudit.runtime import torch_probe  # noqa: E402
+from mpaudit.runtime.sampling import AFTER, FIRST, Sampling, Turns  # noqa: E402
+from mpaudit.runtime.trace import Reader  # noqa: E402
+from mpaudit.runtime.tracer import Tracer  # noqa: E402
+from tests.benchmarks.runtime.counted import WAITS, count, mpaudit  # noqa: E402
+from tests.benchmarks.runtime.hooked import kept, look  # noqa: E402
+from tests.benchmarks.runtime.loop import Shape  # noqa: E402
+from tests.watched import batches, model  # noqa: E402
+
+
+@pytest.mark.parametrize("name", ["resnet", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_every_tensor_is_read_once_in_one_operation_and_nothing_waits(name: str) -> None:
+    shape = Shape(name, small=True)
+    hooked, plain = look(shape.loop()), count(shape.loop())
+    watched = count(shape.loop(), lambda _: mpaudit())
+    added = watched.total() - plain.total()
+    assert plain.results == watched.results
+    assert added[WAITS] == 0
+    assert added == {"aten::aminmax": hooked.outputs + hooked.gradients}
+    assert watched.read["forward"] - plain.read["forward"] == hooked.bytes
+    assert watched.read["backward"] - plain.read["backward"] == hooked.bytes
+    with mpaudit():
+        assert kept(shape.loop()) == 0
+
+
+def test_light_hooks_no_layer_and_reads_the_gradients_of_parameters_once() -> None:
+    shape = Shape("resnet", small=True)
+    plain = count(shape.loop())
+    watched = count(shape.loop(), lambda _: mpaudit(light=True))
+    parameters = list(shape.loop().model.parameters())
+    assert plain.results == watched.results
+    assert watched.total() - plain.total() == {"aten::aminmax": len(parameters)}
+    assert watched.read["forward"] == plain.read["forward"]
+    assert watched.read["backward"] == plain.read["backward"]
+    size = sum(each.numel() * each.element_size() for each in parameters)
+    assert watched.read["update"] - plain.read["update"] == size
+
+
+STEPS, BAD = 45, 25
+
+
+def train(taken: list[Any] | None = None) -> list[float]:
+    """A correct loop whose step BAD overflows; `taken` gets the gradients that each step had."""
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu")
+    losses = []
+    for number, (samples, labels) in enumerate(batches(STEPS)):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = nn.functional.cross_entropy(network(samples), labels)
+        scaler.scale(loss * (3e38 if number == BAD else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if taken is not None:
+            taken.append([each.grad.clone() for each in network.parameters()])
+        losses.append(loss.item())
+    return losses
+
+
+def traced(path: Path, sampling: Sampling) -> tuple[list[float], Reader]:
+    tracer = Tracer(path, machines(), sampling)
+    uninstall = torch_probe.install(tracer, "cpu", lambda _: None)
+    try:
+        losses = train()
+        tracer.flush()
+    finally:
+        uninstall()
+        tracer.close(0)
+    assert tracer.fact("probe_errors") == []
+    return losses, Reader(path)
+
+
+def test_light_tells_steps_scales_and_gradients_as_they_were(tmp_path: Path) -> None:
+    gradients: list[Any] = []
+    plain = train(gradients)
+    losses, run = traced(tmp_path / "run.mpa", Sampling(light=True))
+    assert losses == plain
+    assert [(a.first, a.last, a.applied, a.scale) for a in run.attempts()] == [
+        (0, BAD - 1, True, 65536.0),
+        (BAD, BAD, False, 65536.0),
+        (BAD + 1, STEPS - 1, True, 32768.0),
+    ]
+    assert {each.path for each in run.layers()} == {"0", "2"}
+    rows = {each.layer: each for each in run.statistics()}
+    assert {each.phase for each in rows.values()} == {"update"}
+    for layer, parts in (("0", slice(0, 2)), ("2", slice(2, 4))):
+        found = [tensor for step in gradients for tensor in step[parts]]
+        finite = [each.abs().max().item() for each in found if each.isfinite().all()]
+        assert rows[layer].amax == max(finite)
+        assert rows[layer].calls == len(found)
+        bad = rows[layer].inf + rows[layer].nan
+        assert bad == sum(not each.isfinite().all() for each in found)
+        assert (rows[layer].first_bad_step, rows[layer].last_bad_step) == (BAD, BAD)
+    assert run.meta["skips"] == [[0, BAD, BAD, ["2"]]]
+    assert [(each.layer, each.judgement) for each in run.incidents()] == [("2", "benign")]
+    assert run.problems() == []  # float32 is all that was seen, and that is no finding
+
+
+def test_light_says_what_it_did_not_look_at(tmp_path: Path) -> None:
+    from mpaudit import verdict
+    from mpaudit.render import html, run_json, run_text
+
+    traced(tmp_path / "run.mpa", Sampling(light=True))[1].close()
+    report = verdict.read(tmp_path / "run.mpa")
+    text = run_text.render(report)
+    assert "gradients between them were not looked at" in text
+    assert "output gradients" not in text
+    data = json.loads(run_json.render(report))
+    assert data["meta"]["sampling"]["light"] is True
+    assert data["layers"][0]["parameter_gradients"]["first_bad_step"] == BAD
+    page = html.render(report)
+    assert "What is empty here is not known" in page
+    assert "layers put out 16 bits or fewer" not in page
+
+
+def test_steps_that_are_looked_at(tmp_path: Path) -> None:
+    losses, run = traced(tmp_path / "run.mpa", Sampling(every=10))
+    assert losses == train()
+    due = [*range(FIRST), 10, 20, *range(BAD + 1, BAD + 1 + AFTER), 40]
+    assert sorted(set(due)) == [
+        step for step in range(STEPS) if step < FIRST or step % 10 == 0 or 25 < step <= 30
+    ]
+    rows = {each.layer: each for each in run.statistics() if each.phase == "forward"}
+    assert {each.calls for each in rows.values()} == {len(set(due))}
+    assert {each.calls_per_step for each in run.layers()} == {1}
+    assert run.meta["sampling"] == {"every": 10}
+    assert run.meta["skips"] == [[0, BAD, BAD, ["2"]]]  # known from the gradients of parameters
+    assert "last of 4 such of 4 parameters" in run.incidents()[0].message
+
+
+def test_a_step_after_one_that_went_wrong_is_looked_at() -> None:
+    turns = Turns(10)
+    assert [step for step in range(30) if turns.due(step)] == [*range(FIRST), 10, 20]
+    turns.alarm()
+    assert [step for step in range(30, 50) if turns.due(step)] == [30, 31, 32, 33, 34, 40]
+
+
+def test_the_command_line_takes_them(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "import torch\nlayer = torch.nn.Linear(2, 2)\n"
+        "optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)\n"
+        "layer(torch.ones(1, 2)).sum().backward()\noptimizer.step()\n"
+    )
+    for options, said in ((["--every", "7"], {"every": 7}), (["--light"], {"light": True})):
+        command = [sys.executable, "-m", "mpaudit", "run", *options, "-o", "run.mpa", "train.py"]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        with Reader(tmp_path / "run.mpa") as run:
+            assert said.items() <= run.meta["sampling"].items()
+            assert bool(run.meta["sampling"].get("light")) is ("--light" in options)
