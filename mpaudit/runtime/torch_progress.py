@@ -49,7 +49,10 @@ class Progress:
             if real.numel() != 1 or not measurable(real):
                 continue
             if real.device.type == "cpu":
-                self._add([float(real)])
+                value = real.tolist()  # as float(), but no operation
+                while isinstance(value, list):
+                    value = value[0]
+                self._add([value])
             else:
                 self._watch.numbers.later(real.reshape(1), self._add)
 
