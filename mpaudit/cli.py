@@ -17,6 +17,7 @@ from mpaudit.errors import MpauditError
 
 if TYPE_CHECKING:
     from mpaudit.check_command import Outcome, Wanted
+    from mpaudit.runtime.target import How
 
 CLEAN, FINDINGS, FAILED = 0, 1, 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
@@ -249,40 +250,19 @@ def _check(
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
 @click.option("-c", "code", metavar="CODE", help="Run CODE itself, as `python -c` does.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
-def run(
-    fix: bool,
-    device: str,
-    reference: int | None,
-    apply: str | None,
-    every: int | None,
-    light: bool,
-    output: Path | None,
-    module: str | None,
-    code: str | None,
-    command: tuple[str, ...],
-) -> int:
+def run(module: str | None, code: str | None, command: tuple[str, ...], **given: Any) -> int:
     """Run SCRIPT as `python SCRIPT ARGS...` would, and record what mixed precision really does.
 
     Everything after SCRIPT belongs to the script. The exit code is the script's.
     """
-    given = module if code is None else code
-    if given is None and not command:
+    named = module if code is None else code
+    if named is None and not command:
         raise MpauditError("run: which script? Say `mpaudit run train.py` or `mpaudit run -m pkg`")
     from mpaudit import witness
 
-    name, *arguments = command if given is None else (given, *command)
-    return witness.run(
-        name,
-        arguments,
-        how="script" if given is None else "module" if code is None else "code",
-        fix=fix,
-        device=device,
-        output=output,
-        reference=reference,
-        apply=apply,
-        every=every,
-        light=light,
-    )
+    name, *arguments = command if named is None else (named, *command)
+    how: How = "script" if named is None else "module" if code is None else "code"
+    return witness.run(name, arguments, how=how, **given)
 
 
 @main.command()
