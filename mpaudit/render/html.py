@@ -20,7 +20,7 @@ from mpaudit.render.html_findings import cards
 from mpaudit.render.html_layers import lines, sorted_incidents, tightest
 from mpaudit.render.octaves import pictures
 from mpaudit.render.run_json import META
-from mpaudit.render.run_text import first_bad, parting, ranks, unfinished
+from mpaudit.render.run_text import first_bad, overhead, parting, ranks, unfinished
 from mpaudit.report import Report, count
 from mpaudit.rule import rule
 from mpaudit.runtime.advice import Advice, advise
@@ -164,24 +164,10 @@ def _facts(report: RunReport) -> dict[str, str]:
         "first bad": first_bad(meta.get("first_bad")),
         "ranks part": parting(meta.get("ranks_part")),
         "sampled": told(meta.get("sampling")),
-        "overhead": _overhead(meta.get("overhead")),
+        "overhead": overhead(meta.get("overhead")),
         "not seen": "; ".join(meta.get("probe_errors") or ()),
     }
     return {name: str(value) for name, value in facts.items() if value}
-
-
-def _overhead(cost: Any) -> Any:
-    if not isinstance(cost, dict) or not {"seconds", "share"} <= cost.keys():
-        return _told(cost)
-    told = f"{cost['seconds']:.3g} s, {cost['share']:.1%} of the run"
-    return told if cost["seconds"] else None  # 0: this probe measures none
-
-
-def _told(value: Any) -> Any:
-    """A fact that a probe may tell as text, as a number or as several."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {each}" for key, each in value.items())
-    return value
 
 
 def _when(moment: str | None) -> str:

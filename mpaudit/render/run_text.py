@@ -56,7 +56,7 @@ def _facts(report: RunReport, paint: Paint) -> list[str]:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "device": f"{meta.get('device') or ''}{f' (emulated: {emulated})' if emulated else ''}",
         "precision": meta.get("precision"),
-        "overhead": _told(meta.get("overhead")),
+        "overhead": overhead(meta.get("overhead")),
         "sampling": told(meta.get("sampling")),
         "ranks": ranks(meta),
         "first bad": first_bad(meta.get("first_bad")),
@@ -126,11 +126,11 @@ def _clock(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} {time.tzname() or ''}".rstrip()
 
 
-def _told(value: Any) -> str | None:
-    """A fact that a probe may tell as text, as a number or as several."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {each}" for key, each in value.items())
-    return None if value is None else str(value)
+def overhead(cost: Any) -> str | None:
+    """What watching took; None where it was not measured."""
+    if not isinstance(cost, dict) or not cost.get("seconds"):
+        return None
+    return f"{cost['seconds']:.3g} s, {cost['share']:.1%} of the run"
 
 
 def _flow(report: RunReport) -> list[str]:
