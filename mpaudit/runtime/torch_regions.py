@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -42,6 +43,7 @@ def made_here(watch: Watch) -> Made | None:
     return Made(region, thread.regions[0], thread.entries, keeps)
 
 
+@functools.cache
 def dtype_name(dtype: object) -> str:
     """The plain name of a dtype ("float16")."""
     return str(dtype).removeprefix("torch.")

@@ -45,27 +45,37 @@ class Guard:
         return True
 
 
+class _Held(weakref.ref[Any]):
+    """A reference to an object, with what is kept for it."""
+
+    __slots__ = ("key", "value")
+
+    key: int
+    value: Any
+
+
 class Known:
     """Values kept for objects by identity, without keeping the objects or marking them."""
 
     def __init__(self) -> None:
-        self._held: dict[int, tuple[weakref.ref[Any], Any]] = {}
+        self._held: dict[int, _Held] = {}
+        self._forget = self._forgotten  # one for all: there is a reference for every tensor
 
     def get(self, thing: object) -> Any:
         """What is kept for `thing`, None if nothing is."""
         held = self._held.get(id(thing))
-        return held[1] if held is not None and held[0]() is thing else None
+        return held.value if held is not None and held() is thing else None
 
     def set(self, thing: object, value: Any) -> None:
         """Keep `value` for as long as `thing` lives."""
-        key = id(thing)
+        held = _Held(thing, self._forget)
+        held.key, held.value = id(thing), value
+        self._held[held.key] = held
 
-        def forget(reference: weakref.ref[Any]) -> None:
-            held = self._held.get(key)
-            if held is not None and held[0] is reference:
-                del self._held[key]
-
-        self._held[key] = (weakref.ref(thing, forget), value)
+    def _forgotten(self, held: weakref.ref[Any]) -> None:
+        assert isinstance(held, _Held)
+        if self._held.get(held.key) is held:
+            del self._held[held.key]
 
     def setdefault(self, thing: object, value: Any) -> Any:
         """What is kept for `thing`; `value` from now on, if nothing is."""
@@ -76,7 +86,7 @@ class Known:
 
     def things(self) -> list[Any]:
         """The objects that something is kept for and that live."""
-        found = [reference() for reference, _ in list(self._held.values())]
+        found = [held() for held in list(self._held.values())]
         return [thing for thing in found if thing is not None]
 
 
