@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mpaudit.finding import Moment, Position, Problem, Span
-from mpaudit.runtime.record import LARGEST, Incident, Layer
+from mpaudit.runtime.record import LARGEST, Incident, Layer, Phase, Statistics
 from mpaudit.runtime.tracer import Tracer
 
 
@@ -72,6 +72,22 @@ class Place:
     turn: int
     dtype: str
     parameters: bool
+
+    def statistics(self, phase: Phase, values: Values, dtype: str) -> Statistics:
+        """The row of a trace for a tensor of this call."""
+        bad = None if values.finite else self.step
+        return Statistics(
+            self.path,
+            phase,
+            dtype,
+            calls=1,
+            elements=values.elements,
+            inf=values.inf,
+            nan=values.nan,
+            first_bad_step=bad,
+            last_bad_step=bad,
+            amax=values.amax,
+        )
 
 
 @dataclass(slots=True)

@@ -16,7 +16,6 @@ from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.headroom import Headroom
 from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
-from mpaudit.runtime.record import Phase, Statistics
 from mpaudit.runtime.torch_casts import Casts
 from mpaudit.runtime.torch_edge import parts
 from mpaudit.runtime.torch_histogram import CALLS, Histograms, sampled
@@ -260,7 +259,7 @@ class Layers:
         training = torch.is_grad_enabled()
 
         def receive(values: Values) -> None:
-            self._add(place, "forward", values, place.dtype)
+            self._watch.tracer.measured(place.statistics("forward", values, place.dtype))
             if training and place.dtype == "float16":
                 self._headroom.add(place.path, place.step, values.amax, finite=values.finite)
             if not values.finite:
@@ -290,23 +289,6 @@ class Layers:
         self._watch.numbers.measure(tensor, measured.arrive)
         return measured
 
-    def _add(self, place: Place, phase: Phase, values: Values, dtype: str) -> None:
-        bad = None if values.finite else place.step
-        self._watch.tracer.measured(
-            Statistics(
-                place.path,
-                phase,
-                dtype,
-                calls=1,
-                elements=values.elements,
-                inf=values.inf,
-                nan=values.nan,
-                first_bad_step=bad,
-                last_bad_step=bad,
-                amax=values.amax,
-            )
-        )
-
     def _await_gradient(self, place: Place, tensor: torch.Tensor, leaf: bool) -> Gradient:
         if tensor.grad_fn is not None and (made := made_here(self._watch)) is not None:
             tensor.grad_fn.metadata.setdefault(MADE_IN, made)
@@ -325,7 +307,7 @@ class Layers:
         def receive(values: Values) -> None:
             dtype = gradient.dtype or place.dtype
             self._watch.tracer.saw(place.path, "output_grad", dtype)
-            self._add(place, "backward", values, dtype)
+            self._watch.tracer.measured(place.statistics("backward", values, dtype))
 
         gradient.measured.then(receive)
 

@@ -9,7 +9,6 @@ from typing import Any
 from torch.nn.modules import module as modules
 
 from mpaudit.runtime.origin import Origins, Place, Values
-from mpaudit.runtime.record import Statistics
 from mpaudit.runtime.torch_casts import Casts
 from mpaudit.runtime.torch_measure import measurable
 from mpaudit.runtime.torch_names import Names
@@ -92,19 +91,5 @@ class Light:
         return place
 
     def _add(self, place: Place, values: Values) -> None:
-        bad = None if values.finite else place.step
         self._watch.tracer.saw(place.path, "parameter_grad", place.dtype)
-        self._watch.tracer.measured(
-            Statistics(
-                place.path,
-                "update",
-                place.dtype,
-                calls=1,
-                elements=values.elements,
-                inf=values.inf,
-                nan=values.nan,
-                first_bad_step=bad,
-                last_bad_step=bad,
-                amax=values.amax,
-            )
-        )
+        self._watch.tracer.measured(place.statistics("update", values, place.dtype))
