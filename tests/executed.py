@@ -168,7 +168,7 @@ def _run(text: str, path: str, prepare: Any) -> list[Any]:
 def _prepare_torch(*, load: bool) -> Any:
     import torch
 
-    from mpaudit.runtime import torch_probe
+    from mpaudit.runtime.torch import probe as torch_probe
     from mpaudit.runtime.tracer import Tracer
 
     if load:

@@ -289,7 +289,7 @@ def test_every_skipped_step_has_its_scale_before_and_after_and_a_culprit(tmp_pat
 def test_only_what_is_under_suspicion_is_measured_more_than_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mpaudit.runtime.torch_measure import Numbers
+    from mpaudit.runtime.torch.measure import Numbers
 
     counted: list[int] = []
     measure = Numbers.measure

@@ -18,8 +18,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from watched import batches, model, trace  # noqa: E402
 
-from mpaudit.runtime import torch_octaves as octaves  # noqa: E402
-from mpaudit.runtime.torch_histogram import sampled  # noqa: E402
+from mpaudit.runtime.torch import octaves  # noqa: E402
+from mpaudit.runtime.torch.histogram import sampled  # noqa: E402
 
 LIMITS = {  # smallest subnormal, smallest normal, the power of two above the largest number
     "float16": (2.0**-24, 2.0**-14, 2.0**16),

@@ -26,8 +26,8 @@ from mpaudit.event import (  # noqa: E402
     TapeGradient,
 )
 from mpaudit.protocols.protocol import Protocol, Verdict  # noqa: E402
-from mpaudit.runtime.keras_probe import install  # noqa: E402
-from mpaudit.runtime.keras_taps import Clock, Tap  # noqa: E402
+from mpaudit.runtime.keras.probe import install  # noqa: E402
+from mpaudit.runtime.keras.taps import Clock, Tap  # noqa: E402
 from mpaudit.runtime.record import Statistics  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
@@ -663,7 +663,7 @@ def test_devices_may_still_be_set_up_after_the_import(tmp_path: Path) -> None:
         import json
         from pathlib import Path
         import keras
-        from mpaudit.runtime.keras_probe import install
+        from mpaudit.runtime.keras.probe import install
         from mpaudit.runtime.tracer import Tracer
         tracer = Tracer(Path({str(tmp_path / "run.mpa")!r}))
         uninstall = install(tracer)

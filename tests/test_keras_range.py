@@ -13,7 +13,7 @@ tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
 from mpaudit.finding import Problem  # noqa: E402
-from mpaudit.runtime.keras_probe import install  # noqa: E402
+from mpaudit.runtime.keras.probe import install  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
 

@@ -241,7 +241,7 @@ def test_plan_and_record_come_back_as_they_were(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("digits", "name"), [(11, "float16"), (8, "bfloat16")])
 def test_rounding_is_that_of_the_dtype_within_its_range(digits: int, name: str) -> None:
     torch = pytest.importorskip("torch")
-    from mpaudit.runtime.torch_float32 import rounded
+    from mpaudit.runtime.torch.float32 import rounded
 
     values = torch.randn(1000, generator=torch.Generator().manual_seed(0)).reshape(40, 25).t()
     assert torch.equal(rounded(values, digits), values.to(getattr(torch, name)).float())
@@ -252,7 +252,7 @@ def test_rounding_is_that_of_the_dtype_within_its_range(digits: int, name: str) 
 
 def test_float32_takes_the_place_of_low_precision_whoever_asks() -> None:
     torch = pytest.importorskip("torch")
-    from mpaudit.runtime.torch_float32 import Float32
+    from mpaudit.runtime.torch.float32 import Float32
 
     layer = torch.nn.Linear(4, 4)
     with Float32():

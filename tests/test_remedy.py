@@ -20,9 +20,9 @@ from watched import ROOT, batches, model, train  # noqa: E402
 from mpaudit.protocols import machines  # noqa: E402
 from mpaudit.render import html, run_json, run_text  # noqa: E402
 from mpaudit.render import outcome as render  # noqa: E402
-from mpaudit.runtime import torch_probe  # noqa: E402
 from mpaudit.runtime.advice import Advice, advise, outcome  # noqa: E402
 from mpaudit.runtime.summary import RunReport, stamp, summarise  # noqa: E402
+from mpaudit.runtime.torch import probe as torch_probe  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
 

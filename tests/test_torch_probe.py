@@ -14,8 +14,8 @@ from torch import nn  # noqa: E402
 from watched import batches, model, trace, train  # noqa: E402
 
 from mpaudit.protocols import machines  # noqa: E402
-from mpaudit.runtime import torch_probe  # noqa: E402
 from mpaudit.runtime.record import Attempts  # noqa: E402
+from mpaudit.runtime.torch import probe as torch_probe  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
 
@@ -382,7 +382,7 @@ def test_on_a_gpu_nothing_waits_and_the_bits_are_the_same(tmp_path: Path) -> Non
 
 
 def test_what_a_gpu_computes_of_a_tensor_is_what_the_cpu_finds() -> None:
-    from mpaudit.runtime import torch_measure
+    from mpaudit.runtime.torch import measure
 
     cases = [
         torch.tensor([1.0, -7.5, 3.0]),
@@ -393,8 +393,8 @@ def test_what_a_gpu_computes_of_a_tensor_is_what_the_cpu_finds() -> None:
     ]
     for tensor in cases:
         row = torch.zeros(4, dtype=torch.float64)
-        torch_measure._on_device(tensor, row)
-        assert torch_measure._values(tensor.numel(), row.tolist()) == torch_measure._on_cpu(tensor)
+        measure._on_device(tensor, row)
+        assert measure._values(tensor.numel(), row.tolist()) == measure._on_cpu(tensor)
 
 
 @pytest.mark.parametrize(("limit", "found"), [(1.0, ["clip-before-unscale"]), (float("inf"), [])])

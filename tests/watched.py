@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from mpaudit.protocols import machines  # noqa: E402
-from mpaudit.runtime import torch_probe  # noqa: E402
+from mpaudit.runtime.torch import probe as torch_probe  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
 

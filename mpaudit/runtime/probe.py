@@ -72,10 +72,10 @@ class Probes:
 
     def _torch(self) -> None:
         options = (self._device, self._say, self._rehearsal, self._remedy, self._late)
-        self._install("torch", "mpaudit.runtime.torch_probe", *options)
+        self._install("torch", "mpaudit.runtime.torch.probe", *options)
 
     def _keras(self) -> None:
-        self._install("keras", "mpaudit.runtime.keras_probe")
+        self._install("keras", "mpaudit.runtime.keras.probe")
 
     def _install(self, framework: str, probe: str, *options: object) -> None:
         try:

@@ -19,8 +19,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpaudit.protocols import machines
-from mpaudit.runtime import torch_probe
 from mpaudit.runtime.sampling import Sampling
+from mpaudit.runtime.torch import probe as torch_probe
 from mpaudit.runtime.tracer import Tracer
 
 from .loop import Loop

@@ -10,9 +10,9 @@ import torch
 
 from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.frame import user_frame
-from mpaudit.runtime.torch_measure import STAND_INS
-from mpaudit.runtime.torch_names import WRAPPERS, Names
-from mpaudit.runtime.torch_watch import Watch, unwatched
+from mpaudit.runtime.torch.measure import STAND_INS
+from mpaudit.runtime.torch.names import WRAPPERS, Names
+from mpaudit.runtime.torch.watch import Watch, unwatched
 
 _LOW = (torch.float16, torch.bfloat16)
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mpaudit.finding import Span
-from mpaudit.runtime.torch_measure import measurable
-from mpaudit.runtime.torch_watch import Known, Watch
+from mpaudit.runtime.torch.measure import measurable
+from mpaudit.runtime.torch.watch import Known, Watch
 
 _KEPT = 128  # means that are kept
 

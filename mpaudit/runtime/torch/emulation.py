@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from mpaudit.runtime.torch_patch import Patches
-from mpaudit.runtime.torch_policy import CudaPolicy
+from mpaudit.runtime.torch.patch import Patches
+from mpaudit.runtime.torch.policy import CudaPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from mpaudit.runtime.torch_watch import Watch
+from mpaudit.runtime.torch.watch import Watch
 
 
 class Trial:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mpaudit.runtime.torch_watch import Watch
+from mpaudit.runtime.torch.watch import Watch
 
 
 class Compiler:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mpaudit.runtime.torch_watch import Known, Watch
+from mpaudit.runtime.torch.watch import Known, Watch
 
 WRAPPERS = frozenset(
     {

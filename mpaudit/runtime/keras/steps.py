@@ -14,10 +14,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mpaudit.runtime.keras_identity import ByObject
-from mpaudit.runtime.keras_patch import Call, Patches
-from mpaudit.runtime.keras_place import place
-from mpaudit.runtime.keras_taps import Clock, resource
+from mpaudit.runtime.keras.identity import ByObject
+from mpaudit.runtime.keras.patch import Call, Patches
+from mpaudit.runtime.keras.place import place
+from mpaudit.runtime.keras.taps import Clock, resource
 
 ROOM = 4096
 """Rows of the ledger: how many attempts can happen between two reads without losing any."""

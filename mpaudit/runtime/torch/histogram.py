@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 
 from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent
-from mpaudit.runtime.torch_measure import measurable
-from mpaudit.runtime.torch_octaves import read
-from mpaudit.runtime.torch_regions import dtype_name
-from mpaudit.runtime.torch_watch import Watch
+from mpaudit.runtime.torch.measure import measurable
+from mpaudit.runtime.torch.octaves import read
+from mpaudit.runtime.torch.regions import dtype_name
+from mpaudit.runtime.torch.watch import Watch
 
 CALLS = 8  # calls of one layer in one step that are looked at
 _EVERY = 100

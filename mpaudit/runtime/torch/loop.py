@@ -31,9 +31,9 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
-from mpaudit.runtime.torch_progress import Progress
-from mpaudit.runtime.torch_regions import Made
-from mpaudit.runtime.torch_watch import Known, Watch, unwatched
+from mpaudit.runtime.torch.progress import Progress
+from mpaudit.runtime.torch.regions import Made
+from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
 SCALED_BY = "mpaudit.scaled_by"
 MADE_IN = "mpaudit.made_in"

@@ -15,11 +15,11 @@ from torch.utils import data
 from torch.utils._device import DeviceContext, _device_constructors
 from torch.utils.checkpoint import DefaultDeviceType
 
-from mpaudit.runtime.torch_casts import Casts
-from mpaudit.runtime.torch_cuda import answer_as_one_gpu
-from mpaudit.runtime.torch_emulation import Emulation
-from mpaudit.runtime.torch_policy import CudaPolicy
-from mpaudit.runtime.torch_watch import Watch
+from mpaudit.runtime.torch.casts import Casts
+from mpaudit.runtime.torch.cuda import answer_as_one_gpu
+from mpaudit.runtime.torch.emulation import Emulation
+from mpaudit.runtime.torch.policy import CudaPolicy
+from mpaudit.runtime.torch.watch import Watch
 
 _FACTORIES = """arange as_tensor asarray empty empty_like empty_strided eye full full_like linspace
 logspace ones ones_like rand rand_like randint randint_like randn randn_like randperm tensor

@@ -28,7 +28,7 @@ def install(tracer: Tracer) -> Callable[[], None]:
     tracer.note("keras_backend", backend)
     if backend != "tensorflow":
         return _nothing
-    from mpaudit.runtime.keras_watch import watch
+    from mpaudit.runtime.keras.watch import watch
 
     return watch(tracer)
 

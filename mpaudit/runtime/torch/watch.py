@@ -15,8 +15,8 @@ import torch
 from mpaudit.event import Ref, Region
 from mpaudit.runtime.frame import spelling
 from mpaudit.runtime.sampling import Turns
-from mpaudit.runtime.torch_measure import Numbers
-from mpaudit.runtime.torch_patch import Patches
+from mpaudit.runtime.torch.measure import Numbers
+from mpaudit.runtime.torch.patch import Patches
 from mpaudit.runtime.tracer import Tracer
 
 

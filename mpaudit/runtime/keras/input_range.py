@@ -8,8 +8,8 @@ from typing import Any
 import keras
 
 from mpaudit.finding import Moment, Problem, Span
-from mpaudit.runtime.keras_place import place
-from mpaudit.runtime.keras_taps import measurable
+from mpaudit.runtime.keras.place import place
+from mpaudit.runtime.keras.taps import measurable
 from mpaudit.runtime.record import LARGEST
 
 WIDER = ("float32", "float64")

@@ -25,11 +25,11 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Moment, Span
 from mpaudit.runtime.frame import spelling, user_frame
-from mpaudit.runtime.keras_identity import ByObject
-from mpaudit.runtime.keras_layers import MARK, Layers, Mark, recording
-from mpaudit.runtime.keras_patch import Call, Patches
-from mpaudit.runtime.keras_place import constructor, place
-from mpaudit.runtime.keras_steps import scales
+from mpaudit.runtime.keras.identity import ByObject
+from mpaudit.runtime.keras.layers import MARK, Layers, Mark, recording
+from mpaudit.runtime.keras.patch import Call, Patches
+from mpaudit.runtime.keras.place import constructor, place
+from mpaudit.runtime.keras.steps import scales
 
 _SCALED = "_mpaudit_scaled_by"
 _GRADIENTS = "_mpaudit_gradients"

@@ -8,11 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from mpaudit.runtime.keras_events import Events
-from mpaudit.runtime.keras_layers import Layers
-from mpaudit.runtime.keras_patch import Call, Patches
-from mpaudit.runtime.keras_steps import ROOM, Steps
-from mpaudit.runtime.keras_taps import Clock
+from mpaudit.runtime.keras.events import Events
+from mpaudit.runtime.keras.layers import Layers
+from mpaudit.runtime.keras.patch import Call, Patches
+from mpaudit.runtime.keras.steps import ROOM, Steps
+from mpaudit.runtime.keras.taps import Clock
 from mpaudit.runtime.tracer import Tracer
 
 

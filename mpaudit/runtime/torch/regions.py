@@ -15,7 +15,7 @@ import torch
 from mpaudit.event import Region
 from mpaudit.finding import Span
 from mpaudit.runtime.frame import decorator_span, entered_by_user, user_span
-from mpaudit.runtime.torch_watch import Watch, unwatched
+from mpaudit.runtime.torch.watch import Watch, unwatched
 
 LOW = ("float16", "bfloat16")
 _OWN = str(Path(__file__).parent) + os.sep

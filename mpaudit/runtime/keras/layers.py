@@ -14,12 +14,12 @@ import tensorflow as tf
 from mpaudit.errors import MpauditError
 from mpaudit.event import Ref
 from mpaudit.finding import Span
-from mpaudit.runtime import keras_range
-from mpaudit.runtime.keras_identity import ByObject
-from mpaudit.runtime.keras_origin import Bad, Interval, judge
-from mpaudit.runtime.keras_patch import Call, Patches
-from mpaudit.runtime.keras_steps import Steps
-from mpaudit.runtime.keras_taps import Clock, Numbers, Tap, measurable
+from mpaudit.runtime.keras import input_range
+from mpaudit.runtime.keras.identity import ByObject
+from mpaudit.runtime.keras.origin import Bad, Interval, judge
+from mpaudit.runtime.keras.patch import Call, Patches
+from mpaudit.runtime.keras.steps import Steps
+from mpaudit.runtime.keras.taps import Clock, Numbers, Tap, measurable
 from mpaudit.runtime.record import LARGEST, Flow, Phase, Statistics
 
 MARK = "_mpaudit_mark"
@@ -166,13 +166,13 @@ class Layers:
 
     def _arrive(self, layer: Any, watched: Watched, args: Any) -> None:
         """Measure data that the layer, or model, is about to cast."""
-        if not recording() or not keras_range.casts(layer):
+        if not recording() or not input_range.casts(layer):
             return
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             return
-        for tensor in keras_range.wide(args):
+        for tensor in input_range.wide(args):
             if not hasattr(tensor, MARK):
-                watched.cast_at = watched.cast_at or keras_range.caller()
+                watched.cast_at = watched.cast_at or input_range.caller()
                 self._tap(watched, "uncast", tensor.dtype.name).note(tensor)
 
     def _flowed(self, layer: Any, watched: Watched, inputs: Any, outputs: list[Any]) -> None:
@@ -323,7 +323,7 @@ class Layers:
                 beyond = passage == "uncast" and largest_given > LARGEST["float16"]
                 if beyond and watched.cast_at is not None:
                     told = watched.cast_at, watched.path, watched.kind, largest_given
-                    self._tracer.problem(keras_range.beyond(*told))
+                    self._tracer.problem(input_range.beyond(*told))
                 if passage == "forward":
                     largest[watched.path] = max(largest.get(watched.path, 0.0), numbers.amax or 0.0)
                 if numbers.first_bad is not None and numbers.last_bad is not None:

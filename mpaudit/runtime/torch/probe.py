@@ -12,16 +12,16 @@ from mpaudit.errors import MpauditError
 from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.sampling import Turns
-from mpaudit.runtime.torch_compiler import Compiler
-from mpaudit.runtime.torch_device import Remap
-from mpaudit.runtime.torch_layers import Layers
-from mpaudit.runtime.torch_light import Light
-from mpaudit.runtime.torch_loop import Loop
-from mpaudit.runtime.torch_recorder import Recorder
-from mpaudit.runtime.torch_regions import watch_regions
-from mpaudit.runtime.torch_remedy import Remedy
-from mpaudit.runtime.torch_trial import Trial
-from mpaudit.runtime.torch_watch import Watch
+from mpaudit.runtime.torch.compiler import Compiler
+from mpaudit.runtime.torch.device import Remap
+from mpaudit.runtime.torch.layers import Layers
+from mpaudit.runtime.torch.light import Light
+from mpaudit.runtime.torch.loop import Loop
+from mpaudit.runtime.torch.recorder import Recorder
+from mpaudit.runtime.torch.regions import watch_regions
+from mpaudit.runtime.torch.remedy import Remedy
+from mpaudit.runtime.torch.trial import Trial
+from mpaudit.runtime.torch.watch import Watch
 from mpaudit.runtime.tracer import Tracer
 
 EMULATED = (

@@ -9,11 +9,11 @@ from typing import Any
 from torch.nn.modules import module as modules
 
 from mpaudit.runtime.origin import Origins, Place, Values
-from mpaudit.runtime.torch_casts import Casts
-from mpaudit.runtime.torch_measure import measurable
-from mpaudit.runtime.torch_names import Names
-from mpaudit.runtime.torch_regions import dtype_name
-from mpaudit.runtime.torch_watch import Known, Watch
+from mpaudit.runtime.torch.casts import Casts
+from mpaudit.runtime.torch.measure import measurable
+from mpaudit.runtime.torch.names import Names
+from mpaudit.runtime.torch.regions import dtype_name
+from mpaudit.runtime.torch.watch import Known, Watch
 
 
 class Light:

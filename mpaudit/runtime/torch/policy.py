@@ -22,7 +22,7 @@ from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard
 
 from mpaudit.autocast_lists import FLOAT32, FLOAT32_RESULT, LOWER, NATIVE, PROMOTE
 from mpaudit.runtime.record import CastOf
-from mpaudit.runtime.torch_casts import Casts, Why, plain
+from mpaudit.runtime.torch.casts import Casts, Why, plain
 
 _dtype = torch.get_autocast_dtype  # before it is replaced: the state as it really is
 _KEYS = DispatchKeySet(DispatchKey.AutocastCPU)

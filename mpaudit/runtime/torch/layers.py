@@ -16,15 +16,15 @@ from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.headroom import Headroom
 from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
-from mpaudit.runtime.torch_casts import Casts
-from mpaudit.runtime.torch_edge import parts
-from mpaudit.runtime.torch_histogram import CALLS, Histograms, sampled
-from mpaudit.runtime.torch_loop import MADE_IN
-from mpaudit.runtime.torch_measure import STAND_INS, measurable
-from mpaudit.runtime.torch_names import WRAPPERS, Names, type_name
-from mpaudit.runtime.torch_nested import floats
-from mpaudit.runtime.torch_regions import dtype_name, made_here
-from mpaudit.runtime.torch_watch import Known, Watch, unwatched
+from mpaudit.runtime.torch.casts import Casts
+from mpaudit.runtime.torch.edge import parts
+from mpaudit.runtime.torch.histogram import CALLS, Histograms, sampled
+from mpaudit.runtime.torch.loop import MADE_IN
+from mpaudit.runtime.torch.measure import STAND_INS, measurable
+from mpaudit.runtime.torch.names import WRAPPERS, Names, type_name
+from mpaudit.runtime.torch.nested import floats
+from mpaudit.runtime.torch.regions import dtype_name, made_here
+from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
 _CHECK_GRADIENTS = 50  # every so many steps the dtypes of parameter gradients are noted
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mpaudit.runtime.torch_measure import measurable
+from mpaudit.runtime.torch.measure import measurable
 
 _MANY = 256  # nodes of one call that are searched
 

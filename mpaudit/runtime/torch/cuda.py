@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mpaudit.runtime.torch_patch import Patches
+from mpaudit.runtime.torch.patch import Patches
 
 _MEMORY = 2**34  # bytes: some answer is needed by scripts that divide by it
 _PROPERTIES = SimpleNamespace(

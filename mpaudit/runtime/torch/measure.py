@@ -14,7 +14,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mpaudit.runtime.origin import Values
-from mpaudit.runtime.torch_octaves import BINS, counts, counts_on_cpu, sample
+from mpaudit.runtime.torch.octaves import BINS, counts, counts_on_cpu, sample
 
 STAND_INS = (FakeTensor, FunctionalTensor)  # what a compiler calls modules with
 ROWS = 4096  # measurements kept on the device before they are sent to the host

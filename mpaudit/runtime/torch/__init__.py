@@ -1,0 +1,1 @@
+"""The torch probe: what a PyTorch script does, seen from inside while it runs."""
