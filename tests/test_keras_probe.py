@@ -29,6 +29,7 @@ from mpaudit.protocols.protocol import Protocol, Verdict  # noqa: E402
 from mpaudit.runtime.keras.probe import install  # noqa: E402
 from mpaudit.runtime.keras.taps import Clock, Tap  # noqa: E402
 from mpaudit.runtime.record import Statistics  # noqa: E402
+from mpaudit.runtime.sampling import Sampling  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
 
@@ -643,6 +644,19 @@ def test_a_fault_of_the_probe_is_recorded_and_not_raised(tmp_path: Path) -> None
 
 def _raise(_: object) -> None:
     raise ValueError("mine")
+
+
+def test_options_that_keras_does_not_heed_are_told(tmp_path: Path) -> None:
+    for called in (False, True):
+        tracer = Tracer(tmp_path / f"{called}.mpa", sampling=Sampling(every=7, light=True))
+        tracer.note("applied", {"advice": {}})
+        uninstall = install(tracer)
+        if called:
+            keras.layers.Dense(1)(tf.ones([2, 2]))
+        uninstall()
+        tracer.close(0)
+        told = [error.partition(":")[0] for error in tracer.fact("probe_errors")]
+        assert told == (["--light", "--every", "--apply"] if called else [])
 
 
 def test_the_probe_is_installed_once(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mpaudit.errors import MpauditError
 from mpaudit.runtime.keras.events import Events
 from mpaudit.runtime.keras.layers import Layers
 from mpaudit.runtime.keras.patch import Call, Patches
@@ -34,10 +35,24 @@ def watch(tracer: Tracer) -> Callable[[], None]:
     def uninstall() -> None:
         steps.over = True
         drain()
+        if tracer.fact("policies"):  # a layer of Keras was called
+            _tell_unheeded(tracer)
         tracer.draining.remove(drain)
         patches.restore()
 
     return uninstall
+
+
+def _tell_unheeded(tracer: Tracer) -> None:
+    """Record what was asked for and is not to be had of Keras: the run went on without it."""
+    asked = tracer.sampling
+    for option, given in (
+        ("--light", asked.light),
+        ("--every", asked.every is not None),
+        ("--apply", tracer.fact("applied") is not None),
+    ):
+        if given:
+            tracer.failed(option, MpauditError("Keras layers ran, and were watched, without it"))
 
 
 class _Drain:
