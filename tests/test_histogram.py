@@ -18,8 +18,9 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from watched import batches, model, trace  # noqa: E402
 
+from mpaudit.runtime.octaves import SAMPLE, read  # noqa: E402
+from mpaudit.runtime.sampling import sampled  # noqa: E402
 from mpaudit.runtime.torch import octaves  # noqa: E402
-from mpaudit.runtime.torch.histogram import sampled  # noqa: E402
 
 LIMITS = {  # smallest subnormal, smallest normal, the power of two above the largest number
     "float16": (2.0**-24, 2.0**-14, 2.0**16),
@@ -42,7 +43,7 @@ def counted(values: Any) -> list[tuple[dict[int, int], int, int, int]]:
     """As the device counts, and as the CPU does."""
     found = []
     for each in (octaves.counts(values).tolist(), octaves.counts_on_cpu(values)):
-        first, inside, *apart = octaves.read(each)
+        first, inside, *apart = read(each)
         found.append(({first + n: count for n, count in enumerate(inside) if count}, *apart))
     return found
 
@@ -100,15 +101,15 @@ def test_shares_are_those_of_the_real_cast(form: Any, shift: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [(1024, 4096), (4096, 768), (3, 700, 700), (octaves.SAMPLE,), (octaves.SAMPLE + 1,)]
+    "shape", [(1024, 4096), (4096, 768), (3, 700, 700), (SAMPLE,), (SAMPLE + 1,)]
 )
 def test_a_sample_is_small_and_from_every_row_and_column(shape: tuple[int, ...]) -> None:
     size = math.prod(shape)
     tensor = torch.arange(size).view(shape)
     taken = octaves.sample(tensor)
-    assert taken.numel() <= octaves.SAMPLE
+    assert taken.numel() <= SAMPLE
     assert taken.data_ptr() == tensor.data_ptr()  # nothing is copied
-    if size > octaves.SAMPLE:
+    if size > SAMPLE:
         starts = range(
             0,
             size // octaves.BLOCK * octaves.BLOCK,
@@ -120,7 +121,7 @@ def test_a_sample_is_small_and_from_every_row_and_column(shape: tuple[int, ...])
     if len(shape) > 1:
         assert set((taken % shape[-1]).flatten().tolist()) == set(range(shape[-1]))
         rows = set((taken // shape[-1] % shape[-2]).flatten().tolist())
-        assert len(rows) >= min(shape[-2], octaves.SAMPLE // octaves.BLOCK) / 4
+        assert len(rows) >= min(shape[-2], SAMPLE // octaves.BLOCK) / 4
     assert set(
         octaves.sample(tensor.t() if tensor.dim() == 2 else tensor).flatten().tolist()
     ) <= set(range(size))

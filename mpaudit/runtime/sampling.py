@@ -7,6 +7,8 @@ from typing import Any
 
 FIRST = 10  # steps that are always looked at
 AFTER = 5  # steps that are looked at behind one in which something went wrong
+CALLS = 8  # calls of one layer in one step whose numbers are counted by power of two
+COUNTED = 100  # every so many steps numbers are counted, after those that are powers of two
 NOT_LOOKED_AT = "inputs, outputs and casts of layers, and the gradients between them"
 """What `--light` does not look at."""
 
@@ -31,6 +33,11 @@ class Sampling:
 
 
 EVERYTHING = Sampling()
+
+
+def sampled(step: int) -> bool:
+    """Whether numbers are counted in a step: 0 and powers of two, then every 100th."""
+    return step % COUNTED == 0 if step >= COUNTED else step & (step - 1) == 0
 
 
 def told(fact: Any) -> str | None:

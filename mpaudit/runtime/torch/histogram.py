@@ -7,18 +7,10 @@ from dataclasses import replace
 import torch
 
 from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent
+from mpaudit.runtime.octaves import read
 from mpaudit.runtime.torch.measure import measurable
-from mpaudit.runtime.torch.octaves import read
 from mpaudit.runtime.torch.regions import dtype_name
 from mpaudit.runtime.torch.watch import Watch
-
-CALLS = 8  # calls of one layer in one step that are looked at
-_EVERY = 100
-
-
-def sampled(step: int) -> bool:
-    """Whether a step is one of those that are looked at: 0 and powers of two, then every 100."""
-    return step % _EVERY == 0 if step >= _EVERY else step & (step - 1) == 0
 
 
 class Histograms:

@@ -16,9 +16,10 @@ from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.headroom import Headroom
 from mpaudit.runtime.origin import Gradient, Measured, Origins, Place, Values
+from mpaudit.runtime.sampling import CALLS, sampled
 from mpaudit.runtime.torch.casts import Casts
 from mpaudit.runtime.torch.edge import parts
-from mpaudit.runtime.torch.histogram import CALLS, Histograms, sampled
+from mpaudit.runtime.torch.histogram import Histograms
 from mpaudit.runtime.torch.loop import MADE_IN
 from mpaudit.runtime.torch.measure import STAND_INS, measurable
 from mpaudit.runtime.torch.names import WRAPPERS, Names, type_name

@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from mpaudit.runtime.octaves import BINS
 from mpaudit.runtime.origin import Values
-from mpaudit.runtime.torch.octaves import BINS, counts, counts_on_cpu, sample
+from mpaudit.runtime.torch.octaves import counts, counts_on_cpu, sample
 
 STAND_INS = (FakeTensor, FunctionalTensor)  # what a compiler calls modules with
 ROWS = 4096  # measurements kept on the device before they are sent to the host

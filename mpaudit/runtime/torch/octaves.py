@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 
-SAMPLE = 16384  # numbers of one tensor that are counted, at most
+from mpaudit.runtime.octaves import BINS, LOWEST, NORMAL, SAMPLE
+
 BLOCK = 16  # neighbours that are taken together, for they come from memory together
-_LOWEST = -149  # exponent of float32's smallest subnormal
-_NORMAL = -126  # and of its smallest normal number
-_INF = 129 - _LOWEST  # behind the last exponent, 127
-BINS = _INF + 2
-"""Zeros, 277 exponents, inf, NaN."""
 
 
 def sample(tensor: torch.Tensor) -> torch.Tensor:
@@ -50,7 +45,7 @@ def counts(tensor: torch.Tensor) -> torch.Tensor:
     tiny = magnitude < torch.finfo(torch.float32).tiny
     normal = torch.where(tiny, magnitude * 2.0**24, magnitude)
     exponents = (normal.view(torch.int32) >> 23) - torch.where(tiny, 127 + 24, 127)
-    places = (exponents - (_LOWEST - 1)).clamp_(min=0) + torch.isnan(magnitude)
+    places = (exponents - (LOWEST - 1)).clamp_(min=0) + torch.isnan(magnitude)
     one = torch.ones((), dtype=torch.int32, device=tensor.device).expand(places.shape)
     found = torch.zeros(BINS, dtype=torch.int32, device=tensor.device)
     return found.scatter_add_(0, places.to(torch.int64), one)
@@ -63,14 +58,4 @@ def counts_on_cpu(tensor: torch.Tensor) -> list[float]:
     zeros = single.numel() - int(single.count_nonzero())
     if fields[0] != zeros or fields[255]:
         return counts(tensor).tolist()  # type: ignore[no-any-return]
-    return [zeros, *[0] * (_NORMAL - _LOWEST), *fields[1:255], 0, 0]
-
-
-def read(found: Sequence[float]) -> tuple[int, tuple[int, ...], int, int, int]:
-    """Of such counts: the first exponent, the counts from there on; zeros, infs and NaNs."""
-    there = [place for place, count in enumerate(found[:_INF]) if count and place]
-    apart = int(found[0]), int(found[_INF]), int(found[_INF + 1])
-    if not there:
-        return 0, (), *apart
-    inside = tuple(map(int, found[there[0] : there[-1] + 1]))
-    return there[0] + _LOWEST - 1, inside, *apart
+    return [zeros, *[0] * (NORMAL - LOWEST), *fields[1:255], 0, 0]
