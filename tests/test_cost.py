@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from mpaudit.protocols import machines  # noqa: E402
+from mpaudit.runtime.origin import Values  # noqa: E402
 from mpaudit.runtime.sampling import AFTER, FIRST, Sampling, Turns  # noqa: E402
+from mpaudit.runtime.torch import measure  # noqa: E402
 from mpaudit.runtime.torch import probe as torch_probe  # noqa: E402
+from mpaudit.runtime.torch.measure import Numbers  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
 from tests.benchmarks.runtime.counted import WAITS, count, mpaudit  # noqa: E402
@@ -52,6 +56,64 @@ def test_light_hooks_no_layer_and_reads_the_gradients_of_parameters_once() -> No
     assert watched.read["backward"] == plain.read["backward"]
     size = sum(each.numel() * each.element_size() for each in parameters)
     assert watched.read["update"] - plain.read["update"] == size
+
+
+class Late(Numbers):
+    """Numbers that are handed out at a flush, as those of a GPU are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: list[Callable[[], None]] = []
+
+    @staticmethod
+    def at_once(tensor: Any) -> bool:
+        return False
+
+    def measure(self, tensor: Any, receive: Callable[[Values], None]) -> None:
+        found: list[Values] = []
+        super().measure(tensor, found.append)
+        self._waiting.append(lambda: receive(found[0]))
+
+    def drain(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for deliver in waiting:
+            deliver()
+
+
+def test_what_waits_for_a_device_keeps_no_activation_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(path: Path, flushed: float) -> list[Any]:
+        monkeypatch.setattr("mpaudit.runtime.tracer.FLUSH_EVERY", flushed)
+        tracer = Tracer(path, machines(), Sampling(every=1))
+        uninstall = torch_probe.install(tracer, "cpu", lambda _: None)
+        try:
+            loop = Shape("resnet", small=True).loop()
+            loop.step()
+            assert kept(loop) == 0
+            tracer.flush()
+        finally:
+            uninstall()
+            tracer.close(0)
+        assert tracer.fact("probe_errors") == []
+        with Reader(path) as run:
+            return sorted(run.statistics(), key=lambda each: (each.layer, each.phase))
+
+    at_once = rows(tmp_path / "once.mpa", 1.0)
+    monkeypatch.setattr("mpaudit.runtime.torch.watch.Numbers", Late)
+    assert rows(tmp_path / "late.mpa", 1e9) == at_once
+
+
+def test_numbers_are_read_as_they_lie_in_memory() -> None:
+    numbers = torch.randn(4, 6, 5, 7, generator=torch.Generator().manual_seed(0))
+    numbers[1, 2, 3, 4] = -9.0
+    lasting = numbers.to(memory_format=torch.channels_last)
+    cases = [lasting, lasting.bfloat16(), numbers.permute(2, 0, 3, 1), numbers[:, ::2, 1:, ::3]]
+    cases += [numbers[:, :1].expand(4, 9, 5, 7), numbers.sum().expand(3, 4), numbers[0, 0, 0, 0]]
+    for tensor in cases:
+        assert measure._amax_on_cpu(tensor) == tensor.abs().max().item()
+    assert not lasting.is_contiguous() and measure._as_it_lies(lasting).is_contiguous()
+    assert measure._as_it_lies(numbers[:, :1].expand(4, 9, 5, 7)).numel() == 4 * 5 * 7
 
 
 STEPS, BAD = 45, 25

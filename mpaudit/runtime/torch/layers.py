@@ -254,8 +254,9 @@ class Layers:
         sources: list[Measured | None] | None = None  # on the CPU they are read when they matter
         if any(each is tensor for each in inputs):  # changed in place: what it was is the input
             sources = [self._numbers(each, now=False) for each in inputs]
-        elif tensor.device.type != "cpu":
+        elif not self._watch.numbers.at_once(tensor):
             sources = [self._numbers(each) for each in inputs]
+        unread = inputs if sources is None else ()  # what waits for a device keeps no tensor alive
 
         training = torch.is_grad_enabled()
 
@@ -265,7 +266,7 @@ class Layers:
                 self._headroom.add(place.path, place.step, values.amax, finite=values.finite)
             if not values.finite:
                 self._watch.turns.alarm()
-                found = sources or [self._numbers(each) for each in inputs]
+                found = sources or [self._numbers(each) for each in unread]
                 self._origins.output(place, values, [each for each in found if each is not None])
 
         before = self._thread.measured.get(tensor)  # by an inner layer, which counts it

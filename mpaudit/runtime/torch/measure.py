@@ -42,6 +42,11 @@ class Numbers:
         self._rings: dict[tuple[torch.device, bool], _Ring] = {}
         self._norms: list[_Norms] = []
 
+    @staticmethod
+    def at_once(tensor: torch.Tensor) -> bool:
+        """Whether the numbers of a tensor are there when `measure` returns."""
+        return bool(tensor.device.type == "cpu")
+
     def measure(self, tensor: torch.Tensor, receive: Callable[[Values], None]) -> None:
         """Measure `tensor`, which must be `measurable`; `receive` gets the values, in order."""
         tensor = getattr(tensor, "_local_tensor", tensor)
@@ -214,9 +219,19 @@ def _amax_on_cpu(tensor: torch.Tensor) -> float:
     """The largest magnitude, in one pass; inf and NaN where there are such."""
     both, each = _scratch.of(tensor.dtype)
     with _aside(), _unwatched():
-        torch.aminmax(tensor, out=each)
+        torch.aminmax(tensor if tensor.is_contiguous() else _as_it_lies(tensor), out=each)
     low, high = both.tolist()
     return float(max(-low, high))  # both are NaN where one is
+
+
+def _as_it_lies(tensor: torch.Tensor) -> torch.Tensor:
+    """The numbers of a tensor in the order of memory, those that it repeats once: torch would copy
+    what is not contiguous before it compares."""
+    lies = sorted(
+        ((step, size) for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step),
+        reverse=True,
+    )
+    return tensor.as_strided([size for _, size in lies], [step for step, _ in lies])
 
 
 def _of_amax(elements: int, amax: float) -> Values:
