@@ -21,16 +21,22 @@ def told(advice: Advice) -> list[str]:
 
 def changes(advice: Advice) -> list[str]:
     """What to change, in few words."""
+    keras = advice.framework == "keras"
     lines = []
     if advice.float32:
         layers = ", ".join(repr(each) for each in advice.float32)
-        lines.append(f"keep in float32, within autocast(enabled=False): {layers}")
-    given = {"init_scale": advice.init_scale, "growth_interval": advice.growth_interval}
-    arguments = ", ".join(f"{name}={value:.8g}" for name, value in given.items() if value)
+        how = 'with dtype="float32"' if keras else "within autocast(enabled=False)"
+        lines.append(f"keep in float32, {how}: {layers}")
+    names = (
+        ("initial_scale", "dynamic_growth_steps") if keras else ("init_scale", "growth_interval")
+    )
+    given = zip(names, (advice.init_scale, advice.growth_interval), strict=True)
+    arguments = ", ".join(f"{name}={value:.8g}" for name, value in given if value)
     if arguments:
-        lines.append(f"GradScaler({arguments})")
+        lines.append(f"{'LossScaleOptimizer' if keras else 'GradScaler'}({arguments})")
     if advice.dtype:
-        lines.append(f"autocast(dtype=torch.{advice.dtype})")
+        policy, dtype = f'set_dtype_policy("mixed_{advice.dtype}")', f"torch.{advice.dtype}"
+        lines.append(policy if keras else f"autocast(dtype={dtype})")
     return lines
 
 

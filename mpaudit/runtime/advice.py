@@ -28,7 +28,8 @@ _MANY = 4  # more than one in so many layers in float32: then rather bfloat16 fo
 class Advice:
     """Layers to keep in float32, by path; a scaler's arguments; the dtype for float16. None: as is.
 
-    `reasons` are sentences, and `beside` says what cannot be applied from outside.
+    `reasons` are sentences, and `beside` says what cannot be applied from outside. `framework` is the
+    one of the run, "torch" or "keras".
     """
 
     float32: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class Advice:
     dtype: str | None = None
     reasons: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    framework: str = "torch"
 
     @property
     def empty(self) -> bool:
@@ -63,18 +65,24 @@ class Advice:
             dtype,
             tuple(dict.fromkeys((*earlier.reasons, *self.reasons))),
             tuple(dict.fromkeys((*earlier.beside, *self.beside))),
+            self.framework,
         )
 
 
 def advise(report: RunReport) -> Advice | None:
-    """What a run calls for; None if nothing in it was float16, of which alone there is advice."""
-    if not any("float16" in dtypes for flow in report.layers for dtypes in flow.dtypes.values()):
+    """What a run calls for; None if nothing in it was float16, of which alone there is advice.
+
+    None also of a light look, which does not know the layers that overflow.
+    """
+    if report.light or not any(
+        "float16" in dtypes for flow in report.layers for dtypes in flow.dtypes.values()
+    ):
         return None
     found = _layers(report)
     scaled = report.scaled
     if found.empty and scaled is not None:
         found = replace(_scale(report, scaled), beside=found.beside)
-    return found
+    return replace(found, framework=report.meta.get("framework") or "torch")
 
 
 def _layers(report: RunReport) -> Advice:
@@ -93,6 +101,12 @@ def _layers(report: RunReport) -> Advice:
         beside += (
             "an operation of the model itself, outside its layers, overflows in float16: do "
             "it within torch.autocast(..., enabled=False), on float32",
+        )
+    for path in [each for each in reasons if any(other.startswith(f"{each}/") for other in known)]:
+        del reasons[path]
+        beside += (
+            f"an operation of {path!r} itself, outside its layers, overflows in float16: do it on "
+            "float32, with keras.ops.cast",
         )
     leaves = [each for each in known.values() if each.dtypes.get("parameter")]
     if len(reasons) > max(2, len(leaves) // _MANY):

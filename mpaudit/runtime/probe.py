@@ -75,7 +75,7 @@ class Probes:
         self._install("torch", "mpaudit.runtime.torch.probe", *options)
 
     def _keras(self) -> None:
-        self._install("keras", "mpaudit.runtime.keras.probe")
+        self._install("keras", "mpaudit.runtime.keras.probe", self._rehearsal, self._remedy)
 
     def _install(self, framework: str, probe: str, *options: object) -> None:
         try:

@@ -26,12 +26,15 @@ from mpaudit.event import (
 from mpaudit.finding import Moment, Span
 from mpaudit.runtime.frame import spelling, user_frame
 from mpaudit.runtime.keras.identity import ByObject
-from mpaudit.runtime.keras.layers import MARK, Layers, Mark, recording
+from mpaudit.runtime.keras.layers import Layers, recording
+from mpaudit.runtime.keras.nature import MARK, Mark
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.place import constructor, place
-from mpaudit.runtime.keras.steps import scales
+from mpaudit.runtime.keras.register import Register
+from mpaudit.runtime.keras.steps import Steps, scales
 
 _SCALED = "_mpaudit_scaled_by"
+_UNSCALED = "_mpaudit_unscaled"
 _GRADIENTS = "_mpaudit_gradients"
 _TWICE = 2
 _PROBABILITIES = {
@@ -51,10 +54,12 @@ class Events:
     The events of an iteration that came twice already, in the same order, are not told again.
     """
 
-    def __init__(self, patches: Patches, layers: Layers) -> None:
+    def __init__(self, patches: Patches, layers: Layers, register: Register, steps: Steps) -> None:
         self._patches = patches
         self._tracer = patches.tracer
         self._layers = layers
+        self._register = register
+        self._steps = steps
         self._made: list[tuple[weakref.ref[Any], Span, str | None]] = []
         self._models = ByObject[tuple[Span, int]]()
         self._owners = ByObject[Ref]()
@@ -76,6 +81,7 @@ class Events:
         wrap(keras.losses.Loss, "__init__", self._around_loss_made)
         wrap(keras.losses.Loss, "__call__", self._around_loss)
         wrap(keras.optimizers.Optimizer, "__init__", self._around_optimizer_made)
+        wrap(keras.optimizers.LossScaleOptimizer, "__init__", self._around_scaling_made)
         wrap(keras.optimizers.Optimizer, "scale_loss", self._around_scale)
         wrap(keras.optimizers.LossScaleOptimizer, "scale_loss", self._around_scale)
         wrap(tf.GradientTape, "gradient", self._around_gradient)
@@ -108,7 +114,7 @@ class Events:
             with self._patches.guarded("layer made"):
                 at = None if _internal(kind) else place(kind.__name__)
                 if at is not None:
-                    self._layers.made.put(layer, at)
+                    self._register.made.put(layer, at)
                     inherits = None if kwargs.get("dtype") is not None else _global_policy()
                     self._made.append((weakref.ref(layer), at, inherits))
             return layer
@@ -132,7 +138,7 @@ class Events:
             self._tell(
                 LayerMade(
                     at=at,
-                    layer=self._layers.watched(layer).ref,
+                    layer=self._register.watched(layer).ref,
                     kind=type(layer).__name__,
                     policy=None if own == inherits else own,
                     activation=None if activation == "linear" else activation,
@@ -147,13 +153,13 @@ class Events:
         self._models.put(model, (at, len(layers)))
         if len(layers) == told:
             return
-        refs = tuple(self._layers.watched(each).ref for each in layers)
+        refs = tuple(self._register.watched(each).ref for each in layers)
         if isinstance(model, keras.Sequential):
             output = refs[-1:]
         elif isinstance(model, keras.src.models.functional.Functional):
             made_by = [each._keras_history.operation for each in keras.tree.flatten(model.outputs)]
-            output = tuple(self._layers.watched(each).ref for each in made_by)
-        ref = self._layers.watched(model).ref
+            output = tuple(self._register.watched(each).ref for each in made_by)
+        ref = self._register.watched(model).ref
         self._tell(ModelMade(at=at, model=ref, layers=refs, output=output, moment=self._moment()))
 
     def called(self, layer: Any, outputs: Any) -> None:
@@ -168,7 +174,7 @@ class Events:
         if self._owning.get(layer) is None and layer.trainable_variables:
             self._owning.put(layer, True)
             for variable in layer.trainable_variables:
-                self._owners.put(variable, self._layers.watched(layer).ref)
+                self._owners.put(variable, self._register.watched(layer).ref)
 
     # Losses, tapes and optimizers
 
@@ -220,6 +226,16 @@ class Events:
 
         return init
 
+    def _around_scaling_made(self, original: Call) -> Call:
+        def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            with self._patches.guarded("loss scale optimizer made"):
+                start, interval = optimizer.initial_scale, optimizer.dynamic_growth_steps
+                given = {"init_scale": float(start), "growth_interval": int(interval)}
+                self._tracer.note("scaler", given)
+
+        return init
+
     def _around_scale(self, original: Call) -> Call:
         def scale_loss(optimizer: Any, loss: Any) -> Any:
             result = original(optimizer, loss)
@@ -227,6 +243,7 @@ class Events:
                 at = place("scale_loss")
                 if scales(optimizer) and at is not None:
                     self._scaling_seen = True
+                    _set(result, _UNSCALED, loss)
                     ref = self._optimizer(optimizer)
                     _set(result, _SCALED, (*getattr(loss, _SCALED, ()), ref))
                     moment = self._moment()
@@ -242,6 +259,7 @@ class Events:
         def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(tape, target, sources, *args, **kwargs)
             with self._patches.guarded("tape.gradient"):
+                self._steps.taken(getattr(target, _UNSCALED, target))
                 at = place("gradient")
                 if at is not None:
                     self._taken(at, target, sources, result)

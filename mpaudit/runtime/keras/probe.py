@@ -6,11 +6,17 @@ import sys
 from collections.abc import Callable
 
 from mpaudit.errors import MpauditError
+from mpaudit.runtime.advice import Advice
+from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.tracer import Tracer
 
 
-def install(tracer: Tracer) -> Callable[[], None]:
+def install(
+    tracer: Tracer, rehearsal: Plan | None = None, remedy: Advice | None = None
+) -> Callable[[], None]:
     """Watch Keras for `tracer`; the function that comes back hands over the rest and undoes all.
+
+    A `rehearsal` that is a trial ends the process after its steps; a `remedy` is put into effect.
 
     Keras 3 on TensorFlow is watched. With another backend, or with Keras 2 (tf_keras), nothing is,
     and the trace says so.
@@ -30,7 +36,7 @@ def install(tracer: Tracer) -> Callable[[], None]:
         return _nothing
     from mpaudit.runtime.keras.watch import watch
 
-    return watch(tracer)
+    return watch(tracer, rehearsal, remedy)
 
 
 def _nothing() -> None:

@@ -14,13 +14,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mpaudit.runtime.keras.clock import Clock, resource
 from mpaudit.runtime.keras.identity import ByObject
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.place import place
-from mpaudit.runtime.keras.taps import Clock, resource
+from mpaudit.runtime.progress import Progress
 
 ROOM = 4096
 """Rows of the ledger: how many attempts can happen between two reads without losing any."""
+
+_COLUMNS = 5  # index of the optimizer, applied, scale, whether the loss is known, the loss
 
 
 def scales(optimizer: Any) -> bool:
@@ -48,8 +51,11 @@ class Steps:
         self._read = 0  # attempts handed to the tracer so far
         self.on_end: Callable[[], None] = lambda: None
         self.over = False  # no attempt will come any more
-        self._settled: dict[int, tuple[int, bool | None]] = {}
+        self._settled: dict[int, tuple[int, bool | None, float | None]] = {}
+        self._loss: Any = None  # the last one that gradients were taken of
+        self._progress = Progress(patches.tracer)
         self._inside = threading.local()
+        self._time = 0.0
 
     def install(self) -> None:
         """Watch every optimizer from now on."""
@@ -66,7 +72,7 @@ class Steps:
                 trainable_variables = list(trainable_variables)
             before: Any = None
             with self._patches.guarded("optimizer"):
-                self.on_apply(optimizer, grads, trainable_variables or ())
+                self.on_apply(optimizer, grads, trainable_variables or _variables(optimizer))
                 if (at := place("apply_gradients", "apply", "fit", "train_on_batch")) is not None:
                     self._tracer.stepped(self._index(optimizer), at)
                 before = self._before(optimizer) if grads else None
@@ -83,6 +89,11 @@ class Steps:
             return result
 
         return apply
+
+    def taken(self, loss: Any) -> None:
+        """Gradients are taken of `loss`, without a loss scale in it."""
+        if tf.is_tensor(loss) and loss.shape.rank == 0 and loss.dtype.is_floating:
+            self._loss = loss
 
     def _before(self, optimizer: Any) -> tuple[Any, Any] | None:
         """Loss scale and iterations before the attempt."""
@@ -116,8 +127,12 @@ class Steps:
             tf.raw_ops.AssignVariableOp(resource=self._scales[index], value=now)
         if self._ledger is None:
             with tf.init_scope():
-                self._ledger = resource(tf.zeros([ROOM, 3], tf.float64))
-        row = tf.stack([tf.constant(index, tf.float64), applied, scale])
+                self._ledger = resource(tf.zeros([ROOM, _COLUMNS], tf.float64))
+        loss, self._loss = self._loss, None
+        here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        known = loss is not None and getattr(loss, "graph", None) is here
+        losses = (1.0, tf.cast(loss, tf.float64)) if known else (0.0, 0.0)
+        row = tf.stack([tf.constant(index, tf.float64), applied, scale, *losses])
         tick = self._clock.now()
         tf.raw_ops.ResourceScatterUpdate(resource=self._ledger, indices=tick % ROOM, updates=row)
         self._clock.advance()
@@ -128,10 +143,17 @@ class Steps:
             found = self._indices.put(optimizer, self._tracer.optimizer(type(optimizer).__name__))
         return found
 
-    def drain(self) -> int:
-        """Tell the tracer of the attempts since the last time; returns how many there were."""
+    def seen(self, now: float) -> None:
+        """The host sees, at a time in seconds, that what it started is over."""
+        if self._ledger is not None and self._progress.waits:
+            with tf.init_scope():
+                self._progress.began(self._clock.read(), now)
+        self._time = now
+
+    def drain(self) -> range:
+        """Tell the tracer of the attempts since the last time; returns their ticks."""
         if self._ledger is None:
-            return 0
+            return range(0)
         with tf.init_scope():
             now = self._clock.read()
             rows = tf.raw_ops.ReadVariableOp(resource=self._ledger, dtype=tf.float64).numpy()
@@ -139,18 +161,25 @@ class Steps:
         lost = max(now - started - ROOM, 0)
         self._settled.clear()
         for tick in range(started, now):
-            index, applied, scale = rows[max(tick, started + lost) % ROOM]
+            index, applied, scale, has_loss, loss = rows[max(tick, started + lost) % ROOM]
             known = tick >= started + lost
             step = self._tracer.attempted(int(index))
             outcome = bool(applied) if known else None
-            self._settled[tick] = step, outcome
             in_force = float(scale) if known and not math.isnan(scale) else None
+            self._settled[tick] = step, outcome, in_force
             self._tracer.settled(int(index), step, outcome, in_force)
-        return now - started
+            if known and has_loss and int(index) == 0:
+                self._progress.add(float(loss))
+        self._progress.tell(now, self._time)
+        return range(started, now)
 
     def step(self, tick: int) -> int:
         """The attempt, counted for its own optimizer, that happened at a tick."""
         return self._settled[tick][0] if tick in self._settled else self._tracer.step()
+
+    def scale(self, tick: int) -> float | None:
+        """The loss scale in force at a tick of the last interval, else the last one that was."""
+        return self._settled[tick][2] if tick in self._settled else self._tracer.scale()
 
     def ended(self, tick: int) -> bool:
         """Whether the attempt at a tick is over."""
@@ -164,3 +193,9 @@ class Steps:
 def _applied(optimizer: Any) -> Any:
     """How many attempts were not skipped, those that only accumulate gradients included."""
     return tf.convert_to_tensor(getattr(optimizer, "inner_optimizer", optimizer)._iterations)
+
+
+def _variables(optimizer: Any) -> Any:
+    """What an optimizer was built for."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return inner._trainable_variables if inner.built else ()

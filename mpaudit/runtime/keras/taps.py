@@ -11,15 +11,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import tensorflow as tf
 
-_NEVER = -1.0e300
-_ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
-"""The shared name by which TensorFlow makes a resource that lives as long as its handle."""
+from mpaudit.runtime.keras.clock import (
+    Clock,
+    alarmed,
+    looked_at,
+    resource,
+    sampled_at,
+    tick_of,
+)
+from mpaudit.runtime.keras.octaves import Octaves, count_if_sampled
+from mpaudit.runtime.keras.peaks import Ring, raise_peak
+from mpaudit.runtime.sampling import sampled
 
+_NEVER = -1.0e300
 _EVERY = 16  # attempts between two counts of the zeros of a tensor inside a graph
 _BITS = {2: (tf.int16, 0x7FFF), 4: (tf.int32, 0x7FFFFFFF), 8: (tf.int64, 0x7FFFFFFFFFFFFFFF)}
 _INFINITY = {
@@ -58,54 +67,18 @@ def measurable(value: object) -> bool:
     return isinstance(value, tf.Tensor) and value.dtype in _MEASURABLE
 
 
-def resource(start: Any) -> Any:
-    """A fresh resource that holds `start`, outside every graph that is being traced.
+class _Places(NamedTuple):
+    """The resources of a tap; None for what it lacks."""
 
-    A plain resource and no `tf.Variable`: tapes, models and distribution strategies do not see it.
-    What it holds is noted on the handle, as for a variable: TensorFlow wants to know that when the
-    backward pass of a graph is a graph of its own.
-    """
-    from tensorflow.python.ops import handle_data_util
+    vector: Any
+    clock: Any
+    looking: Any
+    octaves: Any
+    peaks: Any
 
-    with tf.init_scope():
-        handle = tf.raw_ops.VarHandleOp(
-            dtype=start.dtype, shape=start.shape, shared_name=_ANONYMOUS
-        )
-        handle._handle_data = handle_data_util.create_handle_data(start.shape, start.dtype)
-        tf.raw_ops.AssignVariableOp(resource=handle, value=start)
-    return handle
-
-
-class Clock:
-    """Counts attempts to step, of all optimizers together, on the device.
-
-    It is made when it is first needed: a script may still set up its devices after the import.
-    """
-
-    def __init__(self) -> None:
-        self._made: Any = None
-
-    @property
-    def handle(self) -> Any:
-        """The resource that holds the tick."""
-        if self._made is None:
-            with tf.init_scope():
-                self._made = resource(tf.constant(0, tf.int64))
-        return self._made
-
-    def now(self) -> Any:
-        """The tick as a tensor: of the attempt that is being prepared."""
-        return _tick(self.handle)
-
-    def advance(self) -> None:
-        """An attempt is over."""
-        one = tf.constant(1, tf.int64)
-        tf.raw_ops.AssignAddVariableOp(resource=self.handle, value=one)
-
-    def read(self) -> int:
-        """The tick, read by the host."""
-        with tf.init_scope():
-            return int(self.now())
+    def captured(self, graph: Any) -> _Places:
+        """The same inside a graph whose loops may only use what they have captured."""
+        return _Places(*(None if each is None else graph.capture(each) for each in self))
 
 
 class Tap:
@@ -115,9 +88,13 @@ class Tap:
     then the fields of `Numbers` from `inf` on (all joined by sum).
     """
 
-    __slots__ = ("_clock", "_dtype", "_handle", "_host", "_last", "_top")
+    __slots__ = ("_clock", "_dtype", "_handle", "_host", "_last", "_top", "octaves", "peaks")
 
-    def __init__(self, clock: Clock, dtype: str) -> None:
+    def __init__(
+        self, clock: Clock, dtype: str, octaves: Octaves | None = None, peaks: Ring | None = None
+    ) -> None:
+        self.octaves = octaves
+        self.peaks = peaks
         self._clock = clock
         self._dtype = dtype
         self._handle: Any = None
@@ -130,9 +107,10 @@ class Tap:
         if tf.executing_eagerly() and "CPU" in value.device:
             self._note_on_host(value, calls, others)
         elif tf.executing_eagerly():
-            _recorder(value.dtype)(self._device(), self._clock.now(), value, calls, others)
+            recorder = _recorder(value.dtype, self._clock.every)
+            recorder(self._places(), value, calls, others)
         else:
-            _record(self._device(), self._clock.now(), value, calls, others)
+            _record(self._places(), self._clock.every, value, calls, others)
 
     def later(self) -> Callable[[Any], Any]:
         """`note` for the backward pass of what is computed now.
@@ -144,8 +122,7 @@ class Tap:
         """
         if tf.executing_eagerly():
             return self.note
-        graph = tf.compat.v1.get_default_graph()
-        handle, clock = graph.capture(self._device()), graph.capture(self._clock.handle)
+        places = self._places().captured(tf.compat.v1.get_default_graph())
 
         def note(value: Any) -> Any:
             inside = tf.compat.v1.get_default_graph()
@@ -154,7 +131,7 @@ class Tap:
             before, self._last = self._last, None
             waits = [before[1]] if before is not None and before[0]() is inside else []
             with tf.control_dependencies(waits):
-                done = _record(handle, _tick(clock), value, 0, 0)
+                done = _record(places, self._clock.every, value, 0, 0)
             self._last = weakref.ref(inside), done
             return done
 
@@ -193,11 +170,19 @@ class Tap:
                 self._handle = resource(tf.constant(_start(), tf.float64))
         return self._handle
 
+    def _places(self) -> _Places:
+        octaves = None if self.octaves is None else self.octaves.handle
+        peaks = None if self.peaks is None else self.peaks.handle
+        return _Places(self._device(), self._clock.handle, self._clock.looking, octaves, peaks)
+
     def _note_on_host(self, value: Any, calls: int, others: int) -> None:
+        host = self._host
+        if not self._clock.looks():
+            host[-2:] += (calls, others)
+            return
         integer, mask = _BITS[value.dtype.size]
         bits = numpy.asarray(memoryview(tf.bitcast(value, integer)))
         bits = numpy.bitwise_and(bits, bits.dtype.type(mask))
-        host = self._host
         infinity = _INFINITY[value.dtype.name]
         top = int(bits.max()) if bits.size else -1
         if top >= infinity:
@@ -208,17 +193,18 @@ class Tap:
             host[4] += numpy.count_nonzero(bits > infinity)
             finite = bits < infinity
             top = int(bits.max(initial=0, where=finite)) if finite.any() else -1
+            self._clock.alarm()
         self._top = max(self._top, top)
         zeros = bits.size - numpy.count_nonzero(bits)
         host[5:] += (zeros, bits.size, bits.size, 1, calls, others)
+        if self.octaves is not None and sampled(self._clock.on_host()):
+            self.octaves.note_on_host(value.numpy())
+        if self.peaks is not None:
+            self.peaks.note_on_host(_float(top, self._dtype))
 
 
 def _start() -> Any:
     return numpy.array([-1.0, -1.0, _NEVER, 0, 0, 0, 0, 0, 0, 0, 0], numpy.float64)
-
-
-def _tick(handle: Any) -> Any:
-    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.int64)
 
 
 def _float(bits: int, dtype: str) -> float:
@@ -231,27 +217,58 @@ def _float(bits: int, dtype: str) -> float:
     return float(numpy.array([bits], integer).view(dtype)[0])
 
 
-def _record(handle: Any, tick: Any, value: Any, calls: Any, others: Any) -> Any:
-    """Join what `value` holds to the vector.
+def _record(places: _Places, every: int, value: Any, calls: Any, others: Any) -> Any:
+    """Join what `value` holds to the vector, if this step is looked at."""
+    value = tf.stop_gradient(value)
+    tick = tick_of(places.clock)
+
+    def look() -> Any:
+        return _look(places, tick, value, calls, others)
+
+    if every == 1:
+        return _join(places.vector, look())
+    looks = looked_at(places.looking, tick, every)
+    aside = _vector(calls=calls, others=others)
+    return _join(places.vector, tf.cond(looks, look, lambda: aside))
+
+
+def _look(places: _Places, tick: Any, value: Any, calls: Any, others: Any) -> Any:
+    """The vector of one tensor, and what else is kept of it.
 
     On a CPU the largest magnitude is found as an integer, in one pass; everything else is counted
     only where there is something bad, or in a sample. GPUs have no such operation for integers.
     """
-    value = tf.stop_gradient(value)
+
+    def closely() -> Any:
+        vector = _counted(value, tick, calls, others)
+        done = []
+        if places.octaves is not None:
+            done.append(count_if_sampled(places.octaves, tick, value))
+        if places.looking is not None:
+            done.append(alarmed(places.looking, tick, vector[1] >= 0))
+        with tf.control_dependencies(done):
+            return tf.identity(vector)
+
     if tf.config.list_logical_devices("GPU"):
-        return _join(handle, _counted(value, tick, calls, others))
-    integer, mask = _BITS[value.dtype.size]
-    bits = tf.bitwise.bitwise_and(tf.bitcast(value, integer), tf.constant(mask, integer))
-    top = tf.reduce_max(bits)
-    infinity = tf.constant(_INFINITY[value.dtype.name], integer)
-    size = tf.size(value, out_type=tf.int64)
-    plain = (top < infinity) & (top >= 0) & (tick % _EVERY > 0)
-    measured = tf.cond(
-        plain,
-        lambda: _vector(tf.bitcast(top, value.dtype), size=size, calls=calls, others=others),
-        lambda: _counted(value, tick, calls, others),
-    )
-    return _join(handle, measured)
+        measured = closely()
+    else:
+        integer, mask = _BITS[value.dtype.size]
+        bits = tf.bitwise.bitwise_and(tf.bitcast(value, integer), tf.constant(mask, integer))
+        top = tf.reduce_max(bits)
+        infinity = tf.constant(_INFINITY[value.dtype.name], integer)
+        size = tf.size(value, out_type=tf.int64)
+        plain = (top < infinity) & (top >= 0) & (tick % _EVERY > 0)
+        if places.octaves is not None:
+            plain &= ~sampled_at(tick)
+        measured = tf.cond(
+            plain,
+            lambda: _vector(tf.bitcast(top, value.dtype), size=size, calls=calls, others=others),
+            closely,
+        )
+    if places.peaks is None:
+        return measured
+    with tf.control_dependencies([raise_peak(places.peaks, tick, measured[0])]):
+        return tf.identity(measured)
 
 
 def _counted(value: Any, tick: Any, calls: Any, others: Any) -> Any:
@@ -301,16 +318,12 @@ def _join(handle: Any, more: Any) -> Any:
 _recorders: dict[Any, Callable[..., Any]] = {}
 
 
-def _recorder(dtype: Any) -> Callable[..., Any]:
+def _recorder(dtype: Any, every: int) -> Callable[..., Any]:
     """`_record` as one operation for eager tensors on a device."""
-    if dtype not in _recorders:
-        count = tf.TensorSpec([], tf.int32)
-        signature = [
-            tf.TensorSpec([], tf.resource),
-            tf.TensorSpec([], tf.int64),
-            tf.TensorSpec(None, dtype),
-            count,
-            count,
-        ]
-        _recorders[dtype] = tf.function(_record, input_signature=signature, autograph=False)
-    return _recorders[dtype]
+    if (dtype, every) not in _recorders:
+
+        def record(places: _Places, value: Any, calls: Any, others: Any) -> Any:
+            return _record(places, every, value, calls, others)
+
+        _recorders[dtype, every] = tf.function(record, autograph=False, reduce_retracing=True)
+    return _recorders[dtype, every]

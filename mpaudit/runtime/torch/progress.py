@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
 from mpaudit.finding import Span
+from mpaudit.runtime.progress import Losses
 from mpaudit.runtime.torch.measure import measurable
 from mpaudit.runtime.torch.watch import Known, Watch
-
-_KEPT = 128  # means that are kept
 
 
 class Progress:
@@ -23,10 +20,7 @@ class Progress:
         self._watch = watch
         self._unscaled = Known()  # a scaled loss -> the loss
         self._place: Span | None = None
-        self._means: list[float] = []
-        self._width = 1
-        self._filled = 0
-        self._nonfinite = 0
+        self._losses = Losses()
         self._began: tuple[int, float] | None = None
         self._now = (0, 0.0)
         watch.tracer.draining.append(self._note)
@@ -57,24 +51,11 @@ class Progress:
                 self._watch.numbers.later(real.reshape(1), self._add)
 
     def _add(self, row: list[float]) -> None:
-        value = row[0]
-        if not math.isfinite(value):
-            self._nonfinite += 1
-            return
-        if self._filled in (0, self._width):
-            if len(self._means) == _KEPT:
-                pairs = zip(self._means[::2], self._means[1::2], strict=True)
-                self._means = [(a + b) / 2 for a, b in pairs]
-                self._width *= 2
-            self._means.append(0.0)
-            self._filled = 0
-        self._filled += 1
-        self._means[-1] += (value - self._means[-1]) / self._filled
+        self._losses.add(row[0])
 
     def _note(self) -> None:
-        if self._means or self._nonfinite:
-            losses: dict[str, Any] = {"steps_each": self._width, "means": self._means}
-            self._watch.tracer.note("losses", {**losses, "nonfinite": self._nonfinite})
+        if (fact := self._losses.fact) is not None:
+            self._watch.tracer.note("losses", fact)
         if self._began is not None and self._now[0] > self._began[0]:
             steps, seconds = (now - then for now, then in zip(self._now, self._began, strict=True))
             self._watch.tracer.note("seconds_per_step", round(seconds / steps, 6))

@@ -1,0 +1,65 @@
+"""The largest magnitude of a layer's outputs in each step, kept on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+import tensorflow as tf
+
+from mpaudit.runtime.keras.clock import Clock, resource
+
+ROOM = 1024
+"""Steps whose magnitudes fit between two reads."""
+
+_NOTHING = -1.0
+
+
+class Ring:
+    """The largest finite magnitude of each of the last `ROOM` ticks."""
+
+    __slots__ = ("_clock", "_handle", "_host")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._handle: Any = None
+        self._host: dict[int, float] = {}
+
+    @property
+    def handle(self) -> Any:
+        """The resource that holds the ring, in float32."""
+        if self._handle is None:
+            with tf.init_scope():
+                self._handle = resource(tf.fill([ROOM], _NOTHING))
+        return self._handle
+
+    def note_on_host(self, amax: float) -> None:
+        """What the host measured now; below zero for nothing."""
+        tick = self._clock.on_host()
+        self._host[tick] = max(self._host.get(tick, _NOTHING), amax)
+
+    def read(self, ticks: range) -> Iterator[tuple[int, float]]:
+        """The magnitudes of `ticks`, which are over, where there are any; they are forgotten.
+
+        Nothing where there were more ticks than the ring has room for: they are mixed up in it.
+        """
+        held = numpy.full([ROOM], _NOTHING, numpy.float32)
+        if self._handle is not None and len(ticks):
+            with tf.init_scope():
+                held = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=tf.float32).numpy()
+                kept = held.copy()
+                kept[[tick % ROOM for tick in ticks]] = _NOTHING
+                tf.raw_ops.AssignVariableOp(resource=self._handle, value=tf.constant(kept))
+        for tick in ticks:
+            inside = float(held[tick % ROOM]) if len(ticks) < ROOM else _NOTHING
+            amax = max(self._host.pop(tick, _NOTHING), inside)
+            if amax >= 0:
+                yield tick, amax
+
+
+def raise_peak(handle: Any, tick: Any, amax: Any) -> Any:
+    """Raise the entry of a tick to `amax`; returns the operation."""
+    return tf.raw_ops.ResourceScatterMax(
+        resource=handle, indices=tick % ROOM, updates=tf.cast(amax, tf.float32)
+    )

@@ -1,0 +1,183 @@
+"""What taps, counts and rings hold, handed to the tracer and judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+from mpaudit.runtime.headroom import Headroom
+from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent
+from mpaudit.runtime.keras import input_range
+from mpaudit.runtime.keras.octaves import Counted, Octaves
+from mpaudit.runtime.keras.origin import Bad, Interval, judge
+from mpaudit.runtime.keras.register import COUNTED, Passage, Register, Watched
+from mpaudit.runtime.keras.steps import Steps
+from mpaudit.runtime.keras.taps import Numbers, Tap
+from mpaudit.runtime.octaves import read
+from mpaudit.runtime.record import LARGEST, Phase, Statistics
+from mpaudit.runtime.sampling import sampled
+from mpaudit.runtime.tracer import Tracer
+
+_PHASES: dict[Passage, Phase] = {
+    "forward": "forward",
+    "evaluated": "forward",
+    "backward": "backward",
+}
+
+
+@dataclass(slots=True)
+class _Found:
+    """What one interval brought, by layer path."""
+
+    bad: dict[Passage, dict[str, Bad]] = field(
+        default_factory=lambda: {passage: {} for passage in get_args(Passage)}
+    )
+    largest: dict[str, float] = field(default_factory=dict)
+    sources: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, passage: Passage, path: str, numbers: Numbers, dtype: str) -> None:
+        """What a tap measured."""
+        if passage in ("forward", "evaluated"):
+            passage = "forward"
+            self.largest[path] = max(self.largest.get(path, 0.0), numbers.amax or 0.0)
+        if numbers.first_bad is not None and numbers.last_bad is not None:
+            ticks = (numbers.first_bad, numbers.last_bad)
+            bad = Bad(*ticks, numbers.inf, numbers.nan, dtype)
+            self.bad[passage][path] = bad.joined(self.bad[passage].get(path))
+
+
+class Rollup:
+    """Reads what the device holds of all layers; gradients are judged once their attempt is over."""
+
+    def __init__(self, tracer: Tracer, register: Register) -> None:
+        self._tracer = tracer
+        self._register = register
+        self._waiting: dict[Passage, dict[str, Bad]] = {}
+        self._phases = dict(_PHASES)
+        if tracer.sampling.light:
+            self._phases["weights"] = "update"
+        self._headroom = Headroom(tracer.known)
+        tracer.judging.append(self._headroom.problems)
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        for course in self._headroom.courses(last=True):
+            self._tracer.peaks(course)
+
+    def drain(self, steps: Steps, ticks: range) -> None:
+        """Hand over what came; the attempts of `ticks` ended since the last time."""
+        found = _Found()
+        for watched, gone in self._register.drain():
+            calls = others = 0
+            found.sources[watched.path] = watched.sources
+            for (passage, dtype), tap in watched.taps.items():
+                if tap.peaks is not None:
+                    for tick, amax in tap.peaks.read(ticks):
+                        self._headroom.add(watched.path, steps.step(tick), amax, finite=True)
+                if tap.octaves is not None:
+                    what = COUNTED[passage]
+                    self._histograms(watched, what, dtype, tap.octaves, steps, ticks, last=gone)
+                numbers = tap.read()
+                if numbers is None:
+                    continue
+                calls, others = calls + numbers.calls, others + numbers.others
+                found.add(passage, watched.path, numbers, dtype)
+                self._tell(watched, passage, dtype, tap, numbers, steps)
+            for (what, dtype), octaves in watched.octaves.items():
+                self._histograms(watched, what, dtype, octaves, steps, ticks, last=gone)
+            per_step = watched.counted(calls, len(ticks))
+            if calls or others:
+                self._tracer.counted(watched.path, calls + others, per_step)
+        for course in self._headroom.courses():
+            self._tracer.peaks(course)
+        backward = self._decided("backward", found.bad["backward"], steps)
+        weights = self._decided("weights", found.bad["weights"], steps)
+        tables = (found.bad["forward"], backward, weights, found.bad["entered"], found.sources)
+        judge(self._tracer, Interval(*tables, found.largest, steps.step, steps.applied))
+
+    def _tell(
+        self,
+        watched: Watched,
+        passage: Passage,
+        dtype: str,
+        tap: Tap,
+        numbers: Numbers,
+        steps: Steps,
+    ) -> None:
+        phase = self._phases.get(passage)
+        if numbers.tensors and phase is not None:
+            self._tracer.measured(_statistics(watched.path, phase, dtype, numbers, steps))
+        if tap.peaks is not None and numbers.first_bad is not None:
+            step = steps.step(numbers.first_bad)
+            self._headroom.add(watched.path, step, None, finite=False)
+        largest_given = numbers.amax or 0.0
+        beyond = passage == "uncast" and largest_given > LARGEST["float16"]
+        if beyond and watched.cast_at is not None:
+            told = watched.cast_at, watched.path, watched.kind, largest_given
+            self._tracer.problem(input_range.beyond(*told))
+
+    def _histograms(
+        self,
+        watched: Watched,
+        what: What,
+        dtype: str,
+        octaves: Octaves,
+        steps: Steps,
+        ticks: range,
+        *,
+        last: bool,
+    ) -> None:
+        """Hand over the counts of attempts that are over: the loss scale of those is known."""
+        if not (last or steps.over or any(map(sampled, ticks))):
+            return
+        for counted in octaves.read(ticks.stop, last=last or steps.over):
+            scale = steps.scale(counted.tick) if what in SCALED else None
+            self._tracer.histogram(_histogram(watched.path, what, dtype, counted, scale))
+
+    def _decided(self, what: Passage, found: dict[str, Bad], steps: Steps) -> dict[str, Bad]:
+        """The bad gradients whose attempt has ended; the others wait for it."""
+        waited = self._waiting.pop(what, {})
+        both = {path: bad.joined(waited.get(path)) for path, bad in found.items()}
+        both = {**waited, **both}
+        if steps.over:
+            return both
+        ended = {path: bad for path, bad in both.items() if steps.ended(bad.last)}
+        self._waiting[what] = {path: bad for path, bad in both.items() if path not in ended}
+        return ended
+
+
+def _histogram(
+    path: str, what: What, dtype: str, counted: Counted, scale: float | None
+) -> Histogram:
+    first, inside, zeros, inf, nan = read(counted.counts)
+    return Histogram(
+        path,
+        what,
+        dtype,
+        scale=2.0 ** exponent(scale),
+        tensors=counted.tensors,
+        elements=counted.elements,
+        zeros=zeros,
+        inf=inf,
+        nan=nan,
+        first=first,
+        counts=inside,
+    )
+
+
+def _statistics(path: str, phase: Phase, dtype: str, numbers: Numbers, steps: Steps) -> Statistics:
+    first, last = numbers.first_bad, numbers.last_bad
+    return Statistics(
+        path,
+        phase,
+        dtype,
+        calls=numbers.tensors,
+        elements=numbers.elements,
+        inf=numbers.inf,
+        nan=numbers.nan,
+        first_bad_step=None if first is None else steps.step(first),
+        last_bad_step=None if last is None else steps.step(last),
+        amax=numbers.amax,
+        zeros=numbers.zeros,
+        zeros_of=numbers.zeros_of,
+    )

@@ -1,0 +1,73 @@
+"""How a training goes: means of its losses, and how long a step takes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mpaudit.runtime.tracer import Tracer
+
+_KEPT = 128  # means that are kept
+
+
+class Losses:
+    """The values of a loss in order, as means of equally many; not finite ones are only counted."""
+
+    def __init__(self) -> None:
+        self._means: list[float] = []
+        self._width = 1
+        self._filled = 0
+        self._nonfinite = 0
+
+    def add(self, value: float) -> None:
+        """Another one."""
+        if not math.isfinite(value):
+            self._nonfinite += 1
+            return
+        if self._filled in (0, self._width):
+            if len(self._means) == _KEPT:
+                pairs = zip(self._means[::2], self._means[1::2], strict=True)
+                self._means = [(a + b) / 2 for a, b in pairs]
+                self._width *= 2
+            self._means.append(0.0)
+            self._filled = 0
+        self._filled += 1
+        self._means[-1] += (value - self._means[-1]) / self._filled
+
+    @property
+    def fact(self) -> dict[str, Any] | None:
+        """The fact `losses`, None without any."""
+        if not self._means and not self._nonfinite:
+            return None
+        return {"steps_each": self._width, "means": self._means, "nonfinite": self._nonfinite}
+
+
+class Progress:
+    """Notes the facts `losses` and `seconds_per_step` of a run that is read from time to time."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._losses = Losses()
+        self._began: tuple[int, float] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether no step is over yet."""
+        return self._began is None
+
+    def began(self, step: int, now: float) -> None:
+        """So many steps are over at a time in seconds: what comes after them is timed."""
+        if step:
+            self._began = step, now
+
+    def add(self, loss: float) -> None:
+        """The loss of the next step."""
+        self._losses.add(loss)
+
+    def tell(self, step: int, now: float) -> None:
+        """Tell the tracer how it stands when so many steps are over."""
+        if (fact := self._losses.fact) is not None:
+            self._tracer.note("losses", fact)
+        if self._began is not None and step > self._began[0]:
+            steps, seconds = step - self._began[0], now - self._began[1]
+            self._tracer.note("seconds_per_step", round(seconds / steps, 6))
