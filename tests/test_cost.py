@@ -197,21 +197,107 @@ def test_light_says_what_it_did_not_look_at(tmp_path: Path) -> None:
 def test_steps_that_are_looked_at(tmp_path: Path) -> None:
     losses, run = traced(tmp_path / "run.mpa", Sampling(every=10))
     assert losses == train()
-    due = [*range(FIRST), 10, 20, *range(BAD + 1, BAD + 1 + AFTER), 40]
-    assert sorted(set(due)) == [
-        step for step in range(STEPS) if step < FIRST or step % 10 == 0 or 25 < step <= 30
-    ]
-    rows = {each.layer: each for each in run.statistics() if each.phase == "forward"}
-    assert {each.calls for each in rows.values()} == {len(set(due))}
+    due = {*range(FIRST), 10, 16, 20, *range(BAD + 1, BAD + 1 + AFTER), 32, 40}
+    rows = {(each.layer, each.phase): each for each in run.statistics()}
+    for layer in ("", "0", "1", "2"):
+        assert rows[layer, "forward"].calls == STEPS  # outputs are read in every step
+        assert rows[layer, "backward"].calls == len(due)
+    flowed = run._database.execute("SELECT layer, flow, count FROM dtypes").fetchall()
+    counts = {(layer, flow): count for layer, flow, count in flowed}
+    assert (counts["1", "input"], counts["1", "output"]) == (len(due), STEPS)
+    assert {each.calls for each in run.layers()} == {STEPS}
     assert {each.calls_per_step for each in run.layers()} == {1}
-    assert run.meta["sampling"] == {"every": 10}
+    assert run.meta["sampling"] == {"every": 10, "outputs_every": 1}
     assert run.meta["skips"] == [[0, BAD, BAD, ["2"]]]  # known from the gradients of parameters
     assert "last of 4 such of 4 parameters" in run.incidents()[0].message
 
 
+class Doubling(nn.Module):
+    """Doubles its input in place, as an activation or dropout may change it."""
+
+    def forward(self, value: Any) -> Any:
+        return value.mul_(2.0)
+
+
+BAD_DATA = {13: 1e31, 27: 7e29, 33: float("inf")}
+
+
+def goes_wrong() -> list[bool]:
+    """Step 13 overflows in a layer, step 27 in one that works in place, step 33 has bad data."""
+    torch.manual_seed(0)
+    first, last, finite = nn.Linear(4, 4), nn.Linear(4, 4), []
+    network = nn.Sequential(first, nn.Sequential(Doubling(), nn.Identity()), last)
+    with torch.no_grad():
+        first.weight.fill_(0.0).fill_diagonal_(3e8)
+        last.weight.fill_(1e-8)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    for step in range(36):
+        data = torch.full((2, 4), 1e-9)
+        data[1, 2] = BAD_DATA.get(step, 0.0)
+        loss = network(data).mean()
+        finite.append(bool(loss.isfinite()))
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return finite
+
+
+def test_where_outputs_go_wrong_is_found_in_steps_that_are_not_looked_at(tmp_path: Path) -> None:
+    plain, runs = goes_wrong(), {}
+    assert [step for step, finite in enumerate(plain) if not finite] == list(BAD_DATA)
+    for every in (1, None):
+        tracer = Tracer(tmp_path / f"{every}.mpa", machines(), Sampling(every=every))
+        uninstall = torch_probe.install(tracer, "cpu", lambda _: None)
+        try:
+            assert goes_wrong() == plain
+            tracer.flush()
+        finally:
+            uninstall()
+            tracer.close(0)
+        assert tracer.fact("probe_errors") == []
+        with Reader(tmp_path / f"{every}.mpa") as run:
+            began = [each for each in run.incidents() if each.rule == "activation-overflow"]
+            numbers = [each for each in run.statistics() if each.phase == "forward"]
+            runs[every] = began, run.problems(), numbers
+            assert run.meta["skips"][:2] == [[0, 13, 13, ["0"]], [0, 27, 27, ["1.0"]]]
+            assert run.meta["skips"][2][:3] == [0, 33, 33]  # how far it got is known of a look only
+    assert runs[None] == runs[1]
+    found = [(each.layer, each.first_step, each.judgement) for each in began]
+    assert found[:2] == [("0", 13, "defect"), ("1.0", 27, "defect")]
+    assert set(found[2:]) == {("", 33, "from-data"), ("0", 33, "from-data")}
+
+
+def test_a_mask_of_minus_infinity_does_not_have_every_step_looked_at(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def forward(self, value: Any) -> Any:
+            return value.masked_fill(torch.eye(4, dtype=torch.bool), float("-inf"))
+
+    def loop() -> None:
+        network = nn.Sequential(nn.Linear(4, 4), Masked(), nn.Softmax(-1), nn.Linear(4, 1))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for _ in range(30):
+            network(torch.ones(4, 4)).sum().backward()
+            optimizer.step()
+
+    tracer = Tracer(tmp_path / "run.mpa", machines())
+    uninstall = torch_probe.install(tracer, "cpu", lambda _: None)
+    try:
+        loop()
+        tracer.flush()
+    finally:
+        uninstall()
+        tracer.close(0)
+    with Reader(tmp_path / "run.mpa") as run:
+        assert [(i.layer, i.judgement, i.count) for i in run.incidents()] == [("1", "masked", 30)]
+        rows = {(each.layer, each.phase): each for each in run.statistics()}
+        assert rows["0", "backward"].calls == FIRST + 3  # steps 10, 16 and 20
+
+
 def test_a_step_after_one_that_went_wrong_is_looked_at() -> None:
     turns = Turns(10)
-    assert [step for step in range(30) if turns.due(step)] == [*range(FIRST), 10, 20]
+    assert [step for step in range(30) if turns.due(step)] == [*range(FIRST), 10, 16, 20]
     turns.alarm()
     assert [step for step in range(30, 50) if turns.due(step)] == [30, 31, 32, 33, 34, 40]
 

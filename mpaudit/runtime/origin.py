@@ -11,7 +11,9 @@ from mpaudit.runtime.record import LARGEST, Incident, Layer, Phase, Statistics
 from mpaudit.runtime.tracer import Tracer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True
+)  # not frozen: there is one for every tensor, and those take five times as long
 class Values:
     """What was measured of one tensor.
 
@@ -62,7 +64,7 @@ class Measured:
             self._waiting.append(receive)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """One call of a layer: `turn` counts the calls of the outermost module it belongs to."""
 

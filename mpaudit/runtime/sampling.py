@@ -17,19 +17,23 @@ NOT_LOOKED_AT = "inputs, outputs and casts of layers, and the gradients between 
 class Sampling:
     """What `mpaudit run` was asked for.
 
-    The layers are looked at in each `every`-th step, in the first FIRST ones, and in AFTER steps from
-    one on in which something went wrong; None is a default that depends on the device. `light` asks
-    for no look at a layer at all: only for loss scales, steps and the gradients of parameters.
+    The layers are looked at in each `every`-th step, in the first FIRST ones, in those in which numbers
+    are counted, and in AFTER steps from one on in which something went wrong; None is a default.
+    `light` asks for no look at a layer at all: only for loss scales, steps and the gradients of
+    parameters.
     """
 
     every: int | None = None
     light: bool = False
 
-    def fact(self, every: int, not_looked_at: str = NOT_LOOKED_AT) -> dict[str, Any]:
-        """What the trace says of it; `every` is the number that was taken."""
+    def fact(
+        self, every: int, not_looked_at: str = NOT_LOOKED_AT, *, outputs: bool = False
+    ) -> dict[str, Any]:
+        """What the trace says of it; `every` is the number that was taken. `outputs`: what layers
+        give out was read in the steps between, too."""
         if self.light:
             return {"every": 1, "light": True, "not_looked_at": not_looked_at}
-        return {"every": every}
+        return {"every": every, "outputs_every": 1} if outputs and every > 1 else {"every": every}
 
 
 EVERYTHING = Sampling()
@@ -48,7 +52,10 @@ def told(fact: Any) -> str | None:
         return f"light: {fact['not_looked_at']} were not looked at"
     if fact.get("every") in (None, 1):
         return "every step"
-    return f"every {fact['every']} steps, the first {FIRST}, and {AFTER} after one that went wrong"
+    often = f"every {fact['every']} steps, the first {FIRST}, and {AFTER} after one that went wrong"
+    return (
+        f"outputs of layers in every step; all else {often}" if "outputs_every" in fact else often
+    )
 
 
 class Turns:
@@ -63,7 +70,7 @@ class Turns:
     def due(self, step: int) -> bool:
         """Whether the layers are looked at in this step."""
         self._asked = step
-        if looks := step < self._until or step % self.every == 0:
+        if looks := step < self._until or step % self.every == 0 or sampled(step):
             self._looked = step
         return looks
 

@@ -31,9 +31,9 @@ class Tally:
         self._new_calls.add(layer)
         return before
 
-    def saw(self, layer: str, flow: Flow, dtype: str) -> None:
-        """Count a tensor."""
-        self._flowed[layer, flow, dtype] += 1
+    def saw(self, layer: str, flow: Flow, dtype: str, count: int = 1) -> None:
+        """Count tensors."""
+        self._flowed[layer, flow, dtype] += count
         self._new_flows.add((layer, flow, dtype))
 
     def flows(self) -> Iterator[Flowed]:

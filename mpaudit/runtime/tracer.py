@@ -157,10 +157,10 @@ class Tracer:
             self._layers[layer] = replace(known, calls=total, calls_per_step=per_step)
             self._put((Layer, layer), self._layers[layer])
 
-    def saw(self, layer: str, flow: Flow, dtype: str) -> None:
-        """Count a tensor of `dtype` (plain name, "float16") that flowed there."""
+    def saw(self, layer: str, flow: Flow, dtype: str, count: int = 1) -> None:
+        """Count tensors of `dtype` (plain name, "float16") that flowed there."""
         with self.lock:
-            self._tally.saw(layer, flow, dtype)
+            self._tally.saw(layer, flow, dtype, count)
             self._dtypes.add(dtype)
 
     def measured(self, numbers: Statistics) -> None:

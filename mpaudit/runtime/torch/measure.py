@@ -27,11 +27,10 @@ def measurable(tensor: torch.Tensor) -> bool:
     return (
         tensor.is_floating_point()
         and tensor.layout is torch.strided
+        and (tensor.is_cpu or tensor.is_cuda)
         and tensor.numel() > 0
-        and tensor.device.type in ("cpu", "cuda")
-        and not tensor.is_quantized
+        and (type(tensor) is torch.Tensor or not isinstance(tensor, STAND_INS))
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and not isinstance(tensor, STAND_INS)
     )
 
 
@@ -45,12 +44,17 @@ class Numbers:
     @staticmethod
     def at_once(tensor: torch.Tensor) -> bool:
         """Whether the numbers of a tensor are there when `measure` returns."""
-        return bool(tensor.device.type == "cpu")
+        return bool(tensor.is_cpu)
+
+    @staticmethod
+    def now(tensor: torch.Tensor) -> Values:
+        """The numbers of a tensor that are there at once."""
+        return _on_cpu(getattr(tensor, "_local_tensor", tensor))
 
     def measure(self, tensor: torch.Tensor, receive: Callable[[Values], None]) -> None:
         """Measure `tensor`, which must be `measurable`; `receive` gets the values, in order."""
         tensor = getattr(tensor, "_local_tensor", tensor)
-        if tensor.device.type == "cpu":
+        if tensor.is_cpu:
             receive(_on_cpu(tensor))
         elif not torch.cuda.is_current_stream_capturing():
             elements = tensor.numel()

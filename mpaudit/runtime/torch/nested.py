@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -12,18 +12,27 @@ _MANY = 64  # parts of one value that are looked at
 _DEEP = 4  # values within values
 
 
-def floats(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def floats(value: Any) -> list[torch.Tensor]:
     """The floating tensors in a nested value of tuples, lists, mappings and dataclasses."""
+    found: list[torch.Tensor] = []
+    _collect(value, found, 0)
+    return found
+
+
+def _collect(value: Any, found: list[torch.Tensor], depth: int) -> None:
     if isinstance(value, torch.Tensor):
         if value.is_floating_point():
-            yield value
-    elif depth < _DEEP:
+            found.append(value)
+    elif depth < _DEEP and type(value) not in _PLAIN:
         parts: Any = ()
-        if isinstance(value, Mapping):
-            parts = list(value.values())
-        elif isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)):
             parts = value
+        elif isinstance(value, (dict, Mapping)):  # asking for the second takes longer
+            parts = list(value.values())
         elif is_dataclass(value) and not isinstance(value, type):
             parts = [getattr(value, field.name) for field in fields(value)]
         for part in parts[:_MANY]:
-            yield from floats(part, depth + 1)
+            _collect(part, found, depth + 1)

@@ -28,7 +28,7 @@ EMULATED = (
     "CUDA's autocast on the CPU: float16 inputs, float32 arithmetic, results rounded to float16"
 )
 
-EVERY = 10  # steps from one that is looked at on a GPU to the next
+EVERY = 10  # steps from one that is looked at to the next
 
 
 def install(
@@ -56,7 +56,8 @@ def install(
         watch_regions(watch)
         _watch_ranks(watch)
         asked = tracer.sampling
-        watch.turns = Turns(asked.every or (EVERY if available and device != "cpu" else 1))
+        watch.turns = Turns(asked.every or EVERY)
+        watch.glances = not available or device == "cpu"
         loop, layers = Loop(watch), (Light if asked.light else Layers)(watch)
         if late:
             for thing in gc.get_objects():
@@ -65,7 +66,7 @@ def install(
                 elif issubclass(type(thing), torch.optim.Optimizer):
                     loop.built_before(thing)
         tracer.note("framework", "torch")
-        tracer.note("sampling", asked.fact(watch.turns.every))
+        tracer.note("sampling", asked.fact(watch.turns.every, outputs=watch.glances))
         tracer.note("versions", {**(tracer.fact("versions") or {}), "torch": torch.__version__})
         if available and device != "cpu":
             tracer.note("device", torch.cuda.get_device_name())

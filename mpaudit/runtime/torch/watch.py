@@ -131,6 +131,7 @@ class Watch:
         self.attempted: Callable[[Any, int], None] = lambda *_: None
         """Called before that with an optimizer and an attempt through a scaler, skipped or not."""
         self.turns = Turns()
+        self.glances = False  # outputs of layers are read in the steps between, too
         self._refs = Known()
         self._numbers = itertools.count(1)
         self._last_step = 0

@@ -1,0 +1,159 @@
+"""What comes back in the backward pass: gradients of layers' outputs, and of parameters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from mpaudit.runtime.account import Account, Accounts
+from mpaudit.runtime.origin import Gradient, Origins, Place, Values
+from mpaudit.runtime.sampling import CALLS, sampled
+from mpaudit.runtime.torch.edge import parts
+from mpaudit.runtime.torch.histogram import Histograms
+from mpaudit.runtime.torch.loop import MADE_IN
+from mpaudit.runtime.torch.measure import measurable
+from mpaudit.runtime.torch.regions import dtype_name, made_here
+from mpaudit.runtime.torch.watch import Known, Watch
+
+_CHECK = 50  # every so many steps the dtypes of parameter gradients are noted
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.gradients = Known()  # output -> (its version, its Gradient)
+
+
+class Gradients:
+    """Hooks on outputs of layers that are looked at, and a look at parameters before a step."""
+
+    def __init__(
+        self, watch: Watch, origins: Origins, accounts: Accounts, histograms: Histograms
+    ) -> None:
+        self._watch = watch
+        self._origins = origins
+        self._accounts = accounts
+        self._histograms = histograms
+        self._thread = _Thread()
+        self._paths = Known()  # parameter -> layer, and its name there
+        self._sharing = Known()  # parameter -> all layers that have it
+        watch.before_step = self._before_step
+        watch.skipped = self._skipped
+
+    def held(self, path: str, name: str, parameter: Any) -> None:
+        """A layer has a parameter."""
+        self._paths.setdefault(parameter, (path, name))
+        self._sharing.setdefault(parameter, set()).add(path)
+
+    def known(self, tensors: Sequence[torch.Tensor]) -> list[Gradient]:
+        """Those of tensors that are outputs of layers."""
+        found = map(self._thread.gradients.get, tensors)
+        return [known[1] for known in found if known is not None]
+
+    def expect(
+        self, account: Account, place: Place, tensor: torch.Tensor, *, leaf: bool
+    ) -> Gradient:
+        """Look at the gradient of an output when it comes."""
+        node = tensor.grad_fn
+        if node is not None and (made := made_here(self._watch)) is not None:
+            node.metadata.setdefault(MADE_IN, made)
+        version, known = self._thread.gradients.get(tensor) or (None, None)
+        if known is None or (leaf and version != tensor._version):  # changed in place: another one
+            known = Gradient(place)
+            self._thread.gradients.set(tensor, (tensor._version, known))
+            tensor.register_hook(partial(self._arrived, known))
+        known.measured.then(partial(self._count, account, known, place))
+        return known
+
+    def _count(self, account: Account, gradient: Gradient, place: Place, values: Values) -> None:
+        """What arrives as `gradient` is the gradient of this layer's output too."""
+        with self._accounts.lock:
+            account.got_back(place.step, gradient.dtype or place.dtype, values)
+
+    def _arrived(self, gradient: Gradient, grad: Any) -> None:
+        with self._watch.guard("gradient hook"):
+            gradient.dtype = dtype_name(grad.dtype)
+            if measurable(grad):
+                self._watch.numbers.measure(grad, partial(self._received, gradient))
+                place = gradient.place
+                if place.call < CALLS and sampled(place.step):
+                    self._histograms.add(place.path, "gradient", place.step, grad)
+
+    def _received(self, gradient: Gradient, values: Values) -> None:
+        gradient.measured.arrive(values)
+        if not values.finite:
+            self._origins.gradient(gradient, values)
+
+    def consumed(self, before: Sequence[Gradient], made: Sequence[Gradient]) -> None:
+        """A layer without parts computed the outputs of `made` from those of `before`."""
+        for gradient in before:
+            gradient.consumers.extend(each for each in made if each is not gradient)
+
+    def interrogate(
+        self,
+        path: str,
+        made: Sequence[Gradient],
+        inputs: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
+    ) -> None:
+        """Look at what a call gives back to its inputs, if it is suspected of making it bad."""
+        if not self._origins.suspected.get(path):
+            return
+        self._origins.suspected[path] -= 1
+
+        def judge(values: Values) -> None:
+            arrived = [each.measured.values for each in made]
+            if not values.finite and all(each is not None and each.finite for each in arrived):
+                self._origins.proved(path)
+
+        def measure(part: torch.Tensor) -> None:
+            with self._watch.guard("gradient hook"):
+                self._watch.numbers.measure(part, judge)
+
+        parts(outputs, inputs, measure)
+
+    def _before_step(self, optimizer: Any) -> None:
+        """Note the dtypes of the gradients an optimizer is about to apply."""
+        index = self._watch.index(optimizer)
+        step = self._watch.tracer.step(index)
+        look, count = step <= 2 or not step % _CHECK, sampled(step)
+        if not (look or count):
+            return
+        unscaled = getattr(optimizer, "grad_scale", None) is None  # a fused one does it itself
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                known, grad = self._paths.get(parameter), parameter.grad
+                if grad is None or known is None:
+                    continue
+                if look:
+                    for path in self._sharing.get(parameter):
+                        self._watch.tracer.saw(path, "parameter_grad", dtype_name(grad.dtype))
+                if count:
+                    self._histograms.add(known[0], "weight_gradient", step, grad, unscaled=unscaled)
+
+    def _skipped(self, optimizer: Any, step: int) -> None:
+        """A step was skipped: if no layer passed bad gradients on, find whose own overflowed."""
+        if self._origins.known(step):
+            return
+        bad: list[tuple[Place, str, Values]] = []
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                known, gradient = self._paths.get(parameter), parameter.grad
+                if known is None or gradient is None or not measurable(gradient):
+                    continue
+                place = Place(known[0], step, 0, 0, self._accounts.dtype(known[0]), True)
+                self._watch.numbers.measure(gradient, partial(_blame, bad, place, known[1]))
+        if not self._watch.turns.looked(step):
+            together = sum(len(group["params"]) for group in optimizer.param_groups)
+            self._origins.parameters(bad, together)
+            return
+        for place, name, values in bad:
+            self._origins.weights(place, values, name)
+
+
+def _blame(bad: list[tuple[Place, str, Values]], place: Place, name: str, values: Values) -> None:
+    if not values.finite:
+        bad.append((place, name, values))
