@@ -7,6 +7,8 @@ Adam's kind, which hide constant factors.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import math
 import os
@@ -23,6 +25,15 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SECONDS = 120  # for one script
 _ADAPTIVE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
+_BESIDE_TORCH = (
+    "torch._dynamo",  # the first optimizer imports it
+    "torch.distributed.fsdp",
+    "accelerate",
+    "lightning",
+    "pytorch_lightning",
+    "torchmetrics",
+    "transformers.trainer",
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,10 @@ def _serve(framework: str) -> None:
     prepare = {"keras": _prepare_keras}.get(framework, _prepare_torch)
     prepare(load=True)
     nothing = [f"no end in {SECONDS} s, or it died", []] + [[]] * (framework == "watched")
+    if framework == "torch":
+        for name in _BESIDE_TORCH:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     for line in sys.stdin:
         text, path = json.loads(line)
         read, write = os.pipe()
@@ -175,6 +190,8 @@ def _prepare_torch(*, load: bool) -> Any:
         torch.set_num_threads(1)
         return None
     torch_probe.install(Tracer(Path("run.mpa")), "cpu", lambda _: None)
+    if "transformers" in sys.modules:
+        _prepare_hub()
     torch.manual_seed(0)
     built: list[Any] = []
     original = torch.optim.Optimizer.__init__
@@ -195,6 +212,24 @@ def _prepare_torch(*, load: bool) -> Any:
     return parameters
 
 
+def _prepare_hub() -> None:
+    """Small models, made here, take the place of those that would come from the net."""
+    import transformers
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+    small = {"vocab_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16}
+
+    def load(
+        cls: Any, name: str, *_: Any, dtype: Any = None, torch_dtype: Any = None, **__: Any
+    ) -> Any:
+        kind = next((each for each in ("bert", "opt") if each in name), "gpt2")
+        extra = {"opt": {"ffn_dim": 32, "word_embed_proj_dim": 16}}.get(kind, {})
+        model = cls.from_config(transformers.AutoConfig.for_model(kind, **small, **extra))
+        return model.to(dtype or torch_dtype or model.dtype)
+
+    _BaseAutoModelClass.from_pretrained = classmethod(load)
+
+
 def _plain(sgd: Any, name: str) -> Any:
     """An optimizer that is called as Adam is, and does what SGD does."""
 
@@ -210,6 +245,8 @@ def _prepare_keras(*, load: bool) -> Any:
     import keras
 
     if load:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("tf_keras")
         return None
     keras.utils.set_random_seed(0)
     built: list[Any] = []
@@ -219,17 +256,61 @@ def _prepare_keras(*, load: bool) -> Any:
         original(optimizer, *args, **kwargs)
         built.append(optimizer)
 
+    def step(optimizer: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        rate, gradient = (
+            keras.ops.cast(each, variable.dtype) for each in (learning_rate, gradient)
+        )
+        optimizer.assign_sub(variable, keras.ops.multiply(gradient, rate))
+
     keras.optimizers.Optimizer.__init__ = init
+    for optimizer in _adaptive(keras.optimizers):
+        optimizer.update_step = step
+    trained = _prepare_keras_2(sys.modules["tf_keras"]) if "tf_keras" in sys.modules else []
 
     def parameters() -> list[list[float]]:
         import numpy
 
         owners = [each for each in built if not hasattr(each, "inner_optimizer")]
-        variables = [each for owner in owners for each in owner._trainable_variables]
-        arrays = [numpy.asarray(each.value, dtype="float64") for each in variables]
+        variables = [each.value for owner in owners for each in owner._trainable_variables]
+        variables += trained
+        arrays = [numpy.asarray(each, dtype="float64") for each in variables]
         return [[float(each.sum()), float((each**2).sum())] for each in arrays]
 
     return parameters
+
+
+def _prepare_keras_2(keras: Any) -> list[Any]:
+    """The variables that optimizers of Keras 2 step, in a list that grows."""
+    import tensorflow
+
+    trained: list[Any] = []
+
+    def recording(original: Any) -> Any:
+        def apply(optimizer: Any, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
+            pairs = list(grads_and_vars)
+            trained.extend(v for _, v in pairs if all(v is not each for each in trained))
+            return original(optimizer, pairs, *args, **kwargs)
+
+        return apply
+
+    def step(optimizer: Any, gradient: Any, variable: Any, *_: Any, **__: Any) -> Any:
+        legacy = isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+        rate = optimizer._get_hyper("learning_rate") if legacy else optimizer.learning_rate
+        dense = tensorflow.convert_to_tensor(gradient)
+        return variable.assign_sub(dense * tensorflow.cast(rate, variable.dtype))
+
+    for module in (keras.optimizers, keras.optimizers.legacy):
+        module.Optimizer.apply_gradients = recording(module.Optimizer.apply_gradients)
+    for optimizer in _adaptive(keras.optimizers):
+        optimizer.update_step = step
+    for optimizer in _adaptive(keras.optimizers.legacy):
+        optimizer._resource_apply_dense = step
+    return trained
+
+
+def _adaptive(optimizers: Any) -> list[Any]:
+    names = {name.lower() for name in _ADAPTIVE}
+    return [each for name, each in vars(optimizers).items() if name.lower() in names]
 
 
 if __name__ == "__main__":
