@@ -9,28 +9,35 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mpaudit.audit import check_text, fix_text
 from mpaudit.rule import catalogue
-from tests.accuracy.bench import Original, originals, program_of
-from tests.accuracy.mutation import OPERATORS, Mutant, mutants
+from tests.accuracy.bench import Original, program_of
+from tests.accuracy.mutation import Mutant, mutants
 from tests.executed import End, Executor
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "fixtures" / "scripts").glob("*.py"))
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+SCRIPTS = sorted((FIXTURES / "scripts").glob("*.py"))
+CLEAN = sorted((FIXTURES / "clean").glob("*.py"))
 EXCUSES = {
-    r"No module named '(accelerate|apex|deepspeed|ignite|lightning|pytorch_lightning)": "not installed",
-    r"No module named '(transformers|tf_keras|sklearn|trl|horovod|datasets|fairscale)": "not installed",
-    r"No module named '(acme|gradient_exchange|lion_pytorch)'": "a library that is made up, or not installed",
+    r"No module named '(apex|deepspeed|fastai|ignite|mmengine|pandas|peft|sklearn|timm|trl)": "not installed",
+    r"No module named '(horovod|lion_pytorch|torchvision|tqdm)|DeepSpeed is not installed": "not installed",
+    r"No package metadata was found for The 'deepspeed": "not installed",
+    r"No module named '(acme|gradient_exchange|lowbit|synth)'": "a library that is made up",
+    r"Type fp16 is not supported on your device|DeepSpeed backend not set": "DeepSpeed wants a GPU",
+    r"specify the ZeRO optimization config": "Accelerate and this DeepSpeed do not fit together",
     r"name 'loader' is not defined": "it shows a piece of a loop only",
-    r"environment variable RANK expected": "it wants to be one of several processes",
+    r"have NCCL built in": "its own processes talk by NCCL",
+    r"Please provide a TPU Name": "it needs a TPU",
+    r"module 'tensorflow' has no attribute": "it is for TensorFlow 1",
     r"dummy base class CUDAGraph|CUDA graphs|libcuda|NVIDIA driver": "it needs a GPU",
     r"No such file or directory|FileNotFoundError": "its data are not here",
     r"URL fetch failure": "it loads weights from the net",
-    r"SystemExit: 2": "it needs arguments",
+    r"SystemExit: 2|IndexError: list index out of range": "it needs arguments",
 }
 """Why a script cannot run here, by what its error says; before the fix and after it."""
 OTHERWISE = {
@@ -46,7 +53,8 @@ FIXABLE = {
     for name, rule in catalogue().items()
     if "source" in rule.seen_by and rule.fix in ("safe", "unsafe") and rule.default
 }
-MOST = 40  # originals in which an operator is tried
+Proven = Callable[[str, str], None]
+"""Notes, for what a fix was applied to, how it was proven; the run says how often at its end."""
 
 pytestmark = pytest.mark.slow
 
@@ -64,56 +72,44 @@ def run(text: str, path: Path) -> End:
     return executor("keras" if keras else "torch").run(text, path)
 
 
-def excused(end: End) -> bool:
-    """Whether a script cannot run here."""
-    return any(re.search(pattern, end.error) for pattern in EXCUSES)
+@pytest.fixture
+def proven(record_property: Callable[[str, object], None]) -> Proven:
+    """What one test says of its proofs (see conftest.py)."""
+    return lambda what, how: record_property("proven", f"{what}: {how}")
+
+
+def reason(end: End) -> str:
+    """Why a script cannot run here, or ""."""
+    found = (why for pattern, why in EXCUSES.items() if re.search(pattern, end.error))
+    return next(found, "")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_a_repaired_fixture_runs(path: Path) -> None:
+def test_a_repaired_fixture_runs(path: Path, proven: Proven) -> None:
     text = path.read_text(encoding="utf-8")
     fixed = fix_text(text, str(path), unsafe=True)
     if fixed == text:
         return  # nothing to prove: what is only shown changes nothing
     after = run(fixed, path)
-    if excused(after):
+    if reason(after):
+        proven("fixtures", f"not run: {reason(after)}")
         return
     left = [each for each in check_text(fixed, str(path)) if each.name in FIXABLE]
-    if after.error and left:  # what has no fix here still ends it
+    if after.error and left:
         assert run(text, path).error
+        proven("fixtures", "ends as before, by what has no fix")
         return
     assert after.error == ""
     assert after.finite
+    proven("fixtures", "run, with finite numbers")
 
 
-@functools.cache
-def programs() -> tuple[tuple[Original, str], ...]:
-    """The correct scripts of one file, in an order that mixes them, with their texts."""
-    files = [each for each in originals() if each.path.is_file()]
-    files.sort(key=lambda each: hash_of(each.name))
-    return tuple((each, each.path.read_text(encoding="utf-8")) for each in files)
-
-
-def hash_of(name: str) -> int:
-    """A number that is the same in every process."""
-    return sum(ord(letter) * 31**place for place, letter in enumerate(name)) % 10007
-
-
-def repaired(rule: str, operator: str) -> Iterator[tuple[Original, str, Mutant, str]]:
-    """Originals, their texts, mutants of one operator, and those repaired."""
-    tried = 0
-    for original, text in programs():
-        try:
-            found = next(
-                (m for m in mutants(program_of(original), [rule]) if m.operator == operator), None
-            )
-        except SyntaxError:
-            continue
-        if found is not None and tried < MOST:
-            tried += 1
-            fixed = fix_text(found.text, str(original.path), unsafe=True)
-            if fixed != found.text:
-                yield original, text, found, fixed
+def repaired(path: Path) -> Iterator[tuple[Mutant, str]]:
+    """The mutants of a correct script that a fix changes, and what becomes of them."""
+    for mutant in mutants(program_of(Original(path.stem, path)), FIXABLE):
+        fixed = fix_text(mutant.text, str(path), unsafe=True)
+        if fixed != mutant.text:
+            yield mutant, fixed
 
 
 def same_program(one: str, other: str) -> bool:
@@ -141,27 +137,26 @@ def _always(node: ast.AST) -> bool:
     )
 
 
-@pytest.mark.parametrize(
-    ("rule", "operator"),
-    [(rule, name) for rule, name, _ in OPERATORS if rule in FIXABLE],
-    ids=lambda value: value,
-)
-def test_a_repaired_mutant_is_the_correct_script(rule: str, operator: str) -> None:
-    proven = 0
-    for original, text, mutant, fixed in repaired(rule, operator):
+@pytest.mark.parametrize("path", CLEAN, ids=lambda path: path.stem)
+def test_repaired_mutants_are_the_correct_script(path: Path, proven: Proven) -> None:
+    text = path.read_text(encoding="utf-8")
+    right: End | None = None
+    for mutant, fixed in repaired(path):
         if same_program(fixed, text):
-            proven += 1
-            if proven == 2:
-                return
+            proven("mutants", "the correct script again")
             continue
-        right, after = run(text, original.path), run(fixed, original.path)
+        right = right or run(text, path)
         if right.error:
-            assert excused(right) or right.error == after.error, (original.name, right.error)
+            assert reason(right), (path.stem, right.error)
+            proven("mutants", f"not run: {reason(right)}")
             continue
-        if not right.parameters:  # nothing is trained in it that could be compared
-            continue
-        assert after.error == "", (original.name, fixed)
-        assert after.finite, (original.name, fixed)
-        if operator not in OTHERWISE:
-            assert after.like(right), (original.name, mutant.origin_row, fixed)
-        return
+        after = run(fixed, path)
+        assert after.error == "", (mutant.operator, mutant.origin_row, after.error, fixed)
+        assert after.finite, (mutant.operator, mutant.origin_row, fixed)
+        if mutant.operator in OTHERWISE:
+            proven("mutants", f"run, with finite numbers: {OTHERWISE[mutant.operator]}")
+        elif not right.parameters:
+            proven("mutants", "run: nothing is trained that could be compared")
+        else:
+            assert after.like(right), (mutant.operator, mutant.origin_row, fixed)
+            proven("mutants", "run, and at the correct script's parameters")
