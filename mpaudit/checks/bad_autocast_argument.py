@@ -158,7 +158,7 @@ class _Arguments:
     def _missing(self) -> Found:
         device = only_device(self.module)
         fix = None
-        if device is not None:
+        if device is not None and device not in self._beside():
             quote = self.module.quote
             _, after = self.module.range(self.call.func)
             at = self.module.text.index("(", after) + 1
@@ -171,6 +171,14 @@ class _Arguments:
             "it raises \"autocast.__init__() missing 1 required positional argument: 'device_type'\"",
             fix,
         )
+
+    def _beside(self) -> set[object]:
+        """The constants that other regions of the same `with` are called with: a device needs no second."""
+        around = self.module.parents[self.module.parents[self.call]]
+        items = around.items if isinstance(around, (ast.With, ast.AsyncWith)) else []
+        calls = [each.context_expr for each in items if isinstance(each.context_expr, ast.Call)]
+        given = [a for call in calls for a in (*call.args, *(k.value for k in call.keywords))]
+        return {each.value for each in given if isinstance(each, ast.Constant)}
 
     def _dtype(self, dtype: ast.expr) -> Iterator[Found]:
         sort = sort_of(dtype, self.module)

@@ -22,13 +22,15 @@ def is_clip(statement: ast.stmt) -> bool:
 def unscaled_clips(module: Module, backward: ast.stmt, scaler: str) -> list[Edit] | None:
     """`scaler.unscale_(optimizer)` above the clip between a backward pass and its step.
 
-    [] where there is no clip, or an `unscale_` already; None where it cannot be put in.
+    [] where there is no clip, an `unscale_` already, or a threshold that follows the scale; None where
+    it cannot be put in.
     """
     between = _until_step(module, backward, scaler)
     if between is None:
         return []
     parts = [part for each in between for part in walk(each)]
-    if any(isinstance(part, ast.Attribute) and part.attr == "unscale_" for part in parts):
+    scales = ("unscale_", "get_scale")
+    if any(isinstance(part, ast.Attribute) and part.attr in scales for part in parts):
         return []
     clips = [part for part in parts if isinstance(part, (ast.Expr, ast.Assign)) and is_clip(part)]
     if not clips:

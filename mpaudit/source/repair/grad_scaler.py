@@ -164,7 +164,7 @@ def unscale_in_guard(context: Context) -> Fix | None:
 
 @repairs("update-before-step")
 def update_in_guard(context: Context) -> Fix | None:
-    """Move `update()` into the guard that steps, right below the step."""
+    """Move `update()` into the guard that steps, right below the step; leave out a second one."""
     module, update = context.module, context.statement_at(context.problem.span)
     scaler = context.subject("scaler")
     if update is None or scaler is None or not _is_call(update, scaler, "update"):
@@ -172,6 +172,11 @@ def update_in_guard(context: Context) -> Fix | None:
     block = block_of(module, update)
     others = [s for s in block if s is not update]
     guards = [s for s in others if isinstance(s, ast.If) and not s.orelse and _steps(s, scaler)]
+    inner = [s for guard in guards for s in guard.body]
+    if any(_is_call(s, scaler, "update") for s in (*others, *inner)):
+        if not alone(module, update):
+            return None
+        return Fix("Update once", (Edit(*lines_of(module, update), ""),), Safety.SAFE)
     if len(guards) == 1 and alone(module, update):
         return _into_guard(
             module, [update], guards[0], first=False, message="Update after the step"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
+from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, repairs
 
 
@@ -14,7 +15,7 @@ def switch_off(context: Context) -> Fix | None:
     module, call = context.module, context.node(ast.Call)
     if not isinstance(call, ast.Call) or len(call.args) > 1:
         return None
-    if not ast.unparse(call.func).endswith("GradScaler"):
+    if not ast.unparse(call.func).endswith("GradScaler") or _reads_state(module):
         return None
     edit = None
     for keyword in call.keywords:
@@ -33,6 +34,11 @@ def switch_off(context: Context) -> Fix | None:
             at = module.text.index("(", end) + 1
             edit = Edit(at, at, "enabled=False")
     return Fix("Switch the scaler off: bfloat16 needs none", (edit,), Safety.SAFE)
+
+
+def _reads_state(module: Module) -> bool:
+    """Whether a file reads what a scaler has only while it is switched on."""
+    return any(each.attr in ("_scale", "_per_optimizer_states") for each in module.every(ast.Attribute))
 
 
 @repairs("scaled-gradient-read")
