@@ -11,6 +11,8 @@ from mpaudit.source.tf32 import GET, OLD, SET, Use
 _WORDS = {"tf32": "high", "ieee": "highest", "bf16": "medium", "high": "tf32", "highest": "ieee"}
 _Free = ast.Assign | ast.AnnAssign | ast.Expr | ast.If | ast.While | ast.Return | ast.keyword
 _CUDNN = "torch.backends.cudnn.allow_tf32"
+_READERS = ("lightning", "pytorch_lightning", "lightning_fabric")
+"""Libraries that read an old switch themselves, and so die of any new one."""
 
 
 def in_new_words(module: Module, use: Use) -> Fix | None:
@@ -45,7 +47,15 @@ def renamed(module: Module, found: list[Use], counted: list[Use]) -> Fix | None:
         edits += added
     if not edits:
         return None
+    if any(_root(each) in _READERS for each in module.imports):
+        message = "Use the old switches throughout: Lightning itself reads them"
+        return Fix(message, (), Safety.SUGGESTION)
     return Fix("Use the new switches throughout", tuple(edits), Safety.SAFE)
+
+
+def _root(node: ast.Import | ast.ImportFrom) -> str:
+    name = node.names[0].name if isinstance(node, ast.Import) else node.module or ""
+    return name.partition(".")[0]
 
 
 def _written(module: Module, node: ast.Attribute, use: Use) -> list[Edit] | None:

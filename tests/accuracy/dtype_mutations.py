@@ -135,7 +135,7 @@ def root_mean_square(program: Program) -> Iterator[Change]:
 @operator("linalg-in-half")
 def inverse(program: Program) -> Iterator[Change]:
     """torch.linalg has no half kernels."""
-    yield from insertion(program, "inverse = torch.linalg.inv(NAME.T @ NAME)")
+    yield from insertion(program, "inverse = torch.linalg.inv(NAME.flatten(1).T @ NAME.flatten(1))")
 
 
 @operator("bfloat16-to-numpy")

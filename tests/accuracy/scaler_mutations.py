@@ -186,7 +186,7 @@ def closure_given(program: Program) -> Iterator[Change]:
 
 @operator("bad-scaler-argument")
 def flag_in_place_of_device(program: Program) -> Iterator[Change]:
-    """`GradScaler(False)`, `GradScaler(2.0**16)`: the first argument of torch.amp's scaler is the device."""
+    """`GradScaler(True)`, `GradScaler(2.0**16)`: the first argument of torch.amp's scaler is the device."""
     for script in program.scripts:
         for call in script.calls():
             name = script.qualified(call.func)
@@ -197,7 +197,7 @@ def flag_in_place_of_device(program: Program) -> Iterator[Change]:
             ):
                 continue
             mark = script.start(call)
-            for word in ("False", "2.0**16"):
+            for word in ("True", "2.0**16"):
                 if not call.args and not call.keywords:
                     at = script.end(call) - 1
                     yield change(script, (at, at, word), (mark, mark, MARK))

@@ -14,10 +14,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 120  # for one script
+Arithmetic = Literal["as written", "float32", "plain"]
+SECONDS = 240  # for one script
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,15 @@ class Watched:
 class Executor:
     """A process with "torch" or "keras" loaded; as "watched" it has torch, and runs under mpaudit.
 
-    With `float32` what a script wants in float16 or bfloat16 is computed in float32.
+    In "float32" what a script wants in float16 or bfloat16 is computed in float32; in "plain" its loss
+    scale is 1 as well.
     """
 
-    def __init__(self, framework: str, *, float32: bool = False) -> None:
+    def __init__(self, framework: str, arithmetic: Arithmetic = "as written") -> None:
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
         extra = {"PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.executed", framework, *["float32"] * float32],
+            [sys.executable, "-m", "tests.executed", framework, arithmetic],
             env={**os.environ, **extra, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -17,13 +17,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from tests.executed import SECONDS
+from tests.executed import SECONDS, Arithmetic
 
 Enter = Callable[[], AbstractContextManager[Callable[[], list[list[float]]]]]
 """Prepares a framework for a script that runs inside; what it gives tells of the parameters."""
 
 
-def serve(framework: str, *, float32: bool) -> None:
+def serve(framework: str, arithmetic: Arithmetic) -> None:
     """Answer each line of stdin, a script's text and path as JSON, with a line of JSON."""
     script = importlib.import_module(
         f"tests.executed.{'keras' if framework == 'keras' else 'torch'}_script"
@@ -43,7 +43,7 @@ def serve(framework: str, *, float32: bool) -> None:
                 ended = (
                     _watch(place)
                     if framework == "watched"
-                    else _run(text, place, lambda: script.prepared(float32=float32))
+                    else _run(text, place, lambda: script.prepared(arithmetic))
                 )
                 os.write(write, json.dumps(ended).encode())
             finally:
@@ -110,4 +110,4 @@ def _run(text: str, path: str, prepared: Enter) -> list[Any]:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], float32="float32" in sys.argv[2:])
+    serve(sys.argv[1], sys.argv[2])  # type: ignore[arg-type]

@@ -12,7 +12,8 @@ import keras
 import numpy
 import tensorflow
 
-from tests.executed.adaptive import NAMES
+from tests.executed import Arithmetic
+from tests.executed.optimizer import NAMES, at_one
 
 Started = dict[int, tuple[Any, Any]]
 """By identity: a variable that is trained, and its value before the first step."""
@@ -25,15 +26,18 @@ def load() -> None:
 
 
 @contextlib.contextmanager
-def prepared(*, float32: bool) -> Iterator[Callable[[], list[list[float]]]]:
+def prepared(arithmetic: Arithmetic) -> Iterator[Callable[[], list[list[float]]]]:
     """Seeds, SGD; inside, a script runs."""
     keras.utils.set_random_seed(0)
     started: Started = {}
     _keras_3(started)
     if "tf_keras" in sys.modules:
         _keras_2(sys.modules["tf_keras"], started)
-    if float32:
+    if arithmetic != "as written":
         _float32()
+    if arithmetic == "plain":
+        for each in _loss_scalers():
+            at_one(each, "initial_scale")
     yield lambda: [_sums(_array(each), start) for each, start in started.values()]
 
 
@@ -100,6 +104,14 @@ def _keras_2(tf_keras: Any, started: Started) -> None:
 def _adaptive(optimizers: Any) -> list[Any]:
     names = {name.lower() for name in NAMES}
     return [each for name, each in vars(optimizers).items() if name.lower() in names]
+
+
+def _loss_scalers() -> list[Any]:
+    scalers = [keras.mixed_precision.LossScaleOptimizer]
+    if "tf_keras" in sys.modules:
+        module = importlib.import_module("tf_keras.src.mixed_precision.loss_scale_optimizer")
+        scalers += [module.LossScaleOptimizer, module.LossScaleOptimizerV3]
+    return scalers
 
 
 def _float32() -> None:

@@ -13,8 +13,9 @@ import torch
 from mpaudit.runtime.torch import probe
 from mpaudit.runtime.torch.float32 import Float32
 from mpaudit.runtime.tracer import Tracer
-from tests.executed.adaptive import NAMES
+from tests.executed import Arithmetic
 from tests.executed.hub import offline
+from tests.executed.optimizer import NAMES, at_one
 
 _BESIDE = (
     "torch._dynamo",  # the first optimizer imports it
@@ -38,7 +39,7 @@ def load() -> None:
 
 
 @contextlib.contextmanager
-def prepared(*, float32: bool) -> Iterator[Callable[[], list[list[float]]]]:
+def prepared(arithmetic: Arithmetic) -> Iterator[Callable[[], list[list[float]]]]:
     """CUDA calls on the CPU, seeds, SGD; inside, a script runs."""
     probe.install(Tracer(Path("run.mpa")), "cpu", lambda _: None)
     torch.manual_seed(0)
@@ -53,7 +54,9 @@ def prepared(*, float32: bool) -> Iterator[Callable[[], list[list[float]]]]:
     torch.optim.Optimizer.add_param_group = add  # type: ignore[method-assign]
     for name in NAMES:
         setattr(torch.optim, name, _plain(torch.optim.SGD, name))
-    with Float32() if float32 else contextlib.nullcontext():
+    if arithmetic == "plain":
+        at_one(torch.amp.GradScaler, "init_scale")
+    with Float32() if arithmetic != "as written" else contextlib.nullcontext():
         yield lambda: [_sums(each.detach().double(), start) for each, start in built.values()]
 
 

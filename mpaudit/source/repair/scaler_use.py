@@ -8,6 +8,8 @@ from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, repairs
 
+_STATE = ("_scale", "_growth_tracker", "_per_optimizer_states", "_found_inf_per_device")
+
 
 @repairs("scaler-with-bfloat16")
 def switch_off(context: Context) -> Fix | None:
@@ -38,7 +40,7 @@ def switch_off(context: Context) -> Fix | None:
 
 def _reads_state(module: Module) -> bool:
     """Whether a file reads what a scaler has only while it is switched on."""
-    return any(each.attr in ("_scale", "_per_optimizer_states") for each in module.every(ast.Attribute))
+    return any(each.attr in _STATE for each in module.every(ast.Attribute))
 
 
 @repairs("scaled-gradient-read")
