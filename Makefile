@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PROOF := $(VENV)/.proof
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export CUDA_VISIBLE_DEVICES ?=
@@ -14,6 +15,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,torch]' tensorflow-cpu
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps tf_keras  # asks for tensorflow; the line above has its CPU build
 	touch $(READY)
+
+$(PROOF): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[proof]'
+	touch $(PROOF)
 
 # $(call step,arguments of mpaudit,expected exit code): show a command, run it in demo/, check its code
 define step
@@ -41,7 +46,7 @@ demo: $(READY)  ## The article's two scripts, from broken to proven
 test: lint  ## Lint, types and the fast tests
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
-test-all: lint  ## Everything that needs no GPU
+test-all: lint $(PROOF)  ## Everything that needs no GPU; every fix is run
 	$(BIN)/pytest -n 2 --dist worksteal -m "not gpu"
 
 lint: $(READY)
