@@ -13,6 +13,7 @@ from mpaudit.source.config_file import (
     UnreadableConfigError,
     beside,
     is_config,
+    is_config_name,
     read_config,
 )
 from mpaudit.source.discovery import LeftOut
@@ -36,12 +37,14 @@ class Configurations:
     def take(self, paths: Iterable[Path], named: set[Path]) -> None:
         """Look at files that were found; those that the user `named` are configurations for certain."""
         for path in paths:
-            self._seen.add(path.resolve())
             data = self._bytes(path)
-            if data is None or not (path in named or is_config(data)):
+            if data is not None and not (path in named or is_config(data)):
                 continue
-            self._read(path, data, asked=True)
-            if not is_config(data) and str(path) in self.documents:
+            self._seen.add(path.resolve())
+            if data is None:
+                continue
+            read = self._read(path, data, asked=True)
+            if read and not is_config(data):
                 self.warnings.append(f"{path}: it holds nothing of a DeepSpeed configuration")
 
     def take_referred(self, names: Iterable[tuple[Path, str]]) -> None:
@@ -54,12 +57,12 @@ class Configurations:
             if self._left_out is not None and self._left_out(str(path.absolute()), folder=False):
                 continue
             data = self._bytes(path)
-            if data is not None and is_config(data):
+            if data is not None and (is_config(data) or is_config_name(path.name)):
                 inside = any(folder in path.resolve().parents for folder in self._folders)
                 self._read(path, data, asked=inside)
 
-    def look(self, config: ConfigFile) -> None:
-        """Look at one file's content."""
+    def look(self, config: ConfigFile) -> bool:
+        """Look at one file's content; says whether it could be read."""
         self.documents[config.filename] = config
         try:
             from mpaudit.checks.deepspeed_config import check_config  # and with it all checks
@@ -67,12 +70,15 @@ class Configurations:
             self.problems += list(check_config(config))
         except UnreadableConfigError as problem:
             self.problems.append((unparsable(problem), None))
+            return False
+        return True
 
-    def _read(self, path: Path, data: bytes, *, asked: bool) -> None:
+    def _read(self, path: Path, data: bytes, *, asked: bool) -> bool:
         try:
-            self.look(read_config(data, str(path), asked=asked))
+            return self.look(read_config(data, str(path), asked=asked))
         except UnreadableConfigError as problem:
             self.problems.append((unparsable(problem), None))
+            return False
 
     def _bytes(self, path: Path) -> bytes | None:
         try:

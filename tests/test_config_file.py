@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from mpaudit.audit import add_ignore, check, fix
 from mpaudit.cli import main
 from mpaudit.config import Selection
+from mpaudit.finding import Position
 from mpaudit.output_format import CHECK_FORMATS
 from mpaudit.render import formats
 from mpaudit.source.tree_text import BrokenTextError, read_json, read_yaml
@@ -244,6 +245,22 @@ def test_bad_yaml_is_said_in_one_line(project: Path, text: str, row: int, said: 
     (finding,) = check([path]).findings
     assert (finding.name, finding.span.start.row) == ("unparsable-source", row)
     assert said in finding.message
+
+
+@pytest.mark.parametrize("asked", ["train.py", "."])
+def test_what_a_script_hands_over_is_read_however_little_is_left_of_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "ds_config.json").write_text('{"fp16": {"enabled": true,')
+    (project / "train.py").write_text(
+        "import deepspeed\nfrom torch import nn\n\n"
+        'deepspeed.initialize(model=nn.Linear(2, 2), config="ds_config.json")\n'
+    )
+    result = check([Path(asked)])
+    (finding,) = result.findings
+    assert (finding.name, finding.span.start) == ("unparsable-source", Position(1, 27))
+    assert not result.warnings
 
 
 def test_a_file_that_is_none_is_said_to_be_none(project: Path) -> None:
