@@ -31,7 +31,6 @@ _BESIDE = (
 
 def load() -> None:
     """Import what scripts import, once, before their processes are forked."""
-    torch.set_num_threads(1)
     offline()
     for name in _BESIDE:
         with contextlib.suppress(ImportError):
