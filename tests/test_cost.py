@@ -117,13 +117,14 @@ def test_numbers_are_read_as_they_lie_in_memory() -> None:
 
 
 STEPS, BAD = 45, 25
+LOOKED_AT = sorted({*range(FIRST), 10, 16, 20, BAD, *range(BAD + 1, BAD + 1 + AFTER), 32, 40})
 
 
-def train(taken: list[Any] | None = None) -> list[float]:
+def train(taken: list[Any] | None = None, *, scaled: bool = True) -> list[float]:
     """A correct loop whose step BAD overflows; `taken` gets the gradients that each step had."""
     network = model()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu")
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
     losses = []
     for number, (samples, labels) in enumerate(batches(STEPS)):
         optimizer.zero_grad()
@@ -165,7 +166,7 @@ def test_light_tells_steps_scales_and_gradients_as_they_were(tmp_path: Path) -> 
     rows = {each.layer: each for each in run.statistics()}
     assert {each.phase for each in rows.values()} == {"update"}
     for layer, parts in (("0", slice(0, 2)), ("2", slice(2, 4))):
-        found = [tensor for step in gradients for tensor in step[parts]]
+        found = [tensor for step in LOOKED_AT for tensor in gradients[step][parts]]
         finite = [each.abs().max().item() for each in found if each.isfinite().all()]
         assert rows[layer].amax == max(finite)
         assert rows[layer].calls == len(found)
@@ -175,6 +176,22 @@ def test_light_tells_steps_scales_and_gradients_as_they_were(tmp_path: Path) -> 
     assert run.meta["skips"] == [[0, BAD, BAD, ["2"]]]
     assert [(each.layer, each.judgement) for each in run.incidents()] == [("2", "benign")]
     assert run.problems() == []  # float32 is all that was seen, and that is no finding
+
+
+def test_light_reads_every_step_where_no_scaler_does(tmp_path: Path) -> None:
+    gradients: list[Any] = []
+    tracer = Tracer(tmp_path / "run.mpa", machines(), Sampling(light=True))
+    uninstall = torch_probe.install(tracer, "cpu", lambda _: None)
+    try:
+        train(gradients, scaled=False)
+        tracer.flush()
+    finally:
+        uninstall()
+        tracer.close(0)
+    bad = [n for n, step in enumerate(gradients) if not all(g.isfinite().all() for g in step)]
+    with Reader(tmp_path / "run.mpa") as run:
+        rows = run.statistics()
+    assert bad and {(each.calls, each.first_bad_step) for each in rows} == {(2 * STEPS, bad[0])}
 
 
 def test_light_says_what_it_did_not_look_at(tmp_path: Path) -> None:
@@ -197,7 +214,7 @@ def test_light_says_what_it_did_not_look_at(tmp_path: Path) -> None:
 def test_steps_that_are_looked_at(tmp_path: Path) -> None:
     losses, run = traced(tmp_path / "run.mpa", Sampling(every=10))
     assert losses == train()
-    due = {*range(FIRST), 10, 16, 20, *range(BAD + 1, BAD + 1 + AFTER), 32, 40}
+    due = {*LOOKED_AT} - {BAD}
     rows = {(each.layer, each.phase): each for each in run.statistics()}
     for layer in ("", "0", "1", "2"):
         assert rows[layer, "forward"].calls == STEPS  # outputs are read in every step

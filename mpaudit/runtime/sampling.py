@@ -20,7 +20,7 @@ class Sampling:
     The layers are looked at in each `every`-th step, in the first FIRST ones, in those in which numbers
     are counted, and in AFTER steps from one on in which something went wrong; None is a default.
     `light` asks for no look at a layer at all: only for loss scales, steps and the gradients of
-    parameters.
+    parameters, where a scaler says of a step that they are finite in such steps only.
     """
 
     every: int | None = None
@@ -32,7 +32,7 @@ class Sampling:
         """What the trace says of it; `every` is the number that was taken. `outputs`: what layers
         give out was read in the steps between, too."""
         if self.light:
-            return {"every": 1, "light": True, "not_looked_at": not_looked_at}
+            return {"every": every, "light": True, "not_looked_at": not_looked_at}
         return {"every": every, "outputs_every": 1} if outputs and every > 1 else {"every": every}
 
 
@@ -48,13 +48,15 @@ def told(fact: Any) -> str | None:
     """What a trace's fact says, in words; None where there is none."""
     if not isinstance(fact, dict):
         return None if fact is None else str(fact)
+    every = fact.get("every") or 1
+    often = f"every {every} steps, the first {FIRST}, and {AFTER} after one that went wrong"
     if fact.get("light"):
-        return f"light: {fact['not_looked_at']} were not looked at"
-    if fact.get("every") in (None, 1):
+        light = f"light: {fact['not_looked_at']} were not looked at"
+        return light if every == 1 else f"{light}; gradients of parameters: {often}"
+    if every == 1:
         return "every step"
-    often = f"every {fact['every']} steps, the first {FIRST}, and {AFTER} after one that went wrong"
     return (
-        f"outputs of layers in every step; all else {often}" if "outputs_every" in fact else often
+        f"outputs of layers in every step; all else: {often}" if "outputs_every" in fact else often
     )
 
 

@@ -73,6 +73,7 @@ class Tracer:
         self._closed = False
         self._writer = Writer(path)
         self._machines = list(machines)
+        self._takers: dict[type, list[Protocol]] = {}  # of an event: the machines that take it
         self._verdicts: dict[Hashable, Verdict] = {}
         self._problems: dict[Hashable, Problem] = {}
         self._facts: dict[str, Any] = {}
@@ -252,9 +253,11 @@ class Tracer:
     def feed(self, event: Event) -> None:
         """Advance every protocol by an event of the run."""
         with self.lock:
-            for machine in self._machines:
-                if not isinstance(event, machine.takes):
-                    continue
+            kind = type(event)
+            if kind not in self._takers:
+                takers = [each for each in self._machines if issubclass(kind, each.takes)]
+                self._takers[kind] = takers
+            for machine in self._takers[kind]:
                 for verdict in machine.feed(event):
                     if isinstance(verdict, Broken):
                         problem = replace(verdict.problem, moment=event.moment)

@@ -17,7 +17,8 @@ from mpaudit.runtime.torch.watch import Known, Watch
 
 
 class Light:
-    """Measures the gradients of each attempt to step, as the optimizer gets them.
+    """Measures the gradients of attempts to step, as the optimizer gets them: on a CPU those of all
+    that a scaler skips, of all without a scaler, and else of some.
 
     A layer's name is known where torch built it while watched: of a model that was copied or loaded
     as a whole, parameters are named by their place in the optimizer.
@@ -51,9 +52,12 @@ class Light:
         """Without a scaler this is the attempt; with one it is told of in `_look`, also if skipped."""
         if not self._watch.thread.stepping:
             index = self._watch.index(optimizer)
-            self._look(optimizer, self._watch.tracer.step(index))
+            self._look(optimizer, self._watch.tracer.step(index), None)
 
-    def _look(self, optimizer: Any, step: int) -> None:
+    def _look(self, optimizer: Any, step: int, applied: bool | None) -> None:
+        """Measure; of a step that is `applied` the scaler has found already that all is finite."""
+        if not self._watch.turns.due(step) and applied:
+            return
         given = [each for group in optimizer.param_groups for each in group["params"]]
         named = [
             (self._place(each, number), each.grad)

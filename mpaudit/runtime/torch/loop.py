@@ -152,14 +152,15 @@ class Loop:
         index = self._watch.index(optimizer)
         step = tracer.attempted(index)
         tracer.stepped(index, user_span())
-        self._watch.attempted(optimizer, step)
         found = list(scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
         if scaler._scale.device.type == "cpu":
             applied = not any(each.tolist() for each in found)  # as item(), but no operation
+            self._watch.attempted(optimizer, step, applied)
             if not applied:
                 self._watch.skipped(optimizer, step)
             self._watch.settled(index, step, applied, scaler._scale.tolist())
             return
+        self._watch.attempted(optimizer, step, None)
         skipped = torch.stack([each.to(scaler._scale.device) for each in found]).sum()
         self._watch.numbers.later(
             torch.stack([skipped, scaler._scale]),

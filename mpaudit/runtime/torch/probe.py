@@ -66,7 +66,8 @@ def install(
                 elif issubclass(type(thing), torch.optim.Optimizer):
                     loop.built_before(thing)
         tracer.note("framework", "torch")
-        tracer.note("sampling", asked.fact(watch.turns.every, outputs=watch.glances))
+        every = 1 if asked.light and not watch.glances else watch.turns.every
+        tracer.note("sampling", asked.fact(every, outputs=watch.glances))
         tracer.note("versions", {**(tracer.fact("versions") or {}), "torch": torch.__version__})
         if available and device != "cpu":
             tracer.note("device", torch.cuda.get_device_name())

@@ -128,8 +128,9 @@ class Watch:
         """Called when an autocast region that is switched on was entered."""
         self.skipped: Callable[[Any, int], None] = lambda *_: None
         """Called before that on the CPU, with the optimizer and the attempt that was skipped."""
-        self.attempted: Callable[[Any, int], None] = lambda *_: None
-        """Called before that with an optimizer and an attempt through a scaler, skipped or not."""
+        self.attempted: Callable[[Any, int, bool | None], None] = lambda *_: None
+        """Called before that with an optimizer and an attempt through a scaler, and whether it was
+        applied, which on a GPU is not known yet."""
         self.turns = Turns()
         self.glances = False  # outputs of layers are read in the steps between, too
         self._refs = Known()
