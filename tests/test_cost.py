@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mpaudit.runtime.sampling import AFTER, FIRST, Sampling, Turns  # noqa: E402
 from mpaudit.runtime.torch import measure  # noqa: E402
 from mpaudit.runtime.torch import probe as torch_probe  # noqa: E402
 from mpaudit.runtime.torch.measure import Numbers  # noqa: E402
+from mpaudit.runtime.torch.watch import Watch  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
 from tests.benchmarks.runtime.counted import WAITS, count, mpaudit  # noqa: E402
@@ -310,6 +312,27 @@ def test_a_mask_of_minus_infinity_does_not_have_every_step_looked_at(tmp_path: P
         assert [(i.layer, i.judgement, i.count) for i in run.incidents()] == [("1", "masked", 30)]
         rows = {(each.layer, each.phase): each for each in run.statistics()}
         assert rows["0", "backward"].calls == FIRST + 3  # steps 10, 16 and 20
+
+
+def test_what_watching_took_is_counted_once_and_with_what_is_around_it(tmp_path: Path) -> None:
+    tracer = Tracer(tmp_path / "run.mpa")
+    watch = Watch(tracer)
+    before = tracer.spent
+    began = time.perf_counter()
+    with watch.guard("outer"):
+        for _ in range(3):
+            with watch.guard("inner"):
+                time.sleep(0.02)
+    took = time.perf_counter() - began
+    assert 0.06 + watch.around <= tracer.spent - before <= took + watch.around
+    assert watch.around > 0
+    with pytest.raises(KeyboardInterrupt), watch.guard("stopped"):
+        raise KeyboardInterrupt
+    before = tracer.spent
+    with watch.guard("after it"):
+        pass
+    assert tracer.spent > before  # it is an outermost one again
+    tracer.close(0)
 
 
 def test_a_step_after_one_that_went_wrong_is_looked_at() -> None:

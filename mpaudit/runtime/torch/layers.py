@@ -197,6 +197,8 @@ class Layers:
             if thread.glance is not None and result is not None:
                 with self._watch.guard("forward hook"):
                     self._glance(thread.glance, module, (args, kwargs), result)
+            else:
+                self._watch.tracer.spent += self._watch.around
             if thread.passed is module:
                 thread.passed = thread.glance = None
             return
