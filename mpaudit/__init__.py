@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -29,3 +30,11 @@ def trace(
     from mpaudit.runtime import block
 
     return block.trace(None if output is None else Path(output), device)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "keras":  # mpaudit.keras.Callback, without an import of its own
+        from importlib import import_module
+
+        return import_module("mpaudit.keras")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

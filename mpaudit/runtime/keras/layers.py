@@ -52,18 +52,13 @@ class Layers:
     def _around_call(self, original: Call) -> Call:
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             watched = None
-            try:
+            with self._patches.guarded("layer entered"):
                 watched = self._register.entered(layer)
-            except Exception as error:
-                self._tracer.failed("layer entered", error)
             outputs = original(layer, *args, **kwargs)
-            if watched is None:
-                return outputs
-            try:
-                return self._left(layer, watched, (args, kwargs), outputs)
-            except Exception as error:
-                self._tracer.failed("layer left", error)
-                return outputs
+            if watched is not None:
+                with self._patches.guarded("layer left"):
+                    outputs = self._left(layer, watched, (args, kwargs), outputs)
+            return outputs
 
         return call
 
@@ -202,7 +197,7 @@ class Layers:
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def follow(tensor: Any) -> tuple[Any, Call]:
             def back(gradient: Any) -> Any:
-                try:
+                with self._patches.guarded("gradient of a layer"):
                     if self._patches.active:
                         self.saw(watched, "output_grad", dtype)
                         sparse = isinstance(gradient, tf.IndexedSlices)
@@ -210,8 +205,6 @@ class Layers:
                         if done is not None:
                             with tf.control_dependencies([done]):
                                 return tf.identity(gradient)
-                except Exception as error:
-                    self._tracer.failed("gradient of a layer", error)
                 return gradient
 
             return tensor, back

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -14,6 +16,10 @@ Call = Callable[..., Any]
 _INHERITED = object()
 
 
+class _Thread(threading.local):
+    inside = False  # a part of the probe, which contains others
+
+
 class Patches:
     """The wrappers of one probe. After `restore`, or in a forked child, they only pass calls on.
 
@@ -24,6 +30,7 @@ class Patches:
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
         self._active = True
+        self._thread = _Thread()
         self._undo: list[tuple[object, str, object, object]] = []
 
     @property
@@ -51,11 +58,17 @@ class Patches:
 
     @contextmanager
     def guarded(self, where: str) -> Iterator[None]:
-        """What goes wrong inside is a fault of the probe: recorded, not raised."""
+        """What goes wrong inside is a fault of the probe: recorded, not raised; its time counts."""
+        began = None if self._thread.inside else time.perf_counter()
+        self._thread.inside = True
         try:
             yield
         except Exception as error:
             self.tracer.failed(where, error)
+        finally:
+            if began is not None:
+                self._thread.inside = False
+                self.tracer.spent += time.perf_counter() - began
 
     def restore(self) -> None:
         """Put everything back, except what somebody else has wrapped since."""

@@ -33,6 +33,9 @@ def install(
     tracer.note("versions", {**(tracer.fact("versions") or {}), "keras": keras.__version__})
     tracer.note("keras_backend", backend)
     if backend != "tensorflow":
+        theirs = "; what its steps do is seen by the probe of torch" if backend == "torch" else ""
+        told = f"layers of Keras on {backend} are not watched, those on TensorFlow are{theirs}"
+        tracer.failed("Keras", MpauditError(told))
         return _nothing
     from mpaudit.runtime.keras.watch import watch
 
