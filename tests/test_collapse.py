@@ -189,6 +189,39 @@ def test_an_overflow_that_is_applied_is_the_gradients_fault(tmp_path: Path) -> N
     assert {each.rule for each in run.incidents()} == {"gradient-overflow"}
 
 
+def test_parameters_that_are_lost_are_not_the_fault_of_what_the_layer_computes(
+    tmp_path: Path,
+) -> None:
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, factor):  # type: ignore[no-untyped-def]
+            ctx.factor = factor
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+            return gradient * ctx.factor, None
+
+    network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+    seen = []
+
+    def run() -> None:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+        for step in range(20):  # from the tenth step on not every one is looked at
+            optimizer.zero_grad()
+            factor = torch.inf if step == 13 else 1.0
+            Once.apply(network(torch.randn(4, 8)), factor).square().mean().backward()
+            optimizer.step()
+            seen.append(network[0].weight.isfinite().all().item())
+
+    _, run_ = trace(tmp_path, run)
+    assert seen == [True] * 13 + [False] * 7
+    (problem,) = run_.problems()
+    assert problem.moment is not None
+    assert (problem.moment.layer, problem.moment.step) == ("0", 14)
+    assert "the weight of layer '0' is not finite: an earlier step was applied" in problem.message
+
+
 def test_a_gradient_that_overflows_beside_a_layer_is_not_the_layers(tmp_path: Path) -> None:
     def spread() -> None:
         torch.manual_seed(0)

@@ -126,8 +126,10 @@ class Origins:
         self._suspects: list[Incident] = []  # of them, what the last attempt applied unscaled
         self._ruined: Incident | None = None  # the one that went into the parameters
 
-    def output(self, place: Place, values: Values, inputs: Sequence[Measured]) -> None:
-        """A call's output is not finite."""
+    def output(
+        self, place: Place, values: Values, inputs: Sequence[Measured], ruined: str | None = None
+    ) -> None:
+        """A call's output is not finite; `ruined` names a parameter of the layer that is not either."""
         if place.turn != self._turn:
             self._turn, self._begun = place.turn, []
         known = [each for each in inputs if each.values is not None]
@@ -151,7 +153,12 @@ class Origins:
         if not masked:
             self._bad_step = place.step
         message = f"{_title(place.path)} makes {what} from finite inputs in {place.dtype}"
-        if largest > limit:
+        if ruined:
+            message = (
+                f"the {ruined} of {_title(place.path)} is not finite: an earlier step was applied "
+            )
+            message += "with such gradients, or it was so from the start"
+        elif largest > limit:
             message += f", which cannot hold the input's {largest:.3g}"
         judgement = "masked" if masked else "defect"
         self._record("activation-overflow", kind, place, values, message, judgement)

@@ -236,7 +236,7 @@ class Layers:
             place = self._place(account, call.step, number, tensor)
             if not call.recomputed:
                 self._count(account, place)
-                self._measure(account, place, tensor, inputs)
+                self._measure(call, place, tensor, inputs)
             if tensor.grad_fn is not None:
                 made.append(self._gradients.expect(account, place, tensor, leaf=call.leaf))
         if call.leaf:
@@ -254,7 +254,7 @@ class Layers:
             account.outputs[place.dtype] += 1
 
     def _measure(
-        self, account: Account, place: Place, tensor: torch.Tensor, inputs: list[torch.Tensor]
+        self, call: _Call, place: Place, tensor: torch.Tensor, inputs: list[torch.Tensor]
     ) -> None:
         if not measurable(tensor):
             return
@@ -265,11 +265,13 @@ class Layers:
             sources = [self._numbers(each) for each in inputs]
         unread = inputs if sources is None else ()  # what waits for a device keeps no tensor alive
         training = torch.is_grad_enabled()
+        account, module = call.account, call.module if sources is None else None
 
         def receive(values: Values) -> None:
             self._gave(account, place, values, training=training)
             if not values.finite:
-                self._went_bad(place, values, sources or [self._numbers(each) for each in unread])
+                found = sources or [self._numbers(each) for each in unread]
+                self._went_bad(place, values, found, module)
 
         before = self._thread.measured.get(tensor)  # by an inner layer, which counts it
         measured = self._numbers(tensor)
@@ -287,10 +289,19 @@ class Layers:
         if training and place.dtype == "float16":
             self._headroom.add(place.path, place.step, values.amax, finite=values.finite)
 
-    def _went_bad(self, place: Place, values: Values, sources: list[Measured | None]) -> None:
+    def _went_bad(
+        self, place: Place, values: Values, sources: list[Measured | None], module: Any
+    ) -> None:
+        """An output is not finite; `module` is the layer as it was then, None if that is past."""
         if not values.only_minus:  # a mask that is put in front of a softmax in every step
             self._watch.turns.alarm()
-        self._origins.output(place, values, [each for each in sources if each is not None])
+        own = module._parameters.items() if module is not None else ()
+        now = self._watch.numbers.now
+        bad = [
+            n for n, each in own if each is not None and measurable(each) and not now(each).finite
+        ]
+        known = [each for each in sources if each is not None]
+        self._origins.output(place, values, known, bad[0] if bad else None)
 
     def _numbers(self, tensor: torch.Tensor, *, now: bool = True) -> Measured | None:
         """The numbers of a tensor; `now` as it is, else as it was when it was last looked at."""
@@ -331,29 +342,28 @@ class Layers:
             assert glance.values is not None
             self._gave(account, place, glance.values, training=graph)
             if not glance.values.finite:
-                self._glanced_bad(place, tensor, glance.values, before, floats(given))
+                sources = self._given(tensor, before, floats(given))
+                self._stands(tensor, glance.values)
+                self._went_bad(place, glance.values, sources, module)
 
-    def _glanced_bad(
-        self,
-        place: Place,
-        tensor: torch.Tensor,
-        values: Values,
-        before: Values | None,
-        inputs: list[torch.Tensor],
-    ) -> None:
-        """An output that was read is not finite; `before` is what the same tensor was last."""
-        if any(each is tensor for each in inputs):  # changed in place, or passed on
-            sources: list[Measured | None] = [self._numbers(tensor, now=False)]
-            if before is not None:
-                sources = [was := Measured(computed=True)]
-                was.arrive(before)
-        else:
-            sources = [self._numbers(each) for each in inputs]
+    def _given(
+        self, tensor: torch.Tensor, before: Values | None, inputs: list[torch.Tensor]
+    ) -> list[Measured | None]:
+        """What a call was given that gave `tensor` back; `before` is what that was last, if known."""
+        if not any(each is tensor for each in inputs):
+            return [self._numbers(each) for each in inputs]
+        if before is None:  # changed in place, or passed on
+            return [self._numbers(tensor, now=False)]
+        was = Measured(computed=True)
+        was.arrive(before)
+        return [was]
+
+    def _stands(self, tensor: torch.Tensor, values: Values) -> None:
+        """What was read of an output is known when it is the input of others."""
         now = Measured(computed=True)
         now.arrive(values)
         version = None if tensor.is_inference() else tensor._version
-        self._thread.measured.set(tensor, (version, now))  # it will be the input of others
-        self._went_bad(place, values, sources)
+        self._thread.measured.set(tensor, (version, now))
 
 
 def _is_layer(module: Any, *, compiled: bool) -> bool:
