@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import median
-
-from mpaudit.runtime.trace import Reader
 
 from ..goal import Goal
 from ..timing import Run
 from .loop import SHAPES
-from .turn import PLAIN, added, seconds, turns
+from .turn import Same, added, same, seconds, turns
 
 DEFAULT, EVERYTHING, LIGHT = "mpaudit", "mpaudit --every 1", "mpaudit --light"
 HUGGING_FACE = "DebugUnderflowOverflow"
@@ -21,18 +18,21 @@ LIMITS = {  # percent of a step: on a CPU, on a GPU
     EVERYTHING: (15, 10),
     LIGHT: (0.5, 0.5),
 }
+TURNS = {DEFAULT: 10, EVERYTHING: 2, LIGHT: 10}
+"""Steps of a turn: of ten steps one is looked at, unless all are."""
 Pairs = Mapping[str, Sequence[tuple[Run, Run]]]
 
 
-def rows(
-    shape: str, device: str, where: Path, rounds: int
-) -> tuple[list[Goal], dict[str, dict[str, float]]]:
-    """What is timed of one shape; and what the traces say of their own cost, by watcher."""
-    ours = [DEFAULT, EVERYTHING, LIGHT] if device == "cuda" else [EVERYTHING, LIGHT]
-    pairs = turns(shape, [*ours, *PEERS], device, where, rounds)
-    if device == "cpu":  # there the default is every step
-        pairs[DEFAULT] = pairs[EVERYTHING]
-    return list(_goals(shape, device, pairs)), said(shape, ours, where, pairs)
+def rows(shape: str, device: str, rounds: int) -> tuple[list[Goal], dict[str, dict[str, float]]]:
+    """What is timed of one shape; and what mpaudit says of its own cost, by watcher.
+
+    mpaudit is compared with itself switched off in the same process, the others in two processes:
+    what they add is far more than what two processes differ by.
+    """
+    ours = {each: same(shape, each, device, rounds, steps) for each, steps in TURNS.items()}
+    pairs = turns(shape, PEERS, device, rounds)
+    pairs.update({watcher: each.pairs for watcher, each in ours.items()})
+    return list(_goals(shape, device, pairs)), {name: said(each) for name, each in ours.items()}
 
 
 def _goals(shape: str, device: str, pairs: Pairs) -> Iterator[Goal]:
@@ -48,37 +48,26 @@ def _goals(shape: str, device: str, pairs: Pairs) -> Iterator[Goal]:
             rounds=len(pairs[watcher]),
             seconds=times,
         )
-    yield Goal(
-        f"{SHAPES[shape]}: time added, of what {HUGGING_FACE} adds",
-        HUGGING_FACE,
-        added(pairs[EVERYTHING]) / added(pairs[HUGGING_FACE]),
-        0.1,
-        "x",
-        rounds=len(pairs[EVERYTHING]),
-        seconds=times,
-    )
+    for watcher in (DEFAULT, EVERYTHING):
+        yield Goal(
+            f"{SHAPES[shape]}: time added, of what {HUGGING_FACE} adds, {watcher}",
+            HUGGING_FACE,
+            added(pairs[watcher]) / added(pairs[HUGGING_FACE]),
+            0.1,
+            "x",
+            rounds=len(pairs[watcher]),
+            seconds=times,
+        )
 
 
-def said(shape: str, ours: Sequence[str], where: Path, pairs: Pairs) -> dict[str, dict[str, float]]:
-    """The share of the run that each trace calls its overhead, beside what was measured here.
-
-    The trace's share is of the whole process, with imports and waits, so seconds are compared: its
-    own, for each step, and those that a step took longer.
-    """
-    found = {}
-    for number, watcher in enumerate([PLAIN, *ours]):
-        if watcher == PLAIN:
-            continue
-        with Reader(where / f"{shape}-{number}.mpa") as run:
-            steps = max((each.last + 1 for each in run.attempts()), default=1)
-            own = (run.meta["overhead"] or {}).get("seconds", 0.0) / steps
-        longer = median(watched.wall - plain.wall for plain, watched in pairs[watcher])
-        found[watcher] = {"said": round(own, 5), "measured": round(longer, 5)}
-    return found
+def said(ours: Same) -> dict[str, float]:
+    """The seconds of a step that mpaudit calls its overhead, beside those that a step took longer."""
+    longer = median(watched.wall - plain.wall for plain, watched in ours.pairs)
+    return {"said": round(ours.said, 5), "measured": round(longer, 5)}
 
 
 def truth(found: Mapping[str, Mapping[str, float]]) -> str:
-    """What traces say of their cost beside what was measured, in a line."""
+    """What mpaudit says of its cost beside what was measured, in a line."""
     each = (
         f"{watcher} says {1e3 * one['said']:.1f} ms a step, {1e3 * one['measured']:.1f} measured"
         for watcher, one in found.items()

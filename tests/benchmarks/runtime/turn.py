@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import IO
@@ -14,6 +15,7 @@ from ..peer import ROOT, clean
 from ..timing import Run
 
 WORKER = Path(__file__).with_name("worker.py")
+SAME = Path(__file__).with_name("same.py")
 PLAIN = "none"
 STEPS = {"gpt2": 1, "resnet": 4}
 """Steps of one turn."""
@@ -23,8 +25,16 @@ WARM = 3
 """Turns before those that count: what is done only in the first steps is no cost of a run."""
 
 
+@dataclass(frozen=True, slots=True)
+class Same:
+    """Turns without and with mpaudit in one process, and the seconds of a step that it said it took."""
+
+    pairs: list[tuple[Run, Run]]
+    said: float
+
+
 class Worker:
-    """A process that trains when it is told to; `options` are those of `mpaudit run`."""
+    """A process that trains when it is told to."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -59,25 +69,14 @@ class Worker:
         return line.strip()
 
 
-def command(shape: str, watcher: str, device: str, trace: Path) -> list[str]:
-    """How a worker is started; a watcher that begins with "mpaudit" has the options of a run."""
-    if not watcher.startswith("mpaudit"):
-        return [sys.executable, str(WORKER), shape, watcher, device]
-    options = [*watcher.split()[1:], "--device", device, "-o", str(trace)]
-    return [sys.executable, "-m", "mpaudit", "run", *options, str(WORKER), shape, PLAIN, device]
-
-
 @contextmanager
-def workers(
-    shape: str, watchers: Sequence[str], device: str, where: Path
-) -> Iterator[dict[str, Worker]]:
+def workers(shape: str, watchers: Sequence[str], device: str) -> Iterator[dict[str, Worker]]:
     """One process for each watcher; one that has been started is ready before the next is."""
     with ExitStack() as stack:
         found = {}
-        for number, watcher in enumerate(watchers):
+        for watcher in watchers:
             process = subprocess.Popen(
-                command(shape, watcher, device, where / f"{shape}-{number}.mpa"),
-                cwd=where,
+                [sys.executable, str(WORKER), shape, watcher, device],
                 env={**clean(), **VISIBLE[device], "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -92,11 +91,11 @@ def workers(
 
 
 def turns(
-    shape: str, watchers: Sequence[str], device: str, where: Path, rounds: int
+    shape: str, watchers: Sequence[str], device: str, rounds: int
 ) -> dict[str, list[tuple[Run, Run]]]:
     """Watcher -> pairs of a turn without and one with it, one right after the other."""
     pairs: dict[str, list[tuple[Run, Run]]] = {watcher: [] for watcher in watchers}
-    with workers(shape, [PLAIN, *watchers], device, where) as all_:
+    with workers(shape, [PLAIN, *watchers], device) as all_:
         for number in range(-WARM, rounds):
             for watcher in watchers:
                 pair = (all_[PLAIN].steps(STEPS[shape]), all_[watcher].steps(STEPS[shape]))
@@ -106,6 +105,23 @@ def turns(
             if code := worker.end():
                 raise RuntimeError(f"the worker under {watcher} ended with code {code}")
     return pairs
+
+
+def same(shape: str, watcher: str, device: str, rounds: int, steps: int) -> Same:
+    """Turns of so many steps without and with mpaudit in one process."""
+    options = watcher.split()[1:]
+    done = subprocess.run(
+        [sys.executable, str(SAME), shape, device, str(rounds), str(steps), *options],
+        env={**clean(), **VISIBLE[device], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"turns of {watcher} failed: {done.stderr}")
+    lines = [list(map(float, line.split())) for line in done.stdout.splitlines()]
+    pairs = [(Run(line[0], line[1], 0), Run(line[2], line[3], 0)) for line in lines]
+    return Same(pairs, median(line[4] for line in lines))
 
 
 def added(pairs: Sequence[tuple[Run, Run]]) -> float:

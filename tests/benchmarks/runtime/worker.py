@@ -1,8 +1,7 @@
 """`worker.py SHAPE WATCHER DEVICE`: a training script that steps when it is told to, and says how long.
 
 A line "N" on standard input asks for N steps; answered is a line with seconds on the wall, and of
-the processor. It ends with the input. WATCHER is "none" (or mpaudit, which is not the script's
-business), or a tool that is called from a script.
+the processor. It ends with the input. WATCHER is "none", or a tool that is called from a script.
 """
 
 from __future__ import annotations
