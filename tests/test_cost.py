@@ -229,6 +229,7 @@ def test_steps_that_are_looked_at(tmp_path: Path) -> None:
     assert run.meta["sampling"] == {"every": 10, "outputs_every": 1}
     assert run.meta["skips"] == [[0, BAD, BAD, ["2"]]]  # known from the gradients of parameters
     assert "last of 4 such of 4 parameters" in run.incidents()[0].message
+    assert [each.rule for each in run.problems()] == ["scaler-with-bfloat16"]  # of all steps
 
 
 class Doubling(nn.Module):

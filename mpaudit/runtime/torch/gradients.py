@@ -14,9 +14,8 @@ from mpaudit.runtime.origin import Gradient, Origins, Place, Values
 from mpaudit.runtime.sampling import CALLS, sampled
 from mpaudit.runtime.torch.edge import parts
 from mpaudit.runtime.torch.histogram import Histograms
-from mpaudit.runtime.torch.loop import MADE_IN
 from mpaudit.runtime.torch.measure import measurable
-from mpaudit.runtime.torch.regions import dtype_name, made_here
+from mpaudit.runtime.torch.regions import dtype_name, mark
 from mpaudit.runtime.torch.watch import Known, Watch
 
 _CHECK = 50  # every so many steps the dtypes of parameter gradients are noted
@@ -57,9 +56,7 @@ class Gradients:
         self, account: Account, place: Place, tensor: torch.Tensor, *, leaf: bool
     ) -> Gradient:
         """Look at the gradient of an output when it comes."""
-        node = tensor.grad_fn
-        if node is not None and (made := made_here(self._watch)) is not None:
-            node.metadata.setdefault(MADE_IN, made)
+        mark(self._watch, tensor)
         version, known = self._thread.gradients.get(tensor) or (None, None)
         if known is None or (leaf and version != tensor._version):  # changed in place: another one
             known = Gradient(place)

@@ -24,7 +24,7 @@ from mpaudit.runtime.torch.histogram import Histograms
 from mpaudit.runtime.torch.measure import STAND_INS, measurable
 from mpaudit.runtime.torch.names import WRAPPERS, Names, type_name
 from mpaudit.runtime.torch.nested import floats
-from mpaudit.runtime.torch.regions import dtype_name
+from mpaudit.runtime.torch.regions import dtype_name, mark
 from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
 
@@ -197,6 +197,10 @@ class Layers:
             if thread.glance is not None and result is not None:
                 with self._watch.guard("forward hook"):
                     self._glance(thread.glance, module, (args, kwargs), result)
+            elif thread.passed is module and result is not None:
+                with self._watch.guard("forward hook"):
+                    for tensor in floats(result):
+                        mark(self._watch, tensor)
             else:
                 self._watch.tracer.spent += self._watch.around
             if thread.passed is module:
@@ -331,6 +335,7 @@ class Layers:
         for tensor in floats(result):
             place = self._place(account, glance.step, number, tensor)
             self._count(account, place)
+            mark(self._watch, tensor)
             if not measurable(tensor) or not self._watch.numbers.at_once(tensor):
                 continue
             version = None if tensor.is_inference() else tensor._version

@@ -32,11 +32,10 @@ from mpaudit.event import (
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.torch.progress import Progress
-from mpaudit.runtime.torch.regions import Made
+from mpaudit.runtime.torch.regions import MADE_IN, Made
 from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
 SCALED_BY = "mpaudit.scaled_by"
-MADE_IN = "mpaudit.made_in"
 _ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
 _TRANSPARENT = {"ToCopy", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Clone", "T"}
 _NEAR = 64  # nodes of the graph behind a loss that are searched for a mark

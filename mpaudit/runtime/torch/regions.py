@@ -18,6 +18,8 @@ from mpaudit.runtime.frame import decorator_span, entered_by_user, user_span
 from mpaudit.runtime.torch.watch import Watch, unwatched
 
 LOW = ("float16", "bfloat16")
+MADE_IN = "mpaudit.made_in"
+"""The key in the metadata of a node of the graph under which `mark` says where it was made."""
 _OWN = str(Path(__file__).parent) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 
@@ -41,6 +43,13 @@ def made_here(watch: Watch) -> Made | None:
         return None
     keeps = region.dtype in LOW and torch.is_autocast_cache_enabled() and not watch.compiles
     return Made(region, thread.regions[0], thread.entries, keeps)
+
+
+def mark(watch: Watch, tensor: torch.Tensor) -> None:
+    """Note in the graph in which region a tensor was made, just now."""
+    made = made_here(watch)
+    if made is not None and tensor.grad_fn is not None:
+        tensor.grad_fn.metadata.setdefault(MADE_IN, made)
 
 
 @functools.cache
