@@ -34,7 +34,10 @@ class Hooks:
     """All that mpaudit hooks into torch while it is installed; can be taken away for a while."""
 
     def __init__(self, install: Callable[[], object]) -> None:
-        self._hooks = [each for each in vars(modules).values() if isinstance(each, dict)]
+        named = vars(modules).items()
+        self._hooks = [
+            each for name, each in named if name.startswith("_global_") and isinstance(each, dict)
+        ]
         self._hooks += [optimizers._global_optimizer_pre_hooks]
         self._hooks += [optimizers._global_optimizer_post_hooks]
         self._replaced: list[tuple[Any, str, Any, Any]] = []
