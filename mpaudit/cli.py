@@ -244,7 +244,7 @@ def _check(
 @click.option(
     "--light",
     is_flag=True,
-    help="Only loss scale, steps and gradients of parameters; no layer is hooked (PyTorch).",
+    help="Only loss scale, steps and gradients of parameters; no layer is looked at.",
 )
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Where the trace is written.")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
