@@ -11,6 +11,8 @@ import pytest
 
 import mpaudit
 from mpaudit.errors import MpauditError
+from mpaudit.render import run_text
+from mpaudit.runtime.summary import summarise
 from mpaudit.runtime.trace import Reader
 
 torch = pytest.importorskip("torch")
@@ -93,6 +95,8 @@ def test_what_was_built_before_is_watched_and_nothing_is_left_behind(
         assert trace.problems() == []
         assert (trace.meta["complete"], trace.meta["probe_errors"]) == (True, [])
         assert trace.meta["emulated"] is False
+        said = run_text.render(summarise(trace, [], {}))
+        assert " s, a part of the script\n" in said
 
 
 def test_one_trace_is_taken_at_a_time(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def _ran(meta: Any) -> str:
         when += f", {(datetime.fromisoformat(ended) - begin).total_seconds():.1f} s"
     if not meta.get("complete"):
         return f"{when}, {unfinished(meta)}".lstrip(", ")
-    return f"{when}, exit code {code}".lstrip(", ")
+    how = "a part of the script" if code is None else f"exit code {code}"
+    return f"{when}, {how}".lstrip(", ")
 
 
 def unfinished(meta: Any) -> str:
