@@ -104,7 +104,9 @@ class Known:
         held.key, held.value = id(thing), value
         self._held[held.key] = held
 
-    def _forgotten(self, held: Any) -> None:  # names no global: at the interpreter's end they are None
+    def _forgotten(
+        self, held: Any
+    ) -> None:  # names no global: at the interpreter's end they are None
         if self._held.get(held.key) is held:
             del self._held[held.key]
 
