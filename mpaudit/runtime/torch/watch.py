@@ -104,11 +104,11 @@ class Known:
         held.key, held.value = id(thing), value
         self._held[held.key] = held
 
-    def _forgotten(
-        self, held: Any
-    ) -> None:  # names no global: at the interpreter's end they are None
-        if self._held.get(held.key) is held:
-            del self._held[held.key]
+    def _forgotten(self, held: Any) -> None:
+        # It names no global: at the interpreter's end they are None.
+        key: int = held.key
+        if self._held.get(key) is held:
+            del self._held[key]
 
     def setdefault(self, thing: object, value: Any) -> Any:
         """What is kept for `thing`; `value` from now on, if nothing is."""
