@@ -38,7 +38,7 @@ class Probes:
         self._remedy = remedy
         self._late = "torch" in sys.modules
         self._installed: list[Callable[[], None]] = []
-        self._awaited = {"torch": self._torch, "keras": self._keras, "tf_keras": self._keras}
+        self._awaited = {"torch": self._torch, "keras": self._keras, "tf_keras": self._keras2}
         self._arrival = Arrival({})
 
     def on_arrival(self, module: str, install: Callable[[], Callable[[], None]]) -> None:
@@ -74,8 +74,12 @@ class Probes:
         options = (self._device, self._say, self._rehearsal, self._remedy, self._late)
         self._install("torch", "mpaudit.runtime.torch.probe", *options)
 
-    def _keras(self) -> None:
-        self._install("keras", "mpaudit.runtime.keras.probe", self._rehearsal, self._remedy)
+    def _keras(self, package: str = "keras") -> None:
+        options = (self._rehearsal, self._remedy, (package,))
+        self._install(package, "mpaudit.runtime.keras.probe", *options)
+
+    def _keras2(self) -> None:
+        self._keras("tf_keras")
 
     def _install(self, framework: str, probe: str, *options: object) -> None:
         try:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import keras
-
 from mpaudit.finding import Moment, Problem, Span
+from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.place import place
 from mpaudit.runtime.keras.taps import measurable
 from mpaudit.runtime.record import LARGEST
@@ -16,18 +15,14 @@ WIDER = ("float32", "float64")
 CALLERS = ("fit", "train_on_batch", "__call__")
 
 
-def casts(layer: Any) -> bool:
-    """Whether a layer, or a model, casts what it is given to float16.
-
-    A functional model leaves that to its first layers.
-    """
-    half = layer.compute_dtype == "float16"
-    return bool(half and layer.autocast and getattr(layer, "_convert_input_args", True))
+def casts(family: Family, layer: Any) -> bool:
+    """Whether a layer, or a model, casts what it is given to float16."""
+    return layer.compute_dtype == "float16" and family.casts(layer)
 
 
-def wide(args: tuple[Any, ...]) -> Iterator[Any]:
+def wide(family: Family, args: tuple[Any, ...]) -> Iterator[Any]:
     """The tensors in the first argument of a call that are wider than float16."""
-    for tensor in keras.tree.flatten(args[0]) if args else ():
+    for tensor in family.flatten(args[0]) if args else ():
         if measurable(tensor) and tensor.dtype.name in WIDER:
             yield tensor
 

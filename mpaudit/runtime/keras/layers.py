@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
+from types import CodeType
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from mpaudit.errors import MpauditError
 from mpaudit.runtime.histogram import What
 from mpaudit.runtime.keras import input_range
 from mpaudit.runtime.keras.clock import Clock
+from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.nature import MARK, Mark, nature
 from mpaudit.runtime.keras.octaves import Octaves
 from mpaudit.runtime.keras.patch import Call, Patches
@@ -38,59 +40,64 @@ class Layers:
     """
 
     def __init__(self, patches: Patches, clock: Clock, register: Register) -> None:
-        self.on_call: Callable[[Any, Any], None] = lambda *_: None
+        self.on_call: Callable[[Family, Any, Any], None] = lambda *_: None
         self._patches = patches
         self._tracer = patches.tracer
         self._light = patches.tracer.sampling.light
         self._clock = clock
         self._register = register
 
-    def install(self) -> None:
-        """Watch every layer from now on."""
-        self._patches.wrap(keras.layers.Layer, "__call__", self._around_call)
+    def follow(self, family: Family) -> None:
+        """Watch every layer of one Keras from now on."""
+        self._patches.wrap(family.layer, "__call__", partial(self._around_call, family))
 
-    def _around_call(self, original: Call) -> Call:
+    def _around_call(self, family: Family, original: Call) -> Call:
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            watched = None
+            watched, leaves, real = None, [], False
             with self._patches.guarded("layer entered"):
-                watched = self._register.entered(layer)
+                leaves = family.flatten((args, kwargs))
+                real = not family.symbolic(leaves)
+                if real or family.named_early:
+                    watched = self._register.entered(family, layer)
             outputs = original(layer, *args, **kwargs)
-            if watched is not None:
+            if real and watched is not None:
                 with self._patches.guarded("layer left"):
-                    outputs = self._left(layer, watched, (args, kwargs), outputs)
+                    outputs = self._left(layer, watched, args, leaves, outputs)
             return outputs
 
         return call
 
-    def _left(self, layer: Any, watched: Watched, inputs: Any, outputs: Any) -> Any:
-        flat = [outputs] if isinstance(outputs, tf.Tensor) else keras.tree.flatten(outputs)
-        if any(isinstance(each, keras.KerasTensor) for each in flat) or _symbolic():
+    def _left(
+        self, layer: Any, watched: Watched, args: Any, leaves: list[Any], outputs: Any
+    ) -> Any:
+        """A call is over; `leaves` are all its arguments."""
+        family = watched.family
+        if hasattr(layer, "state_size") and _rehearsed(family.loop()):
             return outputs
-        if hasattr(layer, "state_size") and _rehearsed():
-            return outputs
+        flat = [outputs] if isinstance(outputs, tf.Tensor) else family.flatten(outputs)
         tensors = [each for each in flat if isinstance(each, tf.Tensor)]
-        contains = bool(layer._layers)
-        passed_on = contains and bool(tensors) and all(hasattr(each, MARK) for each in tensors)
-        self._arrive(layer, watched, inputs[0])
+        contains = bool(tensors) and family.contains(layer)
+        passed_on = contains and all(hasattr(each, MARK) for each in tensors)
+        self._arrive(layer, watched, args)
         if not passed_on:
-            self._flowed(layer, watched, inputs, tensors)
-            outputs = self._measure(watched, inputs, tensors, outputs)
-            self._mark(layer, watched, inputs, outputs)
-        self.on_call(layer, outputs)
+            self._flowed(layer, watched, leaves, tensors)
+            outputs = self._measure(watched, leaves, tensors, outputs)
+            self._mark(layer, watched, leaves, outputs)
+        self.on_call(family, layer, outputs)
         return outputs
 
     def _arrive(self, layer: Any, watched: Watched, args: Any) -> None:
         """Measure data that the layer, or model, is about to cast."""
-        if self._light or not recording() or not input_range.casts(layer):
+        if self._light or not recording() or not input_range.casts(watched.family, layer):
             return
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             return
-        for tensor in input_range.wide(args):
+        for tensor in input_range.wide(watched.family, args):
             if not hasattr(tensor, MARK):
                 watched.cast_at = watched.cast_at or input_range.caller()
                 self._tap(watched, "uncast", tensor.dtype.name).note(tensor)
 
-    def _flowed(self, layer: Any, watched: Watched, inputs: Any, outputs: list[Any]) -> None:
+    def _flowed(self, layer: Any, watched: Watched, inputs: list[Any], outputs: list[Any]) -> None:
         """Tell the tracer what is new: the layer itself, the dtypes of what goes in and out."""
         if not watched.known:
             watched.known = True
@@ -98,7 +105,7 @@ class Layers:
             filename, row = (place.filename, place.start.row) if place else (None, None)
             self._tracer.layer(watched.path, watched.kind, filename=filename, row=row)
             self._register.own(layer, watched)
-        entered = [each for each in keras.tree.flatten(inputs) if isinstance(each, tf.Tensor)]
+        entered = [each for each in inputs if isinstance(each, tf.Tensor)]
         signature = (tuple(t.dtype for t in entered), tuple(t.dtype for t in outputs))
         if signature in watched.signatures:
             return
@@ -107,10 +114,10 @@ class Layers:
             self.saw(watched, "input", tensor.dtype.name)
         for tensor in outputs:
             self.saw(watched, "output", tensor.dtype.name)
-        for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
-            stored = variable._dtype  # `dtype` is what an autocast scope would make of it
-            if keras.backend.is_float_dtype(stored):
-                self.saw(watched, "parameter", str(stored))
+        for variables in watched.family.variables(layer):
+            for stored in map(watched.family.stored, variables):
+                if tf.as_dtype(stored).is_floating:
+                    self.saw(watched, "parameter", stored)
         policies = self._tracer.fact("policies") or {}
         policy = {"policy": layer.dtype_policy.name, "compute": layer.compute_dtype}
         self._tracer.note("policies", {**policies, watched.path: policy})
@@ -121,8 +128,8 @@ class Layers:
             watched.flows.add((flow, dtype))
             self._tracer.saw(watched.path, flow, dtype)
 
-    def gradient_of(self, variable: Any, gradient: Any, *, measured: bool) -> None:
-        """A gradient arrives at an optimizer."""
+    def gradient_of(self, variable: Any, gradient: Any, *, measured: bool, unscaled: bool) -> None:
+        """A gradient arrives at an optimizer, divided by the loss scale already if `unscaled`."""
         watched = self._register.owner(variable)
         if watched is None:
             return
@@ -134,12 +141,14 @@ class Layers:
         if measured or self._light:
             self._tap(watched, "weights", dtype).note(values)
         if not self._light:
-            self._octaves(watched, "weight_gradient", dtype).note(values)
-            weight = tf.convert_to_tensor(variable.value)
+            self._octaves(watched, "weight_gradient", dtype, unscaled=unscaled).note(values)
+            weight = watched.family.value(variable)
             if measurable(weight):
                 self._octaves(watched, "weight", weight.dtype.name).note(weight)
 
-    def _measure(self, watched: Watched, inputs: Any, tensors: list[Any], outputs: Any) -> Any:
+    def _measure(
+        self, watched: Watched, inputs: list[Any], tensors: list[Any], outputs: Any
+    ) -> Any:
         if self._light:
             return outputs
         training = recording()
@@ -149,7 +158,7 @@ class Layers:
             return outputs
         if not (training or eager):
             return outputs  # graphs without gradients may be exported: no resource belongs in them
-        for tensor in keras.tree.flatten(inputs):
+        for tensor in inputs:
             if hasattr(tensor, MARK):
                 watched.sources.add(getattr(tensor, MARK).path)
             elif measurable(tensor):
@@ -167,7 +176,7 @@ class Layers:
             return outputs
         if isinstance(outputs, tf.Tensor):
             return self._followed(watched, outputs)
-        return keras.tree.map_structure(
+        return watched.family.mapped(
             lambda each: self._followed(watched, each) if measurable(each) else each, outputs
         )
 
@@ -220,31 +229,26 @@ class Layers:
             tap = watched.taps[passage, dtype] = Tap(self._clock, dtype, octaves, peaks)
         return tap
 
-    def _octaves(self, watched: Watched, what: What, dtype: str) -> Octaves:
-        found = watched.octaves.get((what, dtype))
+    def _octaves(
+        self, watched: Watched, what: What, dtype: str, *, unscaled: bool = False
+    ) -> Octaves:
+        found = watched.octaves.get((what, dtype, unscaled))
         if found is None:
-            found = watched.octaves[what, dtype] = Octaves(self._clock)
+            found = watched.octaves[what, dtype, unscaled] = Octaves(self._clock)
         return found
 
-    def _mark(self, layer: Any, watched: Watched, inputs: Any, outputs: Any) -> None:
-        before = next(
-            (getattr(t, MARK) for t in keras.tree.flatten(inputs) if hasattr(t, MARK)), None
-        )
+    def _mark(self, layer: Any, watched: Watched, inputs: list[Any], outputs: Any) -> None:
+        before = next((getattr(t, MARK) for t in inputs if hasattr(t, MARK)), None)
         what = nature(layer, watched.kind, watched.made, before)
         mark = Mark(watched.ref, watched.path, *what)
-        for tensor in keras.tree.flatten(outputs):
+        for tensor in watched.family.flatten(outputs):
             if isinstance(tensor, tf.Tensor):
                 setattr(tensor, MARK, mark)
 
 
-def _rehearsed() -> bool:
+def _rehearsed(loop: CodeType) -> bool:
     """Whether a recurrent cell is called outside its loop: Keras throws that result away."""
-    loop = sys.modules["keras.src.backend.tensorflow.rnn"].rnn.__code__
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename != loop.co_filename:
         frame = frame.f_back  # type: ignore[assignment]
     return frame is not None and frame.f_code is loop and not frame.f_locals["unroll"]
-
-
-def _symbolic() -> bool:
-    return bool(keras.src.backend.common.symbolic_scope.in_symbolic_scope())

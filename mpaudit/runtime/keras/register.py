@@ -6,11 +6,10 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import keras
-
 from mpaudit.event import Ref
 from mpaudit.finding import Span
 from mpaudit.runtime.histogram import What
+from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.identity import ByObject
 from mpaudit.runtime.keras.octaves import Octaves
 from mpaudit.runtime.keras.taps import Tap
@@ -28,6 +27,7 @@ COUNTED: dict[Passage, What] = {"forward": "activation", "backward": "gradient"}
 class Watched:
     """A layer of the run; `known` says that the tracer lists it."""
 
+    family: Family
     owner: weakref.ref[Any]
     ref: Ref
     path: str
@@ -38,7 +38,7 @@ class Watched:
     signatures: set[object] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
     taps: dict[tuple[Passage, str], Tap] = field(default_factory=dict)
-    octaves: dict[tuple[What, str], Octaves] = field(default_factory=dict)
+    octaves: dict[tuple[What, str, bool], Octaves] = field(default_factory=dict)
     calls: int = 0
     attempts: int = 0
     called: bool = False
@@ -66,7 +66,7 @@ class Register:
         self._paths: dict[str, Watched] = {}
         self._serial = 0
 
-    def watched(self, layer: Any) -> Watched:
+    def watched(self, family: Family, layer: Any) -> Watched:
         """What is known of `layer`."""
         found = self._watched.get(layer)
         if found is not None:
@@ -75,16 +75,18 @@ class Register:
         ref = Ref(("layer", self._serial), layer.name)
         kind = type(layer).__name__
         made = self.made.get(layer)
-        return self._watched.put(layer, Watched(weakref.ref(layer), ref, "", kind, made))
+        return self._watched.put(layer, Watched(family, weakref.ref(layer), ref, "", kind, made))
 
-    def entered(self, layer: Any) -> Watched:
-        """The same of a layer that is called: its path is what Keras will call it, or already does."""
-        watched = self.watched(layer)
+    def entered(self, family: Family, layer: Any) -> Watched:
+        """The same of a layer that is called, and so has a path."""
+        watched = self.watched(family, layer)
         if not watched.path:
-            scope = keras.src.backend.common.name_scope.current_path()
-            path = layer.path or (f"{scope}/{layer.name}" if scope else layer.name)
-            watched.path = self._unique(path, watched)
+            watched.path = self._unique(family.path(layer, self._path), watched)
         return watched
+
+    def _path(self, layer: Any) -> str:
+        found = self._watched.get(layer)
+        return str(layer.name) if found is None or not found.path else found.path
 
     def _unique(self, path: str, watched: Watched) -> str:
         """`path`, numbered where another layer that is still alive has it."""
@@ -97,7 +99,7 @@ class Register:
 
     def own(self, layer: Any, watched: Watched) -> None:
         """Remember the variables of a layer that the tracer lists."""
-        for variable in layer._trainable_variables:
+        for variable in watched.family.variables(layer)[0]:
             self._owners.put(variable, watched)
 
     def owner(self, variable: Any) -> Watched | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import keras
-
 from mpaudit.runtime.advice import Advice
+from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.register import Register
 
@@ -24,24 +24,21 @@ class Remedy:
         self._patches = patches
         self._register = register
 
-    def install(self) -> None:
-        """Put the advice into effect from now on."""
+    def follow(self, family: Family) -> None:
+        """Put the advice into effect in one Keras from now on."""
         advice, wrap = self._advice, self._patches.wrap
         if advice.init_scale is not None or advice.growth_interval is not None:
-            wrap(keras.optimizers.LossScaleOptimizer, "__init__", self._around_scaling)
+            for kind in family.scaling:
+                wrap(kind, "__init__", partial(self._around_scaling, family))
         if advice.dtype is not None:
-            wrap(keras.DTypePolicy, "__init__", self._around_policy)
+            wrap(family.policy, "__init__", self._around_policy)
         if advice.float32:
-            wrap(keras.layers.Layer, "__call__", self._around_call)
+            wrap(family.layer, "__call__", partial(self._around_call, family))
 
-    def _around_scaling(self, original: Call) -> Call:
+    def _around_scaling(self, family: Family, original: Call) -> Call:
         def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             original(optimizer, *args, **kwargs)
-            advice = self._advice
-            optimizer.initial_scale = advice.init_scale or optimizer.initial_scale
-            optimizer.dynamic_growth_steps = (
-                advice.growth_interval or optimizer.dynamic_growth_steps
-            )
+            family.restart(optimizer, self._advice.init_scale, self._advice.growth_interval)
 
         return init
 
@@ -52,12 +49,13 @@ class Remedy:
 
         return init
 
-    def _around_call(self, original: Call) -> Call:
+    def _around_call(self, family: Family, original: Call) -> Call:
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             with self._patches.guarded("keeping a layer in float32"):
-                path = self._register.entered(layer).path
-                if path in self._advice.float32 and layer.dtype_policy.name == _MIXED:
-                    layer.dtype_policy = "float32"
+                if family.named_early or not family.symbolic(family.flatten((args, kwargs))):
+                    path = self._register.entered(family, layer).path
+                    if path in self._advice.float32 and layer.dtype_policy.name == _MIXED:
+                        family.repolicy(layer, "float32")
             return original(layer, *args, **kwargs)
 
         return call

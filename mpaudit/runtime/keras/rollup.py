@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from mpaudit.runtime.headroom import Headroom
@@ -76,15 +76,17 @@ class Rollup:
                         self._headroom.add(watched.path, steps.step(tick), amax, finite=True)
                 if tap.octaves is not None:
                     what = COUNTED[passage]
-                    self._histograms(watched, what, dtype, tap.octaves, steps, ticks, last=gone)
+                    place = watched.path, what, dtype
+                    self._histograms(place, tap.octaves, steps, ticks, unscaled=False, last=gone)
                 numbers = tap.read()
                 if numbers is None:
                     continue
                 calls, others = calls + numbers.calls, others + numbers.others
                 found.add(passage, watched.path, numbers, dtype)
                 self._tell(watched, passage, dtype, tap, numbers, steps)
-            for (what, dtype), octaves in watched.octaves.items():
-                self._histograms(watched, what, dtype, octaves, steps, ticks, last=gone)
+            for (what, dtype, unscaled), octaves in watched.octaves.items():
+                place = watched.path, what, dtype
+                self._histograms(place, octaves, steps, ticks, unscaled=unscaled, last=gone)
             per_step = watched.counted(calls, len(ticks))
             if calls or others:
                 self._tracer.counted(watched.path, calls + others, per_step)
@@ -118,21 +120,21 @@ class Rollup:
 
     def _histograms(
         self,
-        watched: Watched,
-        what: What,
-        dtype: str,
+        place: tuple[str, What, str],
         octaves: Octaves,
         steps: Steps,
         ticks: range,
         *,
+        unscaled: bool,
         last: bool,
     ) -> None:
         """Hand over the counts of attempts that are over: the loss scale of those is known."""
         if not (last or steps.over or any(map(sampled, ticks))):
             return
         for counted in octaves.read(ticks.stop, last=last or steps.over):
-            scale = steps.scale(counted.tick) if what in SCALED else None
-            self._tracer.histogram(_histogram(watched.path, what, dtype, counted, scale))
+            power = exponent(steps.scale(counted.tick)) if place[1] in SCALED else 0
+            found = _histogram(*place, counted).shifted(power if unscaled else 0)
+            self._tracer.histogram(replace(found, scale=2.0**power))
 
     def _decided(self, what: Passage, found: dict[str, Bad], steps: Steps) -> dict[str, Bad]:
         """The bad gradients whose attempt has ended; the others wait for it."""
@@ -146,15 +148,12 @@ class Rollup:
         return ended
 
 
-def _histogram(
-    path: str, what: What, dtype: str, counted: Counted, scale: float | None
-) -> Histogram:
+def _histogram(path: str, what: What, dtype: str, counted: Counted) -> Histogram:
     first, inside, zeros, inf, nan = read(counted.counts)
     return Histogram(
         path,
         what,
         dtype,
-        scale=2.0 ** exponent(scale),
         tensors=counted.tensors,
         elements=counted.elements,
         zeros=zeros,

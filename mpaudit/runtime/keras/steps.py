@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from mpaudit.runtime.keras.clock import Clock, resource
+from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.identity import ByObject
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.place import place
@@ -26,22 +27,16 @@ ROOM = 4096
 _COLUMNS = 5  # index of the optimizer, applied, scale, whether the loss is known, the loss
 
 
-def scales(optimizer: Any) -> bool:
-    """Whether `optimizer` divides gradients by a loss scale."""
-    dynamic = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    return dynamic or optimizer.loss_scale_factor is not None
-
-
 class Steps:
     """The attempts of all optimizers, in order.
 
     `on_apply` is told of every attempt that Python sees (in a graph: once, when it is traced)
-    before it happens: the optimizer, the gradients, the variables. `on_end` is told when one in
-    eager mode is over.
+    before it happens: of which Keras, the optimizer, the gradients, the variables. `on_end` is told
+    when one in eager mode is over.
     """
 
     def __init__(self, patches: Patches, clock: Clock) -> None:
-        self.on_apply: Callable[[Any, Sequence[Any], Sequence[Any]], None] = lambda *_: None
+        self.on_apply: Callable[[Family, Any, Sequence[Any], Sequence[Any]], None] = lambda *_: None
         self._patches = patches
         self._tracer = patches.tracer
         self._clock = clock
@@ -57,33 +52,31 @@ class Steps:
         self._inside = threading.local()
         self._time = 0.0
 
-    def install(self) -> None:
-        """Watch every optimizer from now on."""
-        wrapping = keras.optimizers.LossScaleOptimizer
-        self._patches.wrap(keras.optimizers.Optimizer, "apply", self._around_apply)
-        self._patches.wrap(wrapping, "apply", self._around_apply)
+    def follow(self, family: Family) -> None:
+        """Watch every optimizer of one Keras from now on."""
+        for kind in (*family.plain, *family.scaling):
+            self._patches.wrap(kind, family.apply, partial(self._around_apply, family))
 
-    def _around_apply(self, original: Call) -> Call:
-        def apply(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
+    def _around_apply(self, family: Family, original: Call) -> Call:
+        def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             if getattr(self._inside, "apply", False):  # of the inner optimizer, or through super()
-                return original(optimizer, grads, trainable_variables)
-            grads = list(grads)
-            if trainable_variables is not None:
-                trainable_variables = list(trainable_variables)
+                return original(optimizer, *args, **kwargs)
+            args, kwargs = family.listed(args, kwargs)
             before: Any = None
             with self._patches.guarded("optimizer"):
-                self.on_apply(optimizer, grads, trainable_variables or _variables(optimizer))
+                grads, variables = family.pairs(optimizer, (args, kwargs))
+                self.on_apply(family, optimizer, grads, variables)
                 if (at := place("apply_gradients", "apply", "fit", "train_on_batch")) is not None:
                     self._tracer.stepped(self._index(optimizer), at)
-                before = self._before(optimizer) if grads else None
+                before = self._before(family, optimizer) if grads else None
             self._inside.apply = True
             try:
-                result = original(optimizer, grads, trainable_variables)
+                result = original(optimizer, *args, **kwargs)
             finally:
                 self._inside.apply = False
             if before is not None:
                 with self._patches.guarded("optimizer step"):
-                    self._after(optimizer, *before)
+                    self._after(family, optimizer, *before)
                     if tf.executing_eagerly():
                         self.on_end()
             return result
@@ -95,35 +88,34 @@ class Steps:
         if tf.is_tensor(loss) and loss.shape.rank == 0 and loss.dtype.is_floating:
             self._loss = loss
 
-    def _before(self, optimizer: Any) -> tuple[Any, Any] | None:
-        """Loss scale and iterations before the attempt."""
+    def _before(self, family: Family, optimizer: Any) -> tuple[Any, Any] | None:
+        """Loss scale and progress before the attempt."""
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             return None
-        scale: Any = tf.constant(optimizer.loss_scale_factor or math.nan, tf.float64)
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            scale = tf.cast(self._scale_in_force(optimizer), tf.float64)
-        return scale, tf.identity(_applied(optimizer))
+        scale = tf.cast(self._scale_in_force(family, optimizer), tf.float64)
+        return scale, family.progress(optimizer)
 
-    def _scale_in_force(self, optimizer: Any) -> Any:
+    def _scale_in_force(self, family: Family, optimizer: Any) -> Any:
         """The scale of this attempt.
 
-        The optimizer makes the variable in its first attempt; a graph traced then would keep the
-        first scale for ever, so that the value after each attempt is kept beside it.
+        An optimizer that makes the variable in its first attempt has none yet; a graph traced then
+        would keep the first scale for ever, so that the value after each attempt is kept beside it.
         """
-        if optimizer.built:
-            return tf.identity(tf.convert_to_tensor(optimizer.dynamic_scale))
+        if (scale := family.scale(optimizer)) is not None:
+            return tf.identity(scale)
         index = self._index(optimizer)
         if index not in self._scales:
             with tf.init_scope():
-                start = tf.constant(optimizer.initial_scale, tf.float32)
+                start = tf.constant(family.start(optimizer)[0], tf.float32)
                 self._scales[index] = resource(start)
         return tf.raw_ops.ReadVariableOp(resource=self._scales[index], dtype=tf.float32)
 
-    def _after(self, optimizer: Any, scale: Any, iterations: Any) -> None:
+    def _after(self, family: Family, optimizer: Any, scale: Any, progress: Any) -> None:
         index = self._index(optimizer)
-        applied = tf.cast(_applied(optimizer) != iterations, tf.float64)
+        outcome = family.applied(optimizer, progress, family.progress(optimizer))
+        applied = tf.cast(outcome, tf.float64)
         if index in self._scales:
-            now = tf.cast(tf.convert_to_tensor(optimizer.dynamic_scale), tf.float32)
+            now = tf.cast(family.scale(optimizer), tf.float32)
             tf.raw_ops.AssignVariableOp(resource=self._scales[index], value=now)
         if self._ledger is None:
             with tf.init_scope():
@@ -188,14 +180,3 @@ class Steps:
     def applied(self, tick: int) -> bool | None:
         """Whether the attempt at a tick of the last interval was applied, None if not known."""
         return self._settled[tick][1] if tick in self._settled else None
-
-
-def _applied(optimizer: Any) -> Any:
-    """How many attempts were not skipped, those that only accumulate gradients included."""
-    return tf.convert_to_tensor(getattr(optimizer, "inner_optimizer", optimizer)._iterations)
-
-
-def _variables(optimizer: Any) -> Any:
-    """What an optimizer was built for."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return inner._trainable_variables if inner.built else ()

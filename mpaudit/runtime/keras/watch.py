@@ -1,18 +1,20 @@
-"""Keras 3 on TensorFlow: the parts of the probe, put together."""
+"""Keras on TensorFlow: the parts of the probe, put together."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from mpaudit.runtime.advice import Advice
+from mpaudit.runtime.keras.built import Built
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.events import Events
+from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.layers import Layers
+from mpaudit.runtime.keras.narration import Narration
 from mpaudit.runtime.keras.octaves import SLOTS
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import ROOM
@@ -32,50 +34,76 @@ LIGHT = "the numbers in layers, and the gradients between them"
 """What `--light` does not look at here: dtypes and policies of layers cost a graph nothing."""
 
 
-def watch(
-    tracer: Tracer, rehearsal: Plan | None = None, remedy: Advice | None = None
-) -> Callable[[], None]:
-    """Wrap what has to be wrapped; the function that comes back drains, and puts it all back."""
-    asked = tracer.sampling
-    tracer.note("versions", {**(tracer.fact("versions") or {}), "tensorflow": tf.__version__})
-    tracer.note("sampling", asked.fact(asked.every or 1, LIGHT))
-    patches, clock, register = Patches(tracer), Clock(asked.every or 1), Register()
-    layers, steps = Layers(patches, clock, register), Steps(patches, clock)
-    events = Events(patches, layers, register, steps)
-    drain = _Drain(patches, clock, Rollup(tracer, register), steps, events)
-    steps.on_apply = events.applied
-    steps.on_end = drain.look
-    layers.on_call = events.called
-    parts: list[Any] = [layers, steps, events, drain]
-    if remedy is not None:  # last: the others are to see what it changes
-        parts.append(Remedy(remedy, patches, register))
-    for part in parts:
-        with patches.guarded("installing the Keras probe"):
-            part.install()
-    tracer.draining.append(drain)
+class Watch:
+    """All parts of one probe, which follow one Keras or both."""
 
-    def uninstall() -> None:
-        drain.close()
-        tracer.draining.remove(drain)
-        patches.restore()
+    _running: ClassVar[Watch | None] = None
 
-    if rehearsal is not None and rehearsal.kind == "trial":
-        drain.trial = Trial(rehearsal.steps, tracer, uninstall)
-    return uninstall
+    @classmethod
+    def of(cls, tracer: Tracer) -> Watch | None:
+        """What watches for `tracer` already."""
+        found = cls._running
+        return found if found is not None and found._tracer is tracer else None
+
+    def __init__(
+        self, tracer: Tracer, rehearsal: Plan | None = None, remedy: Advice | None = None
+    ) -> None:
+        self._tracer = tracer
+        asked = tracer.sampling
+        tracer.note("sampling", asked.fact(asked.every or 1, LIGHT))
+        self._patches = patches = Patches(tracer)
+        clock, register, narration = Clock(asked.every or 1), Register(), Narration(tracer)
+        layers, steps = Layers(patches, clock, register), Steps(patches, clock)
+        built = Built(patches, register, narration)
+        events = Events(patches, layers, built, steps, narration)
+        self._drain = _Drain(patches, clock, Rollup(tracer, register), steps, narration)
+        steps.on_apply = events.applied
+        steps.on_end = self._drain.look
+        layers.on_call = built.called
+        self._parts: list[Any] = [layers, steps, built, events]
+        if remedy is not None:  # last: the others are to see what it changes
+            self._parts.append(Remedy(remedy, patches, register))
+        for part in (events, self._drain):
+            with patches.guarded("installing the Keras probe"):
+                part.install()
+        tracer.draining.append(self._drain)
+        if rehearsal is not None and rehearsal.kind == "trial":
+            self._drain.trial = Trial(rehearsal.steps, tracer, self.end)
+        self._followed: set[str] = set()
+        Watch._running = self
+
+    def follow(self, family: Family) -> None:
+        """Wrap what has to be wrapped of one Keras, once."""
+        if family.name in self._followed:
+            return
+        self._followed.add(family.name)
+        versions = self._tracer.fact("versions") or {}
+        found = {family.name: family.version, "tensorflow": tf.__version__}
+        self._tracer.note("versions", {**versions, **found})
+        for part in self._parts:
+            with self._patches.guarded("installing the Keras probe"):
+                part.follow(family)
+
+    def end(self) -> None:
+        """Hand over the rest, and put everything back."""
+        Watch._running = None
+        self._drain.close()
+        self._tracer.draining.remove(self._drain)
+        self._patches.restore()
 
 
 class _Drain:
     """Brings what the device holds to the tracer; a `tf.function` that returns is an occasion."""
 
     def __init__(
-        self, patches: Patches, clock: Clock, rollup: Rollup, steps: Steps, events: Events
+        self, patches: Patches, clock: Clock, rollup: Rollup, steps: Steps, narration: Narration
     ) -> None:
         self.trial: Trial | None = None
         self._patches = patches
         self._clock = clock
         self._rollup = rollup
         self._steps = steps
-        self._events = events
+        self._narration = narration
         self._lock = threading.Lock()
         self._calls = 0
         self._drained = False
@@ -91,7 +119,7 @@ class _Drain:
         try:
             with self._patches.guarded("reading the taps"):
                 self._calls, self._drained = 0, True
-                self._events.drain()
+                self._narration.drain()
                 self._rollup.drain(self._steps, self._steps.drain())
         finally:
             self._lock.release()

@@ -1,0 +1,60 @@
+"""The events of a run, told to the tracer iteration by iteration."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from mpaudit.event import Event, LayerMade, ModelMade, PolicySet
+from mpaudit.finding import Moment
+from mpaudit.runtime.tracer import Tracer
+
+_TWICE = 2
+
+
+class Narration:
+    """What happens, in order; an iteration ends when gradients are applied.
+
+    `before` is called before an event: what waited for something else to happen is told first. The
+    events of an iteration that came twice already, in the same order, are not told again.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.before: Callable[[], None] = lambda: None
+        self._tracer = tracer
+        self._iteration: list[Event] = []
+        self._seen: Counter[tuple[Event, ...]] = Counter()
+        self._attempts = 0
+
+    def moment(self) -> Moment:
+        """Now."""
+        return Moment(step=self._attempts)
+
+    def tell(self, event: Event) -> None:
+        """Something happened."""
+        if not isinstance(event, LayerMade | ModelMade):
+            self.before()
+        if isinstance(event, LayerMade | ModelMade | PolicySet):
+            self._feed()
+            self._tracer.feed(event)
+        else:
+            self._iteration.append(event)
+
+    def ended(self) -> None:
+        """An iteration is over."""
+        self._attempts += 1
+        self._feed()
+
+    def drain(self) -> None:
+        """Feed what waits for the end of its iteration."""
+        self.before()
+        self._feed()
+
+    def _feed(self) -> None:
+        events, self._iteration = self._iteration, []
+        shape = tuple(replace(each, moment=None) for each in events)
+        self._seen[shape] += 1
+        if self._seen[shape] <= _TWICE:
+            for event in events:
+                self._tracer.feed(event)
