@@ -1,7 +1,8 @@
 """The loss scale in free fall: skips that go on although the scale is below one (MP902, MP904).
 
 A scaler that starts too high skips its first steps until the scale fits; that is calibration. A step
-that overflows at a scale below one does so without any scaling, and a lower scale will not help it.
+that overflows at a scale below one does so without any scaling, and a lower scale will not help it;
+nor does it help where the scale stays at one.
 A fall is over once the scale has grown, or the skips have stopped for long enough.
 """
 
@@ -62,7 +63,10 @@ def fall(attempts: Sequence[Attempts]) -> Fall | None:
     start, end = skips[0].scale, skips[-1].scale
     skipped = sum(each.last - each.first + 1 for each in skips)
     applied_since = attempts[-1].last - skips[-1].last
-    if start is None or end is None or end >= 1 or skipped < LEAST:
+    if start is None or end is None or skipped < LEAST:
+        return None
+    stuck = end == 1 and skips[-1].first < skips[-1].last  # Keras 2 goes no lower
+    if end >= 1 and not stuck:
         return None
     if applied_since > max(QUIET, 3 * median(_intervals(skips))):
         return None

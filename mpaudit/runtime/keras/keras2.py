@@ -124,12 +124,16 @@ class Keras2:
         return bool(layer._autocast)
 
     def variables(self, layer: Any) -> tuple[list[Any], list[Any]]:
-        """Of the layer itself."""
-        return layer._trainable_weights, layer._non_trainable_weights
+        """Of the layer itself, and of a cell that a fused kernel stands for."""
+        owners = [layer]
+        if getattr(layer, "_could_use_gpu_kernel", False):
+            owners.append(layer.cell)
+        trainable = [each for owner in owners for each in owner._trainable_weights]
+        return trainable, [each for owner in owners for each in owner._non_trainable_weights]
 
     def stored(self, variable: Any) -> str:
-        """A variable that is cast when it is read still says what it is."""
-        return str(variable.dtype.name)
+        """`dtype` is what a variable that is cast when it is read would be here and now."""
+        return str(getattr(variable, "true_dtype", variable.dtype).name)
 
     def value(self, variable: Any) -> Any:
         """As a tensor."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from mpaudit.finding import Position, Span
-from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.runtime.frame import is_users, user_frame, user_span
 
 _REWRITTEN = "__autograph_generated_file"
 
@@ -23,12 +23,14 @@ def place(*names: str, frame: FrameType | None = None) -> Span | None:
     that autograph has rewritten.
     """
     found = user_frame(frame or sys._getframe(1))
-    if found is None:
-        return None
-    if _REWRITTEN not in found.f_code.co_filename:
-        return user_span(found)
-    original = _before_autograph(found)
-    return _call_at(*original, names) if original else None
+    while found is not None and _REWRITTEN in found.f_code.co_filename:
+        original = _before_autograph(found)
+        if original is None:
+            return None
+        if is_users(original[0]):
+            return _call_at(*original, names)
+        found = user_frame(found.f_back) if found.f_back else None  # Keras 2's own training step
+    return None if found is None else user_span(found)
 
 
 def constructor(made: object) -> FrameType | None:
