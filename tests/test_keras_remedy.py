@@ -139,7 +139,7 @@ def test_a_loss_scale_that_is_too_low_starts_where_the_gradients_fit(tmp_path: P
 
 def test_bfloat16_for_float16_is_another_policy(tmp_path: Path) -> None:
     advice = Advice(dtype="bfloat16", framework="keras")
-    assert changes(advice) == ['set_dtype_policy("mixed_bfloat16")']
+    assert changes(advice) == ['mixed_precision.set_global_policy("mixed_bfloat16")']
     losses, report = watched(tmp_path / "a.mpa", lambda: train(1e5, eager=True), advice)
     assert numpy.isfinite(losses).all()
     assert report.paths["sequential/dense_1"].dtypes["output"] == ["bfloat16"]
@@ -177,7 +177,7 @@ def test_an_operation_between_the_layers_is_no_layer_to_keep_in_float32(tmp_path
     assert advice.empty
     assert advice.beside == (
         f"an operation of {incident.layer!r} itself, outside its layers, overflows in float16: "
-        "do it on float32, with keras.ops.cast",
+        "do it on float32, with tf.cast",
     )
 
 

@@ -35,7 +35,10 @@ def changes(advice: Advice) -> list[str]:
     if arguments:
         lines.append(f"{'LossScaleOptimizer' if keras else 'GradScaler'}({arguments})")
     if advice.dtype:
-        policy, dtype = f'set_dtype_policy("mixed_{advice.dtype}")', f"torch.{advice.dtype}"
+        policy, dtype = (
+            f'mixed_precision.set_global_policy("mixed_{advice.dtype}")',
+            f"torch.{advice.dtype}",
+        )
         lines.append(policy if keras else f"autocast(dtype={dtype})")
     return lines
 

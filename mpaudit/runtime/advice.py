@@ -106,7 +106,7 @@ def _layers(report: RunReport) -> Advice:
         del reasons[path]
         beside += (
             f"an operation of {path!r} itself, outside its layers, overflows in float16: do it on "
-            "float32, with keras.ops.cast",
+            "float32, with tf.cast",
         )
     leaves = [each for each in known.values() if each.dtypes.get("parameter")]
     if len(reasons) > max(2, len(leaves) // _MANY):
@@ -194,7 +194,7 @@ def _course(report: RunReport, steps: Steps) -> Advice:
     later = [each for each in rows[began:] if each.applied is False]
     lost = sum(each.last - each.first + 1 for each in later)
     given = report.meta.get("scaler") or {}
-    interval = given.get("growth_interval", _INTERVAL)
+    interval = given.get("growth_interval") or _INTERVAL  # a fixed scale has none
     probes = len(later) >= _PROBES and lost >= _PROBED * steps.total
     if probes and interval < _INTERVAL // 4:
         why = f"{lost} of {steps.total} steps are skipped because the loss scale grows every"
