@@ -652,10 +652,8 @@ def test_the_probe_is_installed_once(tmp_path: Path) -> None:
             keras.layers.Dense(1)(tf.ones([2, 2]))
     with read(tmp_path) as reader:
         assert [row.calls for row in reader.layers()] == [1]
-        assert reader.meta["versions"] == {
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-        }
+        versions = {"keras": keras.__version__, "tensorflow": tf.__version__}
+        assert reader.meta["versions"].items() >= versions.items()
 
 
 def test_devices_may_still_be_set_up_after_the_import(tmp_path: Path) -> None:
