@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -30,6 +31,19 @@ def resource(start: Any) -> Any:
         handle._handle_data = handle_data_util.create_handle_data(start.shape, start.dtype)
         tf.raw_ops.AssignVariableOp(resource=handle, value=start)
     return handle
+
+
+def traced(function: Callable[..., Any], *given: Any) -> Callable[..., Any]:
+    """`function` as one operation for any graph: traced once, for arguments of these specs.
+
+    The last of `given` is the number of resources that come after them.
+    """
+    *specs, resources = given
+    handles = [tf.TensorSpec([], tf.resource)] * resources
+    with tf.init_scope():
+        whole = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+        concrete: Callable[..., Any] = whole.get_concrete_function(*specs, *handles)
+    return concrete
 
 
 class Clock:
@@ -101,7 +115,9 @@ class Clock:
 
 def tick_of(handle: Any) -> Any:
     """The tick that a clock's resource holds, as a tensor."""
-    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.int64)
+    tick = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.int64)
+    tick.set_shape([])
+    return tick
 
 
 def looked_at(looking: Any, tick: Any, every: int) -> Any:

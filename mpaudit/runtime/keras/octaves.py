@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy
 import tensorflow as tf
 
-from mpaudit.runtime.keras.clock import Clock, ordinal_of, resource, sampled_at
+from mpaudit.runtime.keras.clock import (
+    Clock,
+    ordinal_of,
+    resource,
+    sampled_at,
+    tick_of,
+    traced,
+)
 from mpaudit.runtime.octaves import BINS, INF, SAMPLE
 from mpaudit.runtime.sampling import CALLS, sampled
 
@@ -59,7 +67,8 @@ class Octaves:
         """Count a tensor if this is a sampled step, now or whenever the graph that is traced runs."""
         value = tf.stop_gradient(value)
         if not tf.executing_eagerly():
-            count_if_sampled(self.handle, self._clock.now(), value)
+            flat = tf.reshape(value, [-1])
+            _counter(value.dtype)(flat, self.handle, self._clock.handle)
         elif sampled(self._clock.on_host()):
             self.note_on_host(value.numpy())
 
@@ -94,6 +103,16 @@ class Octaves:
                 yield Counted(tick, int(row[_TENSORS]), int(row[_ELEMENTS]), counts)
 
 
+@cache
+def _counter(dtype: Any) -> Callable[..., Any]:
+    """`count_if_sampled` as one operation, for the handles of the rows and of the clock."""
+
+    def count(value: Any, handle: Any, clock: Any) -> Any:
+        return count_if_sampled(handle, tick_of(clock), value)
+
+    return traced(count, tf.TensorSpec([None], dtype), 2)
+
+
 def count_if_sampled(handle: Any, tick: Any, value: Any) -> Any:
     """Count `value` in the row of this tick; gives an operation that is run by then."""
     return tf.cond(sampled_at(tick), lambda: _count(handle, tick, value), lambda: tf.constant(0.0))
@@ -103,6 +122,7 @@ def _count(handle: Any, tick: Any, value: Any) -> Any:
     now = tf.cast(tick, tf.float64)
     slot = ordinal_of(tick) % SLOTS
     row = tf.raw_ops.ResourceGather(resource=handle, indices=slot, dtype=tf.float64)
+    row.set_shape([_HEAD + BINS])
     begun = row[_TICK] == now
     full = begun & (row[_TENSORS] >= CALLS)
     head = [now, tf.constant(1, tf.float64), tf.cast(tf.size(value, tf.int64), tf.float64)]
