@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,18 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("Keras runs on another backend", allow_module_level=True)
 
 MODES = ["eager", "function", "xla"]
+
+
+@contextmanager
+def under(policy: str, *, seed: int) -> Iterator[None]:
+    """Keras 3 as at the start of a script with this policy and seed."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 class Heard(Protocol):
@@ -87,6 +100,13 @@ def compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
 
 def samples(count: int, *shape: int) -> Any:
     return numpy.random.default_rng(3).normal(size=(count, *shape)).astype("float32")
+
+
+def octaves(values: Any) -> Counter[int]:
+    """Exponent to count, by frexp in float64."""
+    exact = numpy.abs(numpy.asarray(values, numpy.float64).reshape(-1))
+    finite = exact[numpy.isfinite(exact) & (exact > 0)]
+    return Counter((numpy.frexp(finite)[1] - 1).tolist())
 
 
 def batches(arrays: Sequence[Any], size: int) -> Iterator[list[Any]]:

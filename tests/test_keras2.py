@@ -12,7 +12,17 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from keras_watched import Heard, attempts, batches, compiled, numbers, read, samples, watched
+from keras_watched import (
+    Heard,
+    attempts,
+    batches,
+    compiled,
+    numbers,
+    octaves,
+    read,
+    samples,
+    watched,
+)
 
 numpy = pytest.importorskip("numpy")
 tf = pytest.importorskip("tensorflow")
@@ -48,12 +58,6 @@ def fresh() -> Iterator[None]:
     yield
     config.disable_op_determinism()
     keras.mixed_precision.set_global_policy("float32")
-
-
-def octaves(values: Any) -> Counter[int]:
-    """Exponent to count, by frexp in float64."""
-    exact = numpy.abs(numpy.asarray(values, numpy.float64).reshape(-1))
-    return Counter((numpy.frexp(exact[exact > 0])[1] - 1).tolist())
 
 
 @pytest.mark.parametrize("mode", QUICK)
@@ -186,7 +190,7 @@ def test_a_scale_that_is_fixed_skips_nothing(tmp_path: Path) -> None:
     assert (rows, scales) == ([(0, 0, 1, True), (1, 0, 1, True)], [8.0, None])
 
 
-@pytest.mark.parametrize("mode", ["eager", pytest.param("fit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["eager", "fit"])
 def test_a_loss_scale_that_cannot_fall_any_further_is_a_finding(tmp_path: Path, mode: str) -> None:
     def spread(_: Any, outputs: Any) -> Any:
         apart = outputs[:, None] - outputs[None]  # a row is at no distance from itself
@@ -246,7 +250,7 @@ class Trained(keras.Model):
         return {"loss": loss}
 
 
-@pytest.mark.parametrize("eagerly", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("eagerly", [True, False])
 def test_paths_of_nested_layers_and_what_only_finds_out_shapes(
     tmp_path: Path, eagerly: bool
 ) -> None:
@@ -523,7 +527,6 @@ def test_mistakes_are_seen_in_the_run(
         assert text in lines[problems[rule].start.row - 1]
 
 
-@pytest.mark.slow
 def test_advice_is_put_into_effect(tmp_path: Path) -> None:
     advice = Advice(float32=("model/dense",), init_scale=16.0, growth_interval=3)
     with watched(tmp_path, remedy=advice):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+from keras_watched import MODES, compiled, octaves, read, under, watched
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
@@ -17,58 +17,26 @@ keras = pytest.importorskip("keras")
 from mpaudit.runtime.histogram import Histogram  # noqa: E402
 from mpaudit.runtime.keras.clock import Clock  # noqa: E402
 from mpaudit.runtime.keras.octaves import SLOTS, Octaves  # noqa: E402
-from mpaudit.runtime.keras.probe import install  # noqa: E402
-from mpaudit.runtime.octaves import SAMPLE, read  # noqa: E402
+from mpaudit.runtime.octaves import SAMPLE  # noqa: E402
+from mpaudit.runtime.octaves import read as spread  # noqa: E402
 from mpaudit.runtime.record import LARGEST  # noqa: E402
 from mpaudit.runtime.sampling import sampled  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
-from mpaudit.runtime.tracer import Tracer  # noqa: E402
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("Keras runs on another backend", allow_module_level=True)
-
-MODES = ["eager", "function", "xla"]
 
 
 @pytest.fixture(autouse=True)
 def mixed() -> Iterator[None]:
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(5)
-    keras.config.set_dtype_policy("mixed_float16")
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
-@contextmanager
-def watched(folder: Path) -> Iterator[Tracer]:
-    tracer = Tracer(folder / "run.mpa", [])
-    uninstall = install(tracer)
-    try:
-        yield tracer
-    finally:
-        uninstall()
-        tracer.close(0)
-        assert tracer.fact("probe_errors") == []
+    with under("mixed_float16", seed=5):
+        yield
 
 
 def histograms(folder: Path) -> dict[tuple[str, str], list[Histogram]]:
     found: dict[tuple[str, str], list[Histogram]] = {}
-    with Reader(folder / "run.mpa") as reader:
+    with read(folder) as reader:
         for rows in reader.histograms().values():
             for row in rows:
                 found.setdefault((row.layer, row.what), []).append(row)
     return found
-
-
-def compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
-    return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla")
-
-
-def octaves(values: Any) -> Counter[int]:
-    """Exponent to count, by frexp in float64."""
-    exact = numpy.abs(numpy.asarray(values, numpy.float64).reshape(-1))
-    finite = exact[numpy.isfinite(exact) & (exact > 0)]
-    return Counter((numpy.frexp(finite)[1] - 1).tolist())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -93,7 +61,7 @@ def test_every_octave_is_counted_as_numpy_does(mode: str, dtype: str) -> None:
     ]
     exact = tensor.numpy().astype(numpy.float64)
     for each in found:
-        first, inside, zeros, inf, nan = read(each.counts)
+        first, inside, zeros, inf, nan = spread(each.counts)
         assert {first + n: count for n, count in enumerate(inside) if count} == octaves(exact)
         assert zeros == numpy.count_nonzero(exact == 0)
         assert (inf, nan) == (numpy.isinf(exact).sum(), 1)
@@ -109,7 +77,7 @@ def test_the_sample_of_a_large_tensor_is_spread_over_all_of_it(mode: str) -> Non
     counts = Octaves(clock)
     compiled(counts.note, mode)(tensor)
     (found,) = counts.read(1)
-    first, inside, *others = read(found.counts)
+    first, inside, *others = spread(found.counts)
     assert (found.elements, sum(inside), first, others) == (64 * SAMPLE, SAMPLE, 0, [0, 0, 0])
     assert len(inside) == 32
     assert min(inside) > 0.9 * SAMPLE / 32

@@ -5,11 +5,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from keras_watched import MODES, Heard, attempts, compiled, numbers, read, samples, under, watched
 
 numpy = pytest.importorskip("numpy")
 tf = pytest.importorskip("tensorflow")
@@ -25,81 +25,22 @@ from mpaudit.event import (  # noqa: E402
     PolicySet,
     TapeGradient,
 )
-from mpaudit.protocols.protocol import Protocol, Verdict  # noqa: E402
 from mpaudit.runtime.keras.clock import Clock  # noqa: E402
 from mpaudit.runtime.keras.probe import install  # noqa: E402
 from mpaudit.runtime.keras.taps import Tap  # noqa: E402
-from mpaudit.runtime.record import Statistics  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
-from mpaudit.runtime.tracer import Tracer  # noqa: E402
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("Keras runs on another backend", allow_module_level=True)
 
 ARTICLE = Path(__file__).parents[1] / "fixtures" / "article" / "run_tensorflow.py"
-MODES = ["eager", "function", "xla"]
-
-
-class Heard(Protocol):
-    """A protocol that only listens."""
-
-    __slots__ = ("events",)
-
-    takes = (Event,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[Event] = []
-
-    def feed(self, event: Event) -> Iterator[Verdict]:
-        self.events.append(event)
-        return iter(())
-
-    def of(self, *kinds: type[Event]) -> list[Event]:
-        return [event for event in self.events if isinstance(event, kinds)]
 
 
 @pytest.fixture(autouse=True)
 def fresh_keras() -> Iterator[None]:
     from tensorflow.python.framework import config
 
-    keras.utils.clear_session()
-    keras.config.set_dtype_policy("float32")
-    keras.utils.set_random_seed(7)
     config.enable_op_determinism()
-    yield
+    with under("float32", seed=7):
+        yield
     config.disable_op_determinism()
-    keras.config.set_dtype_policy("float32")
-
-
-@contextmanager
-def watched(folder: Path, heard: Heard | None = None) -> Iterator[Tracer]:
-    """The probe around a piece of code; the trace lies in `folder` afterwards."""
-    tracer = Tracer(folder / "run.mpa", [] if heard is None else [heard])
-    uninstall = install(tracer)
-    try:
-        yield tracer
-    finally:
-        uninstall()
-        tracer.close(0)
-
-
-def read(folder: Path) -> Reader:
-    reader = Reader(folder / "run.mpa")
-    assert reader.meta["probe_errors"] == []
-    return reader
-
-
-def numbers(reader: Reader) -> dict[tuple[str, str], Statistics]:
-    return {(row.layer, row.phase): row for row in reader.statistics()}
-
-
-def compiled(function, mode: str):
-    return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla")
-
-
-def samples(count: int, *shape: int):
-    return numpy.random.default_rng(3).normal(size=(count, *shape)).astype("float32")
 
 
 # The numbers
@@ -317,11 +258,8 @@ def test_skipped_steps_and_the_scale_in_force(tmp_path: Path, mode: str) -> None
             applied.append(int(inner.iterations.numpy()) > before)
         iterations = int(optimizer.iterations.numpy())
     with read(tmp_path) as reader:
-        rows = reader.attempts()
+        found = attempts(reader)
         kinds = [each.type for each in reader.optimizers()]
-    found = {
-        step: (row.applied, row.scale) for row in rows for step in range(row.first, row.last + 1)
-    }
     assert kinds == ["LossScaleOptimizer"]
     assert applied == [True, False, True, True, False, False, True]
     assert found == dict(enumerate(zip(applied, scales, strict=True)))
@@ -542,6 +480,27 @@ def test_training_is_the_same_to_the_last_bit(tmp_path: Path, mode: str) -> None
     heads = {("sequential/dense", "forward"), ("sequential/dense", "backward")}
     assert heads | {("sequential/batch_normalization", "backward")} <= phases
     assert seen == plain
+
+
+def test_a_graph_gets_a_few_operations_for_each_layer(tmp_path: Path) -> None:
+    def operations(count: int) -> int:
+        layers = [keras.layers.Dense(4) for _ in range(count)]
+
+        @tf.function
+        def step(inputs):
+            with tf.GradientTape() as tape:
+                for layer in layers:
+                    inputs = layer(inputs)
+                loss = tf.reduce_sum(inputs)
+            variables = [each for layer in layers for each in layer.trainable_variables]
+            return tape.gradient(loss, variables)
+
+        return len(step.get_concrete_function(tf.TensorSpec([3, 4])).graph.get_operations())
+
+    plain = operations(12) - operations(2)
+    with watched(tmp_path):
+        seen = operations(12) - operations(2)
+    assert 0 < seen - plain <= 10 * 20  # two taps and an identity
 
 
 def test_gradients_of_gradients_and_jacobians_still_work(tmp_path: Path) -> None:

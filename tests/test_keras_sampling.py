@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+from keras_watched import MODES, compiled, read, under, watched
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
 from mpaudit.runtime.advice import advise  # noqa: E402
-from mpaudit.runtime.keras.probe import install  # noqa: E402
 from mpaudit.runtime.sampling import AFTER, FIRST, Sampling, told  # noqa: E402
 from mpaudit.runtime.summary import summarise  # noqa: E402
-from mpaudit.runtime.trace import Reader  # noqa: E402
-from mpaudit.runtime.tracer import Tracer  # noqa: E402
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("Keras runs on another backend", allow_module_level=True)
-
-MODES = ["eager", "function", "xla"]
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(5)
-    keras.config.set_dtype_policy("mixed_float16")
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
-def watched(path: Path, sampling: Sampling, loop: Callable[[], Any]) -> Any:
-    tracer = Tracer(path, [], sampling)
-    uninstall = install(tracer)
-    try:
-        return loop()
-    finally:
-        uninstall()
-        tracer.close(0)
-        assert tracer.fact("probe_errors") == []
-
-
-def compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
-    return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla")
+def mixed() -> Iterator[None]:
+    with under("mixed_float16", seed=5):
+        yield
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -73,9 +48,9 @@ def test_a_light_look_measures_the_gradients_that_the_optimizer_gets(
         for size in (1.0, 2.0, numpy.inf, 3.0):
             seen.append([each.numpy() for each in run(tf.fill([2, 3], size))])
 
-    path = tmp_path / "run.mpa"
-    watched(path, Sampling(light=True), loop)
-    with Reader(path) as reader:
+    with watched(tmp_path, sampling=Sampling(light=True)):
+        loop()
+    with read(tmp_path) as reader:
         rows = {row.layer: row for row in reader.statistics()}
         incidents, (skipped,) = reader.incidents(), [a for a in reader.attempts() if not a.applied]
         report = summarise(reader)
@@ -123,9 +98,9 @@ def test_every_so_many_steps_are_looked_at_and_those_after_a_bad_one(
         for size in sizes:
             run(tf.fill([3, 1], size))
 
-    path = tmp_path / "run.mpa"
-    watched(path, Sampling(every=every), loop)
-    with Reader(path) as reader:
+    with watched(tmp_path, sampling=Sampling(every=every)):
+        loop()
+    with read(tmp_path) as reader:
         rows = {row.phase: row for row in reader.statistics()}
         (layer,) = reader.layers()
         assert reader.meta["sampling"] == {"every": every}
