@@ -28,6 +28,7 @@ numpy = pytest.importorskip("numpy")
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("tf_keras")
 
+import mpaudit  # noqa: E402
 from mpaudit.event import (  # noqa: E402
     GradientsApplied,
     LayerMade,
@@ -420,6 +421,9 @@ def test_a_model_can_be_saved_exported_and_loaded(tmp_path: Path) -> None:
         model.save(tmp_path / "exported")
         loaded = keras.models.load_model(tmp_path / "model.keras")
         served = tf.saved_model.load(str(tmp_path / "exported"))
+        words = keras.layers.TextVectorization(max_tokens=4)
+        words.adapt(["a b", "c"])
+        words(["a"])
         assert numpy.array_equal(loaded.predict(x, verbose=0), expected)
         assert numpy.allclose(served(x), expected, rtol=1e-6)
     read(tmp_path).close()
@@ -457,6 +461,27 @@ def test_what_cannot_be_seen_is_told(tmp_path: Path) -> None:
         assert reader.layers() == []
         (told,) = reader.meta["probe_errors"]
     assert told.endswith("layers of Keras 2 are not watched where TensorFlow 1 is imitated")
+
+
+def test_the_callback_watches_a_fit_of_keras_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    losses, before = [], keras.layers.Layer.__call__
+    for callbacks in ([], [mpaudit.keras.Callback("fit.mpa")]):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(2)
+        model = keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(1, dtype="float32")])
+        model.compile("sgd", "mse")
+        x = samples(24, 6)
+        fitted = model.fit(x, x[:, :1], batch_size=8, epochs=2, verbose=0, callbacks=callbacks)
+        losses.append(fitted.history["loss"])
+    assert losses[0] == losses[1]
+    assert keras.layers.Layer.__call__ is before
+    with Reader(tmp_path / "fit.mpa") as reader:
+        assert [row.path for row in reader.layers()] == ["sequential/dense", "sequential/dense_1"]
+        assert len(attempts(reader)) == 6
+        assert reader.meta["probe_errors"] == []
 
 
 # Findings

@@ -27,6 +27,7 @@ class Callback(keras.callbacks.Callback):  # type: ignore[misc]
     """
 
     _open: ClassVar[Callback | None] = None
+    _supports_tf_logs = True  # asked by Keras 2, as is what begins with _implements below
 
     def __init__(self, output: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
@@ -49,6 +50,13 @@ class Callback(keras.callbacks.Callback):  # type: ignore[misc]
         """End to watch."""
         if Callback._open is self:
             self.close()
+
+    def _implements_no_batch_hook(self) -> bool:
+        return False
+
+    _implements_train_batch_hooks = _implements_no_batch_hook
+    _implements_test_batch_hooks = _implements_no_batch_hook
+    _implements_predict_batch_hooks = _implements_no_batch_hook
 
     def close(self) -> None:
         """End to watch, also where `fit` itself did not come to its end."""

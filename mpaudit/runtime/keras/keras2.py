@@ -129,7 +129,8 @@ class Keras2:
         if getattr(layer, "_could_use_gpu_kernel", False):
             owners.append(layer.cell)
         trainable = [each for owner in owners for each in owner._trainable_weights]
-        return trainable, [each for owner in owners for each in owner._non_trainable_weights]
+        others = [each for owner in owners for each in owner._non_trainable_weights]
+        return trainable, [each for each in others if hasattr(each, "dtype")]  # not a vocabulary
 
     def stored(self, variable: Any) -> str:
         """`dtype` is what a variable that is cast when it is read would be here and now."""
