@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from mpaudit.runtime.headroom import Headroom, trend
+from mpaudit.runtime.headroom import ENOUGH, Headroom, trend
 from mpaudit.runtime.record import Layer
+from mpaudit.runtime.sampling import Turns
 
 TOP = 65504.0
 
@@ -24,7 +25,7 @@ def seen(peaks: list[float], calls: int = 1) -> list[Any]:
 
 
 def test_a_rise_by_the_same_amount_goes_on_like_that() -> None:
-    found = trend([400.0 * step for step in range(1, 101)], 100)
+    found = trend([400.0 * step for step in range(1, 101)])
     assert found is not None
     assert found.now == 40000.0
     assert found.bits == math.log2(TOP / 40000)
@@ -32,7 +33,7 @@ def test_a_rise_by_the_same_amount_goes_on_like_that() -> None:
 
 
 def test_a_rise_by_the_same_factor_goes_on_like_that() -> None:
-    found = trend([2.0 ** (step / 10) for step in range(140)], 140)
+    found = trend([2.0 ** (step / 10) for step in range(140)])
     assert found is not None
     assert found.left == pytest.approx(10 * (16 - 13.9), abs=1)
 
@@ -64,6 +65,41 @@ def test_a_long_run_is_kept_in_few_numbers(count: int) -> None:
 )
 def test_what_is_no_finding(peaks: list[float]) -> None:
     assert seen(peaks) == []
+
+
+@pytest.mark.parametrize("every", [1, 10, 25, 70])
+@pytest.mark.parametrize("count", [120, 800, 5000])
+def test_a_forecast_is_in_steps_of_the_training_however_few_are_looked_at(
+    every: int, count: int
+) -> None:
+    turns = Turns(every)
+    looked = [step for step in range(count) if turns.due(step)]
+    for faster in (False, True):
+        headroom = Headroom(lambda path: Layer(path, "Linear", 0, 0, 0, "train.py", 7))
+        grown = [40000 * math.exp(3 * (step / count - 1)) for step in range(count)]
+        rise = grown if faster else [40000 * (step + 1) / count for step in range(count)]
+        for step in looked:
+            headroom.add("0", step, rise[step], finite=True)
+        if len(looked) < ENOUGH:
+            assert list(headroom.problems()) == []
+            continue
+        (problem,) = headroom.problems()
+        now = rise[looked[-1]]
+        left = (TOP - now) / (40000 / count)
+        if faster:
+            left = math.log(TOP / now) / (3 / count)
+        assert f"is at {now:.5g} and rises" in problem.message
+        assert f"quarter of {looked[-1] + 1} steps" in problem.consequence
+        told = re.search(r"overflows in about (\d+) more", problem.consequence)
+        assert told is not None
+        assert int(told[1]) == pytest.approx(left, rel=0.12), faster
+        (course,) = headroom.courses(last=True)
+        assert course.steps == looked[-1] + 1
+        stretches = [
+            [rise[step] for step in looked if step // course.width == place]
+            for place in range(len(course.peaks))
+        ]
+        assert list(course.peaks) == pytest.approx([max(each) for each in stretches])
 
 
 def test_several_calls_in_a_step_are_one_step() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from statistics import median
 
 from mpaudit.finding import Moment, Position, Problem, Span
@@ -12,39 +14,54 @@ from mpaudit.runtime.record import LARGEST, Layer, Peaks
 
 TOP = LARGEST["float16"]
 NEAR = 3.0  # bits of headroom from which it matters
-ENOUGH = 20  # steps without which there is no trend
+ENOUGH = 20  # steps that must be looked at before there is a trend
 _FASTER = 1.1  # a rise is speeding up if a quarter brings that much more than the one before
 _KEPT = 128  # stretches of steps that are kept apart for one layer
 
 
 @dataclass(slots=True)
 class _Course:
-    """The largest magnitude in each of equally long stretches of steps."""
+    """The largest magnitude in each of equally long stretches of training steps.
 
-    step: int = -1
-    steps: int = 0
+    `looked` of the steps from `first` to `last` were looked at; a stretch without one is 0. What comes
+    are numbers of float16 or float32, so that an array of float32 holds them as they are.
+    """
+
+    first: int = 0
+    last: int = -1
+    looked: int = 0
     width: int = 1
-    peaks: list[float] = field(default_factory=list)
-    filled: int = 1  # steps in the last stretch
+    peaks: array[float] = field(default_factory=lambda: array("f"))
     over: bool = False
     written: int = 0  # steps when it was last handed out
 
+    @property
+    def steps(self) -> int:
+        """How many there are from the first to the last."""
+        return self.last - self.first + 1
+
     def add(self, step: int, amax: float) -> None:
         """Another output; the steps come in order."""
-        if step != self.step:
-            self.step, self.steps = step, self.steps + 1
-            if self.filled == self.width:
-                self._begin(amax)
-            else:
-                self.filled += 1
-        self.peaks[-1] = max(self.peaks[-1], amax)
+        if not self.peaks:
+            self.first, self.last = step, step - 1
+        if step > self.last:
+            self.last, self.looked = step, self.looked + 1
+        while (at := (self.last - self.first) // self.width) >= _KEPT:
+            self.peaks, self.width = _halved(self.peaks), self.width * 2
+        self.peaks.extend([0.0] * (at + 1 - len(self.peaks)))
+        self.peaks[at] = max(self.peaks[at], amax)
 
-    def _begin(self, amax: float) -> None:
-        if len(self.peaks) == _KEPT:
-            self.peaks = [max(pair) for pair in zip(self.peaks[::2], self.peaks[1::2], strict=True)]
-            self.width *= 2
-        self.peaks.append(amax)
-        self.filled = 1
+    def row(self, path: str) -> Peaks:
+        """The row of a trace: its stretches are so long that each has a step that was looked at."""
+        peaks, width = self.peaks, self.width
+        while not all(peaks):
+            peaks, width = _halved(peaks), width * 2
+        return Peaks(path, self.steps, width, tuple(peaks))
+
+
+def _halved(peaks: array[float]) -> array[float]:
+    """Two neighbours as one."""
+    return array("f", map(max, zip_longest(peaks[::2], peaks[1::2], fillvalue=0.0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +78,28 @@ class Trend:
         return math.log2(TOP / self.now)
 
 
-def trend(peaks: Sequence[float], steps: int) -> Trend | None:
-    """The rise of `peaks`, the largest magnitudes over the time of `steps` steps, if it is one.
+def trend(peaks: Sequence[float], width: int = 1) -> Trend | None:
+    """The rise of `peaks`, the largest magnitudes in stretches of `width` steps, if it is one.
 
-    Compared are the medians of the last three quarters, so that a single peak is none. A rise that
-    grows from quarter to quarter is taken to go on by the same factor, any other one by as much.
+    0 is a stretch in which none was looked at. Compared are the medians of the last three quarters, so
+    that a single peak is none, each at the median of where its numbers are. A rise that grows from
+    quarter to quarter is taken to go on by the same factor, any other one by as much.
     """
-    quarter = len(peaks) // 4
-    if steps < ENOUGH or not quarter:
-        return None
-    early, middle, late = (median(peaks[len(peaks) - n * quarter :][:quarter]) for n in (3, 2, 1))
+    quarter, points = len(peaks) // 4, []
+    for end in range(len(peaks) - 2 * quarter, len(peaks) + 1, max(quarter, 1)):
+        there = [place for place in range(end - quarter, end) if peaks[place]]
+        if not there:
+            return None
+        points.append((median(there), median(peaks[place] for place in there)))
+    (one, early), (two, middle), (three, late) = points
     now = max(peaks[-quarter:])
-    if not 0 < early < middle < late or now >= TOP:
+    if not early < middle < late or now >= TOP:
         return None
-    quarters = (TOP - now) / (late - middle)
-    if late - middle > _FASTER * (middle - early):
-        quarters = math.log(TOP / now) / math.log(late / middle)
-    return Trend(now, max(peaks[:quarter]), quarters * steps / 4)
+    rate_before, rate = (middle - early) / (two - one), (late - middle) / (three - two)
+    left = (TOP - now) / rate
+    if rate > _FASTER * rate_before:
+        left = math.log(TOP / now) / math.log(late / middle) * (three - two)
+    return Trend(now, max(peaks[:quarter]), left * width)
 
 
 class Headroom:
@@ -99,13 +121,15 @@ class Headroom:
         for path, course in self._courses.items():
             if course.peaks and course.steps > course.written * (1.0 if last else 1.1):
                 course.written = course.steps
-                yield Peaks(path, course.steps, course.width, tuple(course.peaks))
+                yield course.row(path)
 
     def problems(self) -> Iterator[Problem]:
         """One finding for each place in the source: the layer that is nearest to the end."""
         places: dict[tuple[str, int], list[tuple[float, str, Trend, _Course]]] = {}
         for path, course in self._courses.items():
-            found = None if course.over else trend(course.peaks, course.steps)
+            if course.over or course.looked < ENOUGH or max(course.peaks) * 2**NEAR < TOP:
+                continue
+            found = trend(course.peaks, course.width)
             if found is not None and found.bits <= NEAR and found.left <= course.steps:
                 layer = self._layer(path)
                 place = layer.filename or "<unknown>", layer.row or 1
@@ -125,7 +149,7 @@ class Headroom:
                     f"it was at {found.before:.5g} in the first quarter of {course.steps} steps, "
                     f"and overflows in about {_round(found.left)} more at this rate"
                 ),
-                moment=Moment(course.step, path, layer.type),
+                moment=Moment(course.last, path, layer.type),
             )
 
 
