@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from mpaudit.protocols import machines  # noqa: E402
+from mpaudit.runtime.headroom import Headroom  # noqa: E402
 from mpaudit.runtime.origin import Values  # noqa: E402
+from mpaudit.runtime.record import Layer  # noqa: E402
 from mpaudit.runtime.sampling import AFTER, FIRST, Sampling, Turns  # noqa: E402
 from mpaudit.runtime.torch import measure  # noqa: E402
 from mpaudit.runtime.torch import probe as torch_probe  # noqa: E402
@@ -24,6 +27,7 @@ from mpaudit.runtime.torch.measure import Numbers  # noqa: E402
 from mpaudit.runtime.torch.watch import Watch  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
+from tests.benchmarks.runtime.cost import more  # noqa: E402
 from tests.benchmarks.runtime.counted import WAITS, count, mpaudit  # noqa: E402
 from tests.benchmarks.runtime.hooked import kept, look  # noqa: E402
 from tests.benchmarks.runtime.loop import Shape  # noqa: E402
@@ -45,6 +49,68 @@ def test_every_tensor_is_read_once_in_one_operation_and_nothing_waits(name: str)
     assert watched.read["backward"] - plain.read["backward"] == hooked.bytes
     with mpaudit():
         assert kept(shape.loop()) == 0
+
+
+class Deep:
+    """A training of 25 blocks of small layers."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        blocks = [[nn.Linear(8, 8), nn.LayerNorm(8), nn.GELU()] for _ in range(25)]
+        self._model = nn.Sequential(*[nn.Sequential(*block) for block in blocks])
+        self._optimizer = torch.optim.SGD(self._model.parameters(), lr=0.01)
+        self._scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        self.tensors = (
+            2 * 3 * len(blocks)
+        )  # what layers make, and its gradients; containers make none
+
+    def step(self) -> None:
+        self._optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = self._model(torch.ones(4, 8)).float().square().mean()
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+
+def test_what_is_kept_of_a_tensor_is_less_than_a_kibibyte() -> None:
+    kept_of_all = more(lambda: Deep().step, steps=4)
+    assert 0 < kept_of_all <= 1024 * Deep().tensors
+
+
+def test_a_trace_takes_200_bytes_for_a_tensor_and_step_at_most_and_ends_to_grow(
+    tmp_path: Path,
+) -> None:
+    sizes = {}
+    for steps in (20, 60):
+        tracer = Tracer(tmp_path / f"{steps}.mpa", machines(), Sampling(every=1))
+        uninstall = torch_probe.install(tracer, "cpu", lambda _: None)
+        deep = Deep()
+        for _ in range(steps):
+            deep.step()
+        uninstall()
+        tracer.close(0)
+        assert tracer.fact("probe_errors") == []
+        with Reader(tracer.path) as run:
+            looked = sum(each.calls for each in run.statistics() if each.layer.count("."))
+        assert looked == deep.tensors * steps
+        sizes[steps] = tracer.path.stat().st_size
+        assert sizes[steps] <= 200 * looked
+    assert sizes[60] <= 1.1 * sizes[20]
+
+
+def test_how_the_range_of_a_layer_goes_is_kept_in_a_kibibyte() -> None:
+    layers, steps = 50, 2000
+    tracemalloc.start()
+    try:
+        headroom = Headroom(lambda path: Layer(path, "Linear", 0))
+        for step in range(steps):
+            for layer in range(layers):
+                headroom.add(str(layer), step, 100.0 + layer, finite=True)
+        assert tracemalloc.get_traced_memory()[0] <= 1024 * layers
+    finally:
+        tracemalloc.stop()
+    assert {each.steps for each in headroom.courses(last=True)} == {steps}
 
 
 def test_light_hooks_no_layer_and_reads_the_gradients_of_parameters_once() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from mpaudit.runtime.histogram import Histogram
 from mpaudit.runtime.record import (
     Attempts,
     Cast,
+    Flowed,
     Incident,
     Layer,
     Optimizer,
@@ -94,6 +97,69 @@ def test_numbers_of_the_same_layer_are_joined(path: Path) -> None:
         half, single = trace.statistics()
     assert half == Statistics("0", "forward", "float16", 3, 30, 5, 1, 7, 9, 3.0)
     assert single.amax == 8.0
+
+
+def test_what_adds_up_in_the_file_is_what_its_rows_are_joined(path: Path) -> None:
+    numbers = random.Random(0)
+
+    def some(top: int) -> int | None:
+        return numbers.choice([None, numbers.randrange(top)])
+
+    rows: list[Any] = []
+    for _ in range(200):
+        name = numbers.choice("ab")
+        sums = [numbers.randrange(9) for _ in range(4)]
+        vague = [some(99) for _ in range(9)]
+        amax = numbers.choice([None, numbers.random()])
+        rows.append(Statistics(name, "forward", "float16", *sums, *vague[:2], amax, *vague[2:8]))
+        rows.append(Flowed(name, "output", "float16", sums[0]))
+        rows.append(Cast(name, "parameter", "float32", "float16", *sums[:2]))
+        counts = tuple(sums[: numbers.randrange(5)])
+        rows.append(Histogram(name, "weight", "float16", 1.0, *sums, 0, -sums[0], counts))
+    expected: dict[Any, Any] = {}
+    tracer = Tracer(path)
+    for number, row in enumerate(rows):
+        known = expected.get((type(row), row.layer))
+        expected[type(row), row.layer] = row if known is None else known.joined(row)
+        kind = {Statistics: tracer.measured, Cast: tracer.cast, Histogram: tracer.histogram}
+        if isinstance(row, Flowed):
+            tracer.saw(row.layer, row.flow, row.dtype, row.count)
+        else:
+            kind[type(row)](row)
+        if number % 7 == 0:
+            tracer.flush()
+    tracer.close(0)
+    with Reader(path) as trace:
+        found = dict(trace.rows())
+    for row in expected.values():
+        assert row in found.values()
+    assert len(found) == len(expected)
+
+
+def test_what_could_not_be_written_is_added_once(path: Path) -> None:
+    tracer = Tracer(path)
+    tracer.layer("0", "Linear")
+    tracer.saw("0", "output", "float16", 3)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    tracer._writer._database.execute("PRAGMA busy_timeout = 0")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        tracer.flush()
+    other.execute("ROLLBACK")
+    other.close()
+    tracer.saw("0", "output", "float16", 4)
+    tracer.measured(Statistics("0", "forward", "float16", 7, 70))
+    tracer._writer._database.execute(
+        "CREATE TRIGGER t INSERT ON findings BEGIN SELECT RAISE(FAIL, 'x'); END"
+    )
+    tracer.problem(Problem("low-headroom", SPAN, "m", "c"))
+    with pytest.raises(sqlite3.IntegrityError):  # when all else was written
+        tracer.flush()
+    tracer._writer._database.execute("DROP TRIGGER t")
+    tracer.close(0)
+    with Reader(path) as trace:
+        assert (trace.layers()[0].path, trace.statistics()[0].calls) == ("0", 7)
+        assert trace._query("SELECT count FROM dtypes") == [(7,)]
 
 
 def test_attempts_are_run_length_coded_and_counted_for_each_optimizer(path: Path) -> None:

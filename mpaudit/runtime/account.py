@@ -2,73 +2,103 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from mpaudit.runtime.origin import Values
-from mpaudit.runtime.record import Flow, Phase, Sums
+from mpaudit.runtime.record import Flow, Phase, Statistics
 from mpaudit.runtime.tracer import Tracer
 
-Counts = defaultdict[str, int]
-Numbers = defaultdict[str, Sums]
+_PHASES: dict[Flow, Phase] = {"output": "forward", "output_grad": "backward"}
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Tensors of one flow and dtype while they come, and the numbers of those that were measured."""
+
+    flow: Flow
+    dtype: str
+    tensors: int = 0
+    calls: int = 0
+    elements: int = 0
+    inf: int = 0
+    nan: int = 0
+    first_bad_step: int | None = None
+    last_bad_step: int | None = None
+    amax: float | None = None
+
+    def add(self, step: int, values: Values) -> None:
+        """A tensor of a step was measured; the steps come in order."""
+        self.calls += 1
+        self.elements += values.elements
+        if not values.finite:
+            self.inf += values.inf
+            self.nan += values.nan
+            self.last_bad_step = step
+            if self.first_bad_step is None:
+                self.first_bad_step = step
+        if values.amax is not None and (self.amax is None or values.amax > self.amax):
+            self.amax = values.amax
+
+    def statistics(self, layer: str, phase: Phase) -> Statistics:
+        """The row of a trace that they make."""
+        counts = self.calls, self.elements, self.inf, self.nan
+        bad = self.first_bad_step, self.last_bad_step
+        return Statistics(layer, phase, self.dtype, *counts, *bad, self.amax)
 
 
 class Account:
-    """Counts and numbers of one layer since the last flush, by plain names of dtypes."""
+    """Counts and numbers of one layer since the last flush.
 
-    __slots__ = (
-        "backward",
-        "dtype",
-        "forward",
-        "inputs",
-        "output_grads",
-        "outputs",
-        "parameters",
-        "path",
-    )
+    There is one for each layer of a run, with a handful of dtypes and flows: a list of those is
+    searched faster than a mapping is worth its memory.
+    """
+
+    __slots__ = ("_sums", "dtype", "parameters", "path")
 
     def __init__(self, path: str, *, parameters: bool) -> None:
         self.path = path
         self.parameters = parameters
         """Whether it has some of its own."""
         self.dtype = "float32"
-        """That of its last output."""
-        self.inputs: Counts = defaultdict(int)
-        self.outputs: Counts = defaultdict(int)
-        self.output_grads: Counts = defaultdict(int)
-        self.forward: Numbers = defaultdict(Sums)
-        self.backward: Numbers = defaultdict(Sums)
+        """The plain name of that of its last output."""
+        self._sums: list[_Sums] = []
+
+    def _of(self, flow: Flow, dtype: str) -> _Sums:
+        for each in self._sums:
+            if each.dtype == dtype and each.flow == flow:
+                return each
+        found = _Sums(flow, dtype)
+        self._sums.append(found)
+        return found
+
+    def took(self, dtype: str) -> None:
+        """It was called with a tensor."""
+        self._of("input", dtype).tensors += 1
+
+    def made(self, dtype: str) -> None:
+        """It gave a tensor out."""
+        self.dtype = dtype
+        self._of("output", dtype).tensors += 1
 
     def gave(self, step: int, dtype: str, values: Values) -> None:
         """An output was measured."""
-        numbers = values.elements, values.amax, values.inf, values.nan
-        self.forward[dtype].add(step, *numbers)
+        self._of("output", dtype).add(step, values)
 
     def got_back(self, step: int, dtype: str, values: Values) -> None:
-        """The gradient of an output was measured."""
-        self.output_grads[dtype] += 1
-        numbers = values.elements, values.amax, values.inf, values.nan
-        self.backward[dtype].add(step, *numbers)
+        """The gradient of an output came, and was measured."""
+        sums = self._of("output_grad", dtype)
+        sums.tensors += 1
+        sums.add(step, values)
 
     def hand_over(self, tracer: Tracer) -> None:
         """Tell the tracer, and begin anew."""
-        flows: tuple[tuple[Flow, Counts], ...] = (
-            ("input", self.inputs),
-            ("output", self.outputs),
-            ("output_grad", self.output_grads),
-        )
-        for flow, counts in flows:
-            for dtype, count in counts.items():
-                tracer.saw(self.path, flow, dtype, count)
-            counts.clear()
-        phases: tuple[tuple[Phase, Numbers], ...] = (
-            ("forward", self.forward),
-            ("backward", self.backward),
-        )
-        for phase, numbers in phases:
-            for dtype, sums in numbers.items():
-                tracer.measured(sums.statistics(self.path, phase, dtype))
-            numbers.clear()
+        for each in self._sums:
+            if each.tensors:
+                tracer.saw(self.path, each.flow, each.dtype, each.tensors)
+            if each.calls:
+                tracer.measured(each.statistics(self.path, _PHASES[each.flow]))
+        self._sums.clear()
 
 
 class Accounts:

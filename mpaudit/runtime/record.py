@@ -103,44 +103,12 @@ class Statistics:
         )
 
 
-@dataclass(slots=True)
-class Sums:
-    """Numbers of one layer, phase and dtype while they grow, tensor by tensor: see `Statistics`."""
-
-    calls: int = 0
-    elements: int = 0
-    inf: int = 0
-    nan: int = 0
-    first_bad_step: int | None = None
-    last_bad_step: int | None = None
-    amax: float | None = None
-
-    def add(self, step: int, elements: int, amax: float | None, inf: int, nan: int) -> None:
-        """A tensor of a step; the steps come in order."""
-        self.calls += 1
-        self.elements += elements
-        if inf or nan:
-            self.inf += inf
-            self.nan += nan
-            self.last_bad_step = step
-            if self.first_bad_step is None:
-                self.first_bad_step = step
-        if amax is not None and (self.amax is None or amax > self.amax):
-            self.amax = amax
-
-    def statistics(self, layer: str, phase: Phase, dtype: str) -> Statistics:
-        """The row of a trace that they make."""
-        counts = self.calls, self.elements, self.inf, self.nan
-        bad = self.first_bad_step, self.last_bad_step
-        return Statistics(layer, phase, dtype, *counts, *bad, self.amax)
-
-
 @dataclass(frozen=True, slots=True)
 class Peaks:
     """The largest magnitudes of a layer's outputs in float16, over the course of the training.
 
     Each of `peaks` is the largest of `width` neighbouring training steps, the last one of no more;
-    there were `steps` in which the layer was called.
+    there are `steps` from the first to the last in which the layer was looked at.
     """
 
     layer: str

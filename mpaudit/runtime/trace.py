@@ -33,8 +33,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,6 +75,8 @@ _TABLES: dict[type, tuple[str, int]] = {  # table, and how many leading columns 
     Incident: ("incidents", 3),
 }
 _COLUMNS = {row: tuple(field.name for field in fields(row)) for row in _TABLES}
+_JOINED = {"first_bad_step": "min", "last_bad_step": "max", "amax": "max"}
+"""What two numbers of such a column are together; those of others add up."""
 _ORDER = {"layers": "position", "optimizers": '"index"', "attempts": "optimizer, first"}
 
 
@@ -92,6 +94,34 @@ def _schema() -> str:
     return ";\n".join(statements)
 
 
+def _insert(row: type) -> str:
+    """What writes a row of a kind, next to one with the same key."""
+    (table, keys), names = _TABLES[row], _COLUMNS[row]
+    marks = ", ".join("?" * len(names))
+    if row not in (Flowed, Statistics, Cast):
+        return f"INSERT OR REPLACE INTO {table} VALUES ({marks})"
+    both = {name: f"{name} + excluded.{name}" for name in names[keys:]}
+    both |= {name: f"{_JOINED[name]}({name}, excluded.{name})" for name in both.keys() & _JOINED}
+    sets = [f"{name} = coalesce({both[name]}, {name}, excluded.{name})" for name in both]
+    key = ", ".join(names[:keys])
+    return (
+        f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT ({key}) DO UPDATE SET {', '.join(sets)}"
+    )
+
+
+_INSERT = {row: _insert(row) for row in _TABLES}
+
+
+def _row(kind: type[_Row], values: Sequence[Any]) -> _Row:
+    """The row that is in the file as these values."""
+    data = dict(zip(_COLUMNS[kind], values, strict=True))
+    for name in {"nonfinite", "counts", "peaks"} & data.keys():
+        data[name] = tuple(json.loads(data[name]))
+    if kind is Attempts and data["applied"] is not None:
+        data["applied"] = bool(data["applied"])
+    return kind(**data)
+
+
 def _make_way(path: Path) -> None:
     """Remove an older trace; anything else that stands at `path` is left alone."""
     try:
@@ -106,7 +136,8 @@ def _make_way(path: Path) -> None:
 class Writer:
     """Writes a new trace at `path`, in place of an older one. Raises MpauditError where it cannot.
 
-    Rows replace the row with the same key. Nothing is on disk before `commit`; what was committed
+    A row of what adds up (Flowed, Statistics, Histogram, Cast) joins the row with the same key as its
+    `joined` says; of all else it replaces it. Nothing is on disk before `commit`; what was committed
     survives a `kill -9`. Not for several threads at once, nor for a forked child.
     """
 
@@ -129,16 +160,23 @@ class Writer:
         )
 
     def rows(self, rows: Iterable[Row]) -> None:
-        """Write rows; each replaces the one with the same key."""
+        """Write rows; those with the same key as one that is there join or replace it."""
         tables: dict[type, list[list[Any]]] = {}
         for row in rows:
-            values = [getattr(row, name) for name in _COLUMNS[type(row)]]
+            found = self._joined(row) if isinstance(row, Histogram) else row
+            values = [getattr(found, name) for name in _COLUMNS[type(row)]]
             values = [json.dumps(v) if isinstance(v, tuple) else v for v in values]
             tables.setdefault(type(row), []).append(values)
-        for kind, found in tables.items():
-            marks = ", ".join("?" * len(_COLUMNS[kind]))
-            replacing = f"INSERT OR REPLACE INTO {_TABLES[kind][0]} VALUES ({marks})"
-            self._database.executemany(replacing, found)
+        for kind, table in tables.items():
+            self._database.executemany(_INSERT[kind], table)
+
+    def _joined(self, counted: Histogram) -> Histogram:
+        """With what was counted before: lists do not add up in SQL."""
+        keys = [f'"{name}" = ?' for name in _COLUMNS[Histogram][: _TABLES[Histogram][1]]]
+        query = f"SELECT * FROM histograms WHERE {' AND '.join(keys)}"
+        name = counted.layer, counted.what, counted.dtype, counted.scale
+        known = self._database.execute(query, name).fetchone()
+        return counted if known is None else _row(Histogram, known).joined(counted)
 
     def problems(self, problems: Iterable[Problem]) -> None:
         """Set the findings of the run, in order, in place of those written before."""
@@ -149,6 +187,16 @@ class Writer:
     def commit(self) -> None:
         """Make everything so far durable and visible to readers."""
         self._database.commit()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Commit what is written in the block, or, where that cannot be, nothing of it."""
+        try:
+            yield
+            self.commit()
+        except BaseException:
+            self._database.rollback()
+            raise
 
     def close(self) -> None:
         """Commit, and leave one plain file (no -wal beside it)."""
@@ -274,12 +322,7 @@ class Reader:
     def _read(self, row: type[_Row]) -> Iterator[_Row]:
         table, _ = _TABLES[row]
         for values in self._query(f"SELECT * FROM {table} ORDER BY {_ORDER.get(table, 1)}"):
-            data = dict(zip(_COLUMNS[row], values, strict=True))
-            for name in {"nonfinite", "counts", "peaks"} & data.keys():
-                data[name] = tuple(json.loads(data[name]))
-            if row is Attempts and data["applied"] is not None:
-                data["applied"] = bool(data["applied"])
-            yield row(**data)
+            yield _row(row, values)
 
     def _query(self, query: str) -> list[tuple[Any, ...]]:
         try:

@@ -22,6 +22,7 @@ from mpaudit.runtime.record import (
     Attempts,
     Cast,
     Flow,
+    Flowed,
     Incident,
     Layer,
     Optimizer,
@@ -77,8 +78,9 @@ class Tracer:
         self._verdicts: dict[Hashable, Verdict] = {}
         self._problems: dict[Hashable, Problem] = {}
         self._facts: dict[str, Any] = {}
-        self._rows: dict[Hashable, Row] = {}
-        self._layers: dict[str, Layer] = {}
+        self._seen = False
+        self._waiting: dict[Hashable, Row] = {}  # since the last flush
+        self._incidents: dict[Hashable, Incident] = {}
         self._optimizers: list[Optimizer] = []
         self._steps: list[int] = []
         self._runs: list[list[Attempts]] = []
@@ -90,7 +92,6 @@ class Tracer:
         self._amp: tuple[Span, str] | None = None
         self._dtypes: set[str] = set()
         self._stale_facts: set[str] = set()
-        self._stale_rows: set[Hashable] = set()
         self._flushed = time.monotonic()
         self.note("complete", False)
         self.note("probe_errors", [])
@@ -105,7 +106,7 @@ class Tracer:
     @property
     def empty(self) -> bool:
         """Whether nothing was seen that a report could show."""
-        return not (self._rows or self._problems or self._verdicts)
+        return not (self._seen or self._problems or self._verdicts)
 
     @property
     def dtypes(self) -> frozenset[str]:
@@ -133,14 +134,14 @@ class Tracer:
         self, path: str, kind: str, *, filename: str | None = None, row: int | None = None
     ) -> None:
         """Make a layer known; the first call fixes its place in the order and in the source."""
-        if path not in self._layers:
+        if path not in self._tally:
             with self.lock:
-                self._layers[path] = Layer(path, kind, len(self._layers), 0, 0, filename, row)
-                self._put((Layer, path), self._layers[path])
+                self._tally.layer(path, kind, filename, row)
+                self._seen = True
 
     def known(self, path: str) -> Layer:
         """A layer that `layer` made known."""
-        return self._layers[path]
+        return self._tally.known(path)
 
     def called(self, layer: str, step: int, *, training: bool = True) -> int:
         """Count a forward call of a known layer; returns which call of this step it is, from 0.
@@ -153,10 +154,7 @@ class Tracer:
     def counted(self, layer: str, calls: int, per_step: int) -> None:
         """Add calls of a known layer that a probe counted itself, and how many a step has."""
         with self.lock:
-            known = self._layers[layer]
-            total = known.calls + calls
-            self._layers[layer] = replace(known, calls=total, calls_per_step=per_step)
-            self._put((Layer, layer), self._layers[layer])
+            self._tally.counted(layer, calls, per_step)
 
     def saw(self, layer: str, flow: Flow, dtype: str, count: int = 1) -> None:
         """Count tensors of `dtype` (plain name, "float16") that flowed there."""
@@ -274,10 +272,11 @@ class Tracer:
             first_made = made_in is not None and key not in self._made_in
             if made_in is not None and first_made:
                 self._made_in[key] = made_in
-            if isinstance(known := self._rows.get(key), Incident):
+            if (known := self._incidents.get(key)) is not None:
                 known = replace(known, message=incident.message) if first_made else known
                 judgement = known.judgement  # the first counts here; a fall is judged at its end
                 incident = replace(known.joined(incident), judgement=judgement)
+            self._incidents[key] = incident
             self._put(key, incident)
 
     def problem(self, problem: Problem) -> None:
@@ -288,30 +287,29 @@ class Tracer:
     def problems(self) -> list[Problem]:
         """The findings so far: of the protocols, of the probes, of the run as a whole."""
         found = [*settle(list(self._verdicts.values())), *self._problems.values()]
-        seen = bool(self._layers) and not self._facts.get("compiled") and not self.sampling.light
+        seen = len(self._tally) > 0 and not self._facts.get("compiled") and not self.sampling.light
         if self._amp is not None and seen and not self._dtypes & LOW_PRECISION:
-            found.append(unmixed.problem(len(self._layers), *self._amp))
+            found.append(unmixed.problem(len(self._tally), *self._amp))
         for judge in self.judging:
             found += judge()
         for fell in self._falls():
             bad = self._fallen(fell)
             made = [each for key, each in bad.items() if self._made_in.get(key) == "float16"]
             others = [each for each in bad.values() if each not in made]
-            layer = self._layers.get(made[0].layer) if made else None
+            there = made and made[0].layer in self._tally
+            layer = self.known(made[0].layer) if there else None
             at = self._stepped_at.get(fell.optimizer, _NOWHERE)
             found += collapse.problems(fell, made, others, layer, at)
         return found
 
     def _falls(self) -> list[collapse.Fall]:
         """The loss scales that are in free fall, those aside that another finding explains."""
-        incidents = [row for row in self._rows.values() if isinstance(row, Incident)]
-        return collapse.falls(self._runs, incidents)
+        return collapse.falls(self._runs, list(self._incidents.values()))
 
     def _fallen(self, fell: collapse.Fall, *, whole: bool = False) -> dict[Hashable, Incident]:
         """What went wrong in the last step of a fall, or in any of its steps, by its key."""
-        incidents = {key: row for key, row in self._rows.items() if isinstance(row, Incident)}
-        bad = collapse.during(fell, incidents.values(), whole=whole)
-        return {key: row for key, row in incidents.items() if row in bad}
+        bad = collapse.during(fell, self._incidents.values(), whole=whole)
+        return {key: row for key, row in self._incidents.items() if row in bad}
 
     def flush_if_due(self) -> None:
         """Flush if the last flush is long enough ago; a full disk is recorded, and tried again."""
@@ -331,19 +329,19 @@ class Tracer:
         self.note("flushed", datetime.now(timezone.utc).isoformat())
         with self.lock:
             for flowed in self._tally.flows():
-                self._put((flowed.layer, flowed.flow, flowed.dtype), flowed)
-            for layer in list(self._tally.layers(self._layers)):
-                self._layers[layer.path] = layer
+                self._join((Flowed, flowed.layer, flowed.flow, flowed.dtype), flowed)
+            for layer in self._tally.layers():
                 self._put((Layer, layer.path), layer)
-            for key in sorted(self._stale_facts):
-                self._writer.meta(key, self._facts[key])
             beyond = {key for fell in self._falls() for key in self._fallen(fell, whole=True)}
-            stale = self._stale_rows | (beyond ^ self._beyond)
+            changed = {key: self._incidents[key] for key in beyond ^ self._beyond}
             self._beyond = beyond  # no calibration any more
-            self._writer.rows(self._judged(key) for key in stale)
-            self._writer.problems(self.problems())
-            self._writer.commit()
-            self._stale_facts, self._stale_rows = set(), set()
+            self._waiting.update(changed)
+            with self._writer.whole():
+                for key in sorted(self._stale_facts):
+                    self._writer.meta(key, self._facts[key])
+                self._writer.rows(self._judged(*each) for each in self._waiting.items())
+                self._writer.problems(self.problems())
+            self._stale_facts, self._waiting = set(), {}
             self._flushed = time.monotonic()
 
     def close(self, exit_code: int | None = None, exception: str | None = None) -> None:
@@ -364,9 +362,8 @@ class Tracer:
             self._writer.close()
             self._closed = True
 
-    def _judged(self, key: Hashable) -> Row:
+    def _judged(self, key: Hashable, row: Row) -> Row:
         """A row as it is to be read: what a scaler does not get past is not benign."""
-        row = self._rows[key]
         if isinstance(row, Incident):
             beyond = key in self._beyond and row.judgement == "benign"
             judgement = "defect" if beyond else row.judgement
@@ -375,12 +372,12 @@ class Tracer:
 
     def _join(self, key: Hashable, row: Any) -> None:
         with self.lock:
-            known: Any = self._rows.get(key)
+            known: Any = self._waiting.get(key)
             self._put(key, row if known is None else known.joined(row))
 
     def _put(self, key: Hashable, row: Row) -> None:
-        self._rows[key] = row
-        self._stale_rows.add(key)
+        self._seen = True
+        self._waiting[key] = row
 
 
 def _identity(verdict: Verdict) -> Hashable:

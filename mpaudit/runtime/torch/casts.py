@@ -73,6 +73,10 @@ class Casts:
             mode, self._thread.mode = self._thread.mode, None
             mode.__exit__(None, None, None)
 
+    def over(self) -> None:
+        """A step is over."""
+        self._repeats.over()
+
     def cast(self, what: CastOf, tensor: torch.Tensor, result: torch.Tensor) -> None:
         """`tensor` was cast to `result`."""
         with self._watch.guard("cast"):

@@ -15,6 +15,7 @@ from mpaudit.runtime.sampling import CALLS, sampled
 from mpaudit.runtime.torch.edge import parts
 from mpaudit.runtime.torch.histogram import Histograms
 from mpaudit.runtime.torch.measure import measurable
+from mpaudit.runtime.torch.names import Names
 from mpaudit.runtime.torch.regions import dtype_name, mark
 from mpaudit.runtime.torch.watch import Known, Watch
 
@@ -30,22 +31,30 @@ class Gradients:
     """Hooks on outputs of layers that are looked at, and a look at parameters before a step."""
 
     def __init__(
-        self, watch: Watch, origins: Origins, accounts: Accounts, histograms: Histograms
+        self,
+        watch: Watch,
+        names: Names,
+        origins: Origins,
+        accounts: Accounts,
+        histograms: Histograms,
     ) -> None:
         self._watch = watch
+        self._names = names
         self._origins = origins
         self._accounts = accounts
         self._histograms = histograms
         self._thread = _Thread()
-        self._paths = Known()  # parameter -> layer, and its name there
-        self._sharing = Known()  # parameter -> all layers that have it
         watch.before_step = self._before_step
         watch.skipped = self._skipped
 
-    def held(self, path: str, name: str, parameter: Any) -> None:
-        """A layer has a parameter."""
-        self._paths.setdefault(parameter, (path, name))
-        self._sharing.setdefault(parameter, set()).add(path)
+    def _homes(self) -> dict[int, list[tuple[str, str]]]:
+        """By the id of each parameter: the layers that have it, and its name there."""
+        homes: dict[int, list[tuple[str, str]]] = {}
+        for module, account in self._names.accounts():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    homes.setdefault(id(parameter), []).append((account.path, name))
+        return homes
 
     def known(self, tensors: Sequence[torch.Tensor]) -> list[Gradient]:
         """Those of tensors that are outputs of layers."""
@@ -120,29 +129,33 @@ class Gradients:
         if not (look or count):
             return
         unscaled = getattr(optimizer, "grad_scale", None) is None  # a fused one does it itself
+        homes = self._homes()
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                known, grad = self._paths.get(parameter), parameter.grad
-                if grad is None or known is None:
+                having, grad = homes.get(id(parameter)), parameter.grad
+                if grad is None or having is None:
                     continue
                 if look:
-                    for path in self._sharing.get(parameter):
+                    for path in {path for path, _ in having}:
                         self._watch.tracer.saw(path, "parameter_grad", dtype_name(grad.dtype))
                 if count:
-                    self._histograms.add(known[0], "weight_gradient", step, grad, unscaled=unscaled)
+                    first, _ = having[0]
+                    self._histograms.add(first, "weight_gradient", step, grad, unscaled=unscaled)
 
     def _skipped(self, optimizer: Any, step: int) -> None:
         """A step was skipped: if no layer passed bad gradients on, find whose own overflowed."""
         if self._origins.known(step):
             return
         bad: list[tuple[Place, str, Values]] = []
+        homes = self._homes()
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                known, gradient = self._paths.get(parameter), parameter.grad
-                if known is None or gradient is None or not measurable(gradient):
+                having, gradient = homes.get(id(parameter)), parameter.grad
+                if having is None or gradient is None or not measurable(gradient):
                     continue
-                place = Place(known[0], step, 0, 0, self._accounts.dtype(known[0]), True)
-                self._watch.numbers.measure(gradient, partial(_blame, bad, place, known[1]))
+                path, name = having[0]
+                place = Place(path, step, 0, 0, self._accounts.dtype(path), True)
+                self._watch.numbers.measure(gradient, partial(_blame, bad, place, name))
         if not self._watch.turns.looked(step):
             together = sum(len(group["params"]) for group in optimizer.param_groups)
             self._origins.parameters(bad, together)

@@ -51,12 +51,13 @@ class Histograms:
     def _roll(self, *, last: bool = False) -> None:
         """Hand over what is known of: nothing is scaled before its step is over."""
         tracer = self._watch.tracer
-        for key, found in list(self._waiting.items()):
+        waiting, self._waiting = self._waiting, {}
+        for key, found in waiting.items():
             step, unscaled, _ = key
             settled, scale = tracer.scale_at(step)
             if not settled and not last:
+                self._waiting[key] = found
                 continue
-            del self._waiting[key]
             power = exponent(scale if settled else tracer.scale())
             if found.what in SCALED:
                 found = replace(found.shifted(power if unscaled else 0), scale=2.0**power)

@@ -74,8 +74,6 @@ class Layers:
         self.names = Names(watch)
         self.built_before = self.names.built_before
         self._thread = _Thread()
-        self._parameters = Known()  # module -> dtypes noted of its own parameters and buffers
-        self._known = Known()  # module -> its account
         self._accounts = Accounts(watch.tracer)
         self._origins = Origins(watch.tracer)
         self._headroom = Headroom(watch.tracer.known)
@@ -84,8 +82,9 @@ class Layers:
         watch.patches.also(lambda: self._hand_over(last=True))
         self.casts = Casts(watch, self._current)
         self._histograms = Histograms(watch)
-        self._gradients = Gradients(watch, self._origins, self._accounts, self._histograms)
-        watch.after_step = self._origins.settled
+        found = self._origins, self._accounts, self._histograms
+        self._gradients = Gradients(watch, self.names, *found)
+        watch.after_step = self._settled
         watch.region_entered = self._region_entered
         watch.patches.set(modules, "_has_any_global_hook", _users_hooks)
         before = modules.register_module_forward_pre_hook(self._enter)
@@ -103,6 +102,11 @@ class Layers:
             self._accounts.hand_over()
         for course in self._headroom.courses(last=last):
             self._watch.tracer.peaks(course)
+
+    def _settled(self, step: int, applied: bool | None, scaled: bool) -> list[str]:
+        """An attempt ended; returns the layers in which numbers went wrong."""
+        self.casts.over()
+        return self._origins.settled(step, applied, scaled)
 
     def _current(self) -> tuple[str, int] | None:
         """Path and step of the innermost layer that is being called to train, the first time."""
@@ -127,7 +131,7 @@ class Layers:
             else:
                 frame = user_frame()
                 spelled = self._watch.ref(module, frame).text
-                step = self._watch.step(module.parameters())
+                step = self._watch.step(module)
                 recomputed = torch._C._current_graph_task_id() != -1
                 if not recomputed:
                     self._feed_forward(module, step)
@@ -168,24 +172,21 @@ class Layers:
 
     def _note(self, module: Any, account: Account) -> None:
         """Make the layer known, and the dtypes of its own parameters and buffers."""
-        if self._known.get(module) is not account:
-            self._known.set(module, account)
-        tracer, path = self._watch.tracer, account.path
+        part, tracer, path = self.names.part(module), self._watch.tracer, account.path
+        part.account = account
         own = [*module._parameters.values(), *module._buffers.values()]
         dtypes = tuple([each.dtype for each in own if each is not None])
-        if self._parameters.get(module) == dtypes:
+        if part.dtypes == dtypes:
             return
         span = user_span()
         tracer.layer(path, type_name(module), filename=span.filename, row=span.start.row)
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                self._gradients.held(path, name, parameter)
-                if parameter.is_floating_point():
-                    tracer.saw(path, "parameter", dtype_name(parameter.dtype))
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                tracer.saw(path, "parameter", dtype_name(parameter.dtype))
         for buffer in module._buffers.values():
             if buffer is not None and buffer.is_floating_point():
                 tracer.saw(path, "buffer", dtype_name(buffer.dtype))
-        self._parameters.set(module, dtypes)
+        part.dtypes = dtypes
 
     def _leave(self, module: Any, args: Any, *rest: Any) -> None:
         if unwatched():
@@ -229,7 +230,7 @@ class Layers:
             number = self._watch.tracer.called(account.path, call.step, training=training)
             with self._accounts.lock:
                 for tensor in inputs:
-                    account.inputs[dtype_name(tensor.dtype)] += 1
+                    account.took(dtype_name(tensor.dtype))
             if graph and number == 0 and sampled(call.step):
                 for weight in call.module._parameters.values():
                     if weight is not None:
@@ -254,8 +255,7 @@ class Layers:
 
     def _count(self, account: Account, place: Place) -> None:
         with self._accounts.lock:
-            account.dtype = place.dtype
-            account.outputs[place.dtype] += 1
+            account.made(place.dtype)
 
     def _measure(
         self, call: _Call, place: Place, tensor: torch.Tensor, inputs: list[torch.Tensor]
@@ -325,7 +325,7 @@ class Layers:
         compiled = type(module).__name__ == "OptimizedModule" and not self._watch.eager
         if not _is_layer(module, compiled=compiled):
             return
-        account: Account | None = self._known.get(module)
+        account = self.names.part(module).account
         if account is None:
             account = self._accounts.of(self.names.path(module, glance.module, ""), module)
             self._note(module, account)

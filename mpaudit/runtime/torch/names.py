@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from mpaudit.runtime.account import Account
 from mpaudit.runtime.torch.watch import Known, Watch
 
 WRAPPERS = frozenset(
@@ -29,6 +32,20 @@ def type_name(module: Any) -> str:
     return str((bases[1] if sharded else type(module)).__name__)
 
 
+@dataclass(slots=True)
+class Part:
+    """What is known of one module: there is one for every module of a model, and nothing beside it.
+
+    `holders` are weak references to the modules that hold it, each with its name there. `account`
+    and `dtypes`, those of its own parameters and buffers, are there once it was looked at.
+    """
+
+    holders: tuple[tuple[weakref.ref[Any], str], ...] = ()
+    path: str | None = None
+    account: Account | None = None
+    dtypes: tuple[torch.dtype, ...] | None = None
+
+
 class Names:
     """Finds a module's path by climbing to the module that holds it.
 
@@ -40,12 +57,25 @@ class Names:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._holders = Known()  # module -> [(weak reference to its holder, name)]
-        self._paths = Known()
+        self._parts = Known()  # module -> its Part
         self._roots: list[tuple[weakref.ref[Any], str]] = []
         watch.patches.also(
             torch.nn.modules.module.register_module_module_registration_hook(self._held).remove
         )
+
+    def part(self, module: Any) -> Part:
+        """What is known of a module."""
+        found: Part | None = self._parts.get(module)
+        if found is None:
+            found = Part()
+            self._parts.set(module, found)
+        return found
+
+    def accounts(self) -> Iterator[tuple[Any, Account]]:
+        """The modules that live and have an account, in the order in which they became known."""
+        for module in self._parts.things():
+            if (account := self.part(module).account) is not None:
+                yield module, account
 
     def built_before(self, holder: Any) -> None:
         """Know what a module holds that was there when the watch began."""
@@ -55,21 +85,20 @@ class Names:
     def _held(self, holder: Any, name: str, module: Any) -> None:
         if isinstance(module, torch.nn.Module):
             with self._watch.guard("module registration"):
-                holders = self._holders.get(module) or []
-                self._holders.set(module, [*holders, (weakref.ref(holder), name)])
+                part = self.part(module)
+                part.holders = (*part.holders, (weakref.ref(holder), name))
 
     def path(self, module: Any, outermost: Any, spelled: str) -> str:
         """The path of `module`, called within `outermost`; `spelled` is the user's name for it."""
-        path: str | None = self._paths.get(module)
-        if path is None:
+        part = self.part(module)
+        if part.path is None:
             root, path = self._climb(module)
             if root is module and module is not outermost:
                 path = self._look_through(outermost, module)
                 root, above = self._climb(outermost)
                 path = ".".join(filter(None, (above, path)))
-            path = ".".join(filter(None, (self._prefix(root, spelled), path)))
-            self._paths.set(module, path)
-        return path
+            part.path = ".".join(filter(None, (self._prefix(root, spelled), path)))
+        return part.path
 
     def _climb(self, module: Any) -> tuple[Any, str]:
         """The outermost module that holds `module`, wrappers aside, and the path from there."""
@@ -77,7 +106,7 @@ class Names:
         seen = {id(module)}
         root = module
         while True:
-            for reference, name in self._holders.get(module) or ():
+            for reference, name in self.part(module).holders:
                 holder = reference()
                 if holder is None or id(holder) in seen or holder._modules.get(name) is not module:
                     continue

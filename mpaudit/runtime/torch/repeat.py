@@ -54,13 +54,15 @@ class Repeats:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._seen = Known()  # tensor, of a view its base -> _Seen
+        self._seen = Known()  # tensor, of a view its base -> _Seen, until the step is over
         self._made = Known()  # result of a cast -> (the dtype it had before, scope)
         self._layers: dict[str, _Again] = {}
+        self._any = False  # casts in this step
         watch.tracer.judging.append(self.problems)
 
     def cast(self, path: str, step: int, tensor: Any, result: Any) -> None:
         """A tensor was cast within a layer."""
+        self._any = True
         scope = step, self._watch.thread.entries
         known = self._layers.get(path)
         if known is None or known.step != step:
@@ -80,6 +82,13 @@ class Repeats:
         if self._made.get(tensor) == (result.dtype, scope):
             known.there_and_back += 1
         self._made.set(result, (tensor.dtype, scope))
+
+    def over(self) -> None:
+        """A step is over: what was cast in it, and in layers that repeat nothing, is forgotten."""
+        if self._any:
+            self._seen, self._any = Known(), False
+            there = self._layers.items()
+            self._layers = {p: each for p, each in there if each.again or each.there_and_back}
 
     def _count(self, scope: Scope, base: Any, tensor: Any, dtype: Any) -> int:
         seen: _Seen | None = self._seen.get(base)

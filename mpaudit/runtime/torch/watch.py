@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -152,7 +152,6 @@ class Watch:
         self.scaled = False  # a scaler has multiplied a loss
         self.scalers = Known()  # live scaler -> where it was made
         self.optimizers = Known()  # optimizer -> its index and how many parameters it has
-        self.owners = Known()  # parameter -> index of its optimizer
         self.on_cuda = Known()  # modules that a remapped .cuda() was called on
         self.before_step: Callable[[Any], None] = lambda _: None
         """Called with an optimizer right before it steps."""
@@ -169,6 +168,10 @@ class Watch:
         self.turns = Turns()
         self.glances = False  # outputs of layers are read in the steps between, too
         self._refs = Known()
+        self._models = (
+            Known()
+        )  # outermost module -> as of `_changes`, index of its optimizer or None
+        self._changes = 0  # how often optimizers have come or got other parameters
         self._numbers = itertools.count(1)
         self._last_step = 0
         tracer.draining.append(self._drain)
@@ -204,10 +207,7 @@ class Watch:
         count = sum(len(group["params"]) for group in optimizer.param_groups)
         if count != known:
             self.optimizers.set(optimizer, (index, count))
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if self.owners.get(parameter) is None:
-                        self.owners.set(parameter, index)
+            self._changes += 1
         return int(index)
 
     def settled(self, index: int, step: int, applied: bool | None, scale: float | None) -> None:
@@ -224,10 +224,23 @@ class Watch:
             return str(parameter.device.type)
         return "cuda" if self.on_cuda.get(module) else None if self.cuda_made else "cpu"
 
-    def step(self, parameters: Iterable[object]) -> int:
-        """The attempt that work on a model with these parameters belongs to."""
-        for parameter in parameters:
-            if (index := self.owners.get(parameter)) is not None:
-                self._last_step = self.tracer.step(index)
-                break
+    def step(self, model: Any) -> int:
+        """The attempt that work on a model belongs to: that of the optimizer of its parameters."""
+        changes, index = self._models.get(model) or (None, None)
+        if changes != self._changes:
+            index = self._owner(model)
+            self._models.set(model, (self._changes, index))
+        if index is not None:
+            self._last_step = self.tracer.step(index)
         return self._last_step
+
+    def _owner(self, model: Any) -> int | None:
+        """The index of the first optimizer that has the first parameter which any one has."""
+        owners: dict[int, int] = {}
+        for optimizer in self.optimizers.things():
+            index, _ = self.optimizers.get(optimizer)
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    owners.setdefault(id(parameter), index)
+        found = (owners.get(id(parameter)) for parameter in model.parameters())
+        return next((index for index in found if index is not None), None)

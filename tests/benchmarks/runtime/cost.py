@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import torch
-
-from mpaudit.runtime import tracer
 
 from ..goal import Goal
 from .counted import WAITS, Counted, count, mpaudit
 from .hooked import Hooked, kept, look
-from .loop import SHAPES, Loop, Shape
+from .loop import SHAPES, Shape
 from .worker import WATCHERS
 
 PEERS = ("DebugUnderflowOverflow", "detect_anomaly")
@@ -80,27 +78,41 @@ def read(plain: Counted, watched: Counted, phase: str) -> int:
 def memory(model: Shape, device: str, hooked: Hooked) -> tuple[float, int]:
     """Bytes that mpaudit keeps for each tensor, and how many activations it keeps alive.
 
-    The bytes are of objects that mpaudit's own lines made, and on a GPU of its memory.
+    The bytes are all that Python holds more than without it, and on a GPU of its memory, after some
+    steps and a flush; what is there before the first step, for any model, is not among them.
     """
-    package = Path(tracer.__file__).parents[1]
-    plain = _on_device(model.loop(device))
-    tracemalloc.start()
-    try:
-        with mpaudit(device):
-            loop = model.loop(device)
-            found = _on_device(loop) - plain
-            activations = kept(loop)
-            gc.collect()
-            held = tracemalloc.take_snapshot()
-    finally:
-        tracemalloc.stop()
-    ours = tracemalloc.Filter(True, f"{package}/*")
-    found += sum(each.size for each in held.filter_traces([ours]).traces)
+    found = more(lambda: model.loop(device).step, device)
+    with mpaudit(device):
+        activations = kept(model.loop(device))
     return found / (hooked.outputs + hooked.gradients), activations
 
 
-def _on_device(loop: Loop) -> int:
-    """Bytes in use on a GPU after some steps of a loop."""
-    for _ in range(MEMORY):
-        loop.step()
-    return int(torch.cuda.memory_allocated()) if loop.device == "cuda" else 0
+def more(make: Callable[[], Callable[[], None]], device: str = "cpu", steps: int = MEMORY) -> int:
+    """Bytes that are held more where mpaudit watches; `make` builds a model and returns its step."""
+    make()()  # what is imported and looked up once
+    with mpaudit(device):
+        make()()
+    return _held(make, True, device, steps) - _held(make, False, device, steps)
+
+
+def _held(make: Callable[[], Callable[[], None]], watched: bool, device: str, steps: int) -> int:
+    """Bytes that are held after some steps, and were not before the model was built."""
+    with mpaudit(device) if watched else nullcontext() as tracer:
+        before = _on_device(device)
+        tracemalloc.start()
+        try:
+            step = make()
+            for _ in range(steps):
+                step()
+            if tracer is not None:
+                tracer.flush()
+            gc.collect()
+            found = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        return found + _on_device(device) - before
+
+
+def _on_device(device: str) -> int:
+    """Bytes in use on a GPU."""
+    return int(torch.cuda.memory_allocated()) if device == "cuda" else 0
