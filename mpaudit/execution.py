@@ -10,7 +10,7 @@ from mpaudit.extension import registry
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix
 from mpaudit.protocols import protocol
-from mpaudit.protocols.protocol import Verdict
+from mpaudit.protocols.protocol import Noted, Verdict
 from mpaudit.source.analysis import Engine
 from mpaudit.source.module import Module
 from mpaudit.source.project import Project
@@ -33,6 +33,9 @@ def executed(
             verdicts[module.filename] = engine.audit(module)
         if engine.exhausted:
             exhausted[module.filename] = list(engine.exhausted)
+        if engine.identities.overgrown:
+            noted = (v.fact for each in verdicts.values() for v in each if isinstance(v, Noted))
+            engine.identities.sweep(noted)
     return verdicts, exhausted
 
 

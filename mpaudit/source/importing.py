@@ -131,10 +131,12 @@ class Importing(Compound):
             before = self.verdicts, self.escaped, self.budget, self.ended, self.guards
             self.verdicts, self.escaped, self.ended, self.guards = [], [], [], 0
             self.budget = BUDGET
+            lasts, self.identities.lasts = self.identities.lasts, True
             try:
                 heap = self._body(module, module.name)
             except (Exhausted, RecursionError):
                 heap = Heap(())
+            self.identities.lasts = lasts
             ending.machines = self.ended if any(m.state or m.facts for m in self.ended) else []
             self.verdicts, self.escaped, self.budget, self.ended, self.guards = before
             for place, value in heap:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Event, LostSight
@@ -29,32 +29,89 @@ UNSET = Const("<unset>")
 """What a place holds that was not set on one of the paths that were joined; there is but this one."""
 
 
+SETTINGS: tuple[Hashable, ...] = ("settings",)
+"""What owners up to zero stand for."""
+MAX_FRESH = 100_000
+"""Descriptions, of some 500 bytes each, between two sweeps."""
+HOLDING = frozenset(["module", "node", "_hash"])
+"""Attributes of values that hold no number."""
+
+
 class Identities:
-    """Gives equal descriptions the same small number, so that values are compared cheaply."""
+    """Gives equal descriptions the same small number, so that values are compared cheaply.
+
+    While `lasts` is true, what is asked for is what all paths share: it outlives a `sweep`.
+    """
 
     def __init__(self) -> None:
-        self._numbers: dict[Hashable, int] = {}
+        self._numbers: dict[tuple[Hashable, ...], int] = {}
+        self._next = 1
+        self._lasting: set[int] = set()
+        self.lasts = False
         self.decisive: set[Thing] = set()
         """The conditions on which it depends what a name holds that a protocol watches."""
         self.within: dict[tuple[Thing, Thing], bool] = {}
         """Whether a value went into another one, as far as that was asked."""
         self.members: dict[int, list[int]] = {}
         """The attributes of things that were only ever read, by what they are attributes of."""
-        self._descriptions: list[tuple[Hashable, ...]] = [("settings",)]
+        self._descriptions: dict[int, tuple[Hashable, ...]] = {}
+        self._swept = 0
 
     def number(self, *description: Hashable) -> int:
         """The number of this description."""
         known = self._numbers.get(description)
         if known is None:
-            known = self._numbers[description] = len(self._descriptions)
-            self._descriptions.append(description)
+            known = self._numbers[description] = self._next
+            self._next += 1
+            self._descriptions[known] = description
             if description[0] == "." and isinstance(description[1], Thing):
                 self.members.setdefault(description[1].uid, []).append(known)
+        if self.lasts:
+            self._lasting.add(known)
         return known
 
     def description(self, number: int) -> tuple[Hashable, ...]:
         """What `number` stands for; owners up to zero are settings of the whole program."""
-        return self._descriptions[max(number, 0)]
+        return self._descriptions.get(number, SETTINGS)
+
+    @property
+    def overgrown(self) -> bool:
+        """Whether so many descriptions have come since the last sweep that another is worth it."""
+        return len(self._descriptions) - self._swept > MAX_FRESH
+
+    def sweep(self, told: Iterable[Hashable]) -> None:
+        """Forget what nobody can ask for again: descriptions of what was met on single paths.
+
+        What lasts is kept, with what decides something and what is part of what was `told`, and all
+        that these are made of. No path may be in progress.
+        """
+        kept = self._lasting | {each.uid for each in self.decisive}
+        for each in told:
+            kept.update(_numbers(each))
+        waiting = list(kept)
+        while waiting:
+            news = set(_numbers(self._descriptions.get(waiting.pop(), SETTINGS))) - kept
+            kept |= news
+            waiting += news
+        self._descriptions = {n: d for n, d in self._descriptions.items() if n in kept}
+        self._numbers = {d: n for n, d in self._descriptions.items()}
+        members = {n: [m for m in found if m in kept] for n, found in self.members.items()}
+        self.members = {n: found for n, found in members.items() if n in kept and found}
+        self.within.clear()
+        self._swept = len(self._descriptions)
+
+
+def _numbers(item: Hashable) -> Iterator[int]:
+    """All that may be numbers of descriptions in a value, a description or a fact."""
+    waiting: list[object] = [item]
+    while waiting:
+        each = waiting.pop()
+        if type(each) is int:
+            yield each
+        elif isinstance(each, (tuple, frozenset)):
+            waiting += each
+        elif is_dataclass(each) and not isinstance(each, Const):
+            waiting += [getattr(each, f.name) for f in fields(each) if f.name not in HOLDING]
 
 
 class Fork(Exception):  # noqa: N818 - not an error: the statement goes on once for each answer
