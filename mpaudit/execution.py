@@ -13,6 +13,7 @@ from mpaudit.protocols import protocol
 from mpaudit.protocols.protocol import Noted, Verdict
 from mpaudit.source.analysis import Engine
 from mpaudit.source.module import Module
+from mpaudit.source.names import Names
 from mpaudit.source.project import Project
 
 __all__ = ["Found", "Verdict", "executed", "looked", "mended", "settle"]
@@ -40,7 +41,7 @@ def executed(
 
 
 def looked(module: Module, *, advice: bool) -> Iterator[Found]:
-    """What the checks see in a module."""
+    """What the checks see in a module, which then keeps nothing but its tree."""
     for look in (*CHECKS, *(ADVICE if advice else ())):
         yield from look(module)
     for plugin in registry.loaded():
@@ -49,6 +50,8 @@ def looked(module: Module, *, advice: bool) -> Iterator[Found]:
                 found = list(look(module))
             registry.described(problem.rule for problem, _ in found)
             yield from found
+    module.forget()
+    Names.forget(module)
 
 
 def settle(verdicts: list[Verdict]) -> list[Problem]:

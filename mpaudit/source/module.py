@@ -190,6 +190,11 @@ class Module:
         """All imports, wherever they stand, in the order of the text."""
         return [node for node in walk(self.tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
 
+    def forget(self) -> None:
+        """Drop what was worked out of the tree, which takes as much memory; it can be worked out again."""
+        for name in ("line_starts", "parents", "_index", "imports"):
+            self.__dict__.pop(name, None)
+
     @cached_property
     def newline(self) -> str:
         """The line end this text uses: that of its first line."""

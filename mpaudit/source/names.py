@@ -86,6 +86,11 @@ class Names:
             found = _KNOWN[module] = cls(module)
         return found
 
+    @staticmethod
+    def forget(module: Module) -> None:
+        """Drop the names of `module`; they are worked out again where somebody asks."""
+        _KNOWN.pop(module, None)
+
     def resolve(self, node: ast.AST) -> str | None:
         """The qualified name of what a Name or a dotted Attribute means; None when unsure."""
         parts: list[str] = []
