@@ -45,5 +45,5 @@ def test_the_same_is_found_with_a_sweep_after_every_file(
     after = check([FIXTURES / folder], everything)
     assert after.findings == before.findings
     assert before.findings or folder == "clean"
-    assert len(swept) > 50 and sum(swept) > 1000  # noqa: PLR2004 - it was put to the test
+    assert len(swept) > 50 and sum(swept) > 1000
     assert not asked_in_vain

@@ -31,7 +31,7 @@ UNSET = Const("<unset>")
 
 SETTINGS: tuple[Hashable, ...] = ("settings",)
 """What owners up to zero stand for."""
-MAX_FRESH = 100_000
+MAX_FRESH = 20_000
 """Descriptions, of some 500 bytes each, between two sweeps."""
 HOLDING = frozenset(["module", "node", "_hash"])
 """Attributes of values that hold no number."""
