@@ -16,7 +16,8 @@ keras = pytest.importorskip("keras")
 
 from mpaudit.runtime.histogram import Histogram  # noqa: E402
 from mpaudit.runtime.keras.clock import Clock  # noqa: E402
-from mpaudit.runtime.keras.octaves import SLOTS, Octaves  # noqa: E402
+from mpaudit.runtime.keras.octaves import Octaves  # noqa: E402
+from mpaudit.runtime.keras.rows import SLOTS  # noqa: E402
 from mpaudit.runtime.octaves import SAMPLE  # noqa: E402
 from mpaudit.runtime.octaves import read as spread  # noqa: E402
 from mpaudit.runtime.record import LARGEST  # noqa: E402

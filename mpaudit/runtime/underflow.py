@@ -91,7 +91,8 @@ class Underflow:
         self._courses: dict[tuple[str, str], _Course] = {}
 
     def add(self, path: str, what: str, step: int, rounded: Rounded) -> None:
-        """Gradients of `what` ("parameter", "activation") of a layer were rounded in a step."""
+        """Gradients of `what` of a layer were rounded in a step: "parameter", "activation" for what
+        goes into it, "output" for what leaves it."""
         course = self._courses.setdefault((path, what), _Course(step))
         if course.step != step:
             course.close(self._scale())
@@ -128,7 +129,7 @@ class Underflow:
 
 
 def _message(path: str, what: str, course: _Course, others: int) -> str:
-    whose = "parameters" if what == "parameter" else "inputs"
+    whose = {"parameter": "parameters", "output": "outputs"}.get(what, "inputs")
     layer = f"layer {path!r}" if path else "the model"
     more = (
         f"; {others} more layers lose" if others > 1 else "; one more layer loses" if others else ""

@@ -20,6 +20,7 @@ from mpaudit.runtime.keras.octaves import Octaves
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import Ring
 from mpaudit.runtime.keras.register import COUNTED, Passage, Register, Watched
+from mpaudit.runtime.keras.rounding import ROUNDED, Rounding
 from mpaudit.runtime.keras.taps import Tap, measurable
 from mpaudit.runtime.record import Flow
 
@@ -192,6 +193,9 @@ class Layers:
         if bare and value.op.type in ("Softmax", "Sigmoid"):
             return value
         followed = self._identity(watched, value)
+        if value.dtype == tf.float16:
+            watched.rounding = watched.rounding or Rounding(self._clock)
+            setattr(followed, ROUNDED, watched.rounding.later())
         for name in _CARRIED:
             if hasattr(value, name):
                 setattr(followed, name, getattr(value, name))

@@ -10,24 +10,13 @@ from typing import Any
 import numpy
 import tensorflow as tf
 
-from mpaudit.runtime.keras.clock import (
-    Clock,
-    ordinal_of,
-    resource,
-    sampled_at,
-    tick_of,
-    traced,
-)
+from mpaudit.runtime.keras.clock import Clock, tick_of, traced
+from mpaudit.runtime.keras.rows import Rows, add_if_sampled
 from mpaudit.runtime.octaves import BINS, INF, SAMPLE
 from mpaudit.runtime.sampling import CALLS, sampled
 
-SLOTS = 8
-"""Sampled steps of which the counts fit between two reads."""
-
 _SPREAD = 40503  # 2**16 / the golden ratio: multiples of it, modulo 2**16, are spread evenly
 _MAGNITUDE, _FRACTION, _INFINITY = 0x7FFFFFFF, 0x7FFFFF, 0x7F800000
-_TICK, _TENSORS, _ELEMENTS, _HEAD = 0, 1, 2, 3  # the head of a row, before its counts
-_NEVER = -1.0
 _SHIFT = INF - 255  # from the exponent's field of a float32 to its bin
 
 
@@ -44,24 +33,19 @@ class Counted:
 class Octaves:
     """The counts of all tensors of one dtype that pass one place.
 
-    On the device, one row for each of the last `SLOTS` sampled ticks; what the host counts itself, it
-    keeps. Of a place that is passed more often in one step, the first `CALLS` tensors are counted.
+    Of a place that is passed more often in one step, the first `CALLS` tensors are counted.
     """
 
-    __slots__ = ("_clock", "_handle", "_host")
+    __slots__ = ("_clock", "_rows")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._handle: Any = None
-        self._host: dict[int, Any] = {}
+        self._rows = Rows(1 + BINS)  # the number of elements, and the counts
 
     @property
     def handle(self) -> Any:
-        """The resource that holds the rows."""
-        if self._handle is None:
-            with tf.init_scope():
-                self._handle = resource(tf.constant(_empty(), tf.float64))
-        return self._handle
+        """The resource that holds them on the device."""
+        return self._rows.handle
 
     def note(self, value: Any) -> None:
         """Count a tensor if this is a sampled step, now or whenever the graph that is traced runs."""
@@ -75,32 +59,13 @@ class Octaves:
     def note_on_host(self, values: Any) -> None:
         """Count what lies in the host's memory, as NumPy has it, if this is a sampled step."""
         tick = self._clock.on_host()
-        if not sampled(tick):
-            return
-        row = self._host.setdefault(tick, numpy.zeros([_HEAD + BINS]))
-        if row[_TENSORS] < CALLS:
-            row[[_TENSORS, _ELEMENTS]] += 1, values.size
-            row[_HEAD:] += _counts_on_host(values)
+        if sampled(tick):
+            self._rows.add_on_host(tick, [values.size, *_counts_on_host(values)], CALLS)
 
     def read(self, now: int, *, last: bool = False) -> Iterator[Counted]:
         """What was counted in ticks before `now`, and is forgotten by that; at `last`, all of it."""
-        rows = dict(self._host)
-        if self._handle is not None:
-            with tf.init_scope():
-                held = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=tf.float64).numpy()
-                over = (held[:, _TICK] != _NEVER) & ((held[:, _TICK] < now) | last)
-                kept = numpy.where(over[:, None], _empty(), held)
-                tf.raw_ops.AssignVariableOp(
-                    resource=self._handle, value=tf.constant(kept, tf.float64)
-                )
-            for row in held[over]:
-                tick = int(row[_TICK])
-                rows[tick] = row + rows[tick] if tick in rows else row
-        for tick, row in sorted(rows.items()):
-            if tick < now or last:
-                self._host.pop(tick, None)
-                counts = tuple(int(count) for count in row[_HEAD:])
-                yield Counted(tick, int(row[_TENSORS]), int(row[_ELEMENTS]), counts)
+        for tick, tensors, (elements, *counts) in self._rows.read(now, last=last):
+            yield Counted(tick, tensors, int(elements), tuple(int(count) for count in counts))
 
 
 @cache
@@ -115,23 +80,12 @@ def _counter(dtype: Any) -> Callable[..., Any]:
 
 def count_if_sampled(handle: Any, tick: Any, value: Any) -> Any:
     """Count `value` in the row of this tick; gives an operation that is run by then."""
-    return tf.cond(sampled_at(tick), lambda: _count(handle, tick, value), lambda: tf.constant(0.0))
 
+    def sums() -> Any:
+        elements = tf.cast(tf.reshape(tf.size(value, tf.int64), [1]), tf.float64)
+        return tf.concat([elements, tf.cast(_counts(value), tf.float64)], 0)
 
-def _count(handle: Any, tick: Any, value: Any) -> Any:
-    now = tf.cast(tick, tf.float64)
-    slot = ordinal_of(tick) % SLOTS
-    row = tf.raw_ops.ResourceGather(resource=handle, indices=slot, dtype=tf.float64)
-    row.set_shape([_HEAD + BINS])
-    begun = row[_TICK] == now
-    full = begun & (row[_TENSORS] >= CALLS)
-    head = [now, tf.constant(1, tf.float64), tf.cast(tf.size(value, tf.int64), tf.float64)]
-    more = tf.concat([tf.stack(head), tf.cast(_counts(value), tf.float64)], 0)
-    before = row * tf.constant([0.0] + [1.0] * (_HEAD - 1 + BINS), tf.float64)
-    row = tf.where(full, row, tf.where(begun, before + more, more))
-    done = tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=slot, updates=row)
-    with tf.control_dependencies([done]):
-        return tf.constant(0.0)
+    return add_if_sampled(handle, tick, sums, CALLS)
 
 
 def _counts(value: Any) -> Any:
@@ -174,9 +128,3 @@ def _counts_on_host(values: Any) -> Any:
     fraction = numpy.bitwise_and(bits, _FRACTION).astype(numpy.float32).view(numpy.int32)
     places = numpy.where(field > 0, field + _SHIFT, numpy.maximum((fraction >> 23) - 126, 0))
     return numpy.bincount(places + (bits > _INFINITY), minlength=BINS)
-
-
-def _empty() -> Any:
-    rows = numpy.zeros([SLOTS, _HEAD + BINS])
-    rows[:, _TICK] = _NEVER
-    return rows

@@ -12,6 +12,7 @@ from mpaudit.runtime.histogram import What
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.identity import ByObject
 from mpaudit.runtime.keras.octaves import Octaves
+from mpaudit.runtime.keras.rounding import Rounding
 from mpaudit.runtime.keras.taps import Tap
 
 Passage = Literal["forward", "evaluated", "backward", "weights", "entered", "uncast"]
@@ -39,6 +40,7 @@ class Watched:
     sources: set[str] = field(default_factory=set)
     taps: dict[tuple[Passage, str], Tap] = field(default_factory=dict)
     octaves: dict[tuple[What, str, bool], Octaves] = field(default_factory=dict)
+    rounding: Rounding | None = None
     calls: int = 0
     attempts: int = 0
     called: bool = False

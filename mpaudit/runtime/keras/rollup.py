@@ -11,12 +11,14 @@ from mpaudit.runtime.keras import input_range
 from mpaudit.runtime.keras.octaves import Counted, Octaves
 from mpaudit.runtime.keras.origin import Bad, Interval, judge
 from mpaudit.runtime.keras.register import COUNTED, Passage, Register, Watched
+from mpaudit.runtime.keras.rounding import Lost
 from mpaudit.runtime.keras.steps import Steps
 from mpaudit.runtime.keras.taps import Numbers, Tap
 from mpaudit.runtime.octaves import read
 from mpaudit.runtime.record import LARGEST, Phase, Statistics
 from mpaudit.runtime.sampling import sampled
 from mpaudit.runtime.tracer import Tracer
+from mpaudit.runtime.underflow import Underflow
 
 _PHASES: dict[Passage, Phase] = {
     "forward": "forward",
@@ -34,6 +36,7 @@ class _Found:
     )
     largest: dict[str, float] = field(default_factory=dict)
     sources: dict[str, set[str]] = field(default_factory=dict)
+    lost: list[tuple[Lost, str]] = field(default_factory=list)
 
     def add(self, passage: Passage, path: str, numbers: Numbers, dtype: str) -> None:
         """What a tap measured."""
@@ -58,6 +61,9 @@ class Rollup:
             self._phases["weights"] = "update"
         self._headroom = Headroom(tracer.known)
         tracer.judging.append(self._headroom.problems)
+        self._in_force: float | None = None  # the loss scale of what was last told to:
+        self._underflow = Underflow(tracer.known, lambda: self._in_force)
+        tracer.judging.append(self._underflow.problems)
 
     def close(self) -> None:
         """Nothing comes any more."""
@@ -67,6 +73,7 @@ class Rollup:
     def drain(self, steps: Steps, ticks: range) -> None:
         """Hand over what came; the attempts of `ticks` ended since the last time."""
         found = _Found()
+        over = steps.over or any(map(sampled, ticks))
         for watched, gone in self._register.drain():
             calls = others = 0
             found.sources[watched.path] = watched.sources
@@ -87,15 +94,28 @@ class Rollup:
             for (what, dtype, unscaled), octaves in watched.octaves.items():
                 place = watched.path, what, dtype
                 self._histograms(place, octaves, steps, ticks, unscaled=unscaled, last=gone)
+            if watched.rounding is not None and (gone or over):
+                rounded = watched.rounding.read(ticks.stop, last=gone or steps.over)
+                found.lost += [(each, watched.path) for each in rounded]
             per_step = watched.counted(calls, len(ticks))
             if calls or others:
                 self._tracer.counted(watched.path, calls + others, per_step)
         for course in self._headroom.courses():
             self._tracer.peaks(course)
+        for lost, path in sorted(found.lost, key=lambda each: each[0].tick):
+            self._lost(lost, path, steps)
         backward = self._decided("backward", found.bad["backward"], steps)
         weights = self._decided("weights", found.bad["weights"], steps)
         tables = (found.bad["forward"], backward, weights, found.bad["entered"], found.sources)
         judge(self._tracer, Interval(*tables, found.largest, steps.step, steps.applied))
+
+    def _lost(self, lost: Lost, path: str, steps: Steps) -> None:
+        """Hand over what the casts of one tick made zero of a layer's gradients."""
+        self._underflow.add(path, "output", steps.step(lost.tick), lost.rounded)
+        self._in_force = steps.scale(lost.tick)
+        counts = lost.rounded.flushed, lost.elements
+        flushed = Statistics(path, "backward", "float16", flushed=counts[0], flushed_of=counts[1])
+        self._tracer.measured(flushed)
 
     def _tell(
         self,

@@ -8,7 +8,6 @@ of one sign have the order of their bits, and that is ten times faster than Tens
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +26,7 @@ from mpaudit.runtime.keras.clock import (
     traced,
 )
 from mpaudit.runtime.keras.octaves import Octaves, count_if_sampled
+from mpaudit.runtime.keras.order import Order
 from mpaudit.runtime.keras.peaks import Ring, raise_peak
 from mpaudit.runtime.sampling import sampled
 
@@ -90,7 +90,7 @@ class Tap:
     then the fields of `Numbers` from `inf` on (all joined by sum).
     """
 
-    __slots__ = ("_clock", "_dtype", "_handle", "_host", "_last", "_top", "octaves", "peaks")
+    __slots__ = ("_clock", "_dtype", "_handle", "_host", "_order", "_top", "octaves", "peaks")
 
     def __init__(
         self, clock: Clock, dtype: str, octaves: Octaves | None = None, peaks: Ring | None = None
@@ -101,7 +101,7 @@ class Tap:
         self._dtype = dtype
         self._handle: Any = None
         self._host = _start()
-        self._last: tuple[weakref.ref[Any], Any] | None = None  # graph and operation
+        self._order = Order()
         self._top = -1  # the largest finite magnitude seen by the host, as bits
 
     def note(self, value: Any, *, calls: int = 0, others: int = 0) -> None:
@@ -114,25 +114,15 @@ class Tap:
     def later(self) -> Callable[[Any], Any]:
         """`note` for the backward pass of what is computed now.
 
-        It returns the operation that something has to wait for, or None: a graph that consists of
-        a backward pass neither runs nor orders operations for their effect alone. The gradient of
-        a loop may only use resources that the loop itself has captured: they are captured here.
-        A body that is being vectorised (a jacobian) cannot wait, and is not measured.
+        It gives what something has to wait for, or None. The gradient of a loop may only use resources
+        that the loop itself has captured: they are captured here.
         """
         if tf.executing_eagerly():
             return self.note
         places = self._places().captured(tf.compat.v1.get_default_graph())
 
         def note(value: Any) -> Any:
-            inside = tf.compat.v1.get_default_graph()
-            if "loop_body" in inside.get_name_scope().split("/"):
-                return None
-            before, self._last = self._last, None
-            waits = [before[1]] if before is not None and before[0]() is inside else []
-            with tf.control_dependencies(waits):
-                done = _record(places, self._clock.every, value, 0, 0)
-            self._last = weakref.ref(inside), done
-            return done
+            return self._order.run(lambda: _record(places, self._clock.every, value, 0, 0))
 
         return note
 

@@ -15,12 +15,13 @@ from mpaudit.runtime.keras.events import Events
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.layers import Layers
 from mpaudit.runtime.keras.narration import Narration
-from mpaudit.runtime.keras.octaves import SLOTS
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import ROOM
 from mpaudit.runtime.keras.register import Register
 from mpaudit.runtime.keras.remedy import Remedy
 from mpaudit.runtime.keras.rollup import Rollup
+from mpaudit.runtime.keras.rounding import Roundings
+from mpaudit.runtime.keras.rows import SLOTS
 from mpaudit.runtime.keras.steps import Steps
 from mpaudit.runtime.keras.trial import Trial
 from mpaudit.runtime.rehearsal import Plan
@@ -63,7 +64,7 @@ class Watch:
         self._parts: list[Any] = [layers, steps, built, events]
         if remedy is not None:  # last: the others are to see what it changes
             self._parts.append(Remedy(remedy, patches, register))
-        for part in (events, self._drain):
+        for part in (events, Roundings(patches), self._drain):
             with patches.guarded("installing the Keras probe"):
                 part.install()
         tracer.draining.append(self._drain)

@@ -1,0 +1,36 @@
+"""Operations of a backward pass, one after the other where nothing else orders them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+class Order:
+    """What one place does on its resource in graphs that consist of a backward pass.
+
+    Such a graph neither runs nor orders operations for their effect alone.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: tuple[weakref.ref[Any], Any] | None = None  # graph and operation
+
+    def run(self, operation: Callable[[], Any]) -> Any:
+        """Have `operation` made, after the last one; gives what something has to wait for, or None.
+
+        A body that is being vectorised (a jacobian) cannot wait, and nothing is done there.
+        """
+        inside = tf.compat.v1.get_default_graph()
+        if "loop_body" in inside.get_name_scope().split("/"):
+            return None
+        before, self._last = self._last, None
+        waits = [before[1]] if before is not None and before[0]() is inside else []
+        with tf.control_dependencies(waits):
+            done = operation()
+        self._last = weakref.ref(inside), done
+        return done

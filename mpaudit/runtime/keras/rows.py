@@ -1,0 +1,91 @@
+"""Sums over the tensors of a step, of the sampled steps, kept on the device until they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy
+import tensorflow as tf
+
+from mpaudit.runtime.keras.clock import ordinal_of, resource, sampled_at
+
+SLOTS = 8
+"""Sampled steps of which the sums fit between two reads."""
+
+_TICK, _TENSORS, _HEAD = 0, 1, 2  # the head of a row, before its sums
+_NEVER = -1.0
+
+
+class Rows:
+    """One row for each of the last `SLOTS` sampled ticks, with `width` sums; the host has its own."""
+
+    __slots__ = ("_handle", "_host", "_width")
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._handle: Any = None
+        self._host: dict[int, Any] = {}
+
+    @property
+    def handle(self) -> Any:
+        """The resource that holds the rows of the device."""
+        if self._handle is None:
+            with tf.init_scope():
+                self._handle = resource(tf.constant(self._empty(), tf.float64))
+        return self._handle
+
+    def add_on_host(self, tick: int, sums: Any, most: int) -> None:
+        """Add what the host summed up of a tensor, as one of `most` in a tick."""
+        row = self._host.setdefault(tick, numpy.zeros([_HEAD + self._width]))
+        if row[_TENSORS] < most:
+            row[_TENSORS] += 1
+            row[_HEAD:] += sums
+
+    def read(self, now: int, *, last: bool = False) -> Iterator[tuple[int, int, Any]]:
+        """Of each tick before `now`: tensors and sums, forgotten by that; at `last`, of all."""
+        rows = dict(self._host)
+        if self._handle is not None:
+            with tf.init_scope():
+                held = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=tf.float64).numpy()
+                over = (held[:, _TICK] != _NEVER) & ((held[:, _TICK] < now) | last)
+                kept = numpy.where(over[:, None], self._empty(), held)
+                tf.raw_ops.AssignVariableOp(
+                    resource=self._handle, value=tf.constant(kept, tf.float64)
+                )
+            for row in held[over]:
+                tick = int(row[_TICK])
+                rows[tick] = row + rows[tick] if tick in rows else row
+        for tick, row in sorted(rows.items()):
+            if tick < now or last:
+                self._host.pop(tick, None)
+                yield tick, int(row[_TENSORS]), row[_HEAD:]
+
+    def _empty(self) -> Any:
+        rows = numpy.zeros([SLOTS, _HEAD + self._width])
+        rows[:, _TICK] = _NEVER
+        return rows
+
+
+def add_if_sampled(handle: Any, tick: Any, sums: Callable[[], Any], most: int) -> Any:
+    """`Rows.add_on_host` inside a graph, if the tick is sampled; gives what is run by then.
+
+    `sums` makes a vector of float64.
+    """
+    none = tf.constant(0.0)
+    return tf.cond(sampled_at(tick), lambda: _add(handle, tick, sums(), most), lambda: none)
+
+
+def _add(handle: Any, tick: Any, sums: Any, most: int) -> Any:
+    now = tf.cast(tick, tf.float64)
+    slot = ordinal_of(tick) % SLOTS
+    row = tf.raw_ops.ResourceGather(resource=handle, indices=slot, dtype=tf.float64)
+    row.set_shape([_HEAD + sums.shape[0]])
+    begun = row[_TICK] == now
+    full = begun & (row[_TENSORS] >= most)
+    more = tf.concat([tf.stack([now, tf.constant(1, tf.float64)]), sums], 0)
+    before = row * tf.constant([0.0] + [1.0] * (row.shape[0] - 1), tf.float64)
+    row = tf.where(full, row, tf.where(begun, before + more, more))
+    done = tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=slot, updates=row)
+    with tf.control_dependencies([done]):
+        return tf.constant(0.0)
