@@ -14,7 +14,11 @@ __version__ = "0.1.0"
 
 
 def trace(
-    output: str | os.PathLike[str] | None = None, *, device: str | None = None
+    output: str | os.PathLike[str] | None = None,
+    *,
+    device: str | None = None,
+    every: int | None = None,
+    light: bool = False,
 ) -> AbstractContextManager[Path]:
     """Watch the training in the block, and write a trace: what `mpaudit run` does to a whole script.
 
@@ -25,11 +29,14 @@ def trace(
     of the framework is its own again. `output` is the file, `mpaudit-SCRIPT.PID.mpa` in this folder
     if left out; the block gets its absolute path. `device` says where cuda calls go: None leaves
     them alone, "cpu" has them done on the CPU, "auto" does so where there is no GPU, "cuda" insists
-    on one. Raises MpauditError where a trace is taken already, or where the file cannot be written.
+    on one. `every` and `light` are what they are to `mpaudit run`: layers are looked at in each
+    `every`-th step (None: 10, in a run of Keras 1), or with `light` none is looked at. Raises
+    MpauditError where a trace is taken already, where the file cannot be written, or for an `every`
+    below 1.
     """
     from mpaudit.runtime import block
 
-    return block.trace(None if output is None else Path(output), device)
+    return block.trace(None if output is None else Path(output), device, every, light)
 
 
 def __getattr__(name: str) -> Any:

@@ -99,6 +99,36 @@ def test_what_was_built_before_is_watched_and_nothing_is_left_behind(
         assert " s, a part of the script\n" in said
 
 
+def test_it_looks_as_closely_as_the_command_does_with_such_options(tmp_path: Path) -> None:
+    plain = made()
+    for _ in range(4):
+        train(*plain)
+    steps = 4 * 6
+    for name, options in (
+        ("each", {"every": 1}),
+        ("some", {"every": 7}),
+        ("light", {"light": True}),
+    ):
+        ours = made()
+        with mpaudit.trace(tmp_path / f"{name}.mpa", **options):
+            for _ in range(4):
+                train(*ours)
+        for one, other in zip(plain[0].parameters(), ours[0].parameters(), strict=True):
+            assert torch.equal(one, other)
+        with Reader(tmp_path / f"{name}.mpa") as trace:
+            assert [each.last + 1 for each in trace.attempts()] == [steps]
+            rows = {(each.layer, each.phase): each.calls for each in trace.statistics()}
+            sampling, layers = trace.meta["sampling"], {each.path for each in trace.layers()}
+        if name == "light":  # weights and biases, in the first ten steps and in 10, 16 and 20
+            assert rows == {(layer, "update"): 2 * 13 for layer in ("body.0", "head")}
+            assert (layers, sampling["light"]) == ({"body.0", "head"}, True)
+        else:
+            assert sampling["every"] == options["every"]
+            looked = steps if name == "each" else 10 + len({14, 16, 21})
+            assert rows["head", "backward"] == looked
+            assert rows["head", "forward"] == steps
+
+
 def test_one_trace_is_taken_at_a_time(tmp_path: Path) -> None:
     with mpaudit.trace(tmp_path / "outer.mpa"):
         with pytest.raises(MpauditError, match=r"outer\.mpa already"):
@@ -142,6 +172,9 @@ def test_an_exception_goes_through_and_is_kept(tmp_path: Path) -> None:
         mpaudit.trace(tmp_path / "absent" / "out.mpa").__enter__()
     with pytest.raises(MpauditError, match="not 'gpu'"):
         mpaudit.trace(tmp_path / "out.mpa", device="gpu").__enter__()
+    for every in (0, -3, 2.5):
+        with pytest.raises(MpauditError, match=rf"1 or more, not {every}"):
+            mpaudit.trace(tmp_path / "out.mpa", every=every).__enter__()
 
 
 def test_cuda_calls_go_where_the_script_sends_them(tmp_path: Path) -> None:
