@@ -33,7 +33,10 @@ def applied(given: str, plan: Plan, script: str, say: Say) -> dict[str, Any] | N
     report = verdict.read(Path(given))
     made_of = report.meta.get("script")
     if Path(str(made_of)).resolve() != Path(script).resolve():
-        raise MpauditError(f"--apply: {given} is a trace of {made_of}, not of {script}")
+        raise MpauditError(
+            f"--apply: {given} is a trace of {made_of}, not of {script}; where that starts the other, "
+            "put mpaudit between them: `torchrun ... -m mpaudit run --apply TRACE train.py`"
+        )
     earlier = report.meta.get("applied") or {}
     advice = _more(report, Advice.read(earlier["advice"]) if earlier else Advice())
     before = earlier.get("before") or outcome(report)
@@ -47,7 +50,10 @@ def _tried(steps: int, plan: Plan, say: Say) -> dict[str, Any] | None:
     if steps < LEAST:
         raise MpauditError(f"--apply: {steps} steps say nothing; give {LEAST} or more, or a trace")
     if world_size() > 1:
-        raise MpauditError("--apply: several processes are not tried; give the trace of one")
+        raise MpauditError(
+            "--apply: several processes are not tried; give the trace of one, which each of them "
+            "then applies"
+        )
     say(f"runs the first {steps} steps first, to see what they call for")
     advice, before = Advice(), None
     with tempfile.TemporaryDirectory(prefix="mpaudit-") as folder:

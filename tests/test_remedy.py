@@ -275,8 +275,8 @@ print("loss", loss.item())
 """
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "train.py").write_text(SCRIPT, encoding="utf-8")
+def run(folder: Path, *arguments: str, text: str = SCRIPT) -> subprocess.CompletedProcess[str]:
+    (folder / "train.py").write_text(text, encoding="utf-8")
     return subprocess.run(
         [sys.executable, "-m", "mpaudit", *arguments],
         cwd=folder,
@@ -309,6 +309,39 @@ def test_apply_tries_runs_and_shows_before_and_after(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_light_run_shows_of_what_was_applied_what_it_knows(tmp_path: Path) -> None:
+    done = run(tmp_path, "run", "--light", "--apply", "6", "-o", "a.mpa", "train.py", "1e6")
+    assert done.returncode == 0, done.stderr
+    assert "applies: keep in float32, within autocast(enabled=False): '2'" in done.stderr
+    assert re.search(r"steps skipped +6 of 6 +0 of 12", done.stderr)
+    assert re.search(r"layers that overflow +1 +-", done.stderr)  # none was looked at afterwards
+    data = json.loads(run(tmp_path, "report", "a.mpa", "--format", "json").stdout)
+    assert data["meta"]["sampling"]["light"] is True
+    assert data["applied"]["after"]["overflowing"] is None
+    whole = run(tmp_path, "run", "--apply", "6", "-o", "b.mpa", "train.py", "1e6")
+    assert whole.stdout == done.stdout
+    assert data["applied"]["after"]["last_loss"] == float(done.stdout.split()[1])
+
+
+@pytest.mark.slow
+def test_what_is_applied_is_not_applied_in_processes_that_a_script_starts_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    run(tmp_path, "run", "-o", "a.mpa", "train.py", "1e6")
+    forks = SCRIPT + (
+        "import multiprocessing\n\ndef again():\n    model(inputs).sum().backward()\n\n"
+        "child = multiprocessing.get_context('fork').Process(target=again)\n"
+        "child.start()\nchild.join()\nassert child.exitcode == 0\n"
+    )
+    done = run(tmp_path, "run", "--apply", "a.mpa", "-o", "b.mpa", "train.py", "1e6", text=forks)
+    assert done.returncode == 0, done.stderr
+    assert "in this process only, not in those that it started" in done.stderr
+    assert re.search(r"steps skipped +12 of 12 +0 of 12", done.stderr)
+    alone = run(tmp_path, "run", "--apply", "a.mpa", "-o", "c.mpa", "train.py", "1e6")
+    assert "only" not in alone.stderr
+
+
+@pytest.mark.slow
 def test_apply_takes_the_advice_of_a_trace(tmp_path: Path) -> None:
     plain = run(tmp_path, "run", "-o", "a.mpa", "train.py", "1e6")
     assert plain.stdout == "loss nan\n"
@@ -322,6 +355,7 @@ def test_apply_takes_the_advice_of_a_trace(tmp_path: Path) -> None:
     wrong = run(tmp_path, "run", "--apply", "a.mpa", "other.py")
     assert wrong.returncode == 2
     assert "is a trace of" in wrong.stderr
+    assert "torchrun ... -m mpaudit run --apply TRACE" in wrong.stderr
 
 
 @pytest.mark.slow

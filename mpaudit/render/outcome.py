@@ -47,7 +47,7 @@ def rows(before: Outcome, after: Outcome) -> list[tuple[str, str, str]]:
     """What was measured, before and after; without what neither of the two runs measured."""
     shown: dict[str, Callable[[Outcome], str]] = {
         "steps skipped": lambda run: f"{run['skipped']} of {run['steps']}",
-        "layers that overflow": lambda run: str(run["overflowing"]),
+        "layers that overflow": lambda run: _count(run["overflowing"]),
         "gradients made zero": lambda run: _share(run["flushed"]),
         "gradients subnormal": lambda run: _share(run["subnormal"]),
         "time of a step": lambda run: _time(run["seconds_per_step"]),
@@ -57,6 +57,10 @@ def rows(before: Outcome, after: Outcome) -> list[tuple[str, str, str]]:
     }
     found = [(title, show(before), show(after)) for title, show in shown.items()]
     return [row for row in found if row[1:] != ("-", "-")]
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else str(number)
 
 
 def _share(share: float | None) -> str:

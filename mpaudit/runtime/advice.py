@@ -207,15 +207,19 @@ def outcome(report: RunReport) -> dict[str, Any]:
     """A run in a few numbers, to be compared with another of the same script.
 
     `flushed` and `subnormal` are shares of the gradients: what a cast made zero (where that was
-    measured), and what the dtype they were in holds with fewer digits.
+    measured), and what the dtype they were in holds with fewer digits. `overflowing` counts layers;
+    with `--light`, where none is looked at, it is not known.
     """
+    sampling = report.meta.get("sampling")
+    light = isinstance(sampling, dict) and sampling.get("light")
+    defects = {each.layer for each in report.incidents if each.judgement == "defect"}
     steps = report.scaled or next(iter(report.optimizers), None)
     losses = report.meta.get("losses") or {}
     means = losses.get("means") or []
     return {
         "steps": 0 if steps is None else steps.total,
         "skipped": 0 if steps is None else len(steps.skipped),
-        "overflowing": len({e.layer for e in report.incidents if e.judgement == "defect"}),
+        "overflowing": None if light else len(defects),
         "flushed": _mean([flow.backward.flushed_share for flow in report.layers]),
         "subnormal": _subnormal(report.layers),
         "seconds_per_step": report.meta.get("seconds_per_step"),

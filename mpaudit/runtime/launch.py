@@ -74,6 +74,8 @@ def run(
         recording.discard()  # nothing ran that could have been watched
     elif tracer.alive:
         found = recording.kept()
+        if applied is not None and any(path != tracer.path for path in found):
+            note("what was applied was applied in this process only, not in those that it started")
         if not family.child and process.rank() == 0:  # the others need not repeat it
             say_what_next(recording, found, error)
     return code
