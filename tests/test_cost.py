@@ -298,6 +298,39 @@ def test_steps_that_are_looked_at(tmp_path: Path) -> None:
     assert [each.rule for each in run.problems()] == ["scaler-with-bfloat16"]  # of all steps
 
 
+def test_a_step_not_looked_at_names_the_layer_nearest_to_the_loss_in_any_order_of_parameters(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(12, 16), nn.LayerNorm(16), nn.Linear(16, 4, bias=False))
+    decayed = [each for each in network.parameters() if each.dim() > 1]
+    others = [each for each in network.parameters() if each.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others}]
+    cut, bad = {13: 1, 27: 2}, {}
+    tracer = Tracer(tmp_path / "run.mpa", machines())
+    uninstall = torch_probe.install(tracer, "cpu", lambda _: None)
+    try:
+        optimizer, scaler = torch.optim.SGD(groups, lr=0.1), torch.amp.GradScaler("cpu")
+        for step, (samples, labels) in enumerate(batches(30)):
+            optimizer.zero_grad()
+            parts = network[: cut.get(step, 3)](samples)  # what is left out gets no gradient
+            loss = (
+                parts.square().mean() if step in cut else nn.functional.cross_entropy(parts, labels)
+            )
+            scaler.scale(loss * (3e38 if step in (*cut, 22) else 1.0)).backward()
+            named = [n for n, each in network.named_parameters() if each.grad is not None]
+            bad[step] = [n for n in named if not network.get_parameter(n).grad.isfinite().all()]
+            scaler.step(optimizer)
+            scaler.update()
+    finally:
+        uninstall()
+        tracer.close(0)
+    assert tracer.fact("probe_errors") == []
+    expected = [[0, step, step, [bad[step][-1].partition(".")[0]]] for step in (13, 22, 27)]
+    assert [each[3] for each in expected] == [["0"], ["2"], ["1"]]
+    assert tracer.fact("skips") == expected
+
+
 class Doubling(nn.Module):
     """Doubles its input in place, as an activation or dropout may change it."""
 

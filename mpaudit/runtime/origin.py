@@ -217,12 +217,14 @@ class Origins:
     def parameters(self, bad: Sequence[tuple[Place, str, Values]], together: int) -> None:
         """Gradients of parameters, each with its name, are not finite: `bad` of so many `together`.
 
-        What came back to the layers was not looked at, so the last layer is named: it is the nearest
-        to the loss, and the others have it from there.
+        What came back to the layers was not looked at, so the one that was called last is named: it is
+        the nearest to the loss, and the others have it from there. The order of the optimizer is not
+        asked for: weights and biases are often groups of their own in it.
         """
         if not bad:
             return
-        place, name, values = bad[-1]
+        known = self._tracer.known
+        place, name, values = max(reversed(bad), key=lambda each: known(each[0].path).position)
         kind = "gradient-overflow" if values.inf else "gradient-nan"
         message = f"{' or '.join(values.nonfinite)} in the gradient of {name} of "
         message += f"{_title(place.path)}, the last of {len(bad)} such of {together} parameters"
