@@ -35,6 +35,7 @@ from mpaudit.event import (  # noqa: E402
     LossComputed,
     LossScaled,
     ModelMade,
+    OptimizerWrapped,
     PolicySet,
     TapeGradient,
     TapeGradientsUnscaled,
@@ -284,7 +285,10 @@ def test_paths_of_nested_layers_and_what_only_finds_out_shapes(
     assert Counter(made.values()) == {"LSTMCell": 1, "RNN": 1, "Block": 1, "Dense": 2}
     whole = heard.of(ModelMade)[-1]
     assert whole.at.filename == __file__
-    kinds = [type(event) for event in heard.events if not isinstance(event, LayerMade | ModelMade)]
+    built = LayerMade | ModelMade | OptimizerWrapped
+    kinds = [type(event) for event in heard.events if not isinstance(event, built)]
+    (wrapped,) = heard.of(OptimizerWrapped)
+    assert (wrapped.by_hand, wrapped.nested) == (False, False)
     cycle = [LossScaled, TapeGradient, TapeGradientsUnscaled, GradientsApplied]
     assert kinds == cycle * 2
     scaled, taken, divided, applied = heard.of(*cycle)[:4]
@@ -533,6 +537,17 @@ RIGHT = {
         (
             {"scale": "optimizer.get_scaled_loss(optimizer.get_scaled_loss(loss))"},
             {"double-loss-scaling": "apply_gradients"},
+        ),
+        (
+            {
+                "scale": "loss",
+                "unscale": "gradients; other, optimizer = optimizer, keras.optimizers.SGD(0.1)",
+            },
+            {"unwrapped-second-optimizer": "apply_gradients"},
+        ),
+        (
+            {"before": "keras.mixed_precision.set_global_policy('float32')"},
+            {"needless-loss-scale": "LossScaleOptimizer("},
         ),
     ],
 )

@@ -22,6 +22,7 @@ from mpaudit.event import (  # noqa: E402
     LossComputed,
     LossScaled,
     ModelMade,
+    OptimizerWrapped,
     PolicySet,
     TapeGradient,
 )
@@ -768,12 +769,15 @@ def test_the_corrected_script_is_mixed_with_a_float32_head(tmp_path: Path, decor
     assert (attempts.last, attempts.applied, attempts.scale) == (3, True, 32768.0)
     kinds = [type(event) for event in heard.events]
     cycle = [LossComputed, LossScaled, TapeGradient, GradientsApplied]
-    assert kinds == [PolicySet, LayerMade, LayerMade, ModelMade, *cycle, *cycle]
+    made = [PolicySet, LayerMade, LayerMade, ModelMade, OptimizerWrapped]
+    assert kinds == [*made, *cycle, *cycle]
+    (wrapped,) = heard.of(OptimizerWrapped)
+    assert (wrapped.by_hand, wrapped.nested) == (True, False)
     assert [event.policy for event in heard.of(LayerMade)] == [None, "float32"]
-    loss, scaled, gradient, applied = heard.events[4:8]
+    loss, scaled, gradient, applied = heard.events[5:9]
     assert (loss.wants, loss.got) == ("logits", "logits")
     assert gradient.scaled_by == (scaled.scaler,)
-    assert applied.optimizer == scaled.scaler
+    assert applied.optimizer == scaled.scaler == wrapped.optimizer
     assert (applied.scales, applied.gradients) == (True, gradient.gradients)
     exact = sys.version_info >= (3, 11) or decorator
     expected = {
@@ -839,6 +843,8 @@ def test_fit_scales_the_loss_by_itself(tmp_path: Path) -> None:
     )
     gradient, applied = heard.of(TapeGradient)[0], heard.of(GradientsApplied)[0]
     assert gradient.scaled_by == (applied.optimizer,)
+    (wrapped,) = heard.of(OptimizerWrapped)
+    assert (wrapped.optimizer, wrapped.by_hand) == (applied.optimizer, False)
     assert applied.at.filename == __file__
     assert (
         "model.fit"

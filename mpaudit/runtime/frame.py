@@ -16,14 +16,15 @@ from types import CodeType, FrameType
 
 from mpaudit.finding import Position, Span
 
-_OWN = str(Path(__file__).resolve().parents[1])
+OWN = str(Path(__file__).resolve().parents[1])
+"""The folder of mpaudit."""
 
 
 @cache
 def _foreign() -> tuple[str, ...]:
     """The folders of code that is not the user's: standard library, packages, mpaudit."""
     paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    paths.update(site.getsitepackages(), [site.getusersitepackages(), _OWN])
+    paths.update(site.getsitepackages(), [site.getusersitepackages(), OWN])
     return tuple(str(Path(path)) + os.sep for path in paths if path)
 
 
@@ -56,7 +57,7 @@ def entered_by_user(frame: FrameType | None, package: str) -> bool:
     while frame is not None:
         code, back = frame.f_code, frame.f_back
         through = code.co_name == "__enter__" or code.co_filename.startswith(
-            (package, _OWN + os.sep)
+            (package, OWN + os.sep)
         )
         if not (through or code.co_filename == contextlib.__file__):
             behind = None if back is None else back.f_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from mpaudit.event import (
     GradientsApplied,
     LossComputed,
     LossScaled,
+    OptimizerWrapped,
     Ref,
     TapeGradient,
     TapeGradientsUnscaled,
@@ -25,7 +27,7 @@ from mpaudit.runtime.keras.layers import Layers, recording
 from mpaudit.runtime.keras.narration import Narration
 from mpaudit.runtime.keras.nature import MARK, Mark
 from mpaudit.runtime.keras.patch import Call, Patches
-from mpaudit.runtime.keras.place import constructor, place
+from mpaudit.runtime.keras.place import by_hand, constructor, place
 from mpaudit.runtime.keras.steps import Steps
 
 _SCALED = "_mpaudit_scaled_by"
@@ -131,11 +133,26 @@ class Events:
         def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             original(optimizer, *args, **kwargs)
             with self._patches.guarded("loss scale optimizer made"):
-                self._made.put(optimizer, place(frame=constructor(optimizer)))
+                at = self._made.put(optimizer, place(frame=constructor(optimizer)))
                 start, interval = family.start(optimizer)
                 self._tracer.note("scaler", {"init_scale": start, "growth_interval": interval})
+                if at is not None:
+                    self._wrapped(family, optimizer, at, by_hand(inspect.getfile(type(optimizer))))
 
         return init
+
+    def _wrapped(self, family: Family, optimizer: Any, at: Span, by_hand: bool) -> None:
+        inner = optimizer.inner_optimizer
+        self._narration.tell(
+            OptimizerWrapped(
+                at=at,
+                optimizer=self._optimizer(optimizer),
+                inner=self._optimizer(inner),
+                nested=isinstance(inner, family.scaling),
+                by_hand=by_hand,
+                moment=self._narration.moment(),
+            )
+        )
 
     def _around_scale(self, family: Family, original: Call) -> Call:
         def scale_loss(optimizer: Any, loss: Any) -> Any:

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from mpaudit.event import Event, LayerMade, ModelMade, PolicySet
+from mpaudit.event import Event, LayerMade, ModelMade, OptimizerWrapped, PolicySet
 from mpaudit.finding import Moment
 from mpaudit.runtime.tracer import Tracer
 
 _TWICE = 2
+_BUILT = (LayerMade, ModelMade, PolicySet, OptimizerWrapped)
+"""What belongs to no iteration, and is told at once."""
 
 
 class Narration:
@@ -35,7 +37,7 @@ class Narration:
         """Something happened."""
         if not isinstance(event, LayerMade | ModelMade):
             self.before()
-        if isinstance(event, LayerMade | ModelMade | PolicySet):
+        if isinstance(event, _BUILT):
             self._feed()
             self._tracer.feed(event)
         else:

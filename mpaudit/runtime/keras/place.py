@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from mpaudit.finding import Position, Span
-from mpaudit.runtime.frame import is_users, user_frame, user_span
+from mpaudit.runtime.frame import OWN, is_users, user_frame, user_span
 
 _REWRITTEN = "__autograph_generated_file"
 
@@ -44,6 +44,14 @@ def constructor(made: object) -> FrameType | None:
             outermost = frame.f_back
         frame = frame.f_back
     return outermost
+
+
+def by_hand(through: str) -> bool:
+    """Whether the user's code calls what is being watched, with nothing but the file `through` between."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith((OWN, through)):
+        frame = frame.f_back
+    return frame is not None and user_frame(frame) is frame
 
 
 def _before_autograph(frame: FrameType) -> tuple[str, int] | None:
