@@ -366,3 +366,13 @@ def test_apply_says_that_there_is_nothing_to_apply(tmp_path: Path) -> None:
     plain = run(tmp_path, "run", "-o", "b.mpa", "train.py", "1")
     assert done.stdout == plain.stdout
     assert run(tmp_path, "run", "--apply", "2", "train.py", "1").returncode == 2
+
+
+def test_steps_are_not_tried_in_one_of_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = run(tmp_path, "run", "--apply", "6", "train.py", "1e6")
+    assert done.returncode == 2
+    assert "several processes are not tried; give the trace of one" in done.stderr
+    assert not list(tmp_path.glob("*.mpa"))

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import torch
 
 from ..goal import Goal
-from .counted import WAITS, Counted, count, mpaudit
+from .counted import STEPS, WAITS, Counted, count, mpaudit
 from .hooked import Hooked, kept, look
 from .loop import SHAPES, Shape
 from .worker import WATCHERS
@@ -89,9 +89,11 @@ def memory(model: Shape, device: str, hooked: Hooked) -> tuple[float, int]:
 
 def more(make: Callable[[], Callable[[], None]], device: str = "cpu", steps: int = MEMORY) -> int:
     """Bytes that are held more where mpaudit watches; `make` builds a model and returns its step."""
-    make()()  # what is imported and looked up once
-    with mpaudit(device):
-        make()()
+    for watching in (nullcontext(), mpaudit(device)):  # what is imported and looked up once
+        with watching:
+            step = make()
+            for _ in range(STEPS):
+                step()
     return _held(make, True, device, steps) - _held(make, False, device, steps)
 
 
