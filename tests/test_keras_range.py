@@ -101,10 +101,19 @@ def test_what_is_small_enough_is_not(tmp_path: Path, build: Callable[..., Any]) 
     assert problems(tmp_path, lambda: fit(build(keras.layers.Dense(8), head()), SMALL)) == []
 
 
-def test_a_first_layer_in_float32_casts_nothing(tmp_path: Path) -> None:
+def announced(*layers: Any) -> Any:
+    return sequential(keras.Input((4,)), *layers)
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
+@pytest.mark.parametrize("build", [functional, sequential, announced])
+def test_a_first_layer_in_float32_casts_nothing(
+    tmp_path: Path, build: Callable[..., Any], eager: bool
+) -> None:
     scaling = keras.layers.Rescaling(1e-6, dtype="float32")
-    model = functional(scaling, keras.layers.Dense(8), head())
-    assert problems(tmp_path, lambda: fit(model, LARGE)) == []
+    model = build(scaling, keras.layers.Dense(8), head())
+    assert problems(tmp_path, lambda: fit(model, LARGE, eager=eager)) == []
+    assert all(numpy.isfinite(each).all() for each in model.get_weights())
 
 
 def test_bfloat16_has_the_range(tmp_path: Path) -> None:

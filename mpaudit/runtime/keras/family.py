@@ -87,8 +87,8 @@ class Family(Protocol):
         """Whether there are layers in a layer."""
         ...
 
-    def casts(self, layer: Any) -> bool:
-        """Whether a layer casts what it is given to its compute dtype."""
+    def takes(self, layer: Any) -> str | None:
+        """The dtype to which a layer casts numbers that it is given, None if it leaves them alone."""
         ...
 
     def variables(self, layer: Any) -> tuple[list[Any], list[Any]]:

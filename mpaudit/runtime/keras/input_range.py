@@ -17,7 +17,7 @@ CALLERS = ("fit", "train_on_batch", "__call__")
 
 def casts(family: Family, layer: Any) -> bool:
     """Whether a layer, or a model, casts what it is given to float16."""
-    return layer.compute_dtype == "float16" and family.casts(layer)
+    return family.takes(layer) == "float16"
 
 
 def wide(family: Family, args: tuple[Any, ...]) -> Iterator[Any]:

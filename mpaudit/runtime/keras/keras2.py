@@ -119,9 +119,9 @@ class Keras2:
         inside = layer._flatten_layers(recursive=False, include_self=False)
         return any(not isinstance(each, tf_keras.metrics.Metric) for each in inside)
 
-    def casts(self, layer: Any) -> bool:
-        """A functional model does not."""
-        return bool(layer._autocast)
+    def takes(self, layer: Any) -> str | None:
+        """A functional model leaves that to its layers, a Sequential too."""
+        return str(layer.compute_dtype) if layer._autocast else None
 
     def variables(self, layer: Any) -> tuple[list[Any], list[Any]]:
         """Of the layer itself, and of a cell that a fused kernel stands for."""

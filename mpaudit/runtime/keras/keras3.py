@@ -98,9 +98,11 @@ class Keras3:
         """Whether there are layers in a layer."""
         return bool(layer._layers)
 
-    def casts(self, layer: Any) -> bool:
-        """A functional model leaves that to its first layers."""
-        return bool(layer.autocast and getattr(layer, "_convert_input_args", True))
+    def takes(self, layer: Any) -> str | None:
+        """Of a Sequential that of its first layer; a functional model leaves that to its layers."""
+        if not (layer.autocast and getattr(layer, "_convert_input_args", True)):
+            return None
+        return str(layer.input_dtype)
 
     def variables(self, layer: Any) -> tuple[list[Any], list[Any]]:
         """Of the layer itself."""
