@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -87,6 +88,64 @@ def run(folder: Path, kind: str, *, watched: bool) -> list[Any]:
     )
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"told{rank}.json").read_text()) for rank in range(2)]
+
+
+OVERFLOWS = """
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 4))
+with torch.no_grad():
+    net[2].weight.mul_(1e6)
+model = nn.parallel.DistributedDataParallel(net.cuda())
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+scaler = torch.amp.GradScaler("cuda")
+generator = torch.Generator().manual_seed(dist.get_rank())
+for _ in range(6):
+    inputs = torch.randn(8, 12, generator=generator).cuda()
+    optimizer.zero_grad()
+    with torch.autocast("cuda"):
+        loss = nn.functional.cross_entropy(model(inputs), (inputs[:, 0] > 0).long())
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+with open(f"loss{dist.get_rank()}", "w") as file:
+    file.write(str(loss.item()))
+dist.destroy_process_group()
+"""
+
+
+def losses(folder: Path, *options: str) -> list[float]:
+    """Of two processes that train `OVERFLOWS` together, each below `mpaudit run`: the last loss."""
+    (folder / "overflows.py").write_text(OVERFLOWS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "mpaudit", "run", *options, "overflows.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [float((folder / f"loss{rank}").read_text()) for rank in range(2)]
+
+
+def test_each_process_applies_the_advice_of_one_trace(tmp_path: Path) -> None:
+    assert all(math.isnan(each) for each in losses(tmp_path, "-o", "a.mpa"))
+    told = losses(tmp_path, "--apply", "a.r0.mpa", "-o", "b.mpa")
+    for rank in range(2):
+        with Reader(tmp_path / f"b.r{rank}.mpa") as trace:
+            assert trace.meta["applied"]["advice"]["float32"] == ["2"]
+            assert trace.meta["applied"]["before"]["skipped"] == 6
+            assert all(each.applied for each in trace.attempts())
+            assert trace.attempts()[-1].last == 5
+            assert trace.meta["losses"]["means"][-1] == told[rank]
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp1", "fsdp2"])
