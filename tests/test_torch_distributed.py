@@ -73,13 +73,17 @@ dist.destroy_process_group()
 """
 
 
-def run(folder: Path, kind: str, *, watched: bool) -> list[Any]:
-    """What each of the two processes tells."""
-    (folder / "train.py").write_text(SCRIPT)
-    mpaudit = ["-m", "mpaudit", "run", "--device", "cpu"] if watched else []
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def torchrun(folder: Path, *command: str) -> None:
+    """Run a command in two processes."""
     done = subprocess.run(
-        [*torchrun, *mpaudit, "train.py", kind],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            *command,
+        ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -87,6 +91,13 @@ def run(folder: Path, kind: str, *, watched: bool) -> list[Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def run(folder: Path, kind: str, *, watched: bool) -> list[Any]:
+    """What each of the two processes tells."""
+    (folder / "train.py").write_text(SCRIPT)
+    mpaudit = ["-m", "mpaudit", "run", "--device", "cpu"] if watched else []
+    torchrun(folder, *mpaudit, "train.py", kind)
     return [json.loads((folder / f"told{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -123,16 +134,7 @@ dist.destroy_process_group()
 def losses(folder: Path, *options: str) -> list[float]:
     """Of two processes that train `OVERFLOWS` together, each below `mpaudit run`: the last loss."""
     (folder / "overflows.py").write_text(OVERFLOWS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "mpaudit", "run", *options, "overflows.py"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    torchrun(folder, "-m", "mpaudit", "run", *options, "overflows.py")
     return [float((folder / f"loss{rank}").read_text()) for rank in range(2)]
 
 
