@@ -33,7 +33,7 @@ SETTINGS: tuple[Hashable, ...] = ("settings",)
 """What owners up to zero stand for."""
 MAX_FRESH = 20_000
 """Descriptions, of some 500 bytes each, between two sweeps."""
-HOLDING = frozenset(["module", "node", "_hash"])
+NUMBERLESS = frozenset(["module", "node", "_hash"])
 """Attributes of values that hold no number."""
 
 
@@ -111,7 +111,7 @@ def _numbers(item: Hashable) -> Iterator[int]:
         elif isinstance(each, (tuple, frozenset)):
             waiting += each
         elif is_dataclass(each) and not isinstance(each, Const):
-            waiting += [getattr(each, f.name) for f in fields(each) if f.name not in HOLDING]
+            waiting += [getattr(each, f.name) for f in fields(each) if f.name not in NUMBERLESS]
 
 
 class Fork(Exception):  # noqa: N818 - not an error: the statement goes on once for each answer
