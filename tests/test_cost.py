@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from mpaudit.runtime.tracer import Tracer  # noqa: E402
 from tests.benchmarks.runtime.cost import more  # noqa: E402
 from tests.benchmarks.runtime.counted import WAITS, count, mpaudit  # noqa: E402
 from tests.benchmarks.runtime.hooked import kept, look  # noqa: E402
-from tests.benchmarks.runtime.loop import Shape  # noqa: E402
+from tests.benchmarks.runtime.loop import SHAPES, Shape  # noqa: E402
 from tests.watched import batches, model  # noqa: E402
 
 LOSS = {"aten::detach": 1}  # the loss of a step, which is noted
@@ -44,8 +45,9 @@ def test_every_tensor_is_read_once_in_one_operation_and_nothing_waits(name: str)
     added = watched.total() - plain.total()
     assert plain.results == watched.results
     assert added[WAITS] == 0
-    assert added == {"aten::aminmax": hooked.outputs + hooked.gradients, **LOSS}
-    assert watched.read["forward"] - plain.read["forward"] == hooked.bytes
+    read = hooked.outputs - hooked.rectified + hooked.gradients
+    assert added == {"aten::aminmax": read, **LOSS}
+    assert watched.read["forward"] - plain.read["forward"] == hooked.bytes - hooked.rectified_bytes
     assert watched.read["backward"] - plain.read["backward"] == hooked.bytes
     with mpaudit():
         assert kept(shape.loop()) == 0
@@ -126,6 +128,64 @@ def test_light_hooks_no_layer_and_reads_the_gradients_of_parameters_once() -> No
     assert watched.read["update"] - plain.read["update"] == size
 
 
+BETWEEN = 11  # a step that is not looked at
+
+
+def test_between_the_steps_that_are_looked_at_light_reads_nothing() -> None:
+    shape = Shape("resnet", small=True)
+    plain = count(shape.loop(), behind=BETWEEN)
+    watched = count(shape.loop(), lambda _: mpaudit(every=None, light=True), behind=BETWEEN)
+    assert plain.results == watched.results
+    assert watched.total() - plain.total() == LOSS
+    assert watched.read == plain.read
+
+
+def test_between_the_steps_that_are_looked_at_outputs_are_read_once() -> None:
+    shape = Shape("resnet", small=True)
+    hooked = look(shape.loop())
+    plain = count(shape.loop(), behind=BETWEEN)
+    watched = count(shape.loop(), lambda _: mpaudit(every=None), behind=BETWEEN)
+    assert plain.results == watched.results
+    assert 0 < hooked.rectified < hooked.outputs
+    read = hooked.outputs - hooked.rectified
+    assert watched.total() - plain.total() == {"aten::aminmax": read, **LOSS}
+    assert watched.read["forward"] - plain.read["forward"] == hooked.bytes - hooked.rectified_bytes
+    assert watched.read["backward"] == plain.read["backward"]
+
+
+def functions(shape: Shape, **asked: Any) -> int:
+    """The functions that a step in between calls more where mpaudit watches."""
+
+    def calls(loop: Any) -> int:
+        for _ in range(BETWEEN):
+            loop.step()
+        profile = cProfile.Profile()
+        profile.runcall(loop.step)
+        return sum(each.callcount for each in profile.getstats())
+
+    plain = calls(shape.loop())
+    with mpaudit(**asked) as tracer:
+        watched = calls(shape.loop())
+        tracer.flush()
+    return watched - plain
+
+
+def test_light_calls_as_many_functions_however_many_layers_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mpaudit.runtime.tracer.FLUSH_EVERY", 1e9)
+    few, many = (functions(Shape(name, small=True), every=None, light=True) for name in SHAPES)
+    assert max(few, many) < 1700 and abs(few - many) < 100
+
+
+def test_what_a_tensor_costs_in_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpaudit.runtime.tracer.FLUSH_EVERY", 1e9)
+    shape = Shape("resnet", small=True)
+    light, looked = functions(shape, every=None, light=True), functions(shape, every=1)
+    hooked = look(shape.loop())
+    assert looked - light < 130 * (hooked.outputs + hooked.gradients)
+
+
 class Late(Numbers):
     """Numbers that are handed out at a flush, as those of a GPU are."""
 
@@ -186,6 +246,7 @@ def test_numbers_are_read_as_they_lie_in_memory() -> None:
 
 STEPS, BAD = 45, 25
 LOOKED_AT = sorted({*range(FIRST), 10, 16, 20, BAD, *range(BAD + 1, BAD + 1 + AFTER), 32, 40})
+LOOKED_AT_LIGHT = sorted({*LOOKED_AT} - {10, 20, 40})  # every 100th, not every 10th
 
 
 def train(taken: list[Any] | None = None, *, scaled: bool = True) -> list[float]:
@@ -234,7 +295,7 @@ def test_light_tells_steps_scales_and_gradients_as_they_were(tmp_path: Path) -> 
     rows = {each.layer: each for each in run.statistics()}
     assert {each.phase for each in rows.values()} == {"update"}
     for layer, parts in (("0", slice(0, 2)), ("2", slice(2, 4))):
-        found = [tensor for step in LOOKED_AT for tensor in gradients[step][parts]]
+        found = [tensor for step in LOOKED_AT_LIGHT for tensor in gradients[step][parts]]
         finite = [each.abs().max().item() for each in found if each.isfinite().all()]
         assert rows[layer].amax == max(finite)
         assert rows[layer].calls == len(found)

@@ -18,7 +18,7 @@ class Values:
     """What was measured of one tensor.
 
     `amax` is the largest finite magnitude (None if nothing is finite); `only_minus` says that all
-    that is not finite is -inf.
+    that is not finite is -inf. `top` is the largest number, where all are finite and it is known.
     """
 
     elements: int
@@ -26,6 +26,7 @@ class Values:
     inf: int
     nan: int
     only_minus: bool = False
+    top: float | None = field(default=None, compare=False)
 
     @property
     def finite(self) -> bool:

@@ -22,10 +22,11 @@ from mpaudit.runtime.torch.casts import Casts
 from mpaudit.runtime.torch.gradients import Gradients
 from mpaudit.runtime.torch.histogram import Histograms
 from mpaudit.runtime.torch.measure import STAND_INS, measurable
-from mpaudit.runtime.torch.names import WRAPPERS, Names, type_name
+from mpaudit.runtime.torch.names import Names, is_layer, type_name
 from mpaudit.runtime.torch.nested import floats
+from mpaudit.runtime.torch.reading import Readings, rectified
 from mpaudit.runtime.torch.regions import dtype_name, mark
-from mpaudit.runtime.torch.watch import Known, Watch, unwatched
+from mpaudit.runtime.torch.watch import Watch, unwatched
 
 
 @dataclass(slots=True)
@@ -56,7 +57,6 @@ class _Glance:
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.calls: list[_Call] = []
-        self.measured = Known()  # tensor -> (its version, Measured)
         self.turn = 0
         self.passed: Any = None  # the module of an outermost call that is not looked at
         self.glance: _Glance | None = None  # at what it gives out
@@ -76,6 +76,7 @@ class Layers:
         self._thread = _Thread()
         self._accounts = Accounts(watch.tracer)
         self._origins = Origins(watch.tracer)
+        self._readings = Readings(watch)
         self._headroom = Headroom(watch.tracer.known)
         watch.tracer.judging.append(self._headroom.problems)
         watch.tracer.draining.append(self._hand_over)
@@ -120,8 +121,10 @@ class Layers:
         if unwatched() or self._thread.passed is not None:
             return
         compiled = type(module).__name__ == "OptimizedModule" and not self._watch.eager
-        stands_in = any(isinstance(each, STAND_INS) for each in args)
-        if stands_in or not _is_layer(module, compiled=compiled):
+        for each in args:
+            if isinstance(each, STAND_INS):
+                return
+        if not is_layer(module, compiled=compiled):
             return
         with self._watch.guard("forward hook"):
             calls, thread = self._thread.calls, self._thread
@@ -264,9 +267,9 @@ class Layers:
             return
         sources: list[Measured | None] | None = None  # on the CPU they are read when they matter
         if any(each is tensor for each in inputs):  # changed in place: what it was is the input
-            sources = [self._numbers(each, now=False) for each in inputs]
+            sources = [self._readings.before(each) for each in inputs]
         elif not self._watch.numbers.at_once(tensor):
-            sources = [self._numbers(each) for each in inputs]
+            sources = [self._readings.now(each) for each in inputs]
         unread = inputs if sources is None else ()  # what waits for a device keeps no tensor alive
         training = torch.is_grad_enabled()
         account, module = call.account, call.module if sources is None else None
@@ -274,14 +277,13 @@ class Layers:
         def receive(values: Values) -> None:
             self._gave(account, place, values, training=training)
             if not values.finite:
-                found = sources or [self._numbers(each) for each in unread]
+                found = sources or [self._readings.now(each) for each in unread]
                 self._went_bad(place, values, found, module)
 
-        before = self._thread.measured.get(tensor)  # by an inner layer, which counts it
-        measured = self._numbers(tensor)
-        if measured is not None:
-            measured.computed = True
-            measured.then(receive)
+        before = self._readings.known(tensor)  # by an inner layer, which counts it
+        measured = self._readings.of_output(call.module, inputs, tensor, before)
+        measured.computed = True
+        measured.then(receive)
         fresh = before is None or before[1] is not measured
         if training and fresh and place.call < CALLS and sampled(place.step):
             self._histograms.add(place.path, "activation", place.step, tensor)
@@ -307,23 +309,10 @@ class Layers:
         known = [each for each in sources if each is not None]
         self._origins.output(place, values, known, bad[0] if bad else None)
 
-    def _numbers(self, tensor: torch.Tensor, *, now: bool = True) -> Measured | None:
-        """The numbers of a tensor; `now` as it is, else as it was when it was last looked at."""
-        known = self._thread.measured.get(tensor)
-        version = None if tensor.is_inference() else tensor._version
-        if known is not None and (not now or known[0] == version):
-            return known[1]  # type: ignore[no-any-return]
-        if not now or not measurable(tensor):
-            return None
-        measured = Measured(computed=tensor.grad_fn is not None)
-        self._thread.measured.set(tensor, (version, measured))
-        self._watch.numbers.measure(tensor, measured.arrive)
-        return measured
-
     def _glance(self, glance: _Glance, module: Any, given: Any, result: Any) -> None:
         """Read what a module gives out in a step that is not looked at."""
         compiled = type(module).__name__ == "OptimizedModule" and not self._watch.eager
-        if not _is_layer(module, compiled=compiled):
+        if not is_layer(module, compiled=compiled):
             return
         account = self.names.part(module).account
         if account is None:
@@ -342,39 +331,35 @@ class Layers:
             known = glance.last is not None and glance.last() is tensor
             before = glance.values if known else None
             if before is None or glance.version != version:
-                glance.values = self._watch.numbers.now(tensor)
+                glance.values = self._glanced(glance, module, given, tensor)
                 glance.last, glance.version = weakref.ref(tensor), version
             assert glance.values is not None
             self._gave(account, place, glance.values, training=graph)
             if not glance.values.finite:
                 sources = self._given(tensor, before, floats(given))
-                self._stands(tensor, glance.values)
+                self._readings.stand(tensor, glance.values)
                 self._went_bad(place, glance.values, sources, module)
+
+    def _glanced(self, glance: _Glance, module: Any, given: Any, tensor: torch.Tensor) -> Values:
+        """The numbers of an output, which for that of a ReLU are known from its input."""
+        found = None
+        inputs = floats(given) if type(module) is torch.nn.ReLU else ()
+        if glance.values is not None and glance.last is not None and inputs:
+            if glance.last() is inputs[0]:
+                found = rectified(module, inputs, tensor, glance.version, glance.values)
+        return found or self._watch.numbers.now(tensor)
 
     def _given(
         self, tensor: torch.Tensor, before: Values | None, inputs: list[torch.Tensor]
     ) -> list[Measured | None]:
         """What a call was given that gave `tensor` back; `before` is what that was last, if known."""
         if not any(each is tensor for each in inputs):
-            return [self._numbers(each) for each in inputs]
+            return [self._readings.now(each) for each in inputs]
         if before is None:  # changed in place, or passed on
-            return [self._numbers(tensor, now=False)]
+            return [self._readings.before(tensor)]
         was = Measured(computed=True)
         was.arrive(before)
         return [was]
-
-    def _stands(self, tensor: torch.Tensor, values: Values) -> None:
-        """What was read of an output is known when it is the input of others."""
-        now = Measured(computed=True)
-        now.arrive(values)
-        version = None if tensor.is_inference() else tensor._version
-        self._thread.measured.set(tensor, (version, now))
-
-
-def _is_layer(module: Any, *, compiled: bool) -> bool:
-    """Whether a module is called as a layer of the model: no wrapper around one, no traced graph."""
-    wraps = type(module).__name__ in WRAPPERS and not compiled
-    return not wraps and not isinstance(module, torch.fx.GraphModule)
 
 
 def _users_hooks() -> bool:

@@ -219,13 +219,24 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _amax_on_cpu(tensor: torch.Tensor) -> float:
-    """The largest magnitude, in one pass; inf and NaN where there are such."""
+def _range_on_cpu(tensor: torch.Tensor) -> tuple[float, float]:
+    """The least and the largest number, in one pass; both are NaN where one is."""
     both, each = _scratch.of(tensor.dtype)
-    with _aside(), _unwatched():
-        torch.aminmax(tensor if tensor.is_contiguous() else _as_it_lies(tensor), out=each)
+    with _aside():
+        lies = tensor if tensor.is_contiguous() else _as_it_lies(tensor)
+        if torch._C._len_torch_dispatch_stack():
+            with _unwatched():
+                torch.aminmax(lies, out=each)
+        else:
+            torch.aminmax(lies, out=each)
     low, high = both.tolist()
-    return float(max(-low, high))  # both are NaN where one is
+    return low, high
+
+
+def _amax_on_cpu(tensor: torch.Tensor) -> float:
+    """The largest magnitude; inf and NaN where there are such."""
+    low, high = _range_on_cpu(tensor)
+    return max(-low, high)
 
 
 def _as_it_lies(tensor: torch.Tensor) -> torch.Tensor:
@@ -247,9 +258,9 @@ def _of_amax(elements: int, amax: float) -> Values:
 
 def _on_cpu(tensor: torch.Tensor) -> Values:
     """In one pass over the tensor, and in more only where something is not finite."""
-    amax = _amax_on_cpu(tensor)
-    if math.isfinite(amax):
-        return Values(tensor.numel(), amax, 0, 0)
+    low, high = _range_on_cpu(tensor)
+    if math.isfinite(low) and math.isfinite(high):
+        return Values(tensor.numel(), max(-low, high), 0, 0, top=high)
     row = torch.zeros(4, dtype=torch.float64)
     with _aside(), _unwatched():
         _on_device(tensor, row)

@@ -32,6 +32,12 @@ def type_name(module: Any) -> str:
     return str((bases[1] if sharded else type(module)).__name__)
 
 
+def is_layer(module: Any, *, compiled: bool) -> bool:
+    """Whether a module is called as a layer of the model: no wrapper around one, no traced graph."""
+    wraps = type(module).__name__ in WRAPPERS and not compiled
+    return not wraps and not isinstance(module, torch.fx.GraphModule)
+
+
 @dataclass(slots=True)
 class Part:
     """What is known of one module: there is one for every module of a model, and nothing beside it.

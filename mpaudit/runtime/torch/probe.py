@@ -29,6 +29,7 @@ EMULATED = (
 )
 
 EVERY = 10  # steps from one that is looked at to the next
+EVERY_LIGHT = 100  # with --light, where a scaler says of the others that all is finite
 
 
 def install(
@@ -56,7 +57,7 @@ def install(
         watch_regions(watch)
         _watch_ranks(watch)
         asked = tracer.sampling
-        watch.turns = Turns(asked.every or EVERY)
+        watch.turns = Turns(asked.every or (EVERY_LIGHT if asked.light else EVERY))
         watch.glances = not available or device == "cpu"
         loop, layers = Loop(watch), (Light if asked.light else Layers)(watch)
         if late:

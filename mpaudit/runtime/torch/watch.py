@@ -37,7 +37,10 @@ _clock = _Clock()
 
 
 class Guard:
-    """A block whose failure is the probe's own: recorded, and never raised into the user's run."""
+    """A block whose failure is the probe's own: recorded, and never raised into the user's run.
+
+    It holds nothing of a block that is under way: one does for all threads, and within itself.
+    """
 
     __slots__ = ("_around", "_tracer", "_where")
 
@@ -174,6 +177,7 @@ class Watch:
         self._changes = 0  # how often optimizers have come or got other parameters
         self._numbers = itertools.count(1)
         self._last_step = 0
+        self._guards: dict[str, Guard] = {}
         tracer.draining.append(self._drain)
 
     def _drain(self) -> None:
@@ -182,7 +186,10 @@ class Watch:
 
     def guard(self, where: str) -> Guard:
         """A block in which the probe may fail without harm."""
-        return Guard(self.tracer, where, self.around)
+        found = self._guards.get(where)
+        if found is None:
+            found = self._guards[where] = Guard(self.tracer, where, self.around)
+        return found
 
     def ref(self, thing: object, frame: FrameType | None = None) -> Ref:
         """The object as events name it; equal for the same object, spelled as in `frame`."""

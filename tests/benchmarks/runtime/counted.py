@@ -80,11 +80,11 @@ def size(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def count(loop: Loop, watching: Watching | None = None) -> Counted:
-    """Count the step after `STEPS` others; `watching` is around all of them."""
+def count(loop: Loop, watching: Watching | None = None, *, behind: int = STEPS) -> Counted:
+    """Count the step `behind` so many others; `watching` is around all of them."""
     counted = Counted()
     with nullcontext() if watching is None else watching(loop):
-        for _ in range(STEPS):
+        for _ in range(behind):
             loop.step()
         mode = _Count(counted)
 
@@ -127,10 +127,10 @@ def seen_by_modes() -> Iterator[None]:
 
 
 @contextmanager
-def mpaudit(device: str = "cpu", *, light: bool = False) -> Iterator[Tracer]:
-    """mpaudit watches every step, as `mpaudit run` installs it."""
+def mpaudit(device: str = "cpu", *, every: int | None = 1, light: bool = False) -> Iterator[Tracer]:
+    """mpaudit watches every step, or those that `every` and `light` say, as `mpaudit run` does."""
     with tempfile.TemporaryDirectory() as folder:
-        tracer = Tracer(Path(folder) / "run.mpa", machines(), Sampling(every=1, light=light))
+        tracer = Tracer(Path(folder) / "run.mpa", machines(), Sampling(every=every, light=light))
         uninstall = torch_probe.install(tracer, device, lambda _: None)
         try:
             yield tracer

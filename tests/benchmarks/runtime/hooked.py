@@ -19,6 +19,7 @@ class Hooked:
     """Floating tensors that modules gave out, each version of each counted once, and their bytes.
 
     `leaf_bytes` are of those that came from modules without parts; of all, `gradients` are in a graph.
+    `rectified` are those that a ReLU makes of an output as it was given out: their numbers are known.
     """
 
     outputs: int = 0
@@ -26,6 +27,8 @@ class Hooked:
     bytes: int = 0
     leaf_bytes: int = 0
     leaf_gradient_bytes: int = 0
+    rectified: int = 0
+    rectified_bytes: int = 0
 
 
 def look(loop: Loop) -> Hooked:
@@ -33,8 +36,13 @@ def look(loop: Loop) -> Hooked:
     found = Hooked()
     alive: list[torch.Tensor] = []  # so that no two tensors have the same id
     seen: set[tuple[int, int]] = set()
+    given: dict[int, int] = {}  # of a ReLU: the input, and its version before
 
-    def hook(module: Any, _: Any, output: Any) -> None:
+    def before(module: Any, inputs: Any) -> None:
+        if isinstance(module, torch.nn.ReLU):
+            given[id(inputs[0])] = inputs[0]._version
+
+    def hook(module: Any, inputs: Any, output: Any) -> None:
         for tensor in tensors(output):
             key = id(tensor), tensor._version
             if not tensor.is_floating_point() or key in seen:
@@ -42,13 +50,16 @@ def look(loop: Loop) -> Hooked:
             seen.add(key)
             alive.append(tensor)
             leaf = not module._modules
+            if isinstance(module, torch.nn.ReLU) and (id(inputs[0]), given[id(inputs[0])]) in seen:
+                found.rectified += 1
+                found.rectified_bytes += size(tensor)
             found.outputs += 1
             found.gradients += tensor.requires_grad
             found.bytes += size(tensor)
             found.leaf_bytes += leaf * size(tensor)
             found.leaf_gradient_bytes += leaf * tensor.requires_grad * size(tensor)
 
-    with _hooks(loop, hook):
+    with _hooks(loop, hook, before):
         loop.step()
     return found
 
@@ -73,8 +84,9 @@ def kept(loop: Loop) -> int:
 
 
 @contextmanager
-def _hooks(loop: Loop, hook: Any) -> Iterator[None]:
+def _hooks(loop: Loop, hook: Any, before: Any = lambda *_: None) -> Iterator[None]:
     with ExitStack() as stack:
         for module in loop.model.modules():
+            stack.callback(module.register_forward_pre_hook(before).remove)
             stack.callback(module.register_forward_hook(hook).remove)
         yield

@@ -19,7 +19,8 @@ LIMITS = {  # percent of a step: on a CPU, on a GPU
     LIGHT: (0.5, 0.5),
 }
 TURNS = {DEFAULT: 10, EVERYTHING: 2, LIGHT: 10}
-"""Steps of a turn: of ten steps one is looked at, unless all are."""
+"""Steps of a turn: of ten steps one is looked at, unless all are; with --light, of the first hundred, those
+that are powers of two, and later one in a hundred."""
 Pairs = Mapping[str, Sequence[tuple[Run, Run]]]
 
 
