@@ -21,7 +21,7 @@ from mpaudit.extension import registry
 from mpaudit.extension.loading import load
 from mpaudit.following import Batch, Group, take
 from mpaudit.settings import Configuration
-from mpaudit.source.project import Project
+from mpaudit.source.project import Project, foreign
 
 _IMPORTED = re.compile(
     rb'^[ \t]*"?(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([\w., \t]+))', re.MULTILINE
@@ -82,9 +82,10 @@ class _There:
             for word in words
             for each in word.split(b",")
         }
+        tops = {top for top in tops if top and not foreign(top)}
         here = os.path.dirname(path)  # noqa: PTH120
         for _ in range(_LEVELS):
-            for top in tops - {""}:
+            for top in tops:
                 for candidate in (f"{here}/{top}", f"{here}/{top}.py", f"{here}/src/{top}"):
                     if self._exists(candidate):
                         yield candidate
@@ -128,7 +129,8 @@ class Work:
 def followed(parts: Sequence[Roles], work: Work, processes: int) -> list[Group]:
     """The groups of all parts, in the order of their files."""
     context = multiprocessing.get_context(_method())
-    with context.Pool(min(processes, len(parts)), _begin, (work,)) as pool:
+    crew = min(processes, len(parts))
+    with context.Pool(crew, _begin, (work,), maxtasksperchild=1) as pool:  # then its memory is free
         ordered = sorted(parts, key=_size, reverse=True)
         done = list(pool.imap(_run, ordered, chunksize=1))
     owners: dict[str, int] = {}

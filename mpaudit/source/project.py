@@ -47,6 +47,11 @@ _FOREIGN = frozenset(
 _MAX_LEVELS = 8
 
 
+def foreign(top: str) -> bool:
+    """Whether a package is a library wherever it lies, which nobody looks into."""
+    return top in sys.stdlib_module_names or top in _FOREIGN
+
+
 @dataclass(slots=True)
 class Trail:
     """Absolute paths: of modules that were read, of what was only asked for, there or not, and of
@@ -118,7 +123,7 @@ class Project:
 
     def _find(self, name: str, importer: Module, level: int) -> Module | None:
         top = name.partition(".")[0]
-        if not level and (top in sys.stdlib_module_names or top in _FOREIGN):
+        if not level and foreign(top):
             return None
         base = dirname(Path(importer.filename).absolute())
         if level:
