@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -34,7 +35,17 @@ _WORD = re.compile(r"\w+")
 Called = dict[str, frozenset[str]]
 """Method -> the last names of what it is called on."""
 
-_known: WeakKeyDictionary[Project, dict[str, Called | None]] = WeakKeyDictionary()
+
+@dataclass(slots=True)
+class _Read:
+    """What was worked out of the files of a project, each once."""
+
+    answers: dict[str, Called | None] = field(default_factory=dict)
+    imported: dict[Path, frozenset[str]] = field(default_factory=dict)
+    calls: dict[Path, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+
+
+_known: WeakKeyDictionary[Project, _Read] = WeakKeyDictionary()
 
 
 def never_called(name: str, module: Module, project: Project) -> frozenset[str]:
@@ -43,10 +54,10 @@ def never_called(name: str, module: Module, project: Project) -> frozenset[str]:
     A name with an underscore in front is its object's own; anything else may be called otherwise
     elsewhere, as long as it is still called a scaler.
     """
-    found = _known.setdefault(project, {})
-    if module.filename not in found:
-        found[module.filename] = _called(module, project)
-    called = found[module.filename]
+    read = _known.setdefault(project, _Read())
+    if module.filename not in read.answers:
+        read.answers[module.filename] = _called(module, project, read)
+    called = read.answers[module.filename]
     if called is None:
         return frozenset()
     return frozenset(
@@ -59,13 +70,15 @@ def never_called(name: str, module: Module, project: Project) -> frozenset[str]:
     )
 
 
-def _called(module: Module, project: Project) -> Called | None:
-    texts = _around(module, project)
+def _called(module: Module, project: Project, read: _Read) -> Called | None:
+    texts = _around(module, project, read)
     if texts is None:
         return None
     found: dict[str, set[str]] = {method: set() for method in METHODS}
-    for text in texts:
-        for method, holder in _calls(text):
+    for path, text in texts.items():
+        if path not in read.calls:
+            read.calls[path] = tuple(_calls(text))
+        for method, holder in read.calls[path]:
             found[method].add(holder)
     return {method: frozenset(names) for method, names in found.items()}
 
@@ -82,7 +95,7 @@ def _calls(text: str) -> Iterator[tuple[str, str]]:
             yield match[1], holder[1]
 
 
-def _around(module: Module, project: Project) -> list[str] | None:
+def _around(module: Module, project: Project, read: _Read) -> dict[Path, str] | None:
     """The texts of a file, of all that it imports, and of all that imports it."""
     below = reached(module, project)
     path = Path(module.filename).absolute()
@@ -102,13 +115,21 @@ def _around(module: Module, project: Project) -> list[str] | None:
     news = {path}
     while news:
         names = {p.stem if p.stem != "__init__" else p.parent.name for p in news}
-        news = {p for p, text in others.items() if p not in texts and names & _imported(text)}
+        news = {
+            path
+            for path, text in others.items()
+            if path not in texts and not names.isdisjoint(_imported(path, text, read))
+        }
         texts |= {p: others[p] for p in news}
-    return list(texts.values())
+    return texts
 
 
-def _imported(text: str) -> set[str]:
-    return {word for line in _IMPORT.findall(text) for word in _WORD.findall(line)}
+def _imported(path: Path, text: str, read: _Read) -> frozenset[str]:
+    """The words of the import lines of a file."""
+    if path not in read.imported:
+        lines = _IMPORT.findall(text)
+        read.imported[path] = frozenset(word for line in lines for word in _WORD.findall(line))
+    return read.imported[path]
 
 
 def _root(path: Path) -> Path:

@@ -102,10 +102,10 @@ class Importing(Compound):
 
     @staticmethod
     def _defines(module: Module, name: str) -> bool:
-        for node in module.tree.body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
-                return True
-        return any(node.id == name for node in module.every(ast.Name))
+        return name in module.spelled or any(
+            isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name
+            for node in module.tree.body
+        )
 
     def imported(self, value: Imported, path: Path) -> Value:
         """What an import brings in; the module is executed once, on its own."""

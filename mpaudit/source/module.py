@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mpaudit.config import Target
 from mpaudit.finding import Position, Span
-from mpaudit.source.walk import children, walk
+from mpaudit.source.walk import children, statements, walk
 
 if TYPE_CHECKING:
     from mpaudit.source.project import Project
@@ -170,29 +170,43 @@ class Module:
         return Span(self.filename, self.position(start), self.position(end))
 
     @cached_property
+    def _indexed(self) -> tuple[dict[ast.AST, ast.AST], dict[type[ast.AST], list[ast.AST]]]:
+        """The parent of every node, and the nodes of every type, from one walk."""
+        parents: dict[ast.AST, ast.AST] = {}
+        kinds: dict[type[ast.AST], list[ast.AST]] = {}
+        waiting: list[ast.AST] = [self.tree]
+        while waiting:
+            node = waiting.pop()
+            kinds.setdefault(type(node), []).append(node)
+            parts = children(node)
+            for part in parts:
+                parents[part] = node
+            waiting += reversed(parts)
+        return parents, kinds
+
+    @property
     def parents(self) -> dict[ast.AST, ast.AST]:
         """The parent of every node."""
-        return {child: parent for parent in walk(self.tree) for child in children(parent)}
-
-    @cached_property
-    def _index(self) -> dict[type[ast.AST], list[ast.AST]]:
-        found: dict[type[ast.AST], list[ast.AST]] = {}
-        for node in walk(self.tree):
-            found.setdefault(type(node), []).append(node)
-        return found
+        return self._indexed[0]
 
     def every(self, kind: type[N]) -> list[N]:
         """All nodes of just this type, in the order of the text."""
-        return self._index.get(kind, [])  # type: ignore[return-value]
+        return self._indexed[1].get(kind, [])  # type: ignore[return-value]
 
     @cached_property
     def imports(self) -> list[ast.Import | ast.ImportFrom]:
         """All imports, wherever they stand, in the order of the text."""
-        return [node for node in walk(self.tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        every = statements(self.tree)
+        return [node for node in every if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+    @cached_property
+    def spelled(self) -> frozenset[str]:
+        """All plain names that the text mentions; those of attributes, arguments and imports are none."""
+        return frozenset(node.id for node in walk(self.tree) if isinstance(node, ast.Name))
 
     def forget(self) -> None:
         """Drop what was worked out of the tree, which takes as much memory; it can be worked out again."""
-        for name in ("line_starts", "parents", "_index", "imports"):
+        for name in ("line_starts", "_indexed"):
             self.__dict__.pop(name, None)
 
     @cached_property

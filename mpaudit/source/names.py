@@ -26,6 +26,17 @@ MAX_BINDINGS = 50
 """A name that is bound more often than this means nothing for certain."""
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+_SCOPED = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef),
+    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
+)
+"""What has a scope of its own."""
+_BINDING = (
+    *(ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.Import, ast.ImportFrom, ast.ExceptHandler),
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef),
+    *(ast.MatchAs, ast.MatchStar, ast.MatchMapping),
+)
+"""What binds names, or says which of the names inside is bound to what."""
 
 
 @dataclass(eq=False, slots=True)
@@ -217,13 +228,17 @@ class Names:
                 continue
             if isinstance(node, ast.Attribute):
                 self._dotted.append(node)
-            for name, origin, where in _bound_by(node, self.package):
-                found.append(Binding(name, where, scope, origin))
-            if isinstance(node, (ast.Global, ast.Nonlocal)):
+            elif isinstance(node, _BINDING):
+                for name, origin, where in _bound_by(node, self.package):
+                    found.append(Binding(name, where, scope, origin))
+                values.update(_values(node))
+            elif isinstance(node, (ast.Global, ast.Nonlocal)):
                 kind = "global" if isinstance(node, ast.Global) else "nonlocal"
                 scope.outside.update(dict.fromkeys(node.names, kind))
-            values.update(_values(node))
-            waiting.extend(_children(node, scope, found))
+            if isinstance(node, _SCOPED):
+                waiting += _children(node, scope, found)
+            else:
+                waiting += [(each, scope) for each in children(node)]
         self._all = found
         for binding in found:
             home = _home(binding, self.scope)
@@ -342,8 +357,6 @@ def _children(node: ast.AST, scope: Scope, found: list[Binding]) -> Iterator[tup
         first = node.generators[0].iter
         yield first, scope
         yield from ((each, inner) for each in _inside(node) if each is not first)
-    else:
-        yield from ((each, scope) for each in children(node))
 
 
 def _inside(node: _Comprehension) -> Iterator[ast.AST]:

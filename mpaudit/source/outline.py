@@ -21,6 +21,11 @@ KEEPERS = ("append", "add", "insert", "extend")
 PRECISIONS = ("fp16", "bf16")
 
 AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
+_LEAVES = frozenset([ast.Name, ast.Constant])
+_TOLD = frozenset(
+    [ast.Name, ast.Attribute, ast.Call, ast.Dict, ast.Assign, ast.Global, ast.Nonlocal]
+)
+"""What says something by itself, as `_note` tells."""
 
 
 @dataclass(slots=True)
@@ -37,13 +42,11 @@ class Mentions:
     owner: str | None
     words: set[str] = field(default_factory=set)
     called: set[str] = field(default_factory=set)
-    own: frozenset[str] = frozenset()
+    own: set[str] = field(default_factory=set)
     foreign: set[str] = field(default_factory=set)
     local: set[str] = field(default_factory=set)
     handed: set[str] = field(default_factory=set)
     """The names, and the attributes that are given arguments or that are not called at all."""
-    idle: set[ast.expr] = field(default_factory=set)
-    """What is called without arguments."""
 
 
 @dataclass(slots=True)
@@ -65,13 +68,40 @@ class Outline:
     """The names of functions and methods that can be called without arguments."""
 
 
+@dataclass(slots=True)
+class _Body:
+    """A function that is walked: which names are its own, and what depends on that."""
+
+    mentions: Mentions
+    bound: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
+    """What it declares to be bound outside."""
+    names: set[str] = field(default_factory=set)
+    called: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
+
+    def settle(self) -> None:
+        """Add to what is mentioned what only the whole function shows."""
+        mentions = self.mentions
+        others = self.names - mentions.own
+        mentions.words |= others
+        mentions.local |= others
+        mentions.handed |= others
+        if "getattr" in self.called or not mentions.own.isdisjoint(self.called):
+            mentions.words.add(HELD)
+        if not mentions.own.isdisjoint(self.kept):
+            mentions.words.add(KEEPS)
+
+
 def outline(module: Module) -> Outline:
     """Walk a file once."""
     found = Outline()
     for top in module.tree.body:
         if isinstance(top, ast.Import):
             found.modules |= {alias.asname or alias.name.partition(".")[0] for alias in top.names}
-    _visit(module.tree, (), None, found)
+    for body in _walked(module.tree, found):
+        body.mentions.own |= body.bound - body.elsewhere
+        body.settle()
     for statement in module.tree.body:
         if isinstance(statement, ast.Assign):
             value = said(statement.value, found)
@@ -87,79 +117,93 @@ def outline(module: Module) -> Outline:
 
 def said(node: ast.expr | ast.stmt, outline: Outline) -> Mentions:
     """What an expression or a statement of the file mentions."""
-    found = Mentions("", None)
+    body, idle = _Body(Mentions("", None)), set[ast.expr]()
     for each in walk(node):
-        _note(each, found, outline)
-    found.foreign -= found.local
-    return found
+        _note(each, body, outline, idle)
+    body.settle()
+    body.mentions.foreign -= body.mentions.local
+    return body.mentions
 
 
-def _visit(node: ast.AST, inside: tuple[Mentions, ...], owner: str | None, found: Outline) -> None:
-    """`inside` are the functions around, `owner` is the class whose body this is."""
-    for mentions in inside:
-        _note(node, mentions, found)
-    if isinstance(node, ast.Attribute):
-        if isinstance(node.ctx, ast.Store):
-            found.stored.add(node.attr)
-            found.plain.add(node.attr)
-    elif isinstance(node, ast.ImportFrom):
-        found.imports.append(node)
-    elif isinstance(node, ast.Import):
-        found.modules |= {alias.name.partition(".")[0] for alias in node.names}
-    elif isinstance(node, ast.ClassDef):
-        found.classes.setdefault(node.name, set()).update(*map(_names, node.bases))
-        owner = node.name
-    elif isinstance(node, AnyFunction):
-        mentions = found.functions.setdefault((owner, node.name), Mentions(node.name, owner))
-        spec = node.args
-        parameters = frozenset(a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs))
-        mentions.own |= parameters | frozenset(_assigned(node))
-        if owner is None or len(spec.posonlyargs) + len(spec.args) - len(spec.defaults) <= 1:
-            found.plain.add(node.name)
-        inside, owner = (*inside, mentions), None
-    for child in children(node):
-        _visit(child, inside, owner, found)
+def _walked(tree: ast.Module, found: Outline) -> list[_Body]:
+    """The functions of a file, outer ones first; what does not depend on their names is in `found`."""
+    bodies: list[_Body] = []
+    idle: set[ast.expr] = set()
+    inside: tuple[_Body, ...] = ()
+    owner: str | None = None  # the class whose body it is
+    waiting: list[tuple[ast.AST, tuple[_Body, ...], str | None]] = [(tree, inside, owner)]
+    while waiting:
+        node, inside, owner = waiting.pop()
+        kind = type(node)
+        if kind in _TOLD:
+            for body in inside:
+                _note(node, body, found, idle)
+        if kind in _LEAVES:
+            continue
+        if isinstance(node, ast.Attribute):
+            if isinstance(node.ctx, ast.Store):
+                found.stored.add(node.attr)
+                found.plain.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found.imports.append(node)
+        elif isinstance(node, ast.Import):
+            found.modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ClassDef):
+            found.classes.setdefault(node.name, set()).update(*map(_names, node.bases))
+            owner = node.name
+        elif isinstance(node, AnyFunction):
+            place = (owner, node.name)
+            body = _Body(found.functions.setdefault(place, Mentions(node.name, owner)))
+            spec = node.args
+            body.bound.update(a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs))
+            if owner is None or len(spec.posonlyargs) + len(spec.args) - len(spec.defaults) <= 1:
+                found.plain.add(node.name)
+            bodies.append(body)
+            inside, owner = (*inside, body), None
+        waiting += [(child, inside, owner) for child in reversed(children(node))]
+    return bodies
 
 
-def _note(node: ast.AST, mentions: Mentions, found: Outline) -> None:
+def _note(node: ast.AST, body: _Body, found: Outline, idle: set[ast.expr]) -> None:
+    """Note what a node says; `idle` is what is called without arguments."""
+    mentions = body.mentions
     if isinstance(node, ast.Name):
-        if node.id not in mentions.own:
-            mentions.words.add(node.id)
-            mentions.local.add(node.id)
-            mentions.handed.add(node.id)
+        body.names.add(node.id)
+        if isinstance(node.ctx, ast.Store):
+            body.bound.add(node.id)
     elif isinstance(node, ast.Attribute):
         _note_attribute(node, node.attr, mentions, found)
-        if node not in mentions.idle:
+        if node not in idle:
             mentions.handed.add(node.attr)
         if isinstance(node.value, (ast.Name, ast.Attribute)) and node.attr[:1].isupper():
             around = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
             mentions.words.add(f"{around}.Class")
+    elif isinstance(node, ast.Call):
+        function = node.func
+        if not node.args and not node.keywords:
+            idle.add(function)
+        if isinstance(function, ast.Name):
+            body.called.add(function.id)
+        elif isinstance(function, ast.Attribute):
+            if function.attr in KEEPERS:
+                _note_kept(node.args, body)
+            mentions.called.add(function.attr)
+            called = f"{function.attr}({'...' if node.args else ''})"
+            _note_attribute(function, called, mentions, found)
+        elif isinstance(function, (ast.Subscript, ast.Call)):
+            mentions.words.add(HELD)
     elif isinstance(node, ast.Dict):
         if any(isinstance(each, ast.Constant) and each.value in PRECISIONS for each in node.keys):
             mentions.words.add(PRECISION)
     elif isinstance(node, ast.Assign):
         if any(isinstance(each, ast.Attribute) for each in node.targets):
-            _note_kept([node.value], mentions)
-    elif isinstance(node, ast.Call):
-        function = node.func
-        if not node.args and not node.keywords:
-            mentions.idle.add(function)
-        if isinstance(function, ast.Attribute) and function.attr in KEEPERS:
-            _note_kept(node.args, mentions)
-        if isinstance(function, (ast.Subscript, ast.Call)) or (
-            isinstance(function, ast.Name)
-            and (function.id in mentions.own or function.id == "getattr")
-        ):
-            mentions.words.add(HELD)
-        elif isinstance(function, ast.Attribute):
-            mentions.called.add(function.attr)
-            called = f"{function.attr}({'...' if node.args else ''})"
-            _note_attribute(function, called, mentions, found)
+            _note_kept([node.value], body)
+    elif isinstance(node, (ast.Global, ast.Nonlocal)):
+        body.elsewhere.update(node.names)
 
 
-def _note_kept(values: list[ast.expr], mentions: Mentions) -> None:
-    if any(isinstance(value, ast.Name) and value.id in mentions.own for value in values):
-        mentions.words.add(KEEPS)
+def _note_kept(values: list[ast.expr], body: _Body) -> None:
+    body.kept.update(value.id for value in values if isinstance(value, ast.Name))
 
 
 def _note_attribute(node: ast.Attribute, word: str, mentions: Mentions, found: Outline) -> None:
@@ -171,18 +215,6 @@ def _note_attribute(node: ast.Attribute, word: str, mentions: Mentions, found: O
     (mentions.foreign if library else mentions.local).add(word)
     if library and isinstance(node.value, ast.Name):
         mentions.words.add(f"{node.value.id}.{word}")
-
-
-def _assigned(function: AnyFunction) -> set[str]:
-    """The names a function binds, its own functions and classes apart."""
-    found: set[str] = set()
-    others: set[str] = set()
-    for node in walk(function):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, (ast.Global, ast.Nonlocal)):
-            others.update(node.names)
-    return found - others
 
 
 @lru_cache(maxsize=4096)

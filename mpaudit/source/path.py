@@ -110,8 +110,16 @@ def _numbers(item: Hashable) -> Iterator[int]:
             yield each
         elif isinstance(each, (tuple, frozenset)):
             waiting += each
-        elif is_dataclass(each) and not isinstance(each, Const):
-            waiting += [getattr(each, f.name) for f in fields(each) if f.name not in NUMBERLESS]
+        else:
+            kind = type(each)
+            if kind not in _numbered:
+                parts = fields(kind) if is_dataclass(kind) and kind is not Const else ()
+                _numbered[kind] = [part.name for part in parts if part.name not in NUMBERLESS]
+            waiting += [getattr(each, name) for name in _numbered[kind]]
+
+
+_numbered: dict[type, list[str]] = {}
+"""The attributes that may hold a number, by kind of value or fact."""
 
 
 class Fork(Exception):  # noqa: N818 - not an error: the statement goes on once for each answer

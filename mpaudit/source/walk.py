@@ -18,6 +18,9 @@ def _parts(kind: type[ast.AST]) -> tuple[str, ...]:
     return tuple(name for name in kind._fields if name not in _PLAIN)
 
 
+_BLOCKS = ("body", "cases", "handlers", "orelse", "finalbody")
+"""Fields of statements that hold statements, or what holds them, in the order of the text."""
+
 _FIELDS: dict[type[ast.AST], tuple[str, ...]] = {
     kind: _parts(kind)
     for kind in vars(ast).values()
@@ -45,3 +48,14 @@ def walk(node: ast.AST) -> Iterator[ast.AST]:
         yield found
         if _FIELDS[type(found)]:  # half of all nodes are names and literals
             waiting += reversed(children(found))
+
+
+def statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """All statements below a node, in the order of the text; expressions, which hold none, are passed by."""
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, ast.stmt):
+            yield found
+        for name in reversed(_BLOCKS):
+            waiting += reversed(getattr(found, name, ()))

@@ -53,7 +53,6 @@ def _bare(module: Module, project: Project) -> bool:
 
 def _words(module: Module) -> Iterator[str]:
     """The names and the short texts of a file; comments and imports that nothing uses do not count."""
-    used = {node.id for node in module.every(ast.Name)}
     passes_on = module.filename.endswith("__init__.py")
     for node in walk(module.tree):
         if isinstance(node, ast.Name):
@@ -64,7 +63,7 @@ def _words(module: Module) -> Iterator[str]:
             yield f"{getattr(node.func, 'attr', getattr(node.func, 'id', ''))}()"
         elif isinstance(node, ast.alias):
             bound = node.asname or node.name.partition(".")[0]
-            if passes_on or bound in used or bound == "*":
+            if passes_on or bound in module.spelled or bound == "*":
                 yield node.name
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
