@@ -53,8 +53,12 @@ def _join(kept: Path, other: Path, identities: Identities, telling: Telling) -> 
         if other.facts.get(asked, answer) is not answer
     ]
     condition = _deciding(conditions, identities)
-    if kept.standing.busy and not identities.decisive.isdisjoint(
-        asked for asked, _ in kept.facts.items() ^ other.facts.items() if asked != condition
+    if (
+        kept.standing.busy
+        and not identities.decisive.isdisjoint(
+            asked for asked, _ in kept.facts.items() ^ other.facts.items() if asked != condition
+        )
+        and not _within(kept, other)
     ):
         return False  # what is under way would go on with the other scaler
     positive = condition is None or kept.facts[condition]
@@ -88,6 +92,14 @@ def _join(kept: Path, other: Path, identities: Identities, telling: Telling) -> 
             kept.result = choice
     kept.facts = {asked: a for asked, a in kept.facts.items() if other.facts.get(asked) is a}
     return True
+
+
+def _within(one: Path, two: Path) -> bool:
+    """Whether one of two paths is a case of the other: it holds the same, and has answered more."""
+    fewer, more = sorted((one.facts.items(), two.facts.items()), key=len)
+    if not fewer <= more or one.result != two.result:
+        return False
+    return next(one.heap.differences(two.heap), None) is None
 
 
 def _alike(
