@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mpaudit.source import library
+from mpaudit.source.member import in_place
 from mpaudit.source.operators import Operators
 from mpaudit.source.path import Path, filled, lookup, unset
 from mpaudit.source.values import (
@@ -118,7 +119,9 @@ class Expressions(Operators):
         if isinstance(base, Thing):
             value = path.heap.get((base.uid, name))
             if isinstance(value, Choice) and unset(value):
-                value = filled(value, self._member(base, name, node, path))
+                value = in_place(base, name, value, node, path, self.logic)
+                if unset(value):
+                    value = filled(value, self._member(base, name, node, path))
             if value is not None:
                 return self._found(value, path)
             return self._member(base, name, node, path)
