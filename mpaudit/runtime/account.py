@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,12 +110,12 @@ class Accounts:
         self._accounts: dict[str, Account] = {}
         self.lock = tracer.lock
 
-    def of(self, path: str, module: Any) -> Account:
-        """The account of a layer, opened if there is none."""
+    def of(self, path: str, parameters: Collection[Any]) -> Account:
+        """The account of a layer with these of its own, opened if there is none."""
         account = self._accounts.get(path)
         if account is None:
             with self.lock:
-                account = Account(path, parameters=bool(module._parameters))
+                account = Account(path, parameters=bool(parameters))
                 account = self._accounts.setdefault(path, account)
         return account
 

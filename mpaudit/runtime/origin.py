@@ -116,6 +116,7 @@ class Origins:
         self._tracer = tracer
         self._turn = 0
         self._begun: list[str] = []  # paths where this turn's numbers went wrong
+        self._inside: set[tuple[str, str]] = set()  # a path, and that of a layer around it
         self._bad_step: int | None = None  # the last step whose forward pass went wrong
         self._undecided: list[tuple[Incident, str | None]] = []
         """What went wrong in gradients, and the dtype if a layer made it; until the step ends."""
@@ -140,7 +141,7 @@ class Origins:
                 self._record("activation-overflow", "input-nonfinite", place, values, message)
                 self._begun.append(place.path)
             return
-        if any(_within(begun, place.path) for begun in self._begun):
+        if any(self._within(begun, place.path) for begun in self._begun):
             return
         if self._ruins(place):
             self._bad_step = place.step
@@ -165,6 +166,15 @@ class Origins:
         self._record("activation-overflow", kind, place, values, message, judgement)
         if not masked:
             self._report(place, values, message)
+
+    def called_in(self, path: str, around: Sequence[str]) -> None:
+        """A layer is called within others, whatever their paths say."""
+        self._inside.update((path, each) for each in around)
+
+    def _within(self, path: str, outer: str) -> bool:
+        """Whether a layer is another one or part of it."""
+        known = (path, outer) in self._inside
+        return known or path == outer or not outer or path.startswith(f"{outer}.")
 
     def gradient(self, gradient: Gradient, values: Values) -> None:
         """A gradient arrived and is not finite."""
@@ -325,10 +335,6 @@ def _row(layer: Layer) -> Span:
 
 def _title(path: str) -> str:
     return f"layer {path!r}" if path else "the model"
-
-
-def _within(path: str, outer: str) -> bool:
-    return path == outer or not outer or path.startswith(f"{outer}.")
 
 
 def _benign(incident: Incident) -> Incident:

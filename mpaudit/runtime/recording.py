@@ -86,8 +86,13 @@ class Recording:
         return end
 
     def _leave(self) -> None:
-        if self.tracer.fact("framework") != "keras":  # TensorFlow answers nobody in a forked child
+        if not self._on_tensorflow:  # which answers nobody in a forked child
             self._probes.remove()
+
+    @property
+    def _on_tensorflow(self) -> bool:
+        fact = self.tracer.fact
+        return bool(fact("framework") == "keras" and fact("keras_backend") != "torch")
 
     def close(self, code: int | None, error: BaseException | None = None) -> None:
         """Finish the trace; where that cannot be written any more, say so."""

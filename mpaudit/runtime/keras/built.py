@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from mpaudit.finding import Span
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.identity import ByObject
 from mpaudit.runtime.keras.narration import Narration
-from mpaudit.runtime.keras.nature import MARK
+from mpaudit.runtime.keras.nature import Mark, mark_of
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.place import place
 from mpaudit.runtime.keras.register import Register
@@ -24,7 +25,14 @@ class Built:
     A layer is announced when the next thing happens: only then has its constructor run to the end.
     """
 
-    def __init__(self, patches: Patches, register: Register, narration: Narration) -> None:
+    def __init__(
+        self,
+        patches: Patches,
+        register: Register,
+        narration: Narration,
+        mark: Callable[[object], Mark | None] = mark_of,
+    ) -> None:
+        self._mark = mark
         self._patches = patches
         self._tracer = patches.tracer
         self._register = register
@@ -50,7 +58,7 @@ class Built:
             return
         self._announce()
         if (told := self._models.get(layer)) is not None:
-            marks = [getattr(each, MARK, None) for each in family.flatten(outputs)]
+            marks = [self._mark(each) for each in family.flatten(outputs)]
             output = tuple(mark.layer for mark in marks if mark is not None)
             self._announce_model(family, layer, told[0], output)
         if self._owning.get(layer) is None and layer.trainable_variables:

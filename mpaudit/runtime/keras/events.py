@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,9 +10,7 @@ import tensorflow as tf
 
 from mpaudit.event import (
     GradientsApplied,
-    LossComputed,
     LossScaled,
-    OptimizerWrapped,
     Ref,
     TapeGradient,
     TapeGradientsUnscaled,
@@ -22,25 +19,17 @@ from mpaudit.finding import Span
 from mpaudit.runtime.frame import spelling, user_frame
 from mpaudit.runtime.keras.built import Built
 from mpaudit.runtime.keras.family import Family
-from mpaudit.runtime.keras.identity import ByObject
 from mpaudit.runtime.keras.layers import Layers, recording
+from mpaudit.runtime.keras.loss import Losses
 from mpaudit.runtime.keras.narration import Narration
-from mpaudit.runtime.keras.nature import MARK, Mark
+from mpaudit.runtime.keras.optimizer import Optimizers
 from mpaudit.runtime.keras.patch import Call, Patches
-from mpaudit.runtime.keras.place import by_hand, constructor, place
+from mpaudit.runtime.keras.place import place
 from mpaudit.runtime.keras.steps import Steps
 
 _SCALED = "_mpaudit_scaled_by"
 _UNSCALED = "_mpaudit_unscaled"
 _GRADIENTS = "_mpaudit_gradients"
-_PROBABILITIES = {
-    "categorical_crossentropy": "softmax",
-    "categorical_focal_crossentropy": "softmax",
-    "sparse_categorical_crossentropy": "softmax",
-    "binary_crossentropy": "sigmoid",
-    "binary_focal_crossentropy": "sigmoid",
-}
-"""What the losses of Keras take unless `from_logits` is set."""
 
 
 class Events:
@@ -55,10 +44,8 @@ class Events:
         self._built = built
         self._steps = steps
         self._narration = narration
-        self._losses = ByObject[Span | None]()
-        self._optimizers = ByObject[int]()
-        self._made = ByObject[Span | None]()
-        self._serial = 0
+        self._losses = Losses(patches, narration, recording)
+        self._optimizers = Optimizers(patches, narration)
         self._scaling_seen = False
 
     def install(self) -> None:
@@ -68,91 +55,14 @@ class Events:
     def follow(self, family: Family) -> None:
         """Watch losses and optimizers of one Keras from now on."""
         wrap = self._patches.wrap
-        wrap(family.loss, "__init__", self._around_loss_made)
-        wrap(family.loss, "__call__", partial(self._around_loss, family))
-        for kind in family.plain:
-            wrap(kind, "__init__", self._around_optimizer_made)
-        for kind in family.scaling:
-            wrap(kind, "__init__", partial(self._around_scaling_made, family))
+        self._losses.follow(family)
+        self._optimizers.follow(family)
         for kind in (*family.plain, *family.scaling):
             if hasattr(kind, family.scale_loss):
                 wrap(kind, family.scale_loss, partial(self._around_scale, family))
         if family.unscale is not None:
             for kind in family.scaling:
                 wrap(kind, family.unscale, partial(self._around_unscale, family.unscale))
-
-    def _around_loss_made(self, original: Call) -> Call:
-        def init(loss: Any, *args: Any, **kwargs: Any) -> None:
-            original(loss, *args, **kwargs)
-            with self._patches.guarded("loss made"):
-                at = place(type(loss).__name__, frame=constructor(loss))
-                self._losses.put(loss, at)
-
-        return init
-
-    def _around_loss(self, family: Family, original: Call) -> Call:
-        def call(loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
-            with self._patches.guarded("loss"):
-                mark = getattr(y_pred, MARK, None)
-                if isinstance(mark, Mark) and recording():
-                    self._loss_computed(family, loss, mark)
-            return original(loss, y_true, y_pred, *args, **kwargs)
-
-        return call
-
-    def _loss_computed(self, family: Family, loss: Any, mark: Mark) -> None:
-        function = getattr(getattr(loss, "fn", None), "__name__", "")
-        wants = _PROBABILITIES.get(function)
-        at = place()
-        if at is None or wants is None:
-            return
-        from_logits = loss._fn_kwargs.get("from_logits", False)
-        by_name = type(loss) is family.loss_by_name
-        self._narration.tell(
-            LossComputed(
-                at=at,
-                loss=function if by_name else type(loss).__name__,
-                wants="logits" if from_logits else wants,
-                got=mark.got,
-                shown=mark.shown,
-                made=self._losses.get(loss),
-                output=mark.layer,
-                moment=self._narration.moment(),
-            )
-        )
-
-    def _around_optimizer_made(self, original: Call) -> Call:
-        def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
-            original(optimizer, *args, **kwargs)
-            with self._patches.guarded("optimizer made"):
-                self._made.put(optimizer, place(frame=constructor(optimizer)))
-
-        return init
-
-    def _around_scaling_made(self, family: Family, original: Call) -> Call:
-        def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
-            original(optimizer, *args, **kwargs)
-            with self._patches.guarded("loss scale optimizer made"):
-                at = self._made.put(optimizer, place(frame=constructor(optimizer)))
-                start, interval = family.start(optimizer)
-                self._tracer.note("scaler", {"init_scale": start, "growth_interval": interval})
-                if at is not None:
-                    self._wrapped(family, optimizer, at, by_hand(inspect.getfile(type(optimizer))))
-
-        return init
-
-    def _wrapped(self, family: Family, optimizer: Any, at: Span, by_hand: bool) -> None:
-        inner = optimizer.inner_optimizer
-        self._narration.tell(
-            OptimizerWrapped(
-                at=at,
-                optimizer=self._optimizer(optimizer),
-                inner=self._optimizer(inner),
-                nested=isinstance(inner, family.scaling),
-                by_hand=by_hand,
-                moment=self._narration.moment(),
-            )
-        )
 
     def _around_scale(self, family: Family, original: Call) -> Call:
         def scale_loss(optimizer: Any, loss: Any) -> Any:
@@ -162,7 +72,7 @@ class Events:
                 if family.scales(optimizer) and at is not None:
                     self._scaling_seen = True
                     _set(result, _UNSCALED, loss)
-                    ref = self._optimizer(optimizer)
+                    ref = self._optimizers.ref(optimizer)
                     _set(result, _SCALED, (*getattr(loss, _SCALED, ()), ref))
                     moment = self._narration.moment()
                     before, after = Ref(("loss", at), "loss"), Ref(("scaled", at), "scaled loss")
@@ -183,7 +93,7 @@ class Events:
                     after = Ref(("unscaled", at, before.key), "gradients")
                     for each in result:
                         _set(each, _GRADIENTS, after)
-                    ref, moment = self._optimizer(optimizer), self._narration.moment()
+                    ref, moment = self._optimizers.ref(optimizer), self._narration.moment()
                     self._narration.tell(
                         TapeGradientsUnscaled(
                             at=at, optimizer=ref, gradients=before, result=after, moment=moment
@@ -241,22 +151,15 @@ class Events:
         self._narration.tell(
             GradientsApplied(
                 at=at,
-                optimizer=self._optimizer(optimizer),
+                optimizer=self._optimizers.ref(optimizer),
                 scales=scales,
                 gradients=_gradients(grads),
-                made=self._made.get(optimizer),
+                made=self._optimizers.made(optimizer),
                 keras=family.number,
                 moment=self._narration.moment(),
             )
         )
         self._narration.ended()
-
-    def _optimizer(self, optimizer: Any) -> Ref:
-        number = self._optimizers.get(optimizer)
-        if number is None:
-            self._serial += 1
-            number = self._optimizers.put(optimizer, self._serial)
-        return Ref(("optimizer", number), spelling(optimizer, user_frame()))
 
 
 def _gradients(grads: Sequence[Any]) -> Ref | None:

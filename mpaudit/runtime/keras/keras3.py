@@ -1,15 +1,12 @@
-"""Keras 3 on TensorFlow."""
+"""Keras 3, whatever its backend."""
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Sequence
-from types import CodeType
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras.src.backend.common import global_state, name_scope, symbolic_scope
 
 from mpaudit.runtime.keras.family import Arguments
@@ -17,7 +14,7 @@ from mpaudit.runtime.keras.patch import Call, Patches
 
 
 class Keras3:
-    """`Family` of the package `keras`."""
+    """What `Family` says of the package `keras`, those questions aside that its backend answers."""
 
     number = 3
     name = "keras"
@@ -84,11 +81,6 @@ class Keras3:
         inside = symbolic_scope.in_symbolic_scope()
         return inside or any(isinstance(each, keras.KerasTensor) for each in leaves)
 
-    def loop(self) -> CodeType:
-        """Of the backend."""
-        code: CodeType = sys.modules["keras.src.backend.tensorflow.rnn"].rnn.__code__
-        return code
-
     def path(self, layer: Any, _: Callable[[Any], str]) -> str:
         """What Keras will call it, or already does."""
         scope = name_scope.current_path()
@@ -111,10 +103,6 @@ class Keras3:
     def stored(self, variable: Any) -> str:
         """`dtype` is what an autocast scope would make of it."""
         return str(variable._dtype)
-
-    def value(self, variable: Any) -> Any:
-        """As a tensor."""
-        return tf.convert_to_tensor(variable.value)
 
     def maker(self, output: Any) -> Any:
         """By the history of a symbolic tensor."""
@@ -140,17 +128,6 @@ class Keras3:
     def unscaled(self, _: Any) -> bool:
         """The optimizer itself divides."""
         return False
-
-    def scale(self, optimizer: Any) -> Any:
-        """Of a LossScaleOptimizer from its first attempt on."""
-        if not isinstance(optimizer, self.scaling):
-            return optimizer.loss_scale_factor or math.nan
-        return tf.convert_to_tensor(optimizer.dynamic_scale) if optimizer.built else None
-
-    def progress(self, optimizer: Any) -> Any:
-        """How many attempts were not skipped, those that only accumulate gradients included."""
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        return tf.identity(tf.convert_to_tensor(inner._iterations))
 
     def applied(self, _: Any, before: Any, after: Any) -> Any:
         """A skipped one is not counted."""

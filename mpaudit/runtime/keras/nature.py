@@ -24,6 +24,12 @@ class Mark:
     shown: Span | None
 
 
+def mark_of(tensor: object) -> Mark | None:
+    """What is known of a tensor of TensorFlow."""
+    found = getattr(tensor, MARK, None)
+    return found if isinstance(found, Mark) else None
+
+
 def nature(
     layer: Any, kind: str, made: Span | None, before: Mark | None
 ) -> tuple[str | None, Span | None]:

@@ -30,11 +30,14 @@ def install(
 
     Keras 3 on TensorFlow is watched, and Keras 2 (tf_keras): those of `packages` that are imported.
     TensorFlow imports one of them by itself, so that a script may well have both: called again when
-    the other arrives, this follows that one as well. With another backend of Keras 3 nothing is
-    watched, and the trace says so.
+    the other arrives, this follows that one as well. Where Keras 3 is on torch, the torch probe is
+    told what Keras knows. With another backend nothing is watched, and the trace says so.
     """
     tracer.note("framework", "keras")
-    families = list(_families(tracer, [name for name in packages if name in sys.modules]))
+    there = [name for name in packages if name in sys.modules]
+    if "keras" in there and (end := _on_torch(tracer, remedy)) is not None:
+        return end
+    families = list(_families(tracer, there))
     if not families:
         return _nothing
     from mpaudit.runtime.keras.watch import Watch
@@ -54,19 +57,36 @@ def _families(tracer: Tracer, packages: Sequence[str]) -> Iterator[Family]:
         backend = keras.backend.backend()
         tracer.note("keras_backend", backend)
         if backend == "tensorflow":
-            from mpaudit.runtime.keras.keras3 import Keras3
+            from mpaudit.runtime.keras.on_tensorflow import Keras3OnTensorFlow
 
-            yield Keras3()
+            yield Keras3OnTensorFlow()
         else:
-            theirs = "; what its steps do is seen by the probe of torch"
-            told = f"layers of Keras on {backend} are not watched, those on TensorFlow are"
-            told += theirs if backend == "torch" else ""
+            told = (
+                f"layers of Keras on {backend} are not watched, those on TensorFlow and torch are"
+            )
             tracer.note("versions", {**(tracer.fact("versions") or {}), "keras": keras.__version__})
             tracer.failed("Keras", MpauditError(told))
     if "tf_keras" in packages:
         from mpaudit.runtime.keras.keras2 import Keras2
 
         yield Keras2()
+
+
+def _on_torch(tracer: Tracer, remedy: Advice | None) -> Callable[[], None] | None:
+    """What ends the watch of a Keras 3 on torch; None where it is on something else."""
+    import keras
+
+    if keras.backend.backend() != "torch":
+        return None
+    from mpaudit.runtime.torch.watch import Watch
+
+    tracer.note("keras_backend", "torch")
+    watch = Watch.of(tracer)
+    if watch is None:
+        raise RuntimeError("torch itself is not watched")
+    from mpaudit.runtime.keras.on_torch.watch import follow
+
+    return follow(watch, remedy)
 
 
 def _nothing() -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mpaudit.event import Ref
 from mpaudit.finding import Span
 from mpaudit.runtime.histogram import What
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.identity import ByObject
-from mpaudit.runtime.keras.octaves import Octaves
-from mpaudit.runtime.keras.rounding import Rounding
-from mpaudit.runtime.keras.taps import Tap
+
+if TYPE_CHECKING:
+    from mpaudit.runtime.keras.octaves import Octaves
+    from mpaudit.runtime.keras.rounding import Rounding
+    from mpaudit.runtime.keras.taps import Tap
 
 Passage = Literal["forward", "evaluated", "backward", "weights", "entered", "uncast"]
 """Where a tap of a layer is: its outputs in training and outside of it, the gradients that come back

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from mpaudit.runtime.frame import OWN
 from mpaudit.runtime.torch.patch import Patches
 
 _MEMORY = 2**34  # bytes: some answer is needed by scripts that divide by it
@@ -20,7 +22,6 @@ _PROPERTIES = SimpleNamespace(
     multi_processor_count=1,
 )
 _ANSWERS: dict[str, Any] = {
-    "is_available": True,
     "is_initialized": True,
     "device_count": 1,
     "current_device": 0,
@@ -44,11 +45,13 @@ max_memory_cached utilization"""
 def answer_as_one_gpu(patches: Patches) -> None:
     """Have `torch.cuda` behave as with one GPU on which nothing is allocated."""
     answers = {**_ANSWERS, **dict.fromkeys(_NOTHING.split()), **dict.fromkeys(_BYTES.split(), 0)}
+    patches.set(torch, "Generator", _generator(torch.Generator))
     for module in (torch.cuda, torch.cuda.random, torch.cuda.memory):  # some ask where it is made
         for name, answer in answers.items():
             patches.replace(module, name, lambda *_, _answer=answer, **__: _answer)
         patches.replace(module, "get_rng_state", lambda *_: torch.get_rng_state())
         patches.replace(module, "get_rng_state_all", lambda *_: [torch.get_rng_state()])
+    patches.replace(torch.cuda, "is_available", _available)
     patches.replace(torch.cuda, "current_stream", Stream)
     patches.replace(torch.cuda, "default_stream", Stream)
     patches.replace(torch.cuda, "stream", contextlib.nullcontext)
@@ -57,6 +60,28 @@ def answer_as_one_gpu(patches: Patches) -> None:
     patches.set(torch.cuda, "Event", _as_torchs("Event", Event))
     for name in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool", "Byte"):
         patches.set(torch.cuda, f"{name}Tensor", getattr(torch, f"{name}Tensor"))
+
+
+def _available() -> bool:
+    """Whether there is a GPU: for the script there is. Keras asks where it is to run by itself, and
+    then no line of the script asks for CUDA: it is told the truth."""
+    frame = sys._getframe(2)  # beyond the replacement's own
+    while frame.f_code.co_filename.startswith(OWN) and frame.f_back is not None:
+        frame = frame.f_back
+    return not str(frame.f_globals.get("__name__", "")).startswith("keras.")
+
+
+def _generator(torchs: type) -> type:
+    """`torch.Generator` whose objects are on the CPU, whatever device they are asked to be on."""
+
+    class Made(type(torchs)):  # type: ignore[misc]
+        def __instancecheck__(cls, value: object) -> bool:
+            return isinstance(value, torchs)
+
+        def __call__(cls, device: Any = "cpu") -> Any:
+            return torchs("cpu" if torch.device(device).type == "cuda" else device)
+
+    return Made("Generator", (torchs,), {})
 
 
 def _as_torchs(name: str, plain: type) -> type:

@@ -51,7 +51,7 @@ class Gradients:
         """By the id of each parameter: the layers that have it, and its name there."""
         homes: dict[int, list[tuple[str, str]]] = {}
         for module, account in self._names.accounts():
-            for name, parameter in module._parameters.items():
+            for name, parameter in self._watch.own.parameters(module).items():
                 if parameter is not None:
                     homes.setdefault(id(parameter), []).append((account.path, name))
         return homes
@@ -121,26 +121,24 @@ class Gradients:
 
         parts(outputs, inputs, measure)
 
-    def _before_step(self, optimizer: Any) -> None:
-        """Note the dtypes of the gradients an optimizer is about to apply."""
+    def _before_step(self, optimizer: Any, unscaled: bool) -> None:
+        """Note the gradients an optimizer is about to apply, without the loss scale if `unscaled`."""
         index = self._watch.index(optimizer)
         step = self._watch.tracer.step(index)
         look, count = step <= 2 or not step % _CHECK, sampled(step)
         if not (look or count):
             return
-        unscaled = getattr(optimizer, "grad_scale", None) is None  # a fused one does it itself
         homes = self._homes()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                having, grad = homes.get(id(parameter)), parameter.grad
-                if grad is None or having is None:
-                    continue
-                if look:
-                    for path in {path for path, _ in having}:
-                        self._watch.tracer.saw(path, "parameter_grad", dtype_name(grad.dtype))
-                if count:
-                    first, _ = having[0]
-                    self._histograms.add(first, "weight_gradient", step, grad, unscaled=unscaled)
+        for parameter, grad in self._watch.own.pairs(optimizer):
+            having = homes.get(id(parameter))
+            if grad is None or having is None:
+                continue
+            if look:
+                for path in {path for path, _ in having}:
+                    self._watch.tracer.saw(path, "parameter_grad", dtype_name(grad.dtype))
+            if count:
+                first, _ = having[0]
+                self._histograms.add(first, "weight_gradient", step, grad, unscaled=unscaled)
 
     def _skipped(self, optimizer: Any, step: int) -> None:
         """A step was skipped: if no layer passed bad gradients on, find whose own overflowed."""
@@ -148,17 +146,16 @@ class Gradients:
             return
         bad: list[tuple[Place, str, Values]] = []
         homes = self._homes()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                having, gradient = homes.get(id(parameter)), parameter.grad
-                if having is None or gradient is None or not measurable(gradient):
-                    continue
-                path, name = having[0]
-                place = Place(path, step, 0, 0, self._accounts.dtype(path), True)
-                self._watch.numbers.measure(gradient, partial(_blame, bad, place, name))
+        pairs = self._watch.own.pairs(optimizer)
+        for parameter, gradient in pairs:
+            having = homes.get(id(parameter))
+            if having is None or gradient is None or not measurable(gradient):
+                continue
+            path, name = having[0]
+            place = Place(path, step, 0, 0, self._accounts.dtype(path), True)
+            self._watch.numbers.measure(gradient, partial(_blame, bad, place, name))
         if not self._watch.turns.looked(step):
-            together = sum(len(group["params"]) for group in optimizer.param_groups)
-            self._origins.parameters(bad, together)
+            self._origins.parameters(bad, len(pairs))
             return
         for place, name, values in bad:
             self._origins.weights(place, values, name)

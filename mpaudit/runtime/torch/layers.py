@@ -124,7 +124,7 @@ class Layers:
         for each in args:
             if isinstance(each, STAND_INS):
                 return
-        if not is_layer(module, compiled=compiled):
+        if self._watch.own.pretends(args) or not is_layer(module, compiled=compiled):
             return
         with self._watch.guard("forward hook"):
             calls, thread = self._thread.calls, self._thread
@@ -150,8 +150,11 @@ class Layers:
                     self.casts.begin(step)
             if compiled:
                 self._watch.tracer.note("compiled", True)
-            account = self._accounts.of(path, module)
-            calls.append(_Call(module, account, step, not module._modules, recomputed))
+            account = self._accounts.of(path, self._watch.own.parameters(module))
+            if calls and self._watch.own.path(module) is not None:
+                self._origins.called_in(path, [each.account.path for each in calls])
+            leaf = not self._watch.own.contains(module)
+            calls.append(_Call(module, account, step, leaf, recomputed))
             self._note(module, account)
 
     def _region_entered(self) -> None:
@@ -161,7 +164,7 @@ class Layers:
             self.casts.begin(calls[0].step)
 
     def _feed_forward(self, module: Any, step: int) -> None:
-        parameter = next(module.parameters(), None)
+        parameter = next(iter(self._watch.own.within(module)), None)
         if parameter is not None:
             event = Forward(
                 at=user_span(),
@@ -177,13 +180,14 @@ class Layers:
         """Make the layer known, and the dtypes of its own parameters and buffers."""
         part, tracer, path = self.names.part(module), self._watch.tracer, account.path
         part.account = account
-        own = [*module._parameters.values(), *module._buffers.values()]
+        parameters = self._watch.own.parameters(module).values()
+        own = [*parameters, *module._buffers.values()]
         dtypes = tuple([each.dtype for each in own if each is not None])
         if part.dtypes == dtypes:
             return
         span = user_span()
         tracer.layer(path, type_name(module), filename=span.filename, row=span.start.row)
-        for parameter in module._parameters.values():
+        for parameter in parameters:
             if parameter is not None and parameter.is_floating_point():
                 tracer.saw(path, "parameter", dtype_name(parameter.dtype))
         for buffer in module._buffers.values():
@@ -235,7 +239,7 @@ class Layers:
                 for tensor in inputs:
                     account.took(dtype_name(tensor.dtype))
             if graph and number == 0 and sampled(call.step):
-                for weight in call.module._parameters.values():
+                for weight in self._watch.own.parameters(call.module).values():
                     if weight is not None:
                         self._histograms.add(account.path, "weight", call.step, weight)
         before = self._gradients.known(inputs)
@@ -301,7 +305,7 @@ class Layers:
         """An output is not finite; `module` is the layer as it was then, None if that is past."""
         if not values.only_minus:  # a mask that is put in front of a softmax in every step
             self._watch.turns.alarm()
-        own = module._parameters.items() if module is not None else ()
+        own = self._watch.own.parameters(module).items() if module is not None else ()
         now = self._watch.numbers.now
         bad = [
             n for n, each in own if each is not None and measurable(each) and not now(each).finite
@@ -312,11 +316,13 @@ class Layers:
     def _glance(self, glance: _Glance, module: Any, given: Any, result: Any) -> None:
         """Read what a module gives out in a step that is not looked at."""
         compiled = type(module).__name__ == "OptimizedModule" and not self._watch.eager
-        if not is_layer(module, compiled=compiled):
+        pretended = self._watch.own.pretends(given[0])
+        if pretended or not is_layer(module, compiled=compiled):
             return
         account = self.names.part(module).account
         if account is None:
-            account = self._accounts.of(self.names.path(module, glance.module, ""), module)
+            path = self.names.path(module, glance.module, "")
+            account = self._accounts.of(path, self._watch.own.parameters(module))
             self._note(module, account)
         graph = torch.is_grad_enabled()
         training = graph or module.training

@@ -48,7 +48,7 @@ class Light:
         with self._watch.guard("parameter registration"):
             self._owners.set(parameter, (weakref.ref(module), name))
 
-    def _before_step(self, optimizer: Any) -> None:
+    def _before_step(self, optimizer: Any, _: bool) -> None:
         """Without a scaler this is the attempt; with one it is told of in `_look`, also if skipped."""
         if not self._watch.thread.stepping:
             index = self._watch.index(optimizer)
@@ -58,11 +58,11 @@ class Light:
         """Measure; of a step that is `applied` the scaler has found already that all is finite."""
         if not self._watch.turns.due(step) and applied:
             return
-        given = [each for group in optimizer.param_groups for each in group["params"]]
+        given = self._watch.own.pairs(optimizer)
         named = [
-            (self._place(each, number), each.grad)
-            for number, each in enumerate(given)
-            if each.grad is not None and measurable(each.grad)
+            (self._place(each, number), gradient)
+            for number, (each, gradient) in enumerate(given)
+            if gradient is not None and measurable(gradient)
         ]
 
         places = [
@@ -86,7 +86,9 @@ class Light:
             module = reference() if reference is not None else None
             path = f"(parameter {number})"
             kind = type(parameter).__name__
-            if module is not None and module._parameters.get(name) is parameter:
+            if (home := self._watch.own.home(parameter)) is not None:
+                path, name = home
+            elif module is not None and module._parameters.get(name) is parameter:
                 path, kind = self.names.path(module, module, ""), type(module).__name__
             self._watch.tracer.layer(path, kind)
             self._watch.tracer.saw(path, "parameter", dtype_name(parameter.dtype))

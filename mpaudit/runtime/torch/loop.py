@@ -49,6 +49,7 @@ class Loop:
         self._asked_scale = False  # get_scale() since the last backward: something is done by hand
         self._built = Known()  # the optimizers there are
         self._progress = Progress(watch)
+        watch.scaled_loss = self._progress.scaled
         patches = watch.patches
         scaler = torch.amp.grad_scaler.GradScaler
         patches.wrap(scaler, "__init__", self._scaler_made)
@@ -188,6 +189,8 @@ class Loop:
         thread = self._watch.thread
         if thread.backward == 0 and not unwatched():
             with self._watch.guard("backward"):
+                losses = list(losses)
+                self._watch.backward(losses)
                 self._progress.backward(losses, user_span())
                 thread.optimizer.clear()
                 again = bool(kwargs.get("create_graph") or any(args[3:4]))
@@ -273,7 +276,8 @@ class Loop:
                 self._feed(RegionStep, entry=thread.entries)
             thread.optimizer.append(id(optimizer))
             self._watch.index(optimizer)
-            self._watch.before_step(optimizer)
+            fused = getattr(optimizer, "grad_scale", None) is not None  # it divides itself
+            self._watch.before_step(optimizer, not fused)
 
     def _after_step(self, optimizer: Any, *_: Any) -> None:
         if unwatched():

@@ -98,7 +98,12 @@ class Names:
         """The path of `module`, called within `outermost`; `spelled` is the user's name for it."""
         part = self.part(module)
         if part.path is None:
+            part.path = self._watch.own.path(module)
+        if part.path is None:
             root, path = self._climb(module)
+            if (around := self._watch.own.path(root)) is not None:  # one of torch in one of Keras
+                part.path = f"{around}/{path}"
+                return part.path
             if root is module and module is not outermost:
                 path = self._look_through(outermost, module)
                 root, above = self._climb(outermost)
@@ -118,6 +123,8 @@ class Names:
                     continue
                 seen.add(id(holder))
                 module = holder
+                if self._watch.own.path(holder) is not None:
+                    return holder, ".".join(reversed([*names, name]))
                 if type(holder).__name__ not in WRAPPERS:
                     names.append(name)
                     root = holder

@@ -21,6 +21,7 @@ class Trial:
         self._watch = watch
         watch.patches.wrap(torch.amp.grad_scaler.GradScaler, "step", self._scaler_step)
         watch.patches.also(register_optimizer_step_post_hook(self._after_step).remove)
+        watch.ended = self._end_if_due
 
     def _scaler_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)

@@ -6,9 +6,9 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,6 +16,7 @@ from mpaudit.event import Ref, Region
 from mpaudit.runtime.frame import spelling
 from mpaudit.runtime.sampling import Turns
 from mpaudit.runtime.torch.measure import Numbers
+from mpaudit.runtime.torch.own import Own
 from mpaudit.runtime.torch.patch import Patches
 from mpaudit.runtime.tracer import Tracer
 
@@ -141,6 +142,14 @@ class _Thread(threading.local):
 class Watch:
     """The state of the torch probe in this process."""
 
+    _running: ClassVar[Watch | None] = None
+
+    @classmethod
+    def of(cls, tracer: Tracer) -> Watch | None:
+        """What watches torch for `tracer`, None if nothing does."""
+        found = cls._running
+        return found if found is not None and found.tracer is tracer else None
+
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
         self.around = _AROUND * _empty(tracer)
@@ -148,6 +157,7 @@ class Watch:
         self.patches = Patches()
         self.thread = _Thread()
         self.numbers = Numbers()
+        self.own = Own()
         self.emulated = False  # the script's cuda calls are remapped to the CPU
         self.compiles = False  # torch.compile was called
         self.eager = False  # nothing that is compiled from here on runs as compiled code
@@ -156,8 +166,9 @@ class Watch:
         self.scalers = Known()  # live scaler -> where it was made
         self.optimizers = Known()  # optimizer -> its index and how many parameters it has
         self.on_cuda = Known()  # modules that a remapped .cuda() was called on
-        self.before_step: Callable[[Any], None] = lambda _: None
-        """Called with an optimizer right before it steps."""
+        self.before_step: Callable[[Any, bool], None] = lambda *_: None
+        """Called with an optimizer right before it steps, and whether its gradients are without the
+        loss scale by then."""
         self.after_step: Callable[[int, bool | None, bool], list[str]] = lambda *_: []
         """Called with an attempt when it is known whether it was applied, and whether losses are
         scaled; returns the layers in which numbers went wrong."""
@@ -168,6 +179,12 @@ class Watch:
         self.attempted: Callable[[Any, int, bool | None], None] = lambda *_: None
         """Called before that with an optimizer and an attempt through a scaler, and whether it was
         applied, which on a GPU is not known yet."""
+        self.backward: Callable[[Sequence[Any]], None] = lambda _: None
+        """Called with the losses that a backward pass begins at."""
+        self.scaled_loss: Callable[[Any, Any], None] = lambda *_: None
+        """To be called with a loss and what it is scaled to."""
+        self.ended: Callable[[], None] = lambda: None
+        """To be called after an attempt that torch's own optimizers do not make."""
         self.turns = Turns()
         self.glances = False  # outputs of layers are read in the steps between, too
         self._refs = Known()
@@ -179,6 +196,7 @@ class Watch:
         self._last_step = 0
         self._guards: dict[str, Guard] = {}
         tracer.draining.append(self._drain)
+        Watch._running = self
 
     def _drain(self) -> None:
         with self.guard("reading numbers"):
@@ -211,7 +229,7 @@ class Watch:
         index, known = self.optimizers.get(optimizer) or (None, 0)
         if index is None:
             index = self.tracer.optimizer(type(optimizer).__name__)
-        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        count = self.own.count(optimizer)
         if count != known:
             self.optimizers.set(optimizer, (index, count))
             self._changes += 1
@@ -246,8 +264,7 @@ class Watch:
         owners: dict[int, int] = {}
         for optimizer in self.optimizers.things():
             index, _ = self.optimizers.get(optimizer)
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    owners.setdefault(id(parameter), index)
-        found = (owners.get(id(parameter)) for parameter in model.parameters())
+            for parameter, _ in self.own.pairs(optimizer):
+                owners.setdefault(id(parameter), index)
+        found = (owners.get(id(parameter)) for parameter in self.own.within(model))
         return next((index for index in found if index is not None), None)

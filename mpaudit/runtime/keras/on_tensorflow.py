@@ -1,0 +1,36 @@
+"""Keras 3 on TensorFlow."""
+
+from __future__ import annotations
+
+import math
+import sys
+from types import CodeType
+from typing import Any
+
+import tensorflow as tf
+
+from mpaudit.runtime.keras.keras3 import Keras3
+
+
+class Keras3OnTensorFlow(Keras3):
+    """`Family` of the package `keras`."""
+
+    def loop(self) -> CodeType:
+        """Of the backend."""
+        code: CodeType = sys.modules["keras.src.backend.tensorflow.rnn"].rnn.__code__
+        return code
+
+    def value(self, variable: Any) -> Any:
+        """As a tensor."""
+        return tf.convert_to_tensor(variable.value)
+
+    def scale(self, optimizer: Any) -> Any:
+        """Of a LossScaleOptimizer from its first attempt on."""
+        if not isinstance(optimizer, self.scaling):
+            return optimizer.loss_scale_factor or math.nan
+        return tf.convert_to_tensor(optimizer.dynamic_scale) if optimizer.built else None
+
+    def progress(self, optimizer: Any) -> Any:
+        """How many attempts were not skipped, those that only accumulate gradients included."""
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        return tf.identity(tf.convert_to_tensor(inner._iterations))

@@ -1,0 +1,44 @@
+"""Keras 3 on torch: what the torch probe is told, and what only Keras knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from mpaudit.runtime.advice import Advice
+from mpaudit.runtime.keras.built import Built
+from mpaudit.runtime.keras.loss import Losses
+from mpaudit.runtime.keras.narration import Narration
+from mpaudit.runtime.keras.on_torch.family import Keras3OnTorch
+from mpaudit.runtime.keras.on_torch.layers import Layers
+from mpaudit.runtime.keras.on_torch.steps import Steps
+from mpaudit.runtime.keras.patch import Patches
+from mpaudit.runtime.keras.register import Register
+from mpaudit.runtime.keras.remedy import Remedy
+from mpaudit.runtime.torch.watch import Watch
+
+
+def follow(watch: Watch, remedy: Advice | None = None) -> Callable[[], None]:
+    """Have the torch probe `watch` Keras, with a `remedy` put into effect; what comes back ends it."""
+    tracer, family = watch.tracer, Keras3OnTorch()
+    versions = tracer.fact("versions") or {}
+    tracer.note("versions", {**versions, family.name: family.version})
+    patches, register, narration = Patches(tracer), Register(), Narration(tracer)
+    layers = Layers(patches, register, family)
+    built = Built(patches, register, narration, layers.mark)
+    layers.on_call = built.called
+    built.follow(family)
+    Losses(patches, narration, torch.is_grad_enabled, layers.mark).follow(family)
+    Steps(patches, watch, family, layers, built, narration)
+    if remedy is not None:  # last: the others are to see what it changes
+        Remedy(remedy, patches, register).follow(family)
+    tracer.draining.append(narration.drain)
+    watch.own.foreign = layers
+
+    def end() -> None:
+        narration.drain()
+        tracer.draining.remove(narration.drain)
+        patches.restore()
+
+    return end
