@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from mpaudit.finding import Moment, Problem, Span
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.place import place
-from mpaudit.runtime.keras.taps import measurable
 from mpaudit.runtime.record import LARGEST
 
 WIDER = ("float32", "float64")
@@ -18,13 +16,6 @@ CALLERS = ("fit", "train_on_batch", "__call__")
 def casts(family: Family, layer: Any) -> bool:
     """Whether a layer, or a model, casts what it is given to float16."""
     return family.takes(layer) == "float16"
-
-
-def wide(family: Family, args: tuple[Any, ...]) -> Iterator[Any]:
-    """The tensors in the first argument of a call that are wider than float16."""
-    for tensor in family.flatten(args[0]) if args else ():
-        if measurable(tensor) and tensor.dtype.name in WIDER:
-            yield tensor
 
 
 def caller() -> Span | None:

@@ -93,8 +93,9 @@ class Layers:
             return
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             return
-        for tensor in input_range.wide(watched.family, args):
-            if not hasattr(tensor, MARK):
+        for tensor in watched.family.flatten(args[0]) if args else ():
+            wide = measurable(tensor) and tensor.dtype.name in input_range.WIDER
+            if wide and not hasattr(tensor, MARK):
                 watched.cast_at = watched.cast_at or input_range.caller()
                 self._tap(watched, "uncast", tensor.dtype.name).note(tensor)
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
+from mpaudit.runtime.keras import input_range
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.nature import Mark, nature
 from mpaudit.runtime.keras.patch import Call, Patches
-from mpaudit.runtime.keras.register import Register
+from mpaudit.runtime.keras.register import Register, Watched
+from mpaudit.runtime.origin import Values
+from mpaudit.runtime.record import LARGEST
+from mpaudit.runtime.torch.measure import measurable
 from mpaudit.runtime.torch.own import Pair
-from mpaudit.runtime.torch.watch import Known
+from mpaudit.runtime.torch.regions import dtype_name
+from mpaudit.runtime.torch.watch import Known, Watch
 
 
 class _Thread(threading.local):
@@ -27,11 +33,12 @@ class Layers:
     `on_call` is told of every call that is not made only to find out shapes.
     """
 
-    def __init__(self, patches: Patches, register: Register, family: Family) -> None:
+    def __init__(self, patches: Patches, register: Register, family: Family, watch: Watch) -> None:
         self.on_call: Callable[[Family, Any, Any], None] = lambda *_: None
         self._patches = patches
         self._register = register
         self._family = family
+        self._watch = watch
         self._thread = _Thread()
         self._marks = Known()  # of tensors, which are not marked themselves: scripts save them
         self._homes: dict[int, tuple[str, str]] = {}
@@ -103,7 +110,9 @@ class Layers:
     def _around_call(self, original: Call) -> Call:
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             with self._patches.guarded("layer entered"):
-                self._register.entered(self._family, layer)
+                watched = self._register.entered(self._family, layer)
+                if input_range.casts(self._family, layer) and torch.is_grad_enabled():
+                    self._arrive(watched, args)
             outputs = original(layer, *args, **kwargs)
             with self._patches.guarded("layer left"):
                 if not self._family.symbolic(args):
@@ -111,6 +120,23 @@ class Layers:
             return outputs
 
         return call
+
+    def _arrive(self, watched: Watched, args: Any) -> None:
+        """Look at data that the layer, or model, is about to cast."""
+        if self._watch.tracer.sampling.light or not args:
+            return
+        for tensor in self._family.flatten(args[0]):
+            if not isinstance(tensor, torch.Tensor) or not measurable(tensor):
+                continue
+            if dtype_name(tensor.dtype) in input_range.WIDER and self.mark(tensor) is None:
+                watched.cast_at = watched.cast_at or input_range.caller()
+                self._watch.numbers.measure(tensor, partial(self._came, watched))
+
+    def _came(self, watched: Watched, values: Values) -> None:
+        largest, at = values.amax or 0.0, watched.cast_at
+        if largest > LARGEST["float16"] and at is not None:
+            told = at, watched.path, watched.kind, largest
+            self._watch.tracer.problem(input_range.beyond(*told))
 
     def _left(self, layer: Any, args: Any, outputs: Any) -> None:
         family = self._family

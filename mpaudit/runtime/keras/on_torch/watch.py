@@ -25,7 +25,7 @@ def follow(watch: Watch, remedy: Advice | None = None) -> Callable[[], None]:
     versions = tracer.fact("versions") or {}
     tracer.note("versions", {**versions, family.name: family.version})
     patches, register, narration = Patches(tracer), Register(), Narration(tracer)
-    layers = Layers(patches, register, family)
+    layers = Layers(patches, register, family, watch)
     built = Built(patches, register, narration, layers.mark)
     layers.on_call = built.called
     built.follow(family)
