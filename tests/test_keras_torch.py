@@ -27,6 +27,7 @@ Piece = Callable[[str], tuple[Reader, Any]]
 
 def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
     command = [sys.executable, *arguments]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -198,3 +199,17 @@ def test_advice_is_put_into_effect(tmp_path: Path) -> None:
     assert reader.meta["applied"]["advice"]["float32"] == ["sequential/second"]
     assert reader.meta["policies"]["sequential/second"]["compute"] == "float32"
     assert not [each for each in reader.incidents() if each.judgement == "defect"]
+
+
+@pytest.mark.slow
+def test_compiled_code_stays_compiled_and_its_steps_are_seen(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    compiled = WHOLE.replace("{large}", "0.1").replace("True))", "True), jit_compile=True)")
+    script.write_text(compiled.replace("    keras.layers.Dropout(0.5),\n", ""))
+    watched = start(tmp_path, "-m", "mpaudit", "run", "-o", "run.mpa", str(script)).stdout.split()
+    plain = start(tmp_path, str(script)).stdout.split()
+    assert (watched[0], watched[2]) == (plain[0], plain[2])
+    reader = Reader(tmp_path / "run.mpa")
+    assert reader.meta["probe_errors"] == []
+    assert (reader.meta["compiled"], reader.meta["complete"]) == (True, True)
+    assert attempts(reader) == [(True, 2.0**15)] * 10

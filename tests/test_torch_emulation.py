@@ -165,3 +165,16 @@ def test_cuda_calls_are_remapped_and_it_is_said_once(tmp_path: Path) -> None:
     done = launch(tmp_path / "calls.py", tmp_path)
     assert done.stdout == "cpu torch.float32 torch.Size([1, 3])\n", done.stderr
     assert done.stderr.count("cuda calls run on the CPU") == 1
+
+
+def test_a_generator_of_the_script_is_on_the_cpu(tmp_path: Path) -> None:
+    def draw() -> Any:
+        generator = torch.Generator(device="cuda").manual_seed(3)
+        assert isinstance(generator, torch.Generator)
+        assert isinstance(torch.Generator(), torch.Generator)
+        return torch.rand(4, generator=generator, device="cuda")
+
+    before = torch.Generator
+    found, _ = trace(tmp_path, draw)
+    assert torch.Generator is before
+    assert torch.equal(found, torch.rand(4, generator=torch.Generator().manual_seed(3)))

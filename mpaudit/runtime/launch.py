@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,12 @@ from mpaudit.runtime.divergence import Comparison
 from mpaudit.runtime.recording import Recording
 from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.sampling import EVERYTHING, Sampling
+
+_POOLS = (
+    ("concurrent.futures.thread", "_threads_queues"),
+    ("concurrent.futures.process", "_threads_wakeups"),
+)
+"""Modules, and the tables of their threads which end only with the interpreter."""
 
 
 def run(
@@ -106,10 +112,25 @@ def _execute(program: target.Target) -> tuple[int, BaseException | None]:
     except BaseException as error:
         return 1, error
     finally:
-        for thread in threading.enumerate():  # as the interpreter does at its end
-            if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
+        _wait_for_threads()
     return 0, None
+
+
+def _wait_for_threads() -> None:
+    """Wait as the interpreter does at its end, for all that are no daemons.
+
+    Those of pools that the script left open go on until the interpreter itself tells them that it is
+    over: nothing ends them before.
+    """
+    for thread in threading.enumerate():
+        pooled = any(thread in _pooled(*each) for each in _POOLS)
+        if thread is not threading.current_thread() and not thread.daemon and not pooled:
+            thread.join()
+
+
+def _pooled(module: str, table: str) -> Container[threading.Thread]:
+    found: Container[threading.Thread] = getattr(sys.modules.get(module), table, ())
+    return found
 
 
 @contextmanager

@@ -24,11 +24,13 @@ class Patches:
     """The wrappers of one probe. After `restore`, or in a forked child, they only pass calls on.
 
     A wrapper keeps name, module and signature of what it wraps: autograph decides by the module
-    whether it rewrites a function, and leaves those of Keras and TensorFlow alone.
+    whether it rewrites a function, and leaves those of Keras and TensorFlow alone. While `compiling`
+    says so, wrappers only pass calls on: torch's compiler then takes what they wrap.
     """
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, compiling: Callable[[], bool] | None = None) -> None:
         self.tracer = tracer
+        self._compiling = compiling
         self._active = True
         self._thread = _Thread()
         self._undo: list[tuple[object, str, object, object]] = []
@@ -42,11 +44,11 @@ class Patches:
         """Replace `owner.name` by what `around` makes of it; `owner` is a class or a module."""
         before = vars(owner).get(name, _INHERITED)
         original: Any = getattr(owner, name)
-        watched = around(original)
+        watched, compiling = around(original), self._compiling
 
         @wraps(original)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if not self.active:
+            if (compiling is not None and compiling()) or not self.active:
                 return original(*args, **kwargs)
             return watched(*args, **kwargs)
 

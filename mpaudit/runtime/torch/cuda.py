@@ -20,6 +20,7 @@ _PROPERTIES = SimpleNamespace(
     minor=0,
     total_memory=_MEMORY,
     multi_processor_count=1,
+    gcnArchName="",  # read by the compiler of a torch that was built without CUDA
 )
 _ANSWERS: dict[str, Any] = {
     "is_initialized": True,

@@ -58,32 +58,26 @@ class Steps:
         self._thread = _Thread()
         self._optimizers.follow(family)
         for kind in (*family.plain, *family.scaling):
-            patches.wrap(kind, family.apply, self._around_apply)
-            patches.wrap(kind, family.scale_loss, self._around_scale)
+            watch.patches.wrap(kind, family.apply, self._apply)
+            watch.patches.wrap(kind, family.scale_loss, self._scale_loss)
         watch.backward = self._backward
 
-    def _around_scale(self, original: Call) -> Call:
-        def scale_loss(optimizer: Any, loss: Any) -> Any:
-            result = original(optimizer, loss)
-            with self._patches.guarded("scale_loss"):
-                at = place(self._family.scale_loss)
-                if isinstance(result, torch.Tensor) and self._family.scales(optimizer):
-                    ref = self._optimizers.ref(optimizer)
-                    self._scaled.set(result, (*(self._scaled.get(loss) or ()), ref))
-                    self._watch.scaled = True
-                    self._watch.scaled_loss(loss, result)
-                    if at is not None:
-                        before, after = (
-                            Ref(("loss", at), "loss"),
-                            Ref(("scaled", at), "scaled loss"),
-                        )
-                        moment = self._narration.moment()
-                        self._narration.tell(
-                            LossScaled(at=at, scaler=ref, loss=before, result=after, moment=moment)
-                        )
-            return result
-
-        return scale_loss
+    def _scale_loss(self, original: Call, optimizer: Any, loss: Any) -> Any:
+        result = original(optimizer, loss)
+        with self._patches.guarded("scale_loss"):
+            at = place(self._family.scale_loss)
+            if isinstance(result, torch.Tensor) and self._family.scales(optimizer):
+                ref = self._optimizers.ref(optimizer)
+                self._scaled.set(result, (*(self._scaled.get(loss) or ()), ref))
+                self._watch.scaled = True
+                self._watch.scaled_loss(loss, result)
+                if at is not None:
+                    before, after = Ref(("loss", at), "loss"), Ref(("scaled", at), "scaled loss")
+                    moment = self._narration.moment()
+                    self._narration.tell(
+                        LossScaled(at=at, scaler=ref, loss=before, result=after, moment=moment)
+                    )
+        return result
 
     def _backward(self, losses: Sequence[Any]) -> None:
         at = place("backward")
@@ -95,32 +89,29 @@ class Steps:
         known = None if by_hand else tuple(dict.fromkeys(found))
         self._thread.backward = _Backward(at, Ref(("loss", at), text), known)
 
-    def _around_apply(self, original: Call) -> Call:
-        def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._thread.inside:  # of the inner optimizer, or through super()
-                return original(optimizer, *args, **kwargs)
-            before: Any = None
-            with self._patches.guarded("optimizer"):
-                args, kwargs = self._family.listed(args, kwargs)
-                grads, variables = self._family.pairs(optimizer, (args, kwargs))
-                before = self._before(optimizer, grads, variables)
-            self._thread.inside = True
-            thread, scaled = self._watch.thread, before is not None and before[0] is not None
-            thread.stepping += scaled
-            try:
-                result = original(optimizer, *args, **kwargs)
-            finally:
-                thread.stepping -= scaled
-                self._thread.inside = False
-                with self._patches.guarded("optimizer step"):
-                    self._layers.attempted()
-            if before is not None:
-                with self._patches.guarded("optimizer step"):
-                    self._settle(optimizer, *before)
-                    self._watch.ended()
-            return result
-
-        return apply
+    def _apply(self, original: Call, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._thread.inside:  # of the inner optimizer, or through super()
+            return original(optimizer, *args, **kwargs)
+        before: Any = None
+        with self._patches.guarded("optimizer"):
+            args, kwargs = self._family.listed(args, kwargs)
+            grads, variables = self._family.pairs(optimizer, (args, kwargs))
+            before = self._before(optimizer, grads, variables)
+        self._thread.inside = True
+        thread, scaled = self._watch.thread, before is not None and before[0] is not None
+        thread.stepping += scaled
+        try:
+            result = original(optimizer, *args, **kwargs)
+        finally:
+            thread.stepping -= scaled
+            self._thread.inside = False
+            with self._patches.guarded("optimizer step"):
+                self._layers.attempted()
+        if before is not None:
+            with self._patches.guarded("optimizer step"):
+                self._settle(optimizer, *before)
+                self._watch.ended()
+        return result
 
     def _before(
         self, optimizer: Any, grads: Sequence[Any], variables: Sequence[Any]
@@ -147,6 +138,8 @@ class Steps:
         step = watch.tracer.attempted(index)
         if (at := place("apply_gradients", "apply", "fit", "train_on_batch")) is not None:
             watch.tracer.stepped(index, at)
+        if watch.compiles:  # `jit_compile`: layers are called in compiled code, where nobody looks
+            watch.tracer.note("compiled", True)
         applied = self._family.applied(optimizer, progress, self._family.progress(optimizer))
         self._layers.attempt(optimizer, pairs)
         if applied.device.type == "cpu":

@@ -24,7 +24,11 @@ def follow(watch: Watch, remedy: Advice | None = None) -> Callable[[], None]:
     tracer, family = watch.tracer, Keras3OnTorch()
     versions = tracer.fact("versions") or {}
     tracer.note("versions", {**versions, family.name: family.version})
-    patches, register, narration = Patches(tracer), Register(), Narration(tracer)
+    patches, register, narration = (
+        Patches(tracer, torch.compiler.is_compiling),
+        Register(),
+        Narration(tracer),
+    )
     layers = Layers(patches, register, family, watch)
     built = Built(patches, register, narration, layers.mark)
     layers.on_call = built.called
