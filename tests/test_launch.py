@@ -237,18 +237,6 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_pool_of_threads_that_is_left_open_does_not_keep_the_run_from_ending(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "pool.py").write_text(
-        "import concurrent.futures, time\n"
-        "pool = concurrent.futures.ThreadPoolExecutor()\n"
-        "pool.submit(print, 'done').result()\n"
-        "pool.submit(lambda: (time.sleep(0.3), print('late')))\n"
-    )
-    assert start("pool.py", cwd=tmp_path).stdout == "done\nlate\n"
-
-
 def test_a_missing_framework_is_named_with_its_extra(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
