@@ -120,7 +120,7 @@ def text_of(rows: Sequence[str]) -> str:
 
 def count(number: int, thing: str) -> str:
     """`number` and `thing` in the plural it takes ("1 unsafe fix", "2 unsafe fixes")."""
-    plural = "es" if thing.endswith("x") else "s"
+    plural = "es" if thing.endswith(("x", "s")) else "s"
     return f"{number} {thing}{'' if number == 1 else plural}"
 
 

@@ -334,7 +334,8 @@ def test_only_what_is_under_suspicion_is_measured_more_than_once(
     monkeypatch.setattr(Numbers, "measure", counting)
     trace(tmp_path, lambda: train(model()))
     healthy = len(counted)
-    assert healthy == 6 * (4 + 4)  # outputs of two layers, activation and loss; their gradients
+    # outputs of two layers and of the loss, not of the ReLU, and gradients of all four
+    assert healthy == 6 * (3 + 4)
     counted.clear()
     trace(tmp_path, lambda: loop(normalised(EpsilonOutside()), 30))
     # the gradient of the norm's input has three parts, looked at until one of them tells

@@ -19,7 +19,7 @@ from torch import nn  # noqa: E402
 
 from mpaudit.protocols import machines  # noqa: E402
 from mpaudit.runtime.headroom import Headroom  # noqa: E402
-from mpaudit.runtime.origin import Values  # noqa: E402
+from mpaudit.runtime.measured import Values  # noqa: E402
 from mpaudit.runtime.record import Layer  # noqa: E402
 from mpaudit.runtime.sampling import AFTER, FIRST, Sampling, Turns  # noqa: E402
 from mpaudit.runtime.torch import measure  # noqa: E402

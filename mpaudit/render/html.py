@@ -105,6 +105,7 @@ def render(report: RunReport) -> str:
         advice=advice,
         changes=[] if advice is None else outcome.changes(advice),
         applied=_applied(report),
+        losses=report.meta.get("losses") or {},
         courses=[_course(each) for each in report.optimizers],
         skips=[skip for each in report.optimizers for skip in _skips(each)],
         strip_width=chart.STRIP,

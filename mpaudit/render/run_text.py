@@ -255,7 +255,22 @@ def _scale(report: RunReport) -> list[str]:
             listed = ", ".join(map(str, skipped[:STEPS])) + (", ..." if skipped[STEPS:] else "")
             outcome += f", {len(skipped)} skipped: {listed}"
         lines.append(f"  {steps.type} (optimizer {steps.index}): {outcome}")
-    return lines + _timeline(report.scaled)
+    return [*lines, *_losses(report), *_timeline(report.scaled)]
+
+
+def _losses(report: RunReport) -> list[str]:
+    """What there is to say of losses that are not finite, and of those that no step followed."""
+    losses = report.meta.get("losses")
+    if not losses:
+        return []
+    lines = []
+    if not report.optimizers:
+        lines.append(
+            "  no step of an optimizer was seen: all that came in the run is told as step 0"
+        )
+    if losses.get("nonfinite"):
+        lines.append(f"  {count(losses['nonfinite'], 'loss')} inf or nan")
+    return lines
 
 
 def _timeline(steps: Steps | None) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from mpaudit.runtime.origin import Values
+from mpaudit.runtime.measured import Values
 from mpaudit.runtime.record import Flow, Phase, Statistics
 from mpaudit.runtime.tracer import Tracer
 

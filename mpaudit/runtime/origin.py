@@ -3,108 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from mpaudit.finding import Moment, Position, Problem, Span
-from mpaudit.runtime.record import LARGEST, Incident, Layer, Phase, Statistics
+from mpaudit.runtime.measured import Gradient, Measured, Place, Values
+from mpaudit.runtime.record import LARGEST, LOW_PRECISION, Incident, Layer
 from mpaudit.runtime.tracer import Tracer
-
-
-@dataclass(
-    slots=True
-)  # not frozen: there is one for every tensor, and those take five times as long
-class Values:
-    """What was measured of one tensor.
-
-    `amax` is the largest finite magnitude (None if nothing is finite); `only_minus` says that all
-    that is not finite is -inf. `top` is the largest number, where all are finite and it is known.
-    """
-
-    elements: int
-    amax: float | None
-    inf: int
-    nan: int
-    only_minus: bool = False
-    top: float | None = field(default=None, compare=False)
-
-    @property
-    def finite(self) -> bool:
-        """Whether every element is finite."""
-        return not (self.inf or self.nan)
-
-    @property
-    def nonfinite(self) -> tuple[str, ...]:
-        """What there is besides finite values: "inf", "nan"."""
-        return tuple(name for name, count in (("inf", self.inf), ("nan", self.nan)) if count)
-
-
-class Measured:
-    """Values that are there at once or arrive later."""
-
-    __slots__ = ("_waiting", "computed", "values")
-
-    def __init__(self, computed: bool = False) -> None:
-        self.computed = computed
-        """Whether a layer or an operation made the tensor (it is not data)."""
-        self.values: Values | None = None
-        self._waiting: list[Callable[[Values], None]] = []
-
-    def arrive(self, values: Values) -> None:
-        """The values are there: tell all who wait."""
-        self.values = values
-        for receive in self._waiting:
-            receive(values)
-        self._waiting.clear()
-
-    def then(self, receive: Callable[[Values], None]) -> None:
-        """Call `receive` with the values, now or when they arrive."""
-        if self.values is not None:
-            receive(self.values)
-        else:
-            self._waiting.append(receive)
-
-
-@dataclass(slots=True)
-class Place:
-    """One call of a layer: `turn` counts the calls of the outermost module it belongs to."""
-
-    path: str
-    step: int
-    call: int
-    turn: int
-    dtype: str
-    parameters: bool
-
-    def statistics(self, phase: Phase, values: Values, dtype: str) -> Statistics:
-        """The row of a trace for a tensor of this call."""
-        bad = None if values.finite else self.step
-        return Statistics(
-            self.path,
-            phase,
-            dtype,
-            calls=1,
-            elements=values.elements,
-            inf=values.inf,
-            nan=values.nan,
-            first_bad_step=bad,
-            last_bad_step=bad,
-            amax=values.amax,
-        )
-
-
-@dataclass(slots=True)
-class Gradient:
-    """The gradient of a layer's output: measured in the backward pass.
-
-    `consumers` are the gradients of what was computed from this output, by layers that were called.
-    """
-
-    place: Place
-    dtype: str | None = None
-    measured: Measured = field(default_factory=Measured)
-    consumers: list[Gradient] = field(default_factory=list)
-
 
 _ASKED = 3  # times that a layer under suspicion is looked at closely
 
@@ -118,6 +23,8 @@ class Origins:
         self._begun: list[str] = []  # paths where this turn's numbers went wrong
         self._inside: set[tuple[str, str]] = set()  # a path, and that of a layer around it
         self._bad_step: int | None = None  # the last step whose forward pass went wrong
+        self._latest = self._earlier = -2
+        """The step of the last output that was not finite; the same before the call that it was in."""
         self._undecided: list[tuple[Incident, str | None]] = []
         """What went wrong in gradients, and the dtype if a layer made it; until the step ends."""
         self.suspected: dict[str, int] = {}
@@ -129,17 +36,29 @@ class Origins:
         self._ruined: Incident | None = None  # the one that went into the parameters
 
     def output(
-        self, place: Place, values: Values, inputs: Sequence[Measured], ruined: str | None = None
+        self,
+        place: Place,
+        values: Values,
+        inputs: Sequence[Measured],
+        ruined: str | None = None,
+        outermost: bool = False,
     ) -> None:
-        """A call's output is not finite; `ruined` names a parameter of the layer that is not either."""
+        """A call's output is not finite; `ruined` names a parameter of the layer that is not either.
+
+        `outermost` says that no layer was being called around it, and that all layers are looked at.
+        """
         if place.turn != self._turn:
             self._turn, self._begun = place.turn, []
+            self._earlier = self._latest
+        self._latest = place.step
         known = [each for each in inputs if each.values is not None]
         if bad := [each for each in known if each.values and not each.values.finite]:
             if not any(each.computed for each in bad):
                 message = f"non-finite values come into {_title(place.path)} with the data"
                 self._record("activation-overflow", "input-nonfinite", place, values, message)
                 self._begun.append(place.path)
+            elif outermost and self._earlier < place.step - 1 and not self._begun:
+                self._between(place, [each for each in bad if not each.made])
             return
         if any(self._within(begun, place.path) for begun in self._begun):
             return
@@ -175,6 +94,56 @@ class Origins:
         """Whether a layer is another one or part of it."""
         known = (path, outer) in self._inside
         return known or path == outer or not outer or path.startswith(f"{outer}.")
+
+    def _between(self, place: Place, bad: Sequence[Measured]) -> None:
+        """What came into an outermost layer is not finite, and no layer made it."""
+        found = [each.values for each in bad if each.values and not each.values.only_minus]
+        if not found:
+            return
+        self._bad_step = place.step
+        self._begun.append(place.path)
+        what = " and ".join(found[0].nonfinite)
+        message = f"{what} comes into {_title(place.path)} that no layer made: it was computed"
+        message += " before the call"
+        self._record("activation-overflow", "input-nonfinite", place, found[0], message, "defect")
+        self._report(place, found[0], message)
+
+    def loss(self, step: int, at: Span, value: float, dtype: str) -> None:
+        """A loss is not finite before it is scaled: no scaler gets past that."""
+        if self._bad_step == step or self._latest == step:  # a layer's numbers were wrong already
+            return
+        self._bad_step, self._begun = step, []
+        what = "nan" if math.isnan(value) else "inf"
+        kind = (
+            "activation-overflow" if what == "inf" and dtype in LOW_PRECISION else "activation-nan"
+        )
+        message = f"the loss is {what} in {dtype}, before it is scaled"
+        if not self._tracer.sampling.light:
+            message += ", and no layer's output is"
+        self._tracer.incident(
+            Incident(
+                rule="activation-overflow",
+                kind=kind,
+                layer="",
+                first_step=step,
+                last_step=step,
+                call=0,
+                nonfinite=(what,),
+                judgement="defect",
+                message=message,
+                filename=at.filename,
+                row=at.start.row,
+            )
+        )
+        self._tracer.problem(
+            Problem(
+                rule="activation-overflow",
+                span=at,
+                message=f"{message}, first at step {step}",
+                consequence="the step is lost, and no loss scale is low enough for it",
+                moment=Moment(step=step),
+            )
+        )
 
     def gradient(self, gradient: Gradient, values: Values) -> None:
         """A gradient arrived and is not finite."""
@@ -232,7 +201,7 @@ class Origins:
         the nearest to the loss, and the others have it from there. The order of the optimizer is not
         asked for: weights and biases are often groups of their own in it.
         """
-        if not bad:
+        if not bad or bad[0][0].step == self._bad_step:  # the forward pass was wrong already
             return
         known = self._tracer.known
         place, name, values = max(reversed(bad), key=lambda each: known(each[0].path).position)

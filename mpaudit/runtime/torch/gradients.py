@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from mpaudit.runtime.account import Account, Accounts
-from mpaudit.runtime.origin import Gradient, Origins, Place, Values
+from mpaudit.runtime.measured import Gradient, Place, Values
+from mpaudit.runtime.origin import Origins
 from mpaudit.runtime.sampling import CALLS, sampled
 from mpaudit.runtime.torch.edge import parts
 from mpaudit.runtime.torch.histogram import Histograms

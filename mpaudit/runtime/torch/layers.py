@@ -16,7 +16,8 @@ from mpaudit.finding import Moment
 from mpaudit.runtime.account import Account, Accounts
 from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.headroom import Headroom
-from mpaudit.runtime.origin import Measured, Origins, Place, Values
+from mpaudit.runtime.measured import Measured, Place, Values
+from mpaudit.runtime.origin import Origins
 from mpaudit.runtime.sampling import CALLS, sampled
 from mpaudit.runtime.torch.casts import Casts
 from mpaudit.runtime.torch.gradients import Gradients
@@ -86,6 +87,7 @@ class Layers:
         found = self._origins, self._accounts, self._histograms
         self._gradients = Gradients(watch, self.names, *found)
         watch.after_step = self._settled
+        watch.loss = self._origins.loss
         watch.region_entered = self._region_entered
         watch.patches.set(modules, "_has_any_global_hook", _users_hooks)
         before = modules.register_module_forward_pre_hook(self._enter)
@@ -277,16 +279,17 @@ class Layers:
         unread = inputs if sources is None else ()  # what waits for a device keeps no tensor alive
         training = torch.is_grad_enabled()
         account, module = call.account, call.module if sources is None else None
+        outermost = not self._thread.calls
 
         def receive(values: Values) -> None:
             self._gave(account, place, values, training=training)
             if not values.finite:
                 found = sources or [self._readings.now(each) for each in unread]
-                self._went_bad(place, values, found, module)
+                self._went_bad(place, values, found, module, outermost=outermost)
 
         before = self._readings.known(tensor)  # by an inner layer, which counts it
         measured = self._readings.of_output(call.module, inputs, tensor, before)
-        measured.computed = True
+        measured.computed = measured.made = True
         measured.then(receive)
         fresh = before is None or before[1] is not measured
         if training and fresh and place.call < CALLS and sampled(place.step):
@@ -300,7 +303,13 @@ class Layers:
             self._headroom.add(place.path, place.step, values.amax, finite=values.finite)
 
     def _went_bad(
-        self, place: Place, values: Values, sources: list[Measured | None], module: Any
+        self,
+        place: Place,
+        values: Values,
+        sources: list[Measured | None],
+        module: Any,
+        *,
+        outermost: bool,
     ) -> None:
         """An output is not finite; `module` is the layer as it was then, None if that is past."""
         if not values.only_minus:  # a mask that is put in front of a softmax in every step
@@ -311,7 +320,8 @@ class Layers:
             n for n, each in own if each is not None and measurable(each) and not now(each).finite
         ]
         known = [each for each in sources if each is not None]
-        self._origins.output(place, values, known, bad[0] if bad else None)
+        outermost &= self._watch.glances or self._watch.turns.every == 1  # else some are not seen
+        self._origins.output(place, values, known, bad[0] if bad else None, outermost)
 
     def _glance(self, glance: _Glance, module: Any, given: Any, result: Any) -> None:
         """Read what a module gives out in a step that is not looked at."""
@@ -344,7 +354,8 @@ class Layers:
             if not glance.values.finite:
                 sources = self._given(tensor, before, floats(given))
                 self._readings.stand(tensor, glance.values)
-                self._went_bad(place, glance.values, sources, module)
+                outermost = module is glance.module
+                self._went_bad(place, glance.values, sources, module, outermost=outermost)
 
     def _glanced(self, glance: _Glance, module: Any, given: Any, tensor: torch.Tensor) -> Values:
         """The numbers of an output, which for that of a ReLU are known from its input."""
@@ -363,7 +374,7 @@ class Layers:
             return [self._readings.now(each) for each in inputs]
         if before is None:  # changed in place, or passed on
             return [self._readings.before(tensor)]
-        was = Measured(computed=True)
+        was = Measured(computed=True, made=True)
         was.arrive(before)
         return [was]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch.nn.modules import module as modules
 
-from mpaudit.runtime.origin import Origins, Place, Values
+from mpaudit.runtime.measured import Place, Values
+from mpaudit.runtime.origin import Origins
 from mpaudit.runtime.torch.casts import Casts
 from mpaudit.runtime.torch.measure import measurable
 from mpaudit.runtime.torch.names import Names
@@ -34,6 +35,7 @@ class Light:
         watch.before_step = self._before_step
         watch.attempted = self._look
         watch.after_step = self._origins.settled
+        watch.loss = self._origins.loss
         register = modules.register_module_parameter_registration_hook
         watch.patches.also(register(self._held).remove)
 

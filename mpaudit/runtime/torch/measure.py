@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from mpaudit.runtime.measured import Values
 from mpaudit.runtime.octaves import BINS
-from mpaudit.runtime.origin import Values
 from mpaudit.runtime.torch.octaves import counts, counts_on_cpu, sample
 
 STAND_INS = (FakeTensor, FunctionalTensor)  # what a compiler calls modules with

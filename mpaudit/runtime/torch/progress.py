@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 
@@ -10,6 +11,7 @@ import torch
 from mpaudit.finding import Span
 from mpaudit.runtime.progress import Losses
 from mpaudit.runtime.torch.measure import measurable
+from mpaudit.runtime.torch.regions import dtype_name
 from mpaudit.runtime.torch.watch import Known, Watch
 
 
@@ -32,6 +34,8 @@ class Progress:
 
     def backward(self, losses: Iterable[torch.Tensor], at: Span) -> None:
         """A backward pass is about to begin at these losses."""
+        losses = list(losses)
+        self._check(losses, at)
         self._place = self._place or at
         if at != self._place:
             return
@@ -43,12 +47,18 @@ class Progress:
             if real.numel() != 1 or not measurable(real):
                 continue
             if real.device.type == "cpu":
-                value = real.tolist()  # as float(), but no operation
-                while isinstance(value, list):
-                    value = value[0]
-                self._add([value])
+                self._add([_number(real)])
             else:
                 self._watch.numbers.later(real.reshape(1), self._add)
+
+    def _check(self, losses: Iterable[torch.Tensor], at: Span) -> None:
+        """Tell of losses that were not finite before a scaler multiplied them."""
+        for loss in losses:
+            real = self._unscaled.get(loss)
+            if real is None or real.numel() != 1 or not measurable(real) or not real.is_cpu:
+                continue
+            if not math.isfinite(value := _number(real)):
+                self._watch.lost(at, value, dtype_name(real.dtype))
 
     def _add(self, row: list[float]) -> None:
         self._losses.add(row[0])
@@ -59,3 +69,11 @@ class Progress:
         if self._began is not None and self._now[0] > self._began[0]:
             steps, seconds = (now - then for now, then in zip(self._now, self._began, strict=True))
             self._watch.tracer.note("seconds_per_step", round(seconds / steps, 6))
+
+
+def _number(loss: torch.Tensor) -> float:
+    """The one number of a tensor on the CPU, as float() has it but without an operation."""
+    value = loss.tolist()
+    while isinstance(value, list):
+        value = value[0]
+    return float(value)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mpaudit.runtime.origin import Measured, Values
+from mpaudit.runtime.measured import Measured, Values
 from mpaudit.runtime.torch.measure import measurable
 from mpaudit.runtime.torch.watch import Known, Watch
 
@@ -59,7 +59,7 @@ class Readings:
 
     def stand(self, tensor: torch.Tensor, values: Values) -> Measured:
         """What is known of an output is known when it is the input of others."""
-        now = Measured(computed=True)
+        now = Measured(computed=True, made=True)
         now.arrive(values)
         self._thread.readings.set(tensor, (_version(tensor), now))
         return now

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from mpaudit.event import Ref, Region
+from mpaudit.finding import Span
 from mpaudit.runtime.frame import spelling
 from mpaudit.runtime.sampling import Turns
 from mpaudit.runtime.torch.measure import Numbers
@@ -176,6 +177,8 @@ class Watch:
         """Called when an autocast region that is switched on was entered."""
         self.skipped: Callable[[Any, int], None] = lambda *_: None
         """Called before that on the CPU, with the optimizer and the attempt that was skipped."""
+        self.loss: Callable[[int, Span, float, str], None] = lambda *_: None
+        """Called with a step, the place, value and dtype of a loss that is not finite by itself."""
         self.attempted: Callable[[Any, int, bool | None], None] = lambda *_: None
         """Called before that with an optimizer and an attempt through a scaler, and whether it was
         applied, which on a GPU is not known yet."""
@@ -193,7 +196,7 @@ class Watch:
         )  # outermost module -> as of `_changes`, index of its optimizer or None
         self._changes = 0  # how often optimizers have come or got other parameters
         self._numbers = itertools.count(1)
-        self._last_step = 0
+        self._last_index: int | None = None  # of the optimizer of the model that was called last
         self._guards: dict[str, Guard] = {}
         tracer.draining.append(self._drain)
         Watch._running = self
@@ -250,14 +253,21 @@ class Watch:
         return "cuda" if self.on_cuda.get(module) else None if self.cuda_made else "cpu"
 
     def step(self, model: Any) -> int:
-        """The attempt that work on a model belongs to: that of the optimizer of its parameters."""
+        """The attempt that work on a model belongs to: that of the optimizer of its parameters.
+
+        A model that no optimizer trains works for the one that was called last, or the first optimizer.
+        """
         changes, index = self._models.get(model) or (None, None)
         if changes != self._changes:
             index = self._owner(model)
             self._models.set(model, (self._changes, index))
         if index is not None:
-            self._last_step = self.tracer.step(index)
-        return self._last_step
+            self._last_index = index
+        return self.tracer.step(self._last_index)
+
+    def lost(self, at: Span, value: float, dtype: str) -> None:
+        """A loss is not finite, whatever a scaler makes of it."""
+        self.loss(self.tracer.step(self._last_index), at, value, dtype)
 
     def _owner(self, model: Any) -> int | None:
         """The index of the first optimizer that has the first parameter which any one has."""
