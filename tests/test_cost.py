@@ -259,7 +259,7 @@ def train(taken: list[Any] | None = None, *, scaled: bool = True) -> list[float]
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = nn.functional.cross_entropy(network(samples), labels)
-        scaler.scale(loss * (3e38 if number == BAD else 1.0)).backward()
+        scaler.scale(loss * (1e38 if number == BAD else 1.0)).backward()
         scaler.step(optimizer)
         scaler.update()
         if taken is not None:
@@ -378,7 +378,7 @@ def test_a_step_not_looked_at_names_the_layer_nearest_to_the_loss_in_any_order_o
             loss = (
                 parts.square().mean() if step in cut else nn.functional.cross_entropy(parts, labels)
             )
-            scaler.scale(loss * (3e38 if step in (*cut, 22) else 1.0)).backward()
+            scaler.scale(loss * (1e37 if step in (*cut, 22) else 1.0)).backward()
             named = [n for n, each in network.named_parameters() if each.grad is not None]
             bad[step] = [n for n in named if not network.get_parameter(n).grad.isfinite().all()]
             scaler.step(optimizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterable
@@ -31,7 +32,7 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
-from mpaudit.runtime.torch.progress import Progress
+from mpaudit.runtime.torch.progress import Progress, number
 from mpaudit.runtime.torch.regions import MADE_IN, Made
 from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
@@ -53,10 +54,11 @@ class Loop:
         patches = watch.patches
         scaler = torch.amp.grad_scaler.GradScaler
         patches.wrap(scaler, "__init__", self._scaler_made)
-        patches.wrap(scaler, "scale", self._scale)
-        patches.wrap(scaler, "unscale_", self._unscale)
         patches.wrap(scaler, "step", self._scaler_step)
-        patches.wrap(scaler, "update", self._update)
+        self._methods = {"scale": self._scale, "unscale_": self._unscale, "update": self._update}
+        self._owned = Known()  # classes of scalers whose own methods are watched
+        for name in self._methods:
+            patches.wrap(scaler, name, functools.partial(self._once, name))
         patches.wrap(scaler, "get_scale", self._get_scale)
         patches.wrap(torch.optim.Optimizer, "__init__", self._optimizer_built)
         patches.wrap(torch.Tensor, "backward", self._backward)
@@ -93,12 +95,36 @@ class Loop:
     def _scaler_made(self, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> None:
         original(scaler, *args, **kwargs)
         with self._watch.guard("GradScaler"):
+            self.scaler_built_before(scaler)
             if self._live(scaler):
                 self._watch.scalers.set(scaler, user_span())
                 self._feed(ScalerMade, scaler=self._ref(scaler))
                 kept = ("init_scale", "growth_factor", "backoff_factor", "growth_interval")
                 given = {name: getattr(scaler, f"_{name}") for name in kept}
                 self._watch.tracer.note("scaler", given)
+
+    def scaler_built_before(self, scaler: Any) -> None:
+        """Watch the methods that the class of a scaler has in place of torch's, as for shards."""
+        kinds = type(scaler).__mro__
+        for kind in kinds[: kinds.index(torch.amp.grad_scaler.GradScaler)]:
+            if self._owned.get(kind) is None:
+                self._owned.set(kind, True)
+                for name in self._methods.keys() & vars(kind).keys():
+                    self._watch.patches.wrap(kind, name, functools.partial(self._once, name))
+
+    def _once(self, name: str, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> Any:
+        """Tell of a method of a scaler once: it may call the one that it is in place of."""
+        inside = self._watch.thread.inside
+
+        def within(*args: Any, **kwargs: Any) -> Any:
+            inside.append(name)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                inside.remove(name)
+
+        around = original if name in inside else functools.partial(self._methods[name], within)
+        return around(scaler, *args, **kwargs)
 
     def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
         result = original(scaler, outputs)
@@ -154,7 +180,7 @@ class Loop:
         tracer.stepped(index, user_span())
         found = list(scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
         if scaler._scale.device.type == "cpu":
-            applied = not any(each.tolist() for each in found)  # as item(), but no operation
+            applied = not any(map(number, found))
             self._watch.attempted(optimizer, step, applied)
             if not applied:
                 self._watch.skipped(optimizer, step)

@@ -66,6 +66,8 @@ def install(
                     layers.built_before(thing)
                 elif issubclass(type(thing), torch.optim.Optimizer):
                     loop.built_before(thing)
+                elif issubclass(type(thing), torch.amp.GradScaler):
+                    loop.scaler_built_before(thing)
         tracer.note("framework", "torch")
         every = 1 if asked.light and not watch.glances else watch.turns.every
         tracer.note("sampling", asked.fact(every, outputs=watch.glances))

@@ -47,7 +47,7 @@ class Progress:
             if real.numel() != 1 or not measurable(real):
                 continue
             if real.device.type == "cpu":
-                self._add([_number(real)])
+                self._add([number(real)])
             else:
                 self._watch.numbers.later(real.reshape(1), self._add)
 
@@ -57,7 +57,7 @@ class Progress:
             real = self._unscaled.get(loss)
             if real is None or real.numel() != 1 or not measurable(real) or not real.is_cpu:
                 continue
-            if not math.isfinite(value := _number(real)):
+            if not math.isfinite(value := number(real)):
                 self._watch.lost(at, value, dtype_name(real.dtype))
 
     def _add(self, row: list[float]) -> None:
@@ -71,9 +71,9 @@ class Progress:
             self._watch.tracer.note("seconds_per_step", round(seconds / steps, 6))
 
 
-def _number(loss: torch.Tensor) -> float:
-    """The one number of a tensor on the CPU, as float() has it but without an operation."""
-    value = loss.tolist()
+def number(tensor: torch.Tensor) -> float:
+    """The one number in a tensor on the CPU, as float() has it but without an operation."""
+    value = tensor.tolist()
     while isinstance(value, list):
         value = value[0]
     return float(value)

@@ -136,6 +136,7 @@ class _Thread(threading.local):
         self.numbers: list[int] = []  # of these entries; 0 where a library's code enters
         self.entries = 0  # how often an outermost region was entered
         self.stepping = 0  # inside scaler.step
+        self.inside: list[str] = []  # of other methods of a scaler
         self.backward = 0  # inside backward()
         self.optimizer: list[int] = []  # optimizers whose step() is under way, by id
 
