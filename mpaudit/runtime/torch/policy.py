@@ -32,6 +32,8 @@ In this case, combine the two layers using torch.nn.functional.binary_cross_entr
 or torch.nn.BCEWithLogitsLoss.  binary_cross_entropy_with_logits and BCEWithLogits are
 safe to autocast."""
 
+_UNEXPECTED = "Unexpected floating ScalarType in at::autocast::prioritize"
+
 
 class CudaPolicy:
     """Stands in for the CPU's autocast kernels while it is `active`."""
@@ -134,7 +136,10 @@ class CudaPolicy:
         def kernel(*args: Any, **kwargs: Any) -> Any:
             dtypes: set[torch.dtype] = set()
             _each(args, lambda tensor: dtypes.add(tensor.dtype))
-            widest = torch.float32 if torch.float32 in dtypes else _dtype("cpu")
+            low = _dtype("cpu")
+            if dtypes - {torch.float32, low}:
+                raise RuntimeError(_UNEXPECTED)
+            widest = torch.float32 if torch.float32 in dtypes else low
             if widest is torch.float32:
                 self._tell(operation, args, "operand")
             with _ExcludeDispatchKeyGuard(_KEYS):
@@ -165,7 +170,8 @@ class CudaPolicy:
         """`tensor` rounded to `dtype`, in float32 for the computation."""
         what: CastOf = "activation"
         cast = tensor
-        if tensor.dtype is torch.float32 and tensor.is_leaf and tensor.requires_grad:
+        leaf = tensor.is_leaf and tensor.requires_grad and not tensor._is_view()
+        if tensor.dtype is torch.float32 and leaf:
             what = "parameter"
             known = self._cache.get(id(tensor))
             if known is not None and known[0]() is tensor:

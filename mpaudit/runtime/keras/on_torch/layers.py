@@ -14,7 +14,7 @@ from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.nature import Mark, nature
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.register import Register, Watched
-from mpaudit.runtime.origin import Values
+from mpaudit.runtime.measured import Values
 from mpaudit.runtime.record import LARGEST
 from mpaudit.runtime.torch.measure import measurable
 from mpaudit.runtime.torch.own import Pair
