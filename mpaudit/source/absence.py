@@ -38,11 +38,11 @@ Called = dict[str, frozenset[str]]
 
 @dataclass(slots=True)
 class _Read:
-    """What was worked out of the files of a project, each once."""
+    """What was worked out for a project: the answers by file, what their texts say by text."""
 
     answers: dict[str, Called | None] = field(default_factory=dict)
-    imported: dict[Path, frozenset[str]] = field(default_factory=dict)
-    calls: dict[Path, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    imported: dict[str, frozenset[str]] = field(default_factory=dict)
+    calls: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
 
 _known: WeakKeyDictionary[Project, _Read] = WeakKeyDictionary()
@@ -75,10 +75,10 @@ def _called(module: Module, project: Project, read: _Read) -> Called | None:
     if texts is None:
         return None
     found: dict[str, set[str]] = {method: set() for method in METHODS}
-    for path, text in texts.items():
-        if path not in read.calls:
-            read.calls[path] = tuple(_calls(text))
-        for method, holder in read.calls[path]:
+    for text in texts:
+        if text not in read.calls:
+            read.calls[text] = tuple(_calls(text))
+        for method, holder in read.calls[text]:
             found[method].add(holder)
     return {method: frozenset(names) for method, names in found.items()}
 
@@ -95,7 +95,7 @@ def _calls(text: str) -> Iterator[tuple[str, str]]:
             yield match[1], holder[1]
 
 
-def _around(module: Module, project: Project, read: _Read) -> dict[Path, str] | None:
+def _around(module: Module, project: Project, read: _Read) -> list[str] | None:
     """The texts of a file, of all that it imports, and of all that imports it."""
     below = reached(module, project)
     path = Path(module.filename).absolute()
@@ -118,18 +118,18 @@ def _around(module: Module, project: Project, read: _Read) -> dict[Path, str] | 
         news = {
             path
             for path, text in others.items()
-            if path not in texts and not names.isdisjoint(_imported(path, text, read))
+            if path not in texts and not names.isdisjoint(_imported(text, read))
         }
         texts |= {p: others[p] for p in news}
-    return texts
+    return list(texts.values())
 
 
-def _imported(path: Path, text: str, read: _Read) -> frozenset[str]:
+def _imported(text: str, read: _Read) -> frozenset[str]:
     """The words of the import lines of a file."""
-    if path not in read.imported:
+    if text not in read.imported:
         lines = _IMPORT.findall(text)
-        read.imported[path] = frozenset(word for line in lines for word in _WORD.findall(line))
-    return read.imported[path]
+        read.imported[text] = frozenset(word for line in lines for word in _WORD.findall(line))
+    return read.imported[text]
 
 
 def _root(path: Path) -> Path:
