@@ -221,6 +221,45 @@ def test_a_loss_that_a_scaler_multiplied_too_much_is_calibration(tmp_path: Path)
     assert "inf or nan" not in run_text.render(verdict.read(path))
 
 
+def half_model(losses: list[float], multiplied: bool) -> None:
+    """Nothing is scaled, and gradients of a loss that is inf are applied."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)).half()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for step in range(16):
+        output = network(torch.randn(3, 4).half())
+        loss = (output * (6e4 if step == 13 else 1.0)).square().mean()
+        loss = loss * 1.0 if multiplied else loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1), Sampling(), Sampling(light=True)])
+def test_a_loss_that_overflows_is_told_where_nothing_scales_it(
+    tmp_path: Path, sampling: Sampling
+) -> None:
+    losses: list[float] = []
+    path = tmp_path / "run.mpa"
+    watch(path, lambda: half_model(losses, False), sampling)
+    assert losses[13] == float("inf") and all(each != each for each in losses[14:])
+    assert next(each[:4] for each in incidents(path) if each[3] == 13) == (
+        *("", "activation-overflow", "defect"),
+        13,
+    )
+    assert "before it is scaled" not in run_text.render(verdict.read(path))
+
+
+def test_a_loss_that_may_have_been_scaled_by_hand_is_no_overflow_by_itself(tmp_path: Path) -> None:
+    losses: list[float] = []
+    path = tmp_path / "run.mpa"
+    watch(path, lambda: half_model(losses, True), Sampling(1))
+    assert losses[13] == float("inf")
+    assert ("", 13) not in {(each[0], each[3]) for each in incidents(path)}
+    assert "\n  3 losses inf or nan\n" in run_text.render(verdict.read(path))
+
+
 def picture(losses: list[float]) -> None:
     """A model that no optimizer trains: what it is given is."""
     torch.manual_seed(0)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
+from time import process_time
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
-from watched import launch, trace  # noqa: E402
+from watched import launch, trace, traced  # noqa: E402
+
+from mpaudit.runtime.trace import Reader  # noqa: E402
+from tests.benchmarks.runtime.loop import gpt, resnet  # noqa: E402
 
 
 def test_half_precision_is_rounded_as_on_a_gpu(tmp_path: Path) -> None:
@@ -133,6 +138,38 @@ def test_gradients_flushed_by_float16_are_counted(tmp_path: Path) -> None:
     assert int((gradient == 0).sum()) - int((exact == 0).sum()) == expected
     (row,) = [each for each in run.statistics() if each.phase == "backward"]
     assert (row.flushed_weight, row.flushed_weight_of) == (expected, gradient.numel())
+
+
+@pytest.mark.parametrize("name", ["resnet", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_emulated_steps_take_less_than_twice_the_time_of_float32(tmp_path: Path, name: str) -> None:
+    model, edge = (resnet(32), 64) if name == "resnet" else (gpt(256, 2, 4000), 0)
+    if edge:
+        samples, labels = torch.randn(8, 3, edge, edge), torch.randint(100, (8,))
+    else:
+        samples, labels = torch.randint(4000, (2, 2, 128))
+
+    def seconds(mixed: bool) -> float:
+        """Of the processor, not of the clock: others may use the machine."""
+        began = process_time()
+        with torch.autocast("cuda", enabled=mixed):
+            output = model(samples)
+            output = output if isinstance(output, torch.Tensor) else output["logits"]
+            loss = nn.functional.cross_entropy(output.flatten(0, -2), labels.flatten())
+        loss.backward()
+        model.zero_grad()
+        return process_time() - began
+
+    def loop() -> list[tuple[float, float]]:
+        for mixed in (True, False) * 2:
+            seconds(mixed)
+        return [(seconds(True), seconds(False)) for _ in range(5)]
+
+    path = tmp_path / "run.mpa"
+    with traced(path):
+        pairs = loop()
+    assert median(emulated / plain for emulated, plain in pairs) < 2
+    with Reader(path) as run:
+        assert "float16" in {each.dtype for each in run.statistics()}
 
 
 CUDA_CALLS = """

@@ -108,8 +108,8 @@ class Origins:
         self._record("activation-overflow", "input-nonfinite", place, found[0], message, "defect")
         self._report(place, found[0], message)
 
-    def loss(self, step: int, at: Span, value: float, dtype: str) -> None:
-        """A loss is not finite before it is scaled: no scaler gets past that."""
+    def loss(self, step: int, at: Span, value: float, dtype: str, scaled: bool) -> None:
+        """A loss is not finite, if it is `scaled` before that: no scaler gets past it."""
         if self._bad_step == step or self._latest == step:  # a layer's numbers were wrong already
             return
         self._bad_step, self._begun = step, []
@@ -117,9 +117,10 @@ class Origins:
         kind = (
             "activation-overflow" if what == "inf" and dtype in LOW_PRECISION else "activation-nan"
         )
-        message = f"the loss is {what} in {dtype}, before it is scaled"
+        message = f"the loss is {what} in {dtype}{', before it is scaled' if scaled else ''}"
         if not self._tracer.sampling.light:
             message += ", and no layer's output is"
+        lost = "no loss scale is low enough for it" if scaled else "its gradients may be applied"
         self._tracer.incident(
             Incident(
                 rule="activation-overflow",
@@ -140,7 +141,7 @@ class Origins:
                 rule="activation-overflow",
                 span=at,
                 message=f"{message}, first at step {step}",
-                consequence="the step is lost, and no loss scale is low enough for it",
+                consequence=f"the step is lost, and {lost}",
                 moment=Moment(step=step),
             )
         )

@@ -52,13 +52,19 @@ class Progress:
                 self._watch.numbers.later(real.reshape(1), self._add)
 
     def _check(self, losses: Iterable[torch.Tensor], at: Span) -> None:
-        """Tell of losses that were not finite before a scaler multiplied them."""
+        """Tell of losses that were not finite before they were scaled.
+
+        One that was multiplied last may have been scaled by hand: of that nothing is known.
+        """
         for loss in losses:
             real = self._unscaled.get(loss)
+            scaled = real is not None
+            if not scaled and loss.grad_fn is not None and loss.grad_fn.name() != "MulBackward0":
+                real = loss.detach()
             if real is None or real.numel() != 1 or not measurable(real) or not real.is_cpu:
                 continue
             if not math.isfinite(value := number(real)):
-                self._watch.lost(at, value, dtype_name(real.dtype))
+                self._watch.lost(at, value, dtype_name(real.dtype), scaled)
 
     def _add(self, row: list[float]) -> None:
         self._losses.add(row[0])

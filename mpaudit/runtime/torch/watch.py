@@ -178,8 +178,9 @@ class Watch:
         """Called when an autocast region that is switched on was entered."""
         self.skipped: Callable[[Any, int], None] = lambda *_: None
         """Called before that on the CPU, with the optimizer and the attempt that was skipped."""
-        self.loss: Callable[[int, Span, float, str], None] = lambda *_: None
-        """Called with a step, the place, value and dtype of a loss that is not finite by itself."""
+        self.loss: Callable[[int, Span, float, str, bool], None] = lambda *_: None
+        """Called with a step, the place, value and dtype of a loss that is not finite by itself, and
+        whether a scaler multiplies it."""
         self.attempted: Callable[[Any, int, bool | None], None] = lambda *_: None
         """Called before that with an optimizer and an attempt through a scaler, and whether it was
         applied, which on a GPU is not known yet."""
@@ -266,9 +267,9 @@ class Watch:
             self._last_index = index
         return self.tracer.step(self._last_index)
 
-    def lost(self, at: Span, value: float, dtype: str) -> None:
+    def lost(self, at: Span, value: float, dtype: str, scaled: bool) -> None:
         """A loss is not finite, whatever a scaler makes of it."""
-        self.loss(self.tracer.step(self._last_index), at, value, dtype)
+        self.loss(self.tracer.step(self._last_index), at, value, dtype, scaled)
 
     def _owner(self, model: Any) -> int | None:
         """The index of the first optimizer that has the first parameter which any one has."""
