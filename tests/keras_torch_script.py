@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import keras
 import numpy
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mpaudit
 
@@ -216,6 +218,36 @@ def beyond() -> Any:
     return float(numpy.abs(samples[:BATCH] * 1e5).max())
 
 
+class Conversions(TorchDispatchMode):
+    """Counts the conversions between floating dtypes below autograd: source, target, bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[tuple[str, str, int]] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.aten._to_copy.default and args[0].dtype != result.dtype:
+            name = str(args[0].dtype)[6:], str(result.dtype)[6:]
+            self.found[(*name, result.numel() * result.itemsize)] += 1
+        return result
+
+
+def casts() -> Any:
+    """Two steps; what a call converts is counted in one that is not a step."""
+    start()
+    inputs = keras.Input((12,))
+    x = keras.layers.Dense(16, activation="relu", name="first")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    model = keras.Model(inputs, keras.layers.Dense(4, dtype="float32", name="out")(x))
+    samples, labels = data()
+    with torch.no_grad(), Conversions() as seen:
+        model(torch.from_numpy(samples[:BATCH]), training=True)
+    model.compile("sgd", loss_of())
+    model.fit(samples[: 2 * BATCH], labels[: 2 * BATCH], batch_size=BATCH, verbose=0)
+    return [[*name, number] for name, number in seen.found.items()]
+
+
 PIECES: dict[str, Callable[[], Any]] = {
     "fit": fit,
     "default": by_default,
@@ -228,6 +260,7 @@ PIECES: dict[str, Callable[[], Any]] = {
     "late": late,
     "probabilities": probabilities,
     "beyond": beyond,
+    "casts": casts,
 }
 
 

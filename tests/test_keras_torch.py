@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import pairwise
@@ -123,6 +124,23 @@ def test_the_origin_is_one_layer_and_no_model_around_it(piece: Piece) -> None:
     forward = [each for each in reader.incidents() if each.rule == "activation-overflow"]
     assert [(each.layer, each.judgement) for each in forward] == [("second", "defect")]
     assert "activation-overflow" in rules(reader)
+
+
+def test_casts_are_the_conversions_of_torch(piece: Piece) -> None:
+    reader, converted = piece("casts")
+    found = {(row.layer, row.what) for row in reader.casts()}
+    assert ("first", "parameter") in found and ("out", "activation") in found
+    expected: Counter[tuple[str, str]] = Counter()
+    for source, target, _, number in converted:
+        expected[source, target] += number
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in reader.casts():
+        counts[row.source, row.target] += row.count
+    steps = reader.meta["cast_steps"]
+    assert counts == Counter({name: number * steps for name, number in expected.items()})
+    written = sum(size * number for *_, size, number in converted)
+    assert sum(row.bytes for row in reader.casts()) == written * steps
+    assert reader.meta["float32_operations"]["out"] == {"Dense": {"policy": steps}}
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def _optimizer(steps: Steps) -> dict[str, Any]:
 def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
     """One layer as plain data; casts are per step of those in which they were counted, and so are the
     operations that got 16-bit values and computed in float32: "listed" by autocast, or because of
-    another "operand".
+    another "operand"; in Keras they are casts of a layer, by its "policy" or by the "layer" itself.
 
     `repeated` are casts of the last such step that cast the same values again, see MP906.
     """
@@ -101,12 +101,14 @@ def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
     counted = report.meta.get("cast_steps")
     steps = counted or max((each.total for each in report.optimizers), default=0) or 1
     forward = [cast for cast in flow.casts if cast.what != "gradient"]
+    policy = (report.meta.get("policies") or {}).get(row.path)
     fallen = (report.meta.get("float32_operations") or {}).get(row.path, {})
     parameters = [cast for cast in forward if cast.what == "parameter"]
     return {
         "path": row.path,
         "type": row.type,
         "calls_per_step": row.calls_per_step,
+        **({} if policy is None else {"policy": policy["policy"]}),
         "param_dtype": one_or_list(dtypes.get("parameter", ())),
         "buffer_dtype": one_or_list(dtypes.get("buffer", ())),
         "input_dtypes": list(dtypes.get("input", ())),

@@ -229,8 +229,13 @@ def _octaves(report: RunReport) -> list[str]:
 
 
 def _fallen(report: RunReport) -> list[str]:
-    """The operations that autocast computed in float32, the most frequent ones first."""
-    why = {"listed": "autocast does so with it", "operand": "another operand is float32"}
+    """The operations, in Keras layers, that computed in float32, the most frequent ones first."""
+    why = {
+        "listed": "autocast does so with it",
+        "operand": "another operand is float32",
+        "policy": "the layer's policy is float32",
+        "layer": "the layer casts to it itself",
+    }
     steps = report.meta.get("cast_steps") or 1
     found = [
         (number / steps, path, operation, why[reason])

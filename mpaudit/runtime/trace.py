@@ -16,7 +16,8 @@ The facts in `meta`: script, module (of -m), argv, source_edited (--fix), source
 that ran), framework ("torch", "keras"), versions, device, emulated (false, or what is), precision,
 amp (what asked for it), sampling, cast_steps (how many steps the casts are from),
 repeated_casts (layer -> casts of one step that repeat another), float32_operations (layer ->
-operation -> why it computed in float32 what came in 16 bits -> how often), skips (optimizer, first and last
+operation -> why it computed in float32 what came in 16 bits -> how often), policies (of Keras: layer ->
+policy, and the dtype that it computes in), skips (optimizer, first and last
 step, layers where it began: of the first 500 stretches of skipped steps), compiled,
 scaler, losses, seconds_per_step, applied (of --apply: advice, of, before),
 reference (of --reference: steps compared, diverges, refused: why they could not be),

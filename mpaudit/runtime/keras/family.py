@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from mpaudit.runtime.keras.patch import Patches
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a method is called with, `self` aside."""
+
+Casting = Literal["input", "parameter"]
+"""What a layer casts before its own code runs, or while it does."""
 
 
 class Family(Protocol):
@@ -37,6 +40,7 @@ class Family(Protocol):
 
     apply: str  # the method by which an optimizer is given gradients
     scale_loss: str
+    casting: Mapping[tuple[Any, str], Casting]  # methods, and what is cast in them
     unscale: str | None  # the method that divides gradients, where applying them does not
 
     def flatten(self, structure: Any) -> list[Any]:
@@ -55,6 +59,10 @@ class Family(Protocol):
 
     def global_policy(self) -> str:
         """The name of the policy in force, without setting one by asking."""
+        ...
+
+    def policy_of(self, layer: Any) -> str:
+        """The name of a layer's own policy, also where it has a part of a `DTypePolicyMap`."""
         ...
 
     def repolicy(self, layer: Any, policy: str) -> None:
@@ -105,6 +113,10 @@ class Family(Protocol):
 
     def maker(self, output: Any) -> Any:
         """The layer that made an output of a functional model."""
+        ...
+
+    def cast(self) -> Any:
+        """The function through which layers and what they call cast."""
         ...
 
     # Optimizers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
 from typing import Any
 
@@ -14,14 +14,16 @@ import tf_keras
 from tf_keras.src import backend
 from tf_keras.src.engine import base_layer_utils, base_layer_v1, functional, keras_tensor
 from tf_keras.src.losses import LossFunctionWrapper
-from tf_keras.src.mixed_precision import loss_scale_optimizer, policy
+from tf_keras.src.mixed_precision import autocast_variable, loss_scale_optimizer, policy
 
-from mpaudit.runtime.keras.family import Arguments
+from mpaudit.runtime.keras.family import Arguments, Casting
 from mpaudit.runtime.keras.patch import Call, Patches
 
 _OPERATIONS = (
     "tf_keras.src.layers.core.tf_op_layer"  # layers made of operations on a symbolic tensor
 )
+
+_VARIABLE = autocast_variable.AutoCastVariable
 
 
 class Keras2:
@@ -45,6 +47,13 @@ class Keras2:
     named_early = False
     apply = "apply_gradients"
     scale_loss = "get_scaled_loss"
+    casting: Mapping[tuple[Any, str], Casting] = {
+        (tf_keras.layers.Layer, "_cast_single_input"): "input",
+        **{
+            (_VARIABLE, name): "parameter"
+            for name in ("value", "read_value", "_dense_var_to_tensor")
+        },
+    }
     unscale: str | None = "get_unscaled_gradients"
 
     flatten = staticmethod(tf.nest.flatten)
@@ -72,6 +81,14 @@ class Keras2:
         """Without a policy, the default dtype."""
         found = policy._global_policy
         return str(backend.floatx() if found is None else found.name)
+
+    def policy_of(self, layer: Any) -> str:
+        """There are no maps."""
+        return str(layer.dtype_policy.name)
+
+    def cast(self) -> Any:
+        """Of the backend."""
+        return tf.cast
 
     def repolicy(self, layer: Any, policy: str) -> None:
         """Its variables look for the dtype of the layer when they are read."""

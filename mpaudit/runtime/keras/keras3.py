@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state, name_scope, symbolic_scope
+from keras.src.backend.common import global_state, name_scope, symbolic_scope, variables
 
-from mpaudit.runtime.keras.family import Arguments
+from mpaudit.runtime.keras.family import Arguments, Casting
 from mpaudit.runtime.keras.patch import Call, Patches
 
 
@@ -34,6 +34,10 @@ class Keras3:
     named_early = True  # and some have it only then
     apply = "apply"
     scale_loss = "scale_loss"
+    casting: Mapping[tuple[Any, str], Casting] = {
+        (variables.AutocastScope, "maybe_cast"): "parameter",
+        (keras.DTypePolicy, "convert_input"): "input",
+    }
     unscale: str | None = None
 
     flatten = staticmethod(keras.tree.flatten)
@@ -56,6 +60,13 @@ class Keras3:
         """Asking Keras itself would set one."""
         policy = global_state.get_global_attribute("dtype_policy")
         return str(keras.backend.floatx() if policy is None else policy.name)
+
+    def policy_of(self, layer: Any) -> str:
+        """Of a map, what it has for the path of the layer."""
+        policy = layer.dtype_policy
+        if isinstance(policy, keras.dtype_policies.DTypePolicyMap) and layer.path:
+            policy = policy[layer.path]
+        return str(policy.name)
 
     def repolicy(self, layer: Any, policy: str) -> None:
         """Keras 3 has a setter for it."""

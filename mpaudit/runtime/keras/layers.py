@@ -13,6 +13,7 @@ import tensorflow as tf
 from mpaudit.errors import MpauditError
 from mpaudit.runtime.histogram import What
 from mpaudit.runtime.keras import input_range
+from mpaudit.runtime.keras.casts import Casts
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.nature import MARK, Mark, nature
@@ -40,7 +41,8 @@ class Layers:
     With `light` no number of a layer is looked at, only the gradients of its parameters are.
     """
 
-    def __init__(self, patches: Patches, clock: Clock, register: Register) -> None:
+    def __init__(self, patches: Patches, clock: Clock, register: Register, casts: Casts) -> None:
+        self._casts = casts
         self.on_call: Callable[[Family, Any, Any], None] = lambda *_: None
         self._patches = patches
         self._tracer = patches.tracer
@@ -60,7 +62,8 @@ class Layers:
                 real = not family.symbolic(leaves)
                 if real or family.named_early:
                     watched = self._register.entered(family, layer)
-            outputs = original(layer, *args, **kwargs)
+            with self._casts.called(watched if real else None):
+                outputs = original(layer, *args, **kwargs)
             if real and watched is not None:
                 with self._patches.guarded("layer left"):
                     outputs = self._left(layer, watched, args, leaves, outputs)
@@ -121,7 +124,7 @@ class Layers:
                 if tf.as_dtype(stored).is_floating:
                     self.saw(watched, "parameter", stored)
         policies = self._tracer.fact("policies") or {}
-        policy = {"policy": layer.dtype_policy.name, "compute": layer.compute_dtype}
+        policy = {"policy": watched.family.policy_of(layer), "compute": layer.compute_dtype}
         self._tracer.note("policies", {**policies, watched.path: policy})
 
     def saw(self, watched: Watched, flow: Flow, dtype: str) -> None:

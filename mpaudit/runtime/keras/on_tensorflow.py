@@ -24,6 +24,10 @@ class Keras3OnTensorFlow(Keras3):
         """As a tensor."""
         return tf.convert_to_tensor(variable.value)
 
+    def cast(self) -> Any:
+        """Of the backend, which Keras' own calls as well."""
+        return tf.cast
+
     def scale(self, optimizer: Any) -> Any:
         """Of a LossScaleOptimizer from its first attempt on."""
         if not isinstance(optimizer, self.scaling):

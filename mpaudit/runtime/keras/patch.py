@@ -40,6 +40,11 @@ class Patches:
         """Whether the run is still watched."""
         return self._active and self.tracer.alive
 
+    @property
+    def busy(self) -> bool:
+        """Whether this thread is in the probe's own code."""
+        return self._thread.inside
+
     def wrap(self, owner: object, name: str, around: Callable[[Call], Call]) -> None:
         """Replace `owner.name` by what `around` makes of it; `owner` is a class or a module."""
         before = vars(owner).get(name, _INHERITED)

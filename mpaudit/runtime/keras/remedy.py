@@ -54,7 +54,7 @@ class Remedy:
             with self._patches.guarded("keeping a layer in float32"):
                 if family.named_early or not family.symbolic(family.flatten((args, kwargs))):
                     path = self._register.entered(family, layer).path
-                    if path in self._advice.float32 and layer.dtype_policy.name == _MIXED:
+                    if path in self._advice.float32 and family.policy_of(layer) == _MIXED:
                         family.repolicy(layer, "float32")
             return original(layer, *args, **kwargs)
 

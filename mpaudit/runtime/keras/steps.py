@@ -31,8 +31,8 @@ class Steps:
     """The attempts of all optimizers, in order.
 
     `on_apply` is told of every attempt that Python sees (in a graph: once, when it is traced)
-    before it happens: of which Keras, the optimizer, the gradients, the variables. `on_end` is told
-    when one in eager mode is over.
+    before it happens: of which Keras, the optimizer, the gradients, the variables; then `on_applied`
+    is. `on_end` is told when one in eager mode is over.
     """
 
     def __init__(self, patches: Patches, clock: Clock) -> None:
@@ -45,6 +45,7 @@ class Steps:
         self._scales: dict[int, Any] = {}
         self._read = 0  # attempts handed to the tracer so far
         self.on_end: Callable[[], None] = lambda: None
+        self.on_applied: Callable[[], None] = lambda: None
         self.over = False  # no attempt will come any more
         self._settled: dict[int, tuple[int, bool | None, float | None]] = {}
         self._loss: Any = None  # the last one that gradients were taken of
@@ -66,6 +67,7 @@ class Steps:
             with self._patches.guarded("optimizer"):
                 grads, variables = family.pairs(optimizer, (args, kwargs))
                 self.on_apply(family, optimizer, grads, variables)
+                self.on_applied()
                 if (at := place("apply_gradients", "apply", "fit", "train_on_batch")) is not None:
                     self._tracer.stepped(self._index(optimizer), at)
                 before = self._before(family, optimizer) if grads else None

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from mpaudit.runtime.advice import Advice
+from mpaudit.runtime.keras.batch import Batch
 from mpaudit.runtime.keras.built import Built
+from mpaudit.runtime.keras.casts import Casts
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.events import Events
 from mpaudit.runtime.keras.family import Family
@@ -54,11 +56,14 @@ class Watch:
         tracer.note("sampling", asked.fact(asked.every or 1, LIGHT))
         self._patches = patches = Patches(tracer)
         clock, register, narration = Clock(asked.every or 1), Register(), Narration(tracer)
-        layers, steps = Layers(patches, clock, register), Steps(patches, clock)
+        self._casts = casts = Casts(patches, Batch())
+        layers, steps = Layers(patches, clock, register, casts), Steps(patches, clock)
         built = Built(patches, register, narration)
         events = Events(patches, layers, built, steps, narration)
         self._drain = _Drain(patches, clock, Rollup(tracer, register), steps, narration)
         steps.on_apply = events.applied
+        steps.on_applied = casts.over
+        tracer.draining.append(casts.drain)
         steps.on_end = self._drain.look
         layers.on_call = built.called
         self._parts: list[Any] = [layers, steps, built, events]
@@ -84,12 +89,16 @@ class Watch:
         for part in self._parts:
             with self._patches.guarded("installing the Keras probe"):
                 part.follow(family)
+        with self._patches.guarded("installing the Keras probe"):
+            self._casts.follow(family)
 
     def end(self) -> None:
         """Hand over the rest, and put everything back."""
         Watch._running = None
         self._drain.close()
         self._tracer.draining.remove(self._drain)
+        self._casts.drain()
+        self._tracer.draining.remove(self._casts.drain)
         self._patches.restore()
 
 

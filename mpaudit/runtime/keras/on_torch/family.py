@@ -21,6 +21,10 @@ class Keras3OnTorch(Keras3):
         """The parameter itself, in which it is stored."""
         return variable._value
 
+    def cast(self) -> Any:
+        """Keras' own: torch has a method."""
+        return sys.modules["keras.src.backend.torch.core"].cast
+
     def scale(self, optimizer: Any) -> Any:
         """Of a LossScaleOptimizer before its first attempt the initial one; None without one."""
         if not isinstance(optimizer, self.scaling):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mpaudit.runtime.keras import input_range
+from mpaudit.runtime.keras.casts import Casts, Size, due
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.nature import Mark, nature
 from mpaudit.runtime.keras.patch import Call, Patches
@@ -33,7 +34,10 @@ class Layers:
     `on_call` is told of every call that is not made only to find out shapes.
     """
 
-    def __init__(self, patches: Patches, register: Register, family: Family, watch: Watch) -> None:
+    def __init__(
+        self, patches: Patches, register: Register, family: Family, watch: Watch, casts: Casts
+    ) -> None:
+        self._casts = casts
         self.on_call: Callable[[Family, Any, Any], None] = lambda *_: None
         self._patches = patches
         self._register = register
@@ -109,13 +113,16 @@ class Layers:
 
     def _around_call(self, original: Call) -> Call:
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            watched = None
             with self._patches.guarded("layer entered"):
                 watched = self._register.entered(self._family, layer)
                 if input_range.casts(self._family, layer) and torch.is_grad_enabled():
                     self._arrive(watched, args)
-            outputs = original(layer, *args, **kwargs)
+            real = not self._family.symbolic(args)
+            with self._casts.called(watched if real else None):
+                outputs = original(layer, *args, **kwargs)
             with self._patches.guarded("layer left"):
-                if not self._family.symbolic(args):
+                if real:
                     self._left(layer, args, outputs)
             return outputs
 
@@ -141,7 +148,7 @@ class Layers:
     def _left(self, layer: Any, args: Any, outputs: Any) -> None:
         family = self._family
         watched = self._register.entered(family, layer)
-        policy = {"policy": layer.dtype_policy.name, "compute": layer.compute_dtype}
+        policy = {"policy": family.policy_of(layer), "compute": layer.compute_dtype}
         if self._policies.get(watched.path) != policy:
             self._policies[watched.path] = policy
             self._patches.tracer.note("policies", self._policies)
@@ -153,6 +160,25 @@ class Layers:
             for tensor in tensors:
                 self._marks.set(tensor, Mark(watched.ref, watched.path, *what))
         self.on_call(family, layer, outputs)
+
+
+class Sizes:
+    """`casts.Backend` of torch: what is computed has its size, and is computed step by step."""
+
+    def looks(self, step: int) -> bool:
+        """While gradients are recorded, in some steps."""
+        return torch.is_grad_enabled() and due(step)
+
+    def size(self, tensor: Any) -> Size | None:
+        """All of it."""
+        return Size(tensor.numel()) if isinstance(tensor, torch.Tensor) else None
+
+    def sees_batch(self, _: Any) -> None:
+        """It is known."""
+
+    def batch(self) -> float | None:
+        """Nobody asks."""
+        return None
 
 
 def _floats(value: Any) -> bool:

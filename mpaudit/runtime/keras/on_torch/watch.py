@@ -8,10 +8,11 @@ import torch
 
 from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.keras.built import Built
+from mpaudit.runtime.keras.casts import Casts
 from mpaudit.runtime.keras.loss import Losses
 from mpaudit.runtime.keras.narration import Narration
 from mpaudit.runtime.keras.on_torch.family import Keras3OnTorch
-from mpaudit.runtime.keras.on_torch.layers import Layers
+from mpaudit.runtime.keras.on_torch.layers import Layers, Sizes
 from mpaudit.runtime.keras.on_torch.steps import Steps
 from mpaudit.runtime.keras.patch import Patches
 from mpaudit.runtime.keras.register import Register
@@ -29,7 +30,9 @@ def follow(watch: Watch, remedy: Advice | None = None) -> Callable[[], None]:
         Register(),
         Narration(tracer),
     )
-    layers = Layers(patches, register, family, watch)
+    casts = Casts(patches, Sizes())
+    casts.follow(family)
+    layers = Layers(patches, register, family, watch, casts)
     built = Built(patches, register, narration, layers.mark)
     layers.on_call = built.called
     built.follow(family)
@@ -37,12 +40,20 @@ def follow(watch: Watch, remedy: Advice | None = None) -> Callable[[], None]:
     Steps(patches, watch, family, layers, built, narration)
     if remedy is not None:  # last: the others are to see what it changes
         Remedy(remedy, patches, register).follow(family)
-    tracer.draining.append(narration.drain)
+    tracer.draining += [narration.drain, casts.drain]
+    settled = watch.after_step
+
+    def over(step: int, applied: bool | None, scaled: bool) -> list[str]:
+        casts.over()
+        return settled(step, applied, scaled)
+
+    watch.after_step = over
     watch.own.foreign = layers
 
     def end() -> None:
-        narration.drain()
-        tracer.draining.remove(narration.drain)
+        for drain in (narration.drain, casts.drain):
+            drain()
+            tracer.draining.remove(drain)
         patches.restore()
 
     return end

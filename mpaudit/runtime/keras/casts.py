@@ -1,0 +1,177 @@
+"""Casts between floating dtypes that Keras makes: which layer they belong to, and what they write.
+
+In a graph they are counted while it is traced, which happens once for any number of steps; one number
+is read from the graph when it runs: how large the batch is, where a shape leaves that open.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from mpaudit.runtime.keras.family import Casting, Family
+from mpaudit.runtime.keras.patch import Call, Patches
+from mpaudit.runtime.keras.register import Watched
+from mpaudit.runtime.record import LARGEST, LOW_PRECISION, Cast, CastOf
+
+_FIRST, _EVERY = 2, 100  # eager steps whose casts are counted: the first ones, and every so many
+_MOST = 10_000  # casts of one step
+_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class Size(NamedTuple):
+    """How many numbers a tensor has: so many for each sample, of `open` dimensions not yet known."""
+
+    elements: int
+    open: int = 0
+
+
+class Backend(Protocol):
+    """What a backend says of its tensors."""
+
+    def looks(self, step: int) -> bool:
+        """Whether the casts of what is computed now are counted; `step` is as the host counts."""
+        ...
+
+    def size(self, tensor: Any) -> Size | None:
+        """None for what is no dense tensor."""
+        ...
+
+    def sees_batch(self, tensor: Any) -> None:
+        """A tensor has one open dimension: see how large that is when the graph runs."""
+        ...
+
+    def batch(self) -> float | None:
+        """How large that was on average, None while no graph has run."""
+        ...
+
+
+def due(step: int) -> bool:
+    """Whether the casts of an eager step are counted."""
+    return step < _FIRST or step % _EVERY == 0
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.calls: list[Watched | None] = []  # None: only to find out shapes
+        self.what: Casting | None = None  # that is cast; None: by a layer itself
+        self.casts: list[tuple[Cast, Size]] = []  # of this step
+        self.fallen: list[tuple[str, str, str]] = []
+
+
+class Casts:
+    """Counts what goes through Keras' own `cast`, and hands it to the tracer.
+
+    The count of a `Cast` divided by the fact `cast_steps` is what a step costs, as in a run of torch.
+    """
+
+    def __init__(self, patches: Patches, backend: Backend) -> None:
+        self._patches = patches
+        self._tracer = patches.tracer
+        self._backend = backend
+        self._thread = _Thread()
+        self._watched: list[Any] = []  # functions
+        self._step = 0
+        self._steps = 0
+        self._waiting: list[tuple[Cast, Size]] = []  # for the size of the batch
+        self._fallen: dict[str, dict[str, dict[str, int]]] = {}
+        self._light = patches.tracer.sampling.light
+
+    def follow(self, family: Family) -> None:
+        """Watch the casts of one Keras from now on, by whatever name modules know their function."""
+        cast = family.cast()
+        if inspect.unwrap(cast) not in self._watched:
+            self._watched.append(inspect.unwrap(cast))
+            for module in list(sys.modules.values()):
+                if getattr(module, "__dict__", {}).get("cast") is cast:
+                    self._patches.wrap(module, "cast", self._around_cast)
+        for (owner, name), what in family.casting.items():
+            self._patches.wrap(owner, name, partial(self._around, what))
+
+    @contextmanager
+    def called(self, watched: Watched | None) -> Iterator[None]:
+        """A layer is called, with None only to find out shapes."""
+        self._thread.calls.append(watched)
+        try:
+            yield
+        finally:
+            self._thread.calls.pop()
+
+    def over(self) -> None:
+        """Gradients are applied: a step is over, or the graph of one is traced."""
+        casts, self._thread.casts = self._thread.casts, []
+        fallen, self._thread.fallen = self._thread.fallen, []
+        self._step += 1
+        if not casts:
+            return
+        self._steps += 1
+        self._waiting += casts
+        for path, kind, why in fallen:
+            reasons = self._fallen.setdefault(path, {}).setdefault(kind, {})
+            reasons[why] = reasons.get(why, 0) + 1
+        self._tracer.note("cast_steps", self._steps)
+        if self._fallen:
+            self._tracer.note("float32_operations", self._fallen)
+
+    def drain(self) -> None:
+        """Hand over what is known whole."""
+        waiting, self._waiting = self._waiting, []
+        batch = self._backend.batch() if any(size.open for _, size in waiting) else None
+        for cast, size in waiting:
+            if size.open and batch is None:
+                self._waiting.append((cast, size))
+                continue
+            samples = batch if size.open and batch is not None else 1
+            written = round(size.elements * samples * _BYTES[cast.target])
+            self._tracer.cast(replace(cast, bytes=written))
+
+    def _around(self, what: Casting, original: Call) -> Call:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            before, self._thread.what = self._thread.what, what
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._thread.what = before
+
+        return call
+
+    def _around_cast(self, original: Call) -> Call:
+        def cast(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            if self._thread.calls and not self._patches.busy:
+                with self._patches.guarded("cast"):
+                    self._cast(args[0] if args else kwargs["x"], result)
+            return result
+
+        return cast
+
+    def _cast(self, tensor: Any, result: Any) -> None:
+        watched, thread = self._thread.calls[-1], self._thread
+        aside = watched is None or self._light or len(thread.casts) >= _MOST
+        if watched is None or aside or not self._backend.looks(self._step):
+            return
+        source, target = _name(tensor), _name(result)
+        if source == target or source not in _BYTES or target not in _BYTES:
+            return
+        size = self._backend.size(result)
+        if size is None or size.open > 1:
+            return
+        if size.open:
+            self._backend.sees_batch(result)
+        what: CastOf = "parameter" if thread.what == "parameter" else "activation"
+        thread.casts.append((Cast(watched.path, what, source, target, 1, 0), size))
+        if what == "activation" and source in LOW_PRECISION and target not in LOW_PRECISION:
+            why = "policy" if thread.what == "input" else "layer"
+            thread.fallen.append((watched.path, watched.kind, why))
+
+
+def _name(tensor: Any) -> str:
+    dtype = getattr(tensor, "dtype", None)
+    name = str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+    return name if name in LARGEST else ""
