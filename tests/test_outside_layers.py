@@ -306,3 +306,43 @@ def test_it_is_said_where_no_optimizer_steps(tmp_path: Path) -> None:
     report = verdict.read(path)
     for text in (run_text.render(report), html.render(report)):
         assert "o step of an optimizer was seen: all that came in the run is told as step 0" in text
+
+
+@pytest.mark.parametrize("bad", ["first", "second"])
+@pytest.mark.parametrize("sampling", [Sampling(1), Sampling(), Sampling(light=True)])
+def test_a_skip_is_that_of_the_optimizer_whose_gradients_overflow(
+    tmp_path: Path, sampling: Sampling, bad: str
+) -> None:
+    told: list[tuple[int, list[bool]]] = []
+
+    def loop() -> None:
+        """Two models, whose losses both go backward before both optimizers step."""
+        torch.manual_seed(0)
+        models = [nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)) for _ in range(2)]
+        optimizers = [torch.optim.SGD(each.parameters(), lr=1e-3) for each in models]
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        for step in range(STEPS):
+            for number, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
+                optimizer.zero_grad()
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    loss = model(torch.randn(3, 4)).float().square().mean()
+                wrong = step in (0, 13) and number == (bad == "second")
+                scaler.scale(loss * (1e36 if wrong else 1.0)).backward()
+            finite = [all(p.grad.isfinite().all() for p in each.parameters()) for each in models]
+            told.append((step, [bool(each) for each in finite]))
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+            scaler.update()
+
+    path = tmp_path / "run.mpa"
+    watch(path, loop, sampling)
+    with Reader(path) as run:
+        rows = run.attempts()
+        for step, finite in told:
+            applied = [r.applied for r in rows if r.first <= step <= r.last]
+            assert applied == finite
+        assert {each.judgement for each in run.incidents()} == {"benign"}
+        first = {each.path.partition(".")[0] for each in run.layers()}
+        assert len(first) > 1
+        culprits = {(each[0], each[1]) for each in run.meta["skips"] if each[3]}
+    assert culprits == {(int(bad == "second"), 0), (int(bad == "second"), 13)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.runtime.measured import Gradient, Measured, Place, Values
@@ -12,6 +12,18 @@ from mpaudit.runtime.record import LARGEST, LOW_PRECISION, Incident, Layer
 from mpaudit.runtime.tracer import Tracer
 
 _ASKED = 3  # times that a layer under suspicion is looked at closely
+
+
+@dataclass(slots=True)
+class _Undecided:
+    """What went wrong in gradients until it is known what became of them.
+
+    `made_in` is the dtype if a layer made it; `finite` are optimizers whose gradients are finite.
+    """
+
+    incident: Incident
+    made_in: str | None
+    finite: list[int] = field(default_factory=list)
 
 
 class Origins:
@@ -25,8 +37,7 @@ class Origins:
         self._bad_step: int | None = None  # the last step whose forward pass went wrong
         self._latest = self._earlier = -2
         """The step of the last output that was not finite; the same before the call that it was in."""
-        self._undecided: list[tuple[Incident, str | None]] = []
-        """What went wrong in gradients, and the dtype if a layer made it; until the step ends."""
+        self._undecided: list[_Undecided] = []
         self.suspected: dict[str, int] = {}
         """Layers behind which gradients went bad, and how often each may yet be asked whether it
         was the layer, or something beside it."""
@@ -172,7 +183,7 @@ class Origins:
         found = self._incident("gradient-overflow", kind, place, values, message, "defect")
         if gradient.dtype == "float16":
             self._low.add(place.path)
-        self._undecided.append((found, made_in))
+        self._undecided.append(_Undecided(found, made_in))
 
     def _new(self, path: str) -> bool:
         return path not in self.suspected and path not in self._proved
@@ -193,7 +204,7 @@ class Origins:
         message = f"{_title(place.path)} makes {what} in the gradient of its {name} in "
         message += f"{place.dtype}, from a finite gradient"
         found = self._incident("gradient-overflow", kind, place, values, message, "defect")
-        self._undecided.append((found, place.dtype))
+        self._undecided.append(_Undecided(found, place.dtype))
 
     def parameters(self, bad: Sequence[tuple[Place, str, Values]], together: int) -> None:
         """Gradients of parameters, each with its name, are not finite: `bad` of so many `together`.
@@ -210,26 +221,39 @@ class Origins:
         message = f"{' or '.join(values.nonfinite)} in the gradient of {name} of "
         message += f"{_title(place.path)}, the last of {len(bad)} such of {together} parameters"
         found = self._incident("gradient-overflow", kind, place, values, message, "defect")
-        self._undecided.append((found, None))
+        self._undecided.append(_Undecided(found, None))
 
-    def settled(self, step: int, applied: bool | None, scaled: bool) -> list[str]:
+    def settled(
+        self, index: int, step: int, applied: bool | None, scaled: bool, checked: bool
+    ) -> list[str]:
         """An attempt ended: what overflowed before it is benign if the scaler skipped the step.
 
+        `checked` says that a scaler looked at the gradients of this optimizer. Where it applied them, what
+        is not finite is another's that steps later, or nobody's if this one comes first again.
         Returns the layers where it began, forward or backward.
         """
         self._suspects = []
-        began = [incident.layer for incident, _ in self._undecided]
+        began = [each.incident.layer for each in self._undecided]
         if self._bad_step == step:
             began = self._begun
-        for incident, made_in in self._undecided:
-            if applied is False:
-                self._tracer.incident(_benign(incident), made_in=made_in)
+        undecided, self._undecided = self._undecided, []
+        for each in undecided:
+            if applied and checked and index not in each.finite:
+                each.finite.append(index)
+                self._undecided.append(each)
+            elif applied is False:
+                self._tracer.incident(_benign(each.incident), made_in=each.made_in)
             else:
-                self._tracer.incident(incident, made_in=made_in)
-                if applied and not scaled and incident.layer in self._low:
-                    self._suspects.append(incident)
-        self._undecided.clear()
+                self._tracer.incident(each.incident, made_in=each.made_in)
+                if applied and not scaled and each.incident.layer in self._low:
+                    self._suspects.append(each.incident)
         return list(dict.fromkeys(began))
+
+    def over(self) -> None:
+        """The run is over, and no attempt follows what is not decided."""
+        undecided, self._undecided = self._undecided, []
+        for each in undecided:
+            self._tracer.incident(each.incident, made_in=each.made_in)
 
     def _ruins(self, place: Place) -> bool:
         """Whether bad parameters are to blame: gradients that overflowed were applied before."""

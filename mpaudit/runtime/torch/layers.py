@@ -88,6 +88,7 @@ class Layers:
         self._gradients = Gradients(watch, self.names, *found)
         watch.after_step = self._settled
         watch.loss = self._origins.loss
+        watch.patches.also(self._origins.over)
         watch.region_entered = self._region_entered
         watch.patches.set(modules, "_has_any_global_hook", _users_hooks)
         before = modules.register_module_forward_pre_hook(self._enter)
@@ -106,10 +107,10 @@ class Layers:
         for course in self._headroom.courses(last=last):
             self._watch.tracer.peaks(course)
 
-    def _settled(self, step: int, applied: bool | None, scaled: bool) -> list[str]:
+    def _settled(self, *attempt: Any) -> list[str]:
         """An attempt ended; returns the layers in which numbers went wrong."""
         self.casts.over()
-        return self._origins.settled(step, applied, scaled)
+        return self._origins.settled(*attempt)
 
     def _current(self) -> tuple[str, int] | None:
         """Path and step of the innermost layer that is being called to train, the first time."""

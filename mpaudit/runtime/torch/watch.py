@@ -171,9 +171,10 @@ class Watch:
         self.before_step: Callable[[Any, bool], None] = lambda *_: None
         """Called with an optimizer right before it steps, and whether its gradients are without the
         loss scale by then."""
-        self.after_step: Callable[[int, bool | None, bool], list[str]] = lambda *_: []
-        """Called with an attempt when it is known whether it was applied, and whether losses are
-        scaled; returns the layers in which numbers went wrong."""
+        self.after_step: Callable[[int, int, bool | None, bool, bool], list[str]] = lambda *_: []
+        """Called with an optimizer's index and an attempt when it is known whether it was applied, and
+        whether losses are scaled, and by a scaler that looked at these gradients; returns the layers in
+        which numbers went wrong."""
         self.region_entered: Callable[[], None] = lambda: None
         """Called when an autocast region that is switched on was entered."""
         self.skipped: Callable[[Any, int], None] = lambda *_: None
@@ -243,7 +244,8 @@ class Watch:
     def settled(self, index: int, step: int, applied: bool | None, scale: float | None) -> None:
         """An attempt's end is known."""
         self.tracer.settled(index, step, applied, scale)
-        began = self.after_step(step, applied, scale is not None or self.scaled)
+        checked = scale is not None
+        began = self.after_step(index, step, applied, checked or self.scaled, checked)
         if applied is False:
             self.turns.alarm()
             self.tracer.culprits(index, step, began)
