@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def mentions(module: Module) -> Iterator[tuple[ast.Name | ast.Attribute, str]]:
     """Every place that reads autocast, with its full name; not where the version of torch is asked."""
-    if "autocast" not in module.text or "torch" not in module.text:
+    if not (module.mentions("autocast") and module.mentions("torch")):
         return
     names = Names.of(module)
     for node in names.reads():

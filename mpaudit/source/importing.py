@@ -85,7 +85,7 @@ class Importing(Compound):
 
     def _lazily(self, module: Module, attribute: str | None, path: Path) -> Imported:
         """An import whose module is executed when it is used; one that may set a policy, at once."""
-        if "keras" in module.text:
+        if module.mentions("keras"):
             self._absorb(module, path)
         return Imported(module, attribute)
 

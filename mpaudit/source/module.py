@@ -91,6 +91,7 @@ class Module:
     encoding: Encoding = field(default_factory=Encoding)
     target: Target = field(default_factory=Target)
     project: Project | None = None
+    _mentioned: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def parse(
@@ -203,6 +204,12 @@ class Module:
     def spelled(self) -> frozenset[str]:
         """All plain names that the text mentions; those of attributes, arguments and imports are none."""
         return frozenset(node.id for node in walk(self.tree) if isinstance(node, ast.Name))
+
+    def mentions(self, word: str) -> bool:
+        """Whether the text has these letters; what is asked at every call is looked for once."""
+        if word not in self._mentioned:
+            self._mentioned[word] = word in self.text
+        return self._mentioned[word]
 
     def forget(self) -> None:
         """Drop what was worked out of the tree, which takes as much memory; it can be worked out again."""

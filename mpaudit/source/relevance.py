@@ -250,13 +250,13 @@ class Relevance:
         keras = _keras_words(seen)
         wide = least in (WORDS, SPEAKING)
         keras |= _owner_words(seen) if wide else frozenset()
-        if wide and "FullyShardedDataParallel" in module.text:
+        if wide and module.mentions("FullyShardedDataParallel"):
             keras |= SHARDING
-        keras |= ENGINES if wide and "deepspeed" in module.text else frozenset()
+        keras |= ENGINES if wide and module.mentions("deepspeed") else frozenset()
         words = least | keras if wide else least | (KERAS_TELLING if keras else set())
-        if least is TELLING and "GradScaler" in module.text:
+        if least is TELLING and module.mentions("GradScaler"):
             words |= {"state_dict()"}
-        elif least is not TELLING and "ccelerator" in module.text:
+        elif least is not TELLING and module.mentions("ccelerator"):
             words |= ACCELERATE_WORDS
         trainers = _trainer_words(seen, module.text)
         words |= trainers

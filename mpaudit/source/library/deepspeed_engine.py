@@ -154,7 +154,7 @@ def around(call: Call, function: Value, _: Value) -> None:  # noqa: ARG001 - as 
         return
     fact = "@driven" if call.name == "step" else "@engine"
     if call.path.known(call.receiver, fact) is None:
-        if not any("deepspeed" in frame.module.text for frame in call.path.frames):
+        if not any(frame.module.mentions("deepspeed") for frame in call.path.frames):
             return
     if call.name == "step":
         if call.receiver.kind == "Optimizer":

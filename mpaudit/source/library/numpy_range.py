@@ -73,13 +73,13 @@ def called(call: Call, callee: Value, made: Value) -> None:
         if callee.name in _GENERATORS:
             path.learn(made, generates=TRUE)
         name, source = last(callee.name), call.arguments[0] if call.arguments else None
-        if name in _DRAWING and "float16" in path.frame.module.text:
+        if name in _DRAWING and path.frame.module.mentions("float16"):
             _learn(made, _drawn(call, callee.name), path)
     else:
         name, source = call.name, call.receiver
         if name in _DRAWING and isinstance(source, Thing):
             generates = path.known(source, "@generates") is not None
-            if generates and "float16" in path.frame.module.text:
+            if generates and path.frame.module.mentions("float16"):
                 _learn(made, _drawn(call, f"numpy.random.{name}"), path)
             return
     if name in _SAME and isinstance(source, Value):
@@ -105,7 +105,7 @@ def _known(value: Value, path: Path, engine: Calls) -> Range | None:
             return known
     if isinstance(value, Pack):
         return _known(value.items[0], path, engine) if value.items else None
-    if isinstance(value, Thing) and value.kind == "list" and "float16" in path.frame.module.text:
+    if isinstance(value, Thing) and value.kind == "list" and path.frame.module.mentions("float16"):
         return _hull(value, path, engine)
     return None
 

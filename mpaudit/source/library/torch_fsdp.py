@@ -54,7 +54,7 @@ def stepped(call: Call, function: Value, made: Value) -> None:
     path = call.path
     if isinstance(function, External):
         if function.name in PLAIN and isinstance(made, Thing) and made.kind == "GradScaler":
-            aware = TRUE if "ShardedGradScaler" in path.frame.module.text else None
+            aware = TRUE if path.frame.module.mentions("ShardedGradScaler") else None
             path.learn(made, plain=Const(call.span), aware=aware)
         return
     scaler = call.receiver

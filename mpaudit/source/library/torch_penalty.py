@@ -54,7 +54,7 @@ def _taken(call: Call) -> None:
         call.path.learn(scaler, differentiated=TRUE)  # what is scaled may be no loss from here on
     if call.argument(4, "create_graph") != TRUE:
         return
-    if any("._scale" in frame.module.text for frame in call.path.frames):
+    if any(frame.module.mentions("._scale") for frame in call.path.frames):
         return  # the scale is read behind the scaler's back: nobody can tell what is divided by it
     for scaler in _scalers(outputs, call.path):
         call.emit(

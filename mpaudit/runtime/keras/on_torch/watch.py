@@ -43,9 +43,9 @@ def follow(watch: Watch, remedy: Advice | None = None) -> Callable[[], None]:
     tracer.draining += [narration.drain, casts.drain]
     settled = watch.after_step
 
-    def over(step: int, applied: bool | None, scaled: bool) -> list[str]:
+    def over(index: int, step: int, applied: bool | None, scaled: bool, checked: bool) -> list[str]:
         casts.over()
-        return settled(step, applied, scaled)
+        return settled(index, step, applied, scaled, checked)
 
     watch.after_step = over
     watch.own.foreign = layers
