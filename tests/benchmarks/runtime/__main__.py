@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import sys
@@ -18,10 +19,10 @@ from mpaudit import __version__
 from mpaudit.cores import cores
 
 from ..goal import Goal, table
-from . import cost, time
+from . import cost, fit, time
 from .loop import SHAPES
 
-PARTS = ("counted", "timed")
+PARTS = ("counted", "timed", "keras")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     goals: list[Goal] = []
     notes: dict[str, Any] = {}
-    for shape in SHAPES:
+    for shape in SHAPES if given.only != "keras" else ():
         if given.only != "timed":
             print(f"counting: {shape}", file=sys.stderr, flush=True)
             goals += cost.rows(shape, given.device)
@@ -40,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"timing: {shape}", file=sys.stderr, flush=True)
             found, notes[shape] = time.rows(shape, given.device, given.rounds)
             goals += found
-    if given.device == "cpu":
+    if given.device == "cpu" and given.only in (None, "keras"):
+        print("timing: Keras", file=sys.stderr, flush=True)
+        goals += fit.rows(given.rounds)
+    if given.device == "cpu" and given.only != "keras":
         goals += time.on_a_gpu()
     print(table(goals))
     for shape, said in notes.items():
@@ -51,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+KERAS = ("keras", "tensorflow")
 SUFFIX = {"cpu": "", "cuda": "_cuda"}
 
 
@@ -65,6 +70,7 @@ def facts(device: str, goals: Sequence[Goal], notes: dict[str, Any]) -> dict[str
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **{name: importlib.metadata.version(name) for name in KERAS if device == "cpu"},
         },
         "system": f"{platform.system()} {platform.machine()}",
         "goals": [goal.plain() for goal in goals],

@@ -41,10 +41,14 @@ class Worker:
 
     def steps(self, count: int) -> Run:
         """Do so many steps."""
-        self._input.write(f"{count}\n")
-        self._input.flush()
-        wall, processor = map(float, self._answer().split())
+        wall, processor = map(float, self.asked(str(count)).split())
         return Run(wall / count, processor / count, 0)
+
+    def asked(self, line: str) -> str:
+        """What it answers to a line."""
+        self._input.write(f"{line}\n")
+        self._input.flush()
+        return self._answer()
 
     def ready(self) -> None:
         """Wait until the model is there."""
