@@ -239,7 +239,7 @@ def _check(
     "--every",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Look at the layers in every Nth step (PyTorch: 10, Keras: 1), and after one that went wrong.",
+    help="Look at the layers in every Nth step (default: 10), and after one that went wrong.",
 )
 @click.option(
     "--light",

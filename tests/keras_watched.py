@@ -19,13 +19,14 @@ from mpaudit.protocols.protocol import Protocol, Verdict  # noqa: E402
 from mpaudit.runtime.advice import Advice  # noqa: E402
 from mpaudit.runtime.keras.probe import install  # noqa: E402
 from mpaudit.runtime.record import Statistics  # noqa: E402
-from mpaudit.runtime.sampling import EVERYTHING, Sampling  # noqa: E402
+from mpaudit.runtime.sampling import Sampling  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("Keras runs on another backend", allow_module_level=True)
 
+EVERY_STEP = Sampling(every=1)
 MODES = ["eager", "function", "xla"]
 
 
@@ -64,7 +65,7 @@ class Heard(Protocol):
 def watched(
     folder: Path,
     *machines: Protocol,
-    sampling: Sampling = EVERYTHING,
+    sampling: Sampling = EVERY_STEP,
     remedy: Advice | None = None,
 ) -> Iterator[Tracer]:
     """The probe around a piece of code; the trace lies in `folder` afterwards."""

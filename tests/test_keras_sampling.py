@@ -14,7 +14,7 @@ tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
 from mpaudit.runtime.advice import advise  # noqa: E402
-from mpaudit.runtime.sampling import AFTER, FIRST, Sampling, told  # noqa: E402
+from mpaudit.runtime.sampling import AFTER, EVERY, FIRST, Sampling, told  # noqa: E402
 from mpaudit.runtime.summary import summarise  # noqa: E402
 
 
@@ -74,6 +74,46 @@ def test_a_light_look_measures_the_gradients_that_the_optimizer_gets(
     assert [flow.dtypes["output"] for flow in report.layers] == [["float16"], ["float32"]]
 
 
+def due(step: int, every: int) -> bool:
+    """Whether a step is looked at where nothing went wrong: numbers are counted at powers of two."""
+    return step < FIRST or step % every == 0 or step in (16, 32, 64)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_the_steps_after_a_skipped_one_are_looked_at(tmp_path: Path, mode: str) -> None:
+    """By default; the step itself was one that nobody looked at."""
+    steps, bad = 48, 33
+    sizes = [1.0 + step / 64 for step in range(steps)]
+    sizes[bad] = numpy.inf
+
+    def loop() -> None:
+        layer = keras.layers.Dense(1, kernel_initializer="ones", dtype="float32")
+        layer.build((None, 1))
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0))
+
+        def step(batch: Any) -> None:
+            with tf.GradientTape() as tape:
+                loss = optimizer.scale_loss(tf.reduce_sum(layer(batch)))
+            variables = layer.trainable_variables
+            optimizer.apply(tape.gradient(loss, variables), variables)
+
+        optimizer.build(layer.trainable_variables)
+        run = compiled(step, mode)
+        for size in sizes:
+            run(tf.fill([3, 1], size))
+
+    with watched(tmp_path, sampling=Sampling()):
+        loop()
+    with read(tmp_path) as reader:
+        forward = next(row for row in reader.statistics() if row.phase == "forward")
+        skipped = [row for row in reader.attempts() if row.applied is False]
+        assert reader.meta["sampling"] == {"every": EVERY}
+    looked = [s for s in range(steps) if due(s, EVERY) or bad < s <= bad + AFTER]
+    assert [(row.first, row.last) for row in skipped] == [(bad, bad)]
+    assert (forward.calls, forward.inf) == (len(looked), 0)
+    assert forward.amax == numpy.float32(sizes[looked[-1]]).item()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_every_so_many_steps_are_looked_at_and_those_after_a_bad_one(
     tmp_path: Path, mode: str
@@ -104,7 +144,7 @@ def test_every_so_many_steps_are_looked_at_and_those_after_a_bad_one(
         rows = {row.phase: row for row in reader.statistics()}
         (layer,) = reader.layers()
         assert reader.meta["sampling"] == {"every": every}
-    looked = [s for s in range(steps) if s < FIRST or s % every == 0 or bad < s <= bad + AFTER]
+    looked = [s for s in range(steps) if due(s, every) or bad < s <= bad + AFTER]
     assert (layer.calls, layer.calls_per_step) == (steps, 1)
     for row in rows.values():
         assert (row.calls, row.elements) == (len(looked), 3 * len(looked))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+EVERY = 10  # steps from one that is looked at to the next
 FIRST = 10  # steps that are always looked at
 AFTER = 5  # steps that are looked at behind one in which something went wrong
 CALLS = 8  # calls of one layer in one step whose numbers are counted by power of two

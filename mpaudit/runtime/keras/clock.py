@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mpaudit.runtime.sampling import AFTER, COUNTED, FIRST
+from mpaudit.runtime.sampling import AFTER, COUNTED, FIRST, sampled
 
 _ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
 """The shared name by which TensorFlow makes a resource that lives as long as its handle."""
@@ -49,15 +49,16 @@ def traced(function: Callable[..., Any], *given: Any) -> Callable[..., Any]:
 class Clock:
     """Counts attempts to step, of all optimizers together, on the device.
 
-    Tensors are looked at in each `every`-th of them, in the first ones, and in some from one on in
-    which something went wrong, see `Sampling`. The resources are made when they are first needed: a
-    script may still set up its devices after the import.
+    Tensors are looked at in each `every`-th of them, in the first ones, in those in which numbers are
+    counted, and in some from one on in which something went wrong, see `Sampling`. Whether they are is
+    worked out once for each attempt, when the one before it is over. The resources are made when they
+    are first needed: a script may still set up its devices after the import.
     """
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
         self._made: Any = None
-        self._looking: Any = None  # the tick before which every attempt is looked at
+        self._looking: Any = None
         self._host: int | None = None
         self._until = FIRST
 
@@ -71,10 +72,11 @@ class Clock:
 
     @property
     def looking(self) -> Any:
-        """The resource that holds the tick until which all is looked at; None if always."""
+        """The resource that holds the tick before which all is looked at, and 1 if the attempt that is
+        being prepared is, else 0; None if all are."""
         if self.every > 1 and self._looking is None:
             with tf.init_scope():
-                self._looking = resource(tf.constant(FIRST, tf.int64))
+                self._looking = resource(tf.constant([FIRST, 1], tf.int64))
         return self._looking
 
     def now(self) -> Any:
@@ -85,6 +87,11 @@ class Clock:
         """An attempt is over."""
         one = tf.constant(1, tf.int64)
         tf.raw_ops.AssignAddVariableOp(resource=self.handle, value=one)
+        if self.looking is not None:
+            tick, until = self.now(), _state(self.looking)[0]
+            looks = (tick < until) | (tick % self.every == 0) | sampled_at(tick)
+            state = tf.stack([until, tf.cast(looks, tf.int64)])
+            tf.raw_ops.AssignVariableOp(resource=self.looking, value=state)
         self._host = None
 
     def read(self) -> int:
@@ -106,7 +113,16 @@ class Clock:
         if self.every == 1:
             return True
         tick = self.on_host()
-        return tick < self._until or tick % self.every == 0
+        return tick < self._until or tick % self.every == 0 or sampled(tick)
+
+    def unless(self, applied: Any) -> None:
+        """Something went wrong in an attempt that was not applied: the next ones are looked at."""
+        if self.every == 1:
+            return
+        if not tf.executing_eagerly():
+            alarmed(self.looking, self.now(), ~applied)
+        elif "CPU" in applied.device and not bool(applied):
+            self.alarm()
 
     def alarm(self) -> None:
         """The host saw that something went wrong."""
@@ -120,16 +136,22 @@ def tick_of(handle: Any) -> Any:
     return tick
 
 
-def looked_at(looking: Any, tick: Any, every: int) -> Any:
+def _state(looking: Any) -> Any:
+    state = tf.raw_ops.ReadVariableOp(resource=looking, dtype=tf.int64)
+    state.set_shape([2])
+    return state
+
+
+def looked_at(looking: Any) -> Any:
     """`Clock.looks` inside a graph."""
-    return (tick < tick_of(looking)) | (tick % every == 0)
+    return _state(looking)[1] > 0
 
 
 def alarmed(looking: Any, tick: Any, bad: Any) -> Any:
     """`Clock.alarm` inside a graph, where `bad` is true."""
-    until = tick_of(looking)
-    later = tf.where(bad, tf.maximum(until, tick + 1 + AFTER), until)
-    return tf.raw_ops.AssignVariableOp(resource=looking, value=later)
+    state = _state(looking)
+    later = tf.where(bad, tf.maximum(state[0], tick + 1 + AFTER), state[0])
+    return tf.raw_ops.AssignVariableOp(resource=looking, value=tf.stack([later, state[1]]))
 
 
 def sampled_at(tick: Any) -> Any:

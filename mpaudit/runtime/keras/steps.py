@@ -129,6 +129,7 @@ class Steps:
         row = tf.stack([tf.constant(index, tf.float64), applied, scale, *losses])
         tick = self._clock.now()
         tf.raw_ops.ResourceScatterUpdate(resource=self._ledger, indices=tick % ROOM, updates=row)
+        self._clock.unless(outcome)
         self._clock.advance()
 
     def _index(self, optimizer: Any) -> int:

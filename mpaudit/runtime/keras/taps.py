@@ -109,7 +109,7 @@ class Tap:
         if tf.executing_eagerly() and "CPU" in value.device:
             self._note_on_host(value, calls, others)
         else:
-            _record(self._places(), self._clock.every, value, calls, others)
+            _record(self._places(), value, calls, others)
 
     def later(self) -> Callable[[Any], Any]:
         """`note` for the backward pass of what is computed now.
@@ -122,7 +122,7 @@ class Tap:
         places = self._places().captured(tf.compat.v1.get_default_graph())
 
         def note(value: Any) -> Any:
-            return self._order.run(lambda: _record(places, self._clock.every, value, 0, 0))
+            return self._order.run(lambda: _record(places, value, 0, 0))
 
         return note
 
@@ -206,17 +206,17 @@ def _float(bits: int, dtype: str) -> float:
     return float(numpy.array([bits], integer).view(dtype)[0])
 
 
-def _record(places: _Places, every: int, value: Any, calls: int, others: int) -> Any:
+def _record(places: _Places, value: Any, calls: int, others: int) -> Any:
     """Join what `value` holds to the vector, if this step is looked at; something to wait for."""
     flat = tf.reshape(tf.stop_gradient(value), [-1])
     there = tuple(each is not None for each in places)
     counts = tf.constant([calls, others], tf.float64)
     given = [each for each in places if each is not None]
-    return _recorder(value.dtype, every, there)(flat, counts, *given)
+    return _recorder(value.dtype, there)(flat, counts, *given)
 
 
 @cache
-def _recorder(dtype: Any, every: int, there: tuple[bool, ...]) -> Callable[..., Any]:
+def _recorder(dtype: Any, there: tuple[bool, ...]) -> Callable[..., Any]:
     """The function that `_record` calls; `there` says which of the places there are.
 
     It is traced once for all tensors: a graph in which each tap is one operation is built thirty
@@ -235,7 +235,7 @@ def _recorder(dtype: Any, every: int, there: tuple[bool, ...]) -> Callable[..., 
         def aside() -> Any:
             return _vector(calls=calls, others=others)
 
-        looks = None if every == 1 else looked_at(places.looking, tick, every)
+        looks = None if places.looking is None else looked_at(places.looking)
         with tf.control_dependencies(
             [_join(places.vector, look() if looks is None else tf.cond(looks, look, aside))]
         ):

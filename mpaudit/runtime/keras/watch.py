@@ -27,7 +27,7 @@ from mpaudit.runtime.keras.rows import SLOTS
 from mpaudit.runtime.keras.steps import Steps
 from mpaudit.runtime.keras.trial import Trial
 from mpaudit.runtime.rehearsal import Plan
-from mpaudit.runtime.sampling import COUNTED
+from mpaudit.runtime.sampling import COUNTED, EVERY
 from mpaudit.runtime.tracer import Tracer
 
 _ROOM = min((SLOTS - 1) * COUNTED, ROOM // 2)
@@ -53,9 +53,10 @@ class Watch:
     ) -> None:
         self._tracer = tracer
         asked = tracer.sampling
-        tracer.note("sampling", asked.fact(asked.every or 1, LIGHT))
+        every = asked.every or (1 if asked.light else EVERY)
+        tracer.note("sampling", asked.fact(every, LIGHT))
         self._patches = patches = Patches(tracer)
-        clock, register, narration = Clock(asked.every or 1), Register(), Narration(tracer)
+        clock, register, narration = Clock(every), Register(), Narration(tracer)
         self._casts = casts = Casts(patches, Batch())
         layers, steps = Layers(patches, clock, register, casts), Steps(patches, clock)
         built = Built(patches, register, narration)

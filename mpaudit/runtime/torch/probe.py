@@ -11,7 +11,7 @@ import torch
 from mpaudit.errors import MpauditError
 from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.rehearsal import Plan
-from mpaudit.runtime.sampling import Turns
+from mpaudit.runtime.sampling import EVERY, Turns
 from mpaudit.runtime.torch.compiler import Compiler
 from mpaudit.runtime.torch.device import Remap
 from mpaudit.runtime.torch.layers import Layers
@@ -28,7 +28,6 @@ EMULATED = (
     "CUDA's autocast on the CPU: float16 inputs, float32 arithmetic, results rounded to float16"
 )
 
-EVERY = 10  # steps from one that is looked at to the next
 EVERY_LIGHT = 100  # with --light, where a scaler says of the others that all is finite
 
 
