@@ -31,6 +31,7 @@ from mpaudit.runtime.keras.peaks import Ring, raise_peak
 from mpaudit.runtime.sampling import sampled
 
 _NEVER = -1.0e300
+_CALLS, _OTHERS = 9, 10  # their places in the vector of a tap
 _EVERY = 16  # attempts between two counts of the zeros of a tensor inside a graph
 _BITS = {2: (tf.int16, 0x7FFF), 4: (tf.int32, 0x7FFFFFFF), 8: (tf.int64, 0x7FFFFFFFFFFFFFFF)}
 _INFINITY = {
@@ -230,16 +231,19 @@ def _recorder(dtype: Any, there: tuple[bool, ...]) -> Callable[..., Any]:
         calls, others = tf.unstack(counts)
 
         def look() -> Any:
-            return _look(places, tick, value, calls, others)
+            with tf.control_dependencies(
+                [_join(places.vector, _look(places, tick, value, calls, others))]
+            ):
+                return tf.constant(0.0)
 
         def aside() -> Any:
-            return _vector(calls=calls, others=others)
+            at = tf.constant([_CALLS, _OTHERS])
+            add = tf.raw_ops.ResourceScatterAdd
+            with tf.control_dependencies([add(resource=places.vector, indices=at, updates=counts)]):
+                return tf.constant(0.0)
 
         looks = None if places.looking is None else looked_at(places.looking)
-        with tf.control_dependencies(
-            [_join(places.vector, look() if looks is None else tf.cond(looks, look, aside))]
-        ):
-            return tf.constant(0.0)
+        return look() if looks is None else tf.cond(looks, look, aside)
 
     return traced(record, tf.TensorSpec([None], dtype), tf.TensorSpec([2], tf.float64), sum(there))
 

@@ -12,14 +12,16 @@ from pathlib import Path
 from ..goal import Goal
 from ..peer import ROOT, clean
 from ..timing import Run
-from .turn import PLAIN, WARM, Worker, added, seconds
+from .turn import PLAIN, Worker, added, seconds
 
 WORKER = Path(__file__).with_name("fit_worker.py")
 OURS, PEER = "mpaudit", "enable_check_numerics"
 SHAPES = {"toy": "Keras, MLP of 4 layers", "resnet": "Keras, ResNet-50 at 96 x 96"}
 LIMITS = {"toy": 25, "resnet": 5}  # percent of a step
-STEPS = {"toy": 300, "resnet": 2}
-"""Steps of one turn; graphs are traced in those that come before the ones that count."""
+STEPS = {"toy": 300, "resnet": 10}
+"""Steps of one turn: of ten steps one is looked at."""
+WARM = 2
+"""Turns before those that count: graphs are traced in them, and the first ten steps are all looked at."""
 
 
 def rows(rounds: int) -> Iterator[Goal]:
