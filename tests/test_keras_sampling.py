@@ -152,3 +152,41 @@ def test_every_so_many_steps_are_looked_at_and_those_after_a_bad_one(
     assert (rows["forward"].amax, rows["backward"].amax) == (max(finite), 1.0)
     assert max(finite) == 1000.0
     assert (rows["forward"].inf, rows["forward"].first_bad_step) == (3, bad)
+
+
+@pytest.mark.parametrize("mode", ["function", pytest.param("xla", marks=pytest.mark.slow)])
+def test_weights_and_their_gradients_are_counted_in_the_same_steps(
+    tmp_path: Path, mode: str
+) -> None:
+    """Whether all steps are looked at or some: numbers are counted in steps 0, 1, 2, 4, 8 and 16."""
+
+    def loop() -> None:
+        layer = keras.layers.Dense(2, kernel_initializer="ones", dtype="float32")
+        layer.build((None, 3))
+        optimizer = keras.optimizers.SGD(0.01)
+
+        def step(batch: Any) -> None:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(layer(batch) ** 2)
+            variables = layer.trainable_variables
+            optimizer.apply(tape.gradient(loss, variables), variables)
+
+        optimizer.build(layer.trainable_variables)
+        run = compiled(step, mode)
+        for size in range(20):
+            run(tf.fill([4, 3], 1.0 + size))
+
+    found = []
+    for every in (1, 10):
+        folder = tmp_path / str(every)
+        folder.mkdir()
+        with watched(folder, sampling=Sampling(every=every)):
+            loop()
+        with read(folder) as reader:
+            (rows,) = reader.histograms().values()
+            found.append({(row.what, row.tensors, row.first, row.counts) for row in rows})
+    assert found[0] == found[1]
+    assert {(what, tensors) for what, tensors, *_ in found[0]} >= {
+        ("weight", 12),
+        ("weight_gradient", 12),
+    }
