@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if goals:
         print(table(goals))
     for name, found in curves.items():
-        print(f"cost over {name}: grows with the power {found['exponent']} of it (1 is linear)")
+        power = found["exponent"] or "(lost in noise)"
+        print(f"cost over {name}: grows with the power {power} of it (1 is linear)")
     if wanted == list(PARTS) and not given.no_slow:
         RESULTS.write_text(json.dumps(facts(peers, goals, curves), indent=1) + "\n")
     return 0

@@ -17,7 +17,7 @@ COUNTED = Path(__file__).with_name("counted.py")
 CLEAN = ROOT / "fixtures" / "clean"
 PROJECTS = (1, 2, 4, 8)
 """Copies of every eighth clean script, each in a folder of its own."""
-LOOPS = (16, 32, 64, 128)
+LOOPS = (64, 128, 256, 512)
 """Copies of one training loop in one file, each a function of its own."""
 LOOP = '''
 def train_{n}(model, loader, optimizer):
@@ -85,12 +85,15 @@ def counts(peers: Peers, options: Sequence[str], where: Path) -> dict[str, int]:
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def exponent(points: Sequence[dict[str, Any]], size: str) -> float:
+def exponent(points: Sequence[dict[str, Any]], size: str) -> float | None:
     """By which power of the size the cost beyond that of the smallest grows: 1 is linear.
 
-    Seconds of start are in every point, so differences are compared: of the last two doublings.
+    Seconds of start are in every point, so differences are compared: of the last two doublings. None
+    where one of them is lost in noise.
     """
     one, two, three = points[-3:]
     cost = [b["processor seconds"] - a["processor seconds"] for a, b in ((one, two), (two, three))]
+    if min(cost) <= 0:
+        return None
     grown = [b[size] - a[size] for a, b in ((one, two), (two, three))]
     return round(math.log(cost[1] / cost[0]) / math.log(grown[1] / grown[0]), 2)
