@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import platform
 import sys
 from collections.abc import Sequence
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 KERAS = ("keras", "tensorflow")
+"""Modules: the distribution may be called tensorflow-cpu."""
 SUFFIX = {"cpu": "", "cuda": "_cuda"}
 
 
@@ -70,7 +71,7 @@ def facts(device: str, goals: Sequence[Goal], notes: dict[str, Any]) -> dict[str
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            **{name: importlib.metadata.version(name) for name in KERAS if device == "cpu"},
+            **{name: import_module(name).__version__ for name in KERAS if device == "cpu"},
         },
         "system": f"{platform.system()} {platform.machine()}",
         "goals": [goal.plain() for goal in goals],
