@@ -88,4 +88,4 @@ def test_ways_that_cannot_be_are_not_followed(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(analysis.Engine, "_entry", counted)
     assert audit.check_text(text, "agent.py") == []
-    assert max(steps) < 5000, "16,900 where it is taken that the optimizers may be missing"
+    assert max(steps) < 5000, "it is taken that the optimizers may be missing"
