@@ -22,9 +22,10 @@ from mpaudit.runtime.headroom import Headroom  # noqa: E402
 from mpaudit.runtime.measured import Values  # noqa: E402
 from mpaudit.runtime.record import Layer  # noqa: E402
 from mpaudit.runtime.sampling import AFTER, FIRST, Sampling, Turns  # noqa: E402
-from mpaudit.runtime.torch import measure  # noqa: E402
 from mpaudit.runtime.torch import probe as torch_probe  # noqa: E402
+from mpaudit.runtime.torch.lying import gapless, once  # noqa: E402
 from mpaudit.runtime.torch.measure import Numbers  # noqa: E402
+from mpaudit.runtime.torch.on_cpu import amax_on_cpu  # noqa: E402
 from mpaudit.runtime.torch.watch import Watch  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
@@ -189,8 +190,8 @@ def test_what_a_tensor_costs_in_functions(monkeypatch: pytest.MonkeyPatch) -> No
 class Late(Numbers):
     """Numbers that are handed out at a flush, as those of a GPU are."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, failed: Callable[[str, Exception], None]) -> None:
+        super().__init__(failed)
         self._waiting: list[Callable[[], None]] = []
 
     @staticmethod
@@ -239,9 +240,10 @@ def test_numbers_are_read_as_they_lie_in_memory() -> None:
     cases = [lasting, lasting.bfloat16(), numbers.permute(2, 0, 3, 1), numbers[:, ::2, 1:, ::3]]
     cases += [numbers[:, :1].expand(4, 9, 5, 7), numbers.sum().expand(3, 4), numbers[0, 0, 0, 0]]
     for tensor in cases:
-        assert measure._amax_on_cpu(tensor) == tensor.abs().max().item()
-    assert not lasting.is_contiguous() and measure._as_it_lies(lasting).is_contiguous()
-    assert measure._as_it_lies(numbers[:, :1].expand(4, 9, 5, 7)).numel() == 4 * 5 * 7
+        assert amax_on_cpu(tensor) == tensor.abs().max().item()
+    assert [gapless(each) for each in cases] == [True, True, True, False, False, False, True]
+    assert not lasting.is_contiguous() and once(lasting).is_contiguous()
+    assert once(numbers[:, :1].expand(4, 9, 5, 7)).numel() == 4 * 5 * 7
 
 
 STEPS, BAD = 45, 25

@@ -381,20 +381,49 @@ def test_on_a_gpu_nothing_waits_and_the_bits_are_the_same(tmp_path: Path) -> Non
         assert all(each.amax for each in run.statistics())
 
 
-def test_what_a_gpu_computes_of_a_tensor_is_what_the_cpu_finds() -> None:
-    from mpaudit.runtime.torch import measure
+def test_a_layer_may_give_numbers_of_8_bits(tmp_path: Path) -> None:
+    class Quantised(nn.Module):
+        def forward(self, samples: torch.Tensor) -> torch.Tensor:
+            return samples.to(torch.float8_e4m3fn)
 
+    def loop() -> None:
+        network = nn.Linear(4, 4)
+        quantised = Quantised()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for _ in range(2):
+            out = network(torch.ones(2, 4))
+            quantised(out.detach())
+            out.sum().backward()
+            optimizer.step()
+
+    _, run = trace(tmp_path, loop)
+    assert run.meta["probe_errors"] == []
+    assert {"float8_e4m3fn"} in [set(each.get("output", ())) for each in run.dtypes().values()]
+
+
+def test_what_torch_computes_of_a_tensor_on_a_gpu_is_what_the_cpu_finds() -> None:
+    from mpaudit.runtime.measured import of_range
+    from mpaudit.runtime.torch.on_cpu import on_cpu
+    from mpaudit.runtime.torch.on_cuda import least_and_largest
+
+    inf = float("inf")
     cases = [
         torch.tensor([1.0, -7.5, 3.0]),
-        torch.tensor([1.0, float("inf"), -2.0, float("nan")]).half(),
-        torch.tensor([float("-inf"), 4.0]).bfloat16(),
+        torch.tensor([1.0, inf, -2.0, float("nan")]).half(),
+        torch.tensor([-inf, 4.0]).bfloat16(),
+        torch.tensor([-inf, 4.0, inf]),
+        torch.full((3,), -inf),
         torch.full((3,), float("nan")),
         torch.zeros(2, 3),
+        torch.arange(12.0).view(3, 4).t(),
     ]
     for tensor in cases:
-        row = torch.zeros(4, dtype=torch.float64)
-        measure._on_device(tensor, row)
-        assert measure._values(tensor.numel(), row.tolist()) == measure._on_cpu(tensor)
+        low, high = least_and_largest(tensor).tolist()
+        found, expected = of_range(tensor.numel(), low, high), on_cpu(tensor)
+        assert (found.finite, found.only_minus) == (expected.finite, expected.only_minus)
+        assert found.top == expected.top
+        if expected.finite:
+            assert found == expected
 
 
 @pytest.mark.parametrize(("limit", "found"), [(1.0, ["clip-before-unscale"]), (float("inf"), [])])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mpaudit.runtime.record import Phase, Statistics
@@ -34,6 +35,33 @@ class Values:
     def nonfinite(self) -> tuple[str, ...]:
         """What there is besides finite values: "inf", "nan"."""
         return tuple(name for name, count in (("inf", self.inf), ("nan", self.nan)) if count)
+
+
+def of_amax(elements: int, amax: float) -> Values:
+    """What is known from the largest magnitude alone: where it is NaN, inf may be there as well."""
+    if math.isfinite(amax):
+        return Values(elements, amax, 0, 0)
+    return Values(elements, None, int(math.isinf(amax)), int(math.isnan(amax)))
+
+
+def of_range(elements: int, low: float, high: float) -> Values:
+    """What is known from the least and the largest number, both NaN where one is.
+
+    Of what is not finite that is whether it is there, not how many, and nothing of the other numbers.
+    """
+    if math.isnan(low):
+        return Values(elements, None, 0, 1)
+    if math.isinf(low) or math.isinf(high):
+        return Values(elements, None, 1, 0, only_minus=high < math.inf)
+    return Values(elements, max(-low, high), 0, 0, top=high)
+
+
+def of_counts(elements: int, row: Sequence[float]) -> Values:
+    """From the largest finite magnitude, and how many numbers are inf, NaN and -inf."""
+    amax, plus, nan, minus = row
+    anything = plus + nan + minus < elements
+    only_minus = minus > 0 and not plus and not nan
+    return Values(elements, amax if anything else None, int(plus + minus), int(nan), only_minus)
 
 
 class Measured:

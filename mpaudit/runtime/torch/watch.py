@@ -158,7 +158,7 @@ class Watch:
         """Seconds that it costs, at most, to call a hook at all, which no guard can time."""
         self.patches = Patches()
         self.thread = _Thread()
-        self.numbers = Numbers()
+        self.numbers = Numbers(tracer.failed)
         self.own = Own()
         self.emulated = False  # the script's cuda calls are remapped to the CPU
         self.compiles = False  # torch.compile was called

@@ -1,9 +1,11 @@
 """`same.py SHAPE DEVICE ROUNDS STEPS [OPTION...]`: turns with and without mpaudit in one process.
 
 Two processes that do the same differ by some percent, as their memory lies elsewhere: what adds less
-than that shows in one only. The options are those of `mpaudit run`. Printed is a line for each round:
-seconds of a step on the wall and of the processor without hooks, the same with them, and the seconds
-that mpaudit itself says it took.
+than that shows in one only. A machine that others use is faster in one minute than in the next: so
+steps with and without hooks alternate, and a turn is a sum over them. A second turn without hooks says
+what is left of such noise. The options are those of `mpaudit run`. Printed is a line for each round:
+seconds of a step on the wall and of the processor without hooks, the same with them, the same without
+them once more, and the seconds that mpaudit itself says it took.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -78,15 +81,37 @@ class Hooks:
                 each.update(content)
 
 
-def timed(loop: Loop, steps: int) -> tuple[float, float]:
-    """Seconds of a step, on the wall and of the processor."""
-    wait = torch.cuda.synchronize if loop.device == "cuda" else int
-    wait()
-    began, used = time.perf_counter(), time.process_time()
-    for _ in range(steps):
+PLAIN, WATCHED, AGAIN = "plain", "watched", "again"
+
+
+@dataclass(slots=True)
+class Spent:
+    """Seconds of some steps, on the wall and of the processor."""
+
+    wall: float = 0.0
+    processor: float = 0.0
+
+    def take(self, loop: Loop) -> None:
+        """Do a step, and add what it took."""
+        wait = torch.cuda.synchronize if loop.device == "cuda" else int
+        wait()
+        began, used = time.perf_counter(), time.process_time()
         loop.step()
-    wait()
-    return (time.perf_counter() - began) / steps, (time.process_time() - used) / steps
+        wait()
+        self.wall += time.perf_counter() - began
+        self.processor += time.process_time() - used
+
+
+def turns(loop: Loop, hooks: Hooks, steps: int) -> dict[str, Spent]:
+    """So many steps of each kind, one after the other, each kind as often the first."""
+    kinds = [PLAIN, WATCHED, AGAIN]
+    spent = {kind: Spent() for kind in kinds}
+    for number in range(steps):
+        first = number % len(kinds)
+        for kind in kinds[first:] + kinds[:first]:
+            with nullcontext() if kind == WATCHED else hooks.away():
+                spent[kind].take(loop)
+    return spent
 
 
 def main() -> None:
@@ -101,17 +126,11 @@ def main() -> None:
         loop = Shape(shape).loop(device)
         for _ in range(FIRST):
             loop.step()
-        for number in range(int(rounds)):
-            turn = {}
-            for watched in (number % 2 == 0, number % 2 != 0):  # now the one first, now the other
-                before = tracer.spent
-                if watched:
-                    turn[watched] = timed(loop, int(steps))
-                    said = (tracer.spent - before) / int(steps)
-                else:
-                    with hooks.away():
-                        turn[watched] = timed(loop, int(steps))
-            print(*turn[False], *turn[True], said, flush=True)
+        for _ in range(int(rounds)):
+            before = tracer.spent
+            spent = turns(loop, hooks, int(steps))
+            found = [each for one in spent.values() for each in (one.wall, one.processor)]
+            print(*(each / int(steps) for each in (*found, tracer.spent - before)), flush=True)
         undo[0]()
         tracer.close(0)
         if errors := tracer.fact("probe_errors"):

@@ -62,15 +62,20 @@ def _goals(shape: str, device: str, pairs: Pairs) -> Iterator[Goal]:
 
 
 def said(ours: Same) -> dict[str, float]:
-    """The seconds of a step that mpaudit calls its overhead, beside those that a step took longer."""
+    """The seconds of a step that mpaudit calls its overhead, beside those that a step took longer.
+
+    `noise` is the share that a step seemed to take longer where nothing was added.
+    """
     longer = median(watched.wall - plain.wall for plain, watched in ours.pairs)
-    return {"said": round(ours.said, 5), "measured": round(longer, 5)}
+    noise = round(added(ours.control), 4)
+    return {"said": round(ours.said, 5), "measured": round(longer, 5), "noise": noise}
 
 
 def truth(found: Mapping[str, Mapping[str, float]]) -> str:
     """What mpaudit says of its cost beside what was measured, in a line."""
     each = (
-        f"{watcher} says {1e3 * one['said']:.1f} ms a step, {1e3 * one['measured']:.1f} measured"
+        f"{watcher} says {1e3 * one['said']:.1f} ms a step, {1e3 * one['measured']:.1f} measured, "
+        f"and nothing added measures as {100 * one['noise']:.1f} %"
         for watcher, one in found.items()
     )
     return "; ".join(each)

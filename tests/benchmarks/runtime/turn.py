@@ -27,9 +27,13 @@ WARM = 3
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """Turns without and with mpaudit in one process, and the seconds of a step that it said it took."""
+    """Turns without and with mpaudit in one process, and the seconds of a step that it said it took.
+
+    `control` are turns of which both are without it: what they differ by is noise.
+    """
 
     pairs: list[tuple[Run, Run]]
+    control: list[tuple[Run, Run]]
     said: float
 
 
@@ -124,8 +128,10 @@ def same(shape: str, watcher: str, device: str, rounds: int, steps: int) -> Same
     if done.returncode:
         raise RuntimeError(f"turns of {watcher} failed: {done.stderr}")
     lines = [list(map(float, line.split())) for line in done.stdout.splitlines()]
-    pairs = [(Run(line[0], line[1], 0), Run(line[2], line[3], 0)) for line in lines]
-    return Same(pairs, median(line[4] for line in lines))
+    runs = [[Run(*line[at : at + 2], 0) for at in (0, 2, 4)] for line in lines]
+    pairs = [(plain, watched) for plain, watched, _ in runs]
+    control = [(plain, again) for plain, _, again in runs]
+    return Same(pairs, control, median(line[6] for line in lines))
 
 
 def added(pairs: Sequence[tuple[Run, Run]]) -> float:
