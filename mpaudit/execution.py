@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from mpaudit import protocols
 from mpaudit.checks import ADVICE, CHECKS
@@ -16,28 +17,41 @@ from mpaudit.source.module import Module
 from mpaudit.source.names import Names
 from mpaudit.source.project import Project
 
-__all__ = ["Found", "Verdict", "executed", "looked", "mended", "settle"]
+__all__ = ["Found", "Outcome", "Verdict", "executed", "looked", "mended", "settle"]
 
 Found = tuple[Problem, Fix | None]
 
 
-def executed(
-    project: Project, modules: Sequence[Module]
-) -> tuple[dict[str, list[Verdict]], dict[str, list[str]]]:
-    """The verdicts on modules, by file, and the parts of files that could not be followed."""
+@dataclass(slots=True)
+class Outcome:
+    """What came of executing a file.
+
+    `exhausted` are the parts of it that could not be followed to their end. `touched` are the files of
+    which more was asked than what their names stand for, itself among them: a function of theirs was
+    followed, they make what a protocol watches, or a verdict speaks of them.
+    """
+
+    verdicts: list[Verdict]
+    exhausted: list[str]
+    touched: set[str]
+
+
+def executed(project: Project, modules: Sequence[Module]) -> dict[str, Outcome]:
+    """What came of executing modules, by file."""
     protocols.add(each for plugin in registry.loaded() for each in plugin.protocols)
     engine = Engine(project)
-    verdicts: dict[str, list[Verdict]] = {}
-    exhausted: dict[str, list[str]] = {}
+    outcomes: dict[str, Outcome] = {}
     for module in modules:
         with registry.blaming():
-            verdicts[module.filename] = engine.audit(module)
-        if engine.exhausted:
-            exhausted[module.filename] = list(engine.exhausted)
+            verdicts = engine.audit(module)
+        spoken = {place.filename for each in verdicts for place in protocol.places(each)}
+        outcomes[module.filename] = Outcome(
+            verdicts, list(engine.exhausted), engine.touched | spoken
+        )
         if engine.identities.overgrown:
-            noted = (v.fact for each in verdicts.values() for v in each if isinstance(v, Noted))
-            engine.identities.sweep(noted)
-    return verdicts, exhausted
+            every = (v for each in outcomes.values() for v in each.verdicts)
+            engine.identities.sweep(v.fact for v in every if isinstance(v, Noted))
+    return outcomes
 
 
 def looked(module: Module, *, advice: bool) -> Iterator[Found]:

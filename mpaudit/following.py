@@ -28,12 +28,14 @@ class Group:
 
     `names` are those of its audited files, `read` the absolute paths of all files that it has read, its
     own among them, `asked` paths whose existence mattered, `roots` folders of which all scripts
-    mattered. `exhausted` are the files that could not be
+    mattered. `touched` are the absolute paths of those of which more was asked than what their names
+    stand for (`mpaudit.execution.Outcome`). `exhausted` are the files that could not be
     followed to their end, with the parts in question.
     """
 
     names: list[str] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
+    touched: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
     roots: set[str] = field(default_factory=set)
     problems: list[Found] = field(default_factory=list)
@@ -88,18 +90,22 @@ class Batch:
         seen: dict[str, list[Found]] = {
             name: [(problem, None) for problem in found] for name, found in self._broken.items()
         }
-        order, told, exhausted = list(seen), dict[str, list[Found]](), dict[str, list[str]]()
+        order, told = list(seen), dict[str, list[Found]]()
+        exhausted, touched = dict[str, list[str]](), dict[str, set[str]]()
         if self._modules or self._importers:
             from mpaudit import execution
 
             modules = (*self._modules, *self._importers)
-            verdicts, exhausted = execution.executed(self.project, modules)
+            outcomes = execution.executed(self.project, modules)
+            exhausted = {name: each.exhausted for name, each in outcomes.items() if each.exhausted}
+            touched = {name: each.touched for name, each in outcomes.items()}
             for module in self._modules:
                 found = execution.looked(module, advice=self._widened(module.filename))
                 seen[module.filename].extend(found)
-            order = [*dict.fromkeys((*seen, *verdicts))]
+            order = [*dict.fromkeys((*seen, *outcomes))]
             for names in self._together(order):
-                standing = execution.settle([v for n in names for v in verdicts.get(n, ())])
+                here = [outcomes[name] for name in names if name in outcomes]
+                standing = execution.settle([v for each in here for v in each.verdicts])
                 told[names[0]] = list(execution.mended(standing, self.project))
         groups: list[Group] = []
         for names in self._together(order):  # a repair may have read further files
@@ -109,7 +115,9 @@ class Batch:
             roots = {path for trail in trails for path in trail.roots}
             problems = [p for name in names for p in (*seen.get(name, ()), *told.get(name, ()))]
             left = {name: exhausted[name] for name in names if name in exhausted}
-            groups.append(Group(names, read, asked, roots, problems, left))
+            more = {path for name in names for path in touched.get(name, {name})}
+            stake = {os.path.abspath(path) for path in more}  # noqa: PTH100
+            groups.append(Group(names, read, stake, asked, roots, problems, left))
         return groups
 
     def _together(self, names: Iterable[str]) -> list[list[str]]:

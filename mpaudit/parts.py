@@ -2,8 +2,8 @@
 
 Where the cuts are is a guess from folders and import lines: a part is what lies in one folder below the
 checked ones, with what it seems to import. Whether a cut was right is seen afterwards, from what each
-part has really read: parts that have read a file in common are followed again, together. So the groups
-are those that one engine would have found.
+part has really read: what has read a file in common is one group, and is followed again, together, where
+that can change anything (`mpaudit.meeting`). So the groups are those that one engine would have found.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpaudit.extension import registry
 from mpaudit.extension.loading import load
 from mpaudit.following import Batch, Group, take
+from mpaudit.meeting import concerned, joined
 from mpaudit.settings import Configuration
 from mpaudit.source.project import Project, foreign
 
@@ -128,25 +129,27 @@ class Work:
 
 def followed(parts: Sequence[Roles], work: Work, processes: int) -> list[Group]:
     """The groups of all parts, in the order of their files."""
+    roles = dict(pair for part in parts for pair in part)
+    position = {name: number for number, name in enumerate(roles)}
     context = multiprocessing.get_context(_method())
     crew = min(processes, len(parts))
+    groups: list[Group] = []
+    waiting: list[Roles] = sorted(parts, key=_size, reverse=True)
     with context.Pool(crew, _begin, (work,), maxtasksperchild=1) as pool:  # then its memory is free
-        ordered = sorted(parts, key=_size, reverse=True)
-        done = list(pool.imap(_run, ordered, chunksize=1))
-    owners: dict[str, int] = {}
-    wrong: set[int] = set()
-    for number, groups in enumerate(done):
-        for path in {path for group in groups for path in group.read}:
-            owner = owners.setdefault(path, number)
-            if owner != number:
-                wrong |= {owner, number}
-    position = {name: n for n, (name, _) in enumerate(pair for part in parts for pair in part)}
-    if wrong:
-        again = sorted((p for n in wrong for p in ordered[n]), key=lambda pair: position[pair[0]])
-        done = [groups for n, groups in enumerate(done) if n not in wrong]
-        done.append(work.groups(again))
-    found = [group for groups in done for group in groups]
-    return sorted(found, key=lambda group: min(map(position.__getitem__, group.names)))
+        while waiting:
+            groups += (each for found in pool.imap(_run, waiting, chunksize=1) for each in found)
+            again = concerned(groups)
+            mended = {id(group) for each in again for group in each}
+            groups = [group for group in groups if id(group) not in mended]
+            waiting = [_in_order(each, roles, position) for each in again]
+    return joined(groups, position)
+
+
+def _in_order(
+    groups: Sequence[Group], roles: Mapping[str, str], position: Mapping[str, int]
+) -> Roles:
+    names = sorted((n for group in groups for n in group.names), key=position.__getitem__)
+    return [(name, roles[name]) for name in names]
 
 
 _work: list[Work] = []

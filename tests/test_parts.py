@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from click.testing import CliRunner
 from test_cache import FIXTURES, HELPER, IDLE, USER, said
 from test_cli import BAD
 
-from mpaudit import audit, parts
+from mpaudit import audit, meeting, parts
 from mpaudit.cli import main
 from mpaudit.cores import cores
+from mpaudit.following import Group
+from mpaudit.report import Report
 from mpaudit.settings import Configuration
 
 
@@ -69,18 +72,102 @@ def test_several_processes_say_the_same(here: Path) -> None:
         assert len(one.findings) > 15
 
 
-def test_a_wrong_cut_is_mended(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each file is a part of its own; those that read a file in common are followed again."""
+@pytest.fixture
+def again(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Each file is a part of its own; the names of those that are followed again, together."""
+    found: list[list[str]] = []
+
+    def seen(groups: Sequence[Group]) -> list[list[Group]]:
+        heaps = meeting.concerned(groups)
+        found.extend(sorted(name for group in heap for name in group.names) for heap in heaps)
+        return heaps
+
     monkeypatch.setattr(parts, "cut", lambda roles, _: [[each] for each in roles])
+    monkeypatch.setattr(parts, "concerned", seen)
+    return found
+
+
+def same() -> Report:
+    """Check in one process and in two, with a cache and without: the same is said."""
+    one = audit.check([Path()])
+    assert said(audit.check([Path()], jobs=2)) == said(one)
+    assert said(audit.check([Path()], cache=Path("cache"), jobs=2)) == said(one)
+    return one
+
+
+def test_a_wrong_cut_is_mended(again: list[list[str]]) -> None:
+    """Files that call a function in common are followed again; the others are not."""
     write("main.py", USER)
     write("other.py", USER)
     write("alone.py", BAD)
-    for text in (HELPER, IDLE):
+    together = [["helper.py", "main.py", "other.py"]]
+    for text, found, followed in ((HELPER, 1, together * 2), (IDLE, 3, [])):
         write("helper.py", text + "\nimport torch.amp\n")
-        assert said(audit.check([Path()], jobs=2)) == said(audit.check([Path()]))
-        assert said(audit.check([Path()], cache=Path("cache"), jobs=2)) == said(
-            audit.check([Path()])
-        )
+        again.clear()
+        assert len(same().findings) == found
+        assert again == followed  # once without a cache, once with one
+
+
+def test_what_one_part_keeps_clears_another(again: list[list[str]]) -> None:
+    """The step stands in the helper: who updates after it speaks for who does not."""
+    step = BAD.replace("    scaler.step(optimizer)", "    finish(scaler, optimizer)")
+    step = step.replace("import torch\n", "import torch\nfrom helper import finish\n", 1)
+    write("helper.py", "def finish(scaler, optimizer):\n    scaler.step(optimizer)\n")
+    write("idle.py", step)
+    assert [each.span.filename for each in audit.check([Path()]).findings] == ["helper.py"]
+    write("keeping.py", step + "    scaler.update()\n")
+    assert not same().findings
+    assert again
+    assert {"idle.py", "keeping.py"} <= set(again[0])
+
+
+def test_what_is_only_looked_up_is_not_followed_again(
+    again: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Constants, and functions that nobody calls, are read by both parts: one group, followed once."""
+    text = "EPOCHS = 3\nNAMES = ['a', 'b']\n\ndef unused(scaler):\n    scaler.update()\n"
+    write("settings.py", text)
+    user = BAD.replace("import torch\n", "import torch\nfrom settings import EPOCHS, NAMES\n", 1)
+    user += "print(EPOCHS, NAMES)\n"
+    for name in ("main.py", "other.py", "third.py"):
+        write(name, user)
+    write("alone.py", BAD)
+    groups: list[Group] = []
+    join = parts.joined
+    monkeypatch.setattr(
+        parts, "joined", lambda *given: groups.extend(found := join(*given)) or found
+    )
+    assert len(same().findings) == 4
+    assert again == []
+    assert [group.names for group in groups[:2]] == [
+        ["alone.py"],
+        ["main.py", "other.py", "third.py"],
+    ]
+    assert len(groups[1].problems) == 3
+    write("settings.py", text.replace("3", "4"))
+    assert len(same().findings) == 4  # the cache knows what all three have read
+
+
+def test_an_object_that_two_parts_share_is_theirs_together(again: list[list[str]]) -> None:
+    """One saves the state of the optimizer, the other that of the scaler: each alone would be wrong."""
+    write(
+        "made.py",
+        "import torch\nmodel = torch.nn.Linear(2, 2).cuda()\n"
+        "optimizer = torch.optim.SGD(model.parameters())\nscaler = torch.amp.GradScaler('cuda')\n",
+    )
+    start = "import torch\nfrom made import model, optimizer, scaler\n"
+    write(
+        "train.py",
+        start + "for x in []:\n    optimizer.zero_grad()\n"
+        "    with torch.autocast('cuda', dtype=torch.float16):\n        loss = model(x).sum()\n"
+        "    scaler.scale(loss).backward()\n    scaler.step(optimizer)\n    scaler.update()\n"
+        "torch.save({'optimizer': optimizer.state_dict()}, 'a')\n",
+    )
+    assert [each.code for each in audit.check([Path()]).findings] == ["MP112"]
+    write("keep.py", start + "torch.save({'scaler': scaler.state_dict()}, 'b')\n")
+    assert not same().findings
+    assert again
+    assert {"keep.py", "train.py"} <= set(again[0])
 
 
 def test_the_option(here: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import ClassVar
 
 from mpaudit.event import Event
@@ -61,6 +61,19 @@ class Noted:
 
 
 Verdict = Broken | Kept | Noted
+
+
+def places(verdict: Verdict) -> Iterator[Span]:
+    """All places that a verdict speaks of."""
+    waiting: list[object] = [verdict.span if isinstance(verdict, Kept) else verdict]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Span):
+            yield each
+        elif isinstance(each, (tuple, frozenset)):
+            waiting += each
+        elif is_dataclass(each):
+            waiting += (getattr(each, part.name) for part in fields(each))
 
 
 class Protocol(ABC):

@@ -71,7 +71,7 @@ class Engine(Importing):
         """The verdicts on a module: its body as a script, then every function nobody called."""
         verdicts: list[Verdict] = []
         self.ended = []
-        self.left, self.exhausted = FILE_BUDGET, []
+        self.left, self.exhausted, self.touched = FILE_BUDGET, [], {module.filename}
         heap = self._entry("the module's body", lambda: self._body(module, "__main__"), verdicts)
         if not len(heap):  # too much to follow: what it defines is still there to be entered
             skeleton: list[ast.stmt] = [s for s in module.tree.body if isinstance(s, DEFINITIONS)]
@@ -226,7 +226,7 @@ class Engine(Importing):
     def _call(self, function: Function, arguments: tuple[Value, ...], path: Path) -> list[Path]:
         if not self.relevance.following(function):
             return [path]
-        self.followed[function.node] = None
+        self.entered(function)
         context = self.identities.number("entry", function.node)
         scope = self.identities.number("scope", function.node, context)
         frame = Frame(function.module, (scope, *function.scopes), context, function)

@@ -73,6 +73,7 @@ class Calls(Making):
         self.fruitless: dict[ast.AST, int] = {}
         self.told = 0
         self.followed: dict[ast.AST, None] = {}
+        self.touched: set[str] = set()
         self.narrow: frozenset[str] | None = None  # what is followed if not everything is
         self.sites: dict[tuple[ast.expr, int], ast.expr] = {}
 
@@ -247,9 +248,14 @@ class Calls(Making):
         made = computed(self.made(site, path), inputs, path)
         return path.learn(made, region=self.region(path))
 
+    def entered(self, function: Function) -> None:
+        """Note that a function is followed, and that its file is more than read."""
+        self.followed[function.node] = None
+        self.touched.add(function.module.filename)
+
     def activation(self, site: ast.expr, function: Function, path: Path) -> Frame:
         """The frame of a function that is called at `site`."""
-        self.followed[function.node] = None
+        self.entered(function)
         frame = path.frame
         context = self.identities.number("in", frame.context, site, frame.iteration)
         scope = self.identities.number("scope", function.node, context)

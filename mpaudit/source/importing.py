@@ -20,6 +20,9 @@ from mpaudit.source.values import External, Imported, Namespace, Thing, Value
 BUDGET = 30_000
 """Evaluation steps for one entry point at first; what needs more is followed narrowly."""
 
+SILENT = ("library", "list", "dict", "device", "finfo")
+"""The kinds of things of which no protocol notes anything by themselves."""
+
 
 @dataclass(slots=True)
 class _Ending:
@@ -27,6 +30,8 @@ class _Ending:
 
     machines: list[Protocol] = field(default_factory=list)
     settings: dict[Place, Value] = field(default_factory=dict)
+    telling: bool = False
+    """Whether it makes what a protocol may watch, for all who import it."""
 
 
 @dataclass(slots=True)
@@ -142,9 +147,12 @@ class Importing(Compound):
             for place, value in heap:
                 if place[0] >= 0:
                     self.state.world.add(place, value)
+                    ending.telling |= isinstance(value, Thing) and value.kind not in SILENT
                 else:
                     ending.settings[place] = value
         ending = self.state.absorbed[module.filename]
+        if ending.telling:
+            self.touched.add(module.filename)
         if ending.machines:
             path.standing = path.standing.importing(ending.machines)
         for place, value in ending.settings.items():
