@@ -31,6 +31,7 @@ from mpaudit.source.values import (
     Value,
 )
 from mpaudit.source.walk import walk
+from mpaudit.source.wrapper import passes_on
 
 NARROW_BUDGET = 50_000
 """The same, once only what handles scalers, regions and gradients is followed."""
@@ -90,6 +91,8 @@ class Engine(Importing):
             if not self.relevance.entering(module, name, node.name):
                 continue
             passed_by = self._passed_by(node) if node in self.followed else None
+            if passed_by is None and owner is None and self._passes_on(module, heap, node):
+                continue
             if passed_by is None or passed_by:
                 self.followed.pop(node, None)
                 self.ended = after
@@ -109,6 +112,20 @@ class Engine(Importing):
             if any(isinstance(n, ast.Attribute) and n.attr in GRADIENTS for n in walk(node))
             for row in range(node.lineno, (node.end_lineno or node.lineno) + 1)
         }
+
+    def _passes_on(self, module: Module, heap: Heap, node: AnyFunction) -> bool:
+        """Whether a function leads to nothing but what was followed from elsewhere."""
+
+        def meaning(name: str) -> Function | None:
+            found = heap.get((self._scope(module), name))
+            if isinstance(found, Imported) and found.attribute is not None:
+                found = heap.get((self._scope(found.module), found.attribute))
+            return found if isinstance(found, Function) else None
+
+        def done(function: Function) -> bool:
+            return function.node in self.followed and not self._passed_by(function.node)
+
+        return passes_on(node, self.relevance.through(module, node.name), meaning, done)
 
     def _entry(self, title: str, execute: Callable[[], Heap], verdicts: list[Verdict]) -> Heap:
         """Execute one entry point; its verdicts count only if it could be followed to its end.

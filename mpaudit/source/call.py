@@ -74,6 +74,7 @@ class Calls(Making):
         self.told = 0
         self.followed: dict[ast.AST, None] = {}
         self.touched: set[str] = set()
+        self.declaring = False  # in a block that is there for type checkers alone
         self.narrow: frozenset[str] | None = None  # what is followed if not everything is
         self.sites: dict[tuple[ast.expr, int], ast.expr] = {}
 
@@ -96,7 +97,7 @@ class Calls(Making):
         """What an import brings in, executing the module if that has not happened yet."""
 
     @abstractmethod
-    def submodule(self, base: Namespace, name: str) -> Value | None:
+    def submodule(self, base: Namespace, name: str, path: Path) -> Value | None:
         """The project module `base.name`, if there is one."""
 
     @abstractmethod

@@ -55,6 +55,8 @@ class Compound(Generators):
         return path.learn(value, changed=TRUE) if isinstance(value, Thing) else value
 
     def _do_If(self, node: ast.If, path: Path) -> list[Path]:
+        if _declares(node.test):
+            return self._declared(node, path)
         paths: list[Path] = []
         before, asked = path.frame.occasional, set(path.facts)
         decided: dict[bool, list[Path]] = {True: [], False: []}
@@ -69,6 +71,16 @@ class Compound(Generators):
             else:
                 paths.extend(self.block(node.body if known else node.orelse, [each]))
         return [*paths, *self._sides(node, decided, before)]
+
+    def _declared(self, node: ast.If, path: Path) -> list[Path]:
+        """What is there for type checkers, who see what names mean; then what runs instead."""
+        around, self.declaring = self.declaring, True
+        try:
+            declared = self.block(node.body, [path])
+        finally:
+            self.declaring = around
+        going = [each for each in declared if each.exit is None]
+        return [*self.block(node.orelse, going), *(e for e in declared if e.exit is not None)]
 
     def _branches(self, node: ast.If, path: Path, test: Value) -> list[Path]:
         before = path.frame.occasional
@@ -350,3 +362,9 @@ def _counters(node: ast.For | ast.AsyncFor | ast.While) -> list[ast.expr]:
         for each in walk(statement)
         if isinstance(each, ast.AugAssign) and isinstance(each.target, (ast.Name, ast.Attribute))
     ]
+
+
+def _declares(test: ast.expr) -> bool:
+    """Whether a condition is true for type checkers only."""
+    name = test.id if isinstance(test, ast.Name) else getattr(test, "attr", None)
+    return name == "TYPE_CHECKING"

@@ -110,7 +110,8 @@ class Expressions(Operators):
             value = path.heap.get((base.uid, name))
             if value is not None:
                 return self._found(value, path)
-            return self.submodule(base, name) or self.term(".", base_thing(self, base), Const(name))
+            found = self.submodule(base, name, path)
+            return found or self.term(".", base_thing(self, base), Const(name))
         if isinstance(base, Class):
             value = lookup(path, base, name)
             if isinstance(value, Function) and External("builtins.classmethod") in value.decorators:

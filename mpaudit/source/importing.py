@@ -42,6 +42,8 @@ class State:
     world: Layer = field(default_factory=Layer)
     absorbed: dict[str, _Ending] = field(default_factory=dict)
     roles: dict[str, Roles] = field(default_factory=dict)
+    stars: dict[str, list[Module]] = field(default_factory=dict)
+    """The files of which a file declares, by a star, to have all names; nothing runs that import."""
     followed: dict[ast.AST, None] = field(default_factory=dict)
 
 
@@ -70,7 +72,7 @@ class Importing(Compound):
         if name == "*":
             return self._star(module, level, path)
         found = self.project.find(module, importer, level)
-        if found is not None and not self._defines(found, name):
+        if found is not None and not found.defines(name):
             inner = self.project.find(f"{module}.{name}" if module else name, importer, level)
             if inner is not None:
                 return self._lazily(inner, None, path)
@@ -95,8 +97,11 @@ class Importing(Compound):
         return Imported(module, attribute)
 
     def _star(self, module: str, level: int, path: Path) -> Value:
-        found = self.project.find(module, path.frame.module, level)
-        if found is not None:
+        importer = path.frame.module
+        found = self.project.find(module, importer, level)
+        if found is not None and self.declaring:
+            self.state.stars.setdefault(importer.filename, []).append(found)
+        elif found is not None:
             self._absorb(found, path)
             for name, value in self.state.world.owners.get(self._scope(found), {}).items():
                 if not name.startswith(("_", "@")):
@@ -105,13 +110,6 @@ class Importing(Compound):
             path.heap[(path.frame.scopes[0], name)] = External(f"{module}.{name}")
         return External(module)
 
-    @staticmethod
-    def _defines(module: Module, name: str) -> bool:
-        return name in module.spelled or any(
-            isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name
-            for node in module.tree.body
-        )
-
     def imported(self, value: Imported, path: Path) -> Value:
         """What an import brings in; the module is executed once, on its own."""
         self._absorb(value.module, path)
@@ -119,6 +117,8 @@ class Importing(Compound):
         if value.attribute is None:
             return Namespace(value.module, scope)
         found = path.heap.get((scope, value.attribute))
+        if found is None:
+            found = self._starred(value.module, value.attribute, path, frozenset())
         if isinstance(found, Imported) and found != value:
             return self.imported(found, path)
         if found is None or isinstance(found, Imported):
@@ -135,13 +135,14 @@ class Importing(Compound):
             self.state.absorbed[module.filename] = ending = _Ending()
             before = self.verdicts, self.escaped, self.budget, self.ended, self.guards
             self.verdicts, self.escaped, self.ended, self.guards = [], [], [], 0
+            declaring, self.declaring = self.declaring, False
             self.budget = BUDGET
             lasts, self.identities.lasts = self.identities.lasts, True
             try:
                 heap = self._body(module, module.name)
             except (Exhausted, RecursionError):
                 heap = Heap(())
-            self.identities.lasts = lasts
+            self.identities.lasts, self.declaring = lasts, declaring
             ending.machines = self.ended if any(m.state or m.facts for m in self.ended) else []
             self.verdicts, self.escaped, self.budget, self.ended, self.guards = before
             for place, value in heap:
@@ -159,10 +160,23 @@ class Importing(Compound):
             if place not in path.heap:
                 path.heap[place] = value
 
-    def submodule(self, base: Namespace, name: str) -> Value | None:
-        """`package.module`."""
+    def _starred(self, module: Module, name: str, path: Path, seen: frozenset[str]) -> Value | None:
+        """What a star import that only declares brings in; the file behind it is executed for that."""
+        for each in self.state.stars.get(module.filename, ()):
+            if each.filename not in seen and each.mentions(name):
+                self._absorb(each, path)
+                found = path.heap.get((self._scope(each), name))
+                found = found or self._starred(each, name, path, seen | {module.filename})
+                if found is not None:
+                    return found
+        return None
+
+    def submodule(self, base: Namespace, name: str, path: Path) -> Value | None:
+        """`package.module`, or what a package only declares."""
         found = self.project.find(name, base.module, 1)
-        return Namespace(found, self._scope(found)) if found is not None else None
+        if found is not None:
+            return Namespace(found, self._scope(found))
+        return self._starred(base.module, name, path, frozenset())
 
     def roles(self, path: Path) -> Roles:
         """The roles that the file in progress gives away."""

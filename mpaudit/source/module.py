@@ -13,6 +13,7 @@ import re
 import tokenize
 import warnings
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mpaudit.source.project import Project
 
 N = TypeVar("N", bound=ast.AST)
+T = TypeVar("T")
 MAX_CHARACTERS = 8_000_000
 """Of one text; the longest scripts that people write have a tenth of that."""
 _NEWLINE = re.compile(r"\r\n|\r|\n")
@@ -77,7 +79,7 @@ def decode(data: bytes, filename: str) -> tuple[str, Encoding]:
 
 @dataclass(eq=False)
 class Module:
-    """A parsed source text.
+    """A source text, parsed when its tree is first asked for.
 
     `name` is its dotted import name where the project knows one; `target` what the user says the code
     is for; `project` the files around it, if it was read among them.
@@ -85,7 +87,6 @@ class Module:
 
     filename: str
     text: str
-    tree: ast.Module
     name: str = "imported"
     package: str = ""
     encoding: Encoding = field(default_factory=Encoding)
@@ -97,35 +98,41 @@ class Module:
     def parse(
         cls, text: str, filename: str, *, name: str = "imported", package: str = ""
     ) -> Module:
-        """Parse `text`. Raises UnparsableError, with the place, for anything Python cannot read.
+        """Parse `text`. Raises UnparsableError, with the place, for anything Python cannot read."""
+        return cls(filename, text, name, package).parsed()
 
-        Also for more than MAX_CHARACTERS: a tree takes some 200 times the memory of its text.
-        """
-        if len(text) > MAX_CHARACTERS:
-            at = Position(1, 1)
-            said = f"{len(text) / 1e6:.0f} million characters of code are too many"
-            raise UnparsableError(said, Span(filename, at, at))
+    def parsed(self) -> Module:
+        """This module, its tree at hand. Raises UnparsableError."""
+        self.__dict__["tree"] = _parsed(self.text, self.filename)
+        return self
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The syntax tree; that of an empty text where Python cannot read this one."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tree = ast.parse(text, filename)
-        except SyntaxError as problem:
-            at = Position(max(problem.lineno or 1, 1), max(problem.offset or 1, 1))
-            raise UnparsableError(problem.msg, Span(filename, at, at)) from None
-        except (ValueError, RecursionError, MemoryError) as problem:
-            at = Position(1, 1)
-            reason = str(problem) or "nested too deeply"
-            raise UnparsableError(reason, Span(filename, at, at)) from None
-        return cls(filename, text, tree, name, package)
+            return _parsed(self.text, self.filename)
+        except UnparsableError:
+            return ast.Module([], [])
+
+    def glance(self, look: Callable[[Module], T]) -> T:
+        """What a look at the tree tells, which holds no node; a tree parsed for that is not kept."""
+        there = "tree" in self.__dict__
+        found = look(self)
+        if not there:
+            self.fell()
+        return found
+
+    def fell(self) -> None:
+        """Drop the tree, of which nobody may hold a node; it is parsed anew when it is asked for."""
+        self.forget()
+        self.__dict__.pop("tree", None)
 
     @classmethod
     def read(cls, path: Path, filename: str | None = None) -> Module:
-        """Read and parse a file. Raises UnparsableError, or OSError where it cannot be read."""
+        """Read a file. Raises UnparsableError where it is no text, or OSError where it cannot be read."""
         filename = filename or str(path)
         text, encoding = decode(path.read_bytes(), filename)
-        module = cls.parse(text, filename)
-        module.encoding = encoding
-        return module
+        return cls(filename, text, encoding=encoding)
 
     @cached_property
     def line_starts(self) -> list[int]:
@@ -197,13 +204,34 @@ class Module:
     @cached_property
     def imports(self) -> list[ast.Import | ast.ImportFrom]:
         """All imports, wherever they stand, in the order of the text."""
-        every = statements(self.tree)
-        return [node for node in every if isinstance(node, (ast.Import, ast.ImportFrom))]
+        return self.glance(
+            lambda its: [
+                s for s in statements(its.tree) if isinstance(s, ast.Import | ast.ImportFrom)
+            ]
+        )
 
     @cached_property
     def spelled(self) -> frozenset[str]:
         """All plain names that the text mentions; those of attributes, arguments and imports are none."""
-        return frozenset(node.id for node in walk(self.tree) if isinstance(node, ast.Name))
+        return self.glance(
+            lambda its: frozenset(n.id for n in walk(its.tree) if isinstance(n, ast.Name))
+        )
+
+    @cached_property
+    def _defined(self) -> frozenset[str]:
+        """The functions and classes at the top of the text."""
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        return self.glance(
+            lambda its: frozenset(s.name for s in its.tree.body if isinstance(s, kinds))
+        )
+
+    def defines(self, name: str) -> bool:
+        """Whether a name may stand for something in this module; mostly its letters tell."""
+        if not self.mentions(name):
+            return False
+        if re.search(rf"^(?:def|class) {re.escape(name)}\b", self.text, re.MULTILINE):
+            return True
+        return name in self.spelled or name in self._defined
 
     def mentions(self, word: str) -> bool:
         """Whether the text has these letters; what is asked at every call is looked for once."""
@@ -243,6 +271,28 @@ class Module:
             ):
                 return node
         return None
+
+
+def _parsed(text: str, filename: str) -> ast.Module:
+    """The tree of a text. Raises UnparsableError.
+
+    Also for more than MAX_CHARACTERS: a tree takes some 200 times the memory of its text.
+    """
+    if len(text) > MAX_CHARACTERS:
+        at = Position(1, 1)
+        said = f"{len(text) / 1e6:.0f} million characters of code are too many"
+        raise UnparsableError(said, Span(filename, at, at))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text, filename)
+    except SyntaxError as problem:
+        at = Position(max(problem.lineno or 1, 1), max(problem.offset or 1, 1))
+        raise UnparsableError(problem.msg, Span(filename, at, at)) from None
+    except (ValueError, RecursionError, MemoryError) as problem:
+        at = Position(1, 1)
+        reason = str(problem) or "nested too deeply"
+        raise UnparsableError(reason, Span(filename, at, at)) from None
 
 
 def _place(node: ast.AST) -> tuple[int, int, int, int]:

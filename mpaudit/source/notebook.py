@@ -39,7 +39,9 @@ class Notebook:
 
     def module(self) -> Module:
         """The cells that are Python, in the order in which they stand, as one module."""
-        return Module(self.filename, self.text, self.tree)
+        module = Module(self.filename, self.text)
+        module.tree = self.tree
+        return module
 
     def light(self) -> Notebook:
         """The same without the bytes, to be kept while other files are read; it cannot be edited."""

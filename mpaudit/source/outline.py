@@ -55,13 +55,15 @@ class Outline:
 
     `functions` are all functions by (class, name), the class None outside of one; `classes` map a
     name to the names of its bases; `assigned` maps the variables of the module body to what their
-    values mention; `imports` are all `from ... import` statements.
+    values mention; `imports` are all `from ... import` statements, `passed` those at the top, whose names
+    others may import from here.
     """
 
     functions: dict[tuple[str | None, str], Mentions] = field(default_factory=dict)
     classes: dict[str, set[str]] = field(default_factory=dict)
     assigned: dict[str, set[str]] = field(default_factory=dict)
     imports: list[ast.ImportFrom] = field(default_factory=list)
+    passed: list[ast.ImportFrom] = field(default_factory=list)
     modules: set[str] = field(default_factory=set)
     stored: set[str] = field(default_factory=set)
     plain: set[str] = field(default_factory=set)
@@ -99,6 +101,8 @@ def outline(module: Module) -> Outline:
     for top in module.tree.body:
         if isinstance(top, ast.Import):
             found.modules |= {alias.asname or alias.name.partition(".")[0] for alias in top.names}
+        elif isinstance(top, ast.ImportFrom):
+            found.passed.append(top)
     for body in _walked(module.tree, found):
         body.mentions.own |= body.bound - body.elsewhere
         body.settle()

@@ -11,171 +11,38 @@ from dataclasses import dataclass
 
 from mpaudit.source.module import Module
 from mpaudit.source.narrow import CLOSING, HANDLING
-from mpaudit.source.outline import HELD, KEEPS, PRECISION, Mentions, Outline, outline, said
+from mpaudit.source.outline import HELD, KEEPS, Mentions, Outline, outline, said
 from mpaudit.source.project import Project
 from mpaudit.source.values import Function
-
-WORDS: frozenset[str] = frozenset(
-    [
-        "GradScaler",
-        "autocast",
-        "amp",
-        "backward",
-        *("unscale_", "zero_grad", "step()", "step(...)", "scale()", "scale(...)"),
-        "clip_grad_norm_",
-        "clip_grad_value_",
-        "clip_grad_norm",
-        "nn.Class",
-        "optim.Class",
-        "cuda()",
-        "cuda(...)",
-        "half()",
-        "half(...)",
-        "softmax",
-        "log_softmax",
-        "Softmax",
-        "LogSoftmax",
-        "cross_entropy",
-        "CrossEntropyLoss",
-        "Sequential",
-        "Dense",
-        "set_global_policy",
-        "set_policy",
-        "set_dtype_policy",
-        "mixed_precision",
-        "LossScaleOptimizer",
-        "GradientTape",
-        "gradient",
-        "apply_gradients",
-        "scale_loss",
-        "from_logits",
-        "get_scaled_loss",
-        "nullcontext",
-        "suppress",
-        "grad",
-        "get_scale",
-        "enter_context",
-        "__enter__()",
-        "__exit__(...)",
-        "pad(...)",
-        "partial",
-        "jit",
-        "make_graphed_callables",
-        "update()",
-        "binary_cross_entropy",
-        "BCELoss",
-        "binary_cross_entropy_with_logits",
-        "BCEWithLogitsLoss",
-        "sigmoid",
-        "Sigmoid",
-        "linalg",
-        "fft",
-        "rfft",
-        "stft",
-        "cholesky",
-        "inverse",
-        "logdet",
-        "slogdet",
-        "quantile",
-        "numpy()",
-        "float16",
-        "bfloat16",
-        "masked_fill",
-        "masked_fill_",
-        "square()",
-        "square(...)",
-        "pow(...)",
-        "mul_(...)",
-        "state_dict()",
-        "torch.save",
-        "manual_backward",
-        "clip_gradients",
-    ]
-) | {HELD}
-"""What a function must mention to be followed when it is called."""
-SPEAKING = WORDS - {HELD}
-"""What it must mention to be followed whatever it is handed."""
-LAYER = "(a layer's call)"
-KERAS_WORDS = frozenset(
-    [
-        "keras",
-        "tf_keras",
-        "layers",
-        "fit",
-        "minimize",
-        "apply",
-        "get_unscaled_gradients",
-        "run",
-        "clip_by_global_norm",
-        "clip_by_norm",
-        "clip_by_value",
-        "add_weight",
-        "reduce_mean",
-        "reduce_sum",
-        "cast",
-        "predict",
-        *("where(...)", "maximum(...)", "l2_normalize", "assign_add"),
-        *("adapt(...)", "uniform(...)", "normal(...)", "lognormal(...)", "linspace(...)"),
-        LAYER,
-    ]
+from mpaudit.source.word import (
+    ACCELERATE_WORDS,
+    ENGINES,
+    KERAS_TELLING,
+    KERAS_WORDS,
+    LAYER,
+    METHODS,
+    OWNER_WORDS,
+    OWNERS,
+    SHARDING,
+    SPEAKING,
+    STEPS,
+    TELLING,
+    TRAINERS,
+    WORDS,
 )
-"""What matters in addition in a file that imports Keras, with all names it imports from there.
 
-LAYER stands for every `call` of a class, which Keras runs, and for the methods beside it.
-"""
-KERAS_TELLING = frozenset(
-    [
-        "LossScaleOptimizer",
-        "apply_gradients",
-        "apply",
-        "gradient",
-        "minimize",
-        "fit",
-        "compile",
-        "train_on_batch",
-        "set_global_policy",
-        "set_policy",
-        "set_dtype_policy",
-    ]
-)
-STEPS = frozenset(["training_step"])
-"""What a trainer's library calls: it is entered if it mentions what matters at all."""
-ACCELERATE_WORDS = frozenset(["Accelerator", "prepare(...)"])
-"""What matters in addition in a file that speaks of Hugging Face's Accelerate."""
-OWNERS = frozenset(["lightning", "pytorch_lightning", "lightning_fabric"])
-OWNER_WORDS = frozenset(["fit", "grad_norm", "Trainer", "Fabric"])
-"""What matters in addition in a file that imports a library which owns the training step."""
-TRAINERS = frozenset(["TrainingArguments", "Seq2SeqTrainingArguments", "train()", "train(...)"])
-"""What matters in addition in a file that mentions Hugging Face's Trainer or TRL."""
-SHARDING = frozenset(["FullyShardedDataParallel", "FSDP"])
-"""What matters in addition in a file that shards models."""
-ENGINES = frozenset(["deepspeed", "initialize", PRECISION])  # DeepSpeed's
 MAX_REEXPORTS = 4
 MAX_IMPORTS = 2
 """How far imports are traced: what is further off matters only by what it mentions itself."""
-METHODS = frozenset(["__init__", "__call__", "forward", "call", "__enter__", "__exit__"])
-"""Methods that are called without being named: their class stands for them."""
-TELLING = frozenset(
-    [
-        "autocast",
-        "backward",
-        "unscale_",
-        "cross_entropy",
-        "CrossEntropyLoss",
-        "BCEWithLogitsLoss",
-        "binary_cross_entropy_with_logits",
-        "GradScaler",
-    ]
-)
-"""What an entry point must mention, itself or in what it calls, to break any protocol."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relevant:
-    """What matters in a file: its functions by (class, name), and the names that stand for them."""
+    """What matters in a file: its functions by (class, name), the names that stand for them, the words."""
 
     functions: frozenset[tuple[str | None, str]] = frozenset()
     names: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
 
 
 class Relevance:
@@ -195,6 +62,14 @@ class Relevance:
             return True
         mentions = self._outline(module).functions.get((owner, name))
         return mentions is not None and mentions.words >= CLOSING
+
+    def through(self, module: Module, name: str) -> frozenset[str]:
+        """The names by which alone a function outside of a class matters; none if it matters by itself."""
+        seen = self._outline(module)
+        mentions, relevant = seen.functions[None, name], self._relevant(module, least=WORDS)
+        if _matters(mentions, seen, relevant.words, set()):
+            return frozenset()
+        return relevant.names & mentions.words - mentions.foreign
 
     def following(self, function: Function) -> bool:
         """Whether calling this function can matter to any protocol."""
@@ -287,13 +162,13 @@ class Relevance:
             names |= reached
         if wide:
             functions |= {place for place, m in seen.functions.items() if KEEPS in m.words}
-        self._known[key] = Relevant(frozenset(functions), frozenset(names))
+        self._known[key] = Relevant(frozenset(functions), frozenset(names), frozenset(words))
         return self._known[key]
 
     def _outline(self, module: Module) -> Outline:
         if module.filename not in self._outlines:
             try:
-                self._outlines[module.filename] = outline(module)
+                self._outlines[module.filename] = module.glance(outline)
             except RecursionError:  # generated code, nested thousands deep
                 self._outlines[module.filename] = Outline()
         return self._outlines[module.filename]
@@ -302,6 +177,8 @@ class Relevance:
         """The names that a file imports from relevant places of the project."""
         found: set[str] = set()
         for node in self._outline(module).imports:
+            if any(alias.name == "*" for alias in node.names):
+                continue
             source = self.project.find(node.module or "", module, node.level)
             for alias in node.names if source is not None else ():
                 if self._offers(source, alias.name, least=least):
@@ -342,8 +219,7 @@ class Relevance:
                 least=least,
                 depth=depth + 1,
             )
-            for node in module.tree.body
-            if isinstance(node, ast.ImportFrom)
+            for node in seen.passed
             for alias in node.names
             if name == (alias.asname or alias.name) or alias.name == "*"
         )
