@@ -17,7 +17,7 @@ from mpaudit.source.module import Module
 from mpaudit.source.names import Names
 from mpaudit.source.project import Project
 
-__all__ = ["Found", "Outcome", "Verdict", "executed", "looked", "mended", "settle"]
+__all__ = ["Execution", "Found", "Outcome", "Verdict", "looked", "mended", "settle"]
 
 Found = tuple[Problem, Fix | None]
 
@@ -36,22 +36,29 @@ class Outcome:
     touched: set[str]
 
 
-def executed(project: Project, modules: Sequence[Module]) -> dict[str, Outcome]:
-    """What came of executing modules, by file."""
-    protocols.add(each for plugin in registry.loaded() for each in plugin.protocols)
-    engine = Engine(project)
-    outcomes: dict[str, Outcome] = {}
-    for module in modules:
+class Execution:
+    """The modules of a project, executed one after the other by one engine."""
+
+    def __init__(self, project: Project) -> None:
+        protocols.add(each for plugin in registry.loaded() for each in plugin.protocols)
+        self._engine = Engine(project)
+        self.outcomes: dict[str, Outcome] = {}
+
+    def follow(self, module: Module) -> None:
+        """Execute a module."""
+        engine = self._engine
         with registry.blaming():
             verdicts = engine.audit(module)
         spoken = {place.filename for each in verdicts for place in protocol.places(each)}
-        outcomes[module.filename] = Outcome(
-            verdicts, list(engine.exhausted), engine.touched | spoken
-        )
+        outcome = Outcome(verdicts, list(engine.exhausted), engine.touched | spoken)
+        self.outcomes[module.filename] = outcome
         if engine.identities.overgrown:
-            every = (v for each in outcomes.values() for v in each.verdicts)
+            every = (v for each in self.outcomes.values() for v in each.verdicts)
             engine.identities.sweep(v.fact for v in every if isinstance(v, Noted))
-    return outcomes
+
+    def leave(self, module: Module) -> None:
+        """Have done with a module that was followed and looked at: its tree takes much memory."""
+        self._engine.leave(module)
 
 
 def looked(module: Module, *, advice: bool) -> Iterator[Found]:

@@ -12,7 +12,7 @@ from mpaudit.finding import Problem
 from mpaudit.fix import Fix
 from mpaudit.source.config_file import UnreadableConfigError
 from mpaudit.source.discovery import concerns
-from mpaudit.source.document import Document, read
+from mpaudit.source.document import Document, Script, read
 from mpaudit.source.module import Module, UnparsableError
 from mpaudit.source.notebook_json import UnreadableNotebookError
 from mpaudit.source.project import Project, Trail
@@ -62,21 +62,16 @@ class Batch:
         name = document.filename
         self.documents[name] = document.light()
         self._broken[name] = [unparsable(problem) for problem in document.broken]
-        try:
-            module = document.module()
-        except UnparsableError as problem:
-            self._broken[name].append(unparsable(problem))
-            return
+        module = _unparsed(document)
         self.project.add(Path(name), module)
         if concerns(document.text.encode("utf-8", "replace")):
             self._modules.append(module)
+        elif (problem := module.glance(_problem)) is not None:
+            self._broken[name].append(unparsable(problem))
 
     def add_importer(self, document: Document) -> None:
         """Take a file that imports others that concern us; it mentions nothing of ours itself."""
-        try:
-            module = document.module()
-        except UnparsableError:
-            return
+        module = _unparsed(document)
         self.documents[document.filename] = document.light()
         self.project.add(Path(document.filename), module)
         self._importers.append(module)
@@ -95,13 +90,21 @@ class Batch:
         if self._modules or self._importers:
             from mpaudit import execution
 
-            modules = (*self._modules, *self._importers)
-            outcomes = execution.executed(self.project, modules)
+            running = execution.Execution(self.project)
+            for module in (*self._modules, *self._importers):
+                audited, name = module.filename in seen, module.filename
+                problem = _problem(module)
+                if problem is not None:
+                    if audited:
+                        seen[name].append((unparsable(problem), None))
+                    continue
+                running.follow(module)
+                if audited:
+                    seen[name].extend(execution.looked(module, advice=self._widened(name)))
+                running.leave(module)
+            outcomes = running.outcomes
             exhausted = {name: each.exhausted for name, each in outcomes.items() if each.exhausted}
             touched = {name: each.touched for name, each in outcomes.items()}
-            for module in self._modules:
-                found = execution.looked(module, advice=self._widened(module.filename))
-                seen[module.filename].extend(found)
             order = [*dict.fromkeys((*seen, *outcomes))]
             for names in self._together(order):
                 here = [outcomes[name] for name in names if name in outcomes]
@@ -149,6 +152,18 @@ class Batch:
 
     def _trail(self, path: str) -> Trail | None:
         return self.project.trail.get(path)
+
+
+def _unparsed(document: Document) -> Module:
+    """The module of a file; a script is parsed when its turn comes, and not kept for long."""
+    if isinstance(document, Script):
+        return Module(document.filename, document.text, encoding=document.encoding)
+    return document.module()
+
+
+def _problem(module: Module) -> UnparsableError | None:
+    """What Python says of a module's text if it cannot read it."""
+    return module.problem if not module.tree.body else None
 
 
 def take(batch: Batch, name: str, role: str, data: bytes | None = None) -> None:

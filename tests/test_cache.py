@@ -53,13 +53,13 @@ def write(name: str | Path, text: str) -> None:
 def audited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are executed, as they are."""
     names: list[str] = []
-    execute = execution.executed
+    follow = execution.Execution.follow
 
-    def spy(project, modules):
-        names.extend(sorted(module.filename for module in modules))
-        return execute(project, modules)
+    def spy(running, module):
+        names.append(module.filename)
+        follow(running, module)
 
-    monkeypatch.setattr(execution, "executed", spy)
+    monkeypatch.setattr(execution.Execution, "follow", spy)
     return names
 
 

@@ -12,7 +12,7 @@ from mpaudit.source import library
 from mpaudit.source.allowance import Oversized
 from mpaudit.source.call import Enter, Exhausted
 from mpaudit.source.driver import AnyFunction, drivers
-from mpaudit.source.facts import parts
+from mpaudit.source.facts import PLAIN, parts
 from mpaudit.source.heap import Heap, Layer
 from mpaudit.source.importing import BUDGET, Importing, State
 from mpaudit.source.module import Module
@@ -64,6 +64,8 @@ class Engine(Importing):
         self.places = {}
         self.exhausted: list[str] = []
         self.left = FILE_BUDGET
+        self.lasting = False
+        """Whether the module that was audited last has made what may be met elsewhere."""
         self.instances: dict[int, tuple[Thing, list[Path]]] = {}
         self.ended: list[Protocol] = []
         """Where the protocols stood when the body of a module was through."""
@@ -101,7 +103,22 @@ class Engine(Importing):
                 self._entry(title, partial(self._function, module, heap, owner, node), found)
                 verdicts.extend(v for v in found if passed_by is None or _stands_in(v, passed_by))
         self.instances.clear()  # nobody asks for those of this file again, and they hold much
+        self.lasting = any(isinstance(v, Thing) and v.kind not in PLAIN for _, v in heap)
         return verdicts
+
+    def leave(self, module: Module) -> None:
+        """Forget the tree of the module that was audited last, unless something of it may be met again.
+
+        Of what is imported, functions are known by their nodes, and so are objects that it makes.
+        """
+        if module.kept or self.lasting or module.filename in self.state.absorbed:
+            return
+        for node in walk(module.tree):
+            if isinstance(node, ast.stmt):
+                self.followed.pop(node, None)
+                self.executed.pop(node, None)
+        self.relevance.leave(module)
+        module.fell()
 
     def _passed_by(self, function: ast.AST) -> set[int]:
         """The rows of a function that was followed, but not there, and that handle gradients."""

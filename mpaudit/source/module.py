@@ -92,6 +92,10 @@ class Module:
     encoding: Encoding = field(default_factory=Encoding)
     target: Target = field(default_factory=Target)
     project: Project | None = None
+    kept: bool = False
+    """Whether its tree is not that of the text, but was made otherwise."""
+    problem: UnparsableError | None = field(default=None, init=False)
+    """What Python said of the text, once it was parsed."""
     _mentioned: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -111,7 +115,8 @@ class Module:
         """The syntax tree; that of an empty text where Python cannot read this one."""
         try:
             return _parsed(self.text, self.filename)
-        except UnparsableError:
+        except UnparsableError as problem:
+            self.problem = problem
             return ast.Module([], [])
 
     def glance(self, look: Callable[[Module], T]) -> T:
@@ -229,7 +234,7 @@ class Module:
         """Whether a name may stand for something in this module; mostly its letters tell."""
         if not self.mentions(name):
             return False
-        if re.search(rf"^(?:def|class) {re.escape(name)}\b", self.text, re.MULTILINE):
+        if any(f"\n{each}" in self.text for each in (f"class {name}(", f"def {name}(")):
             return True
         return name in self.spelled or name in self._defined
 

@@ -39,7 +39,7 @@ class Notebook:
 
     def module(self) -> Module:
         """The cells that are Python, in the order in which they stand, as one module."""
-        module = Module(self.filename, self.text)
+        module = Module(self.filename, self.text, kept=True)
         module.tree = self.tree
         return module
 

@@ -53,7 +53,7 @@ class Relevance:
         self._known: dict[tuple[str, frozenset[str], bool], Relevant] = {}
         self._level = 0
         self._outlines: dict[str, Outline] = {}
-        self._idle: dict[tuple[ast.stmt, frozenset[str]], bool] = {}
+        self._idle: dict[str, dict[tuple[ast.stmt, frozenset[str]], bool]] = {}
 
     def entering(self, module: Module, owner: str | None, name: str) -> bool:
         """Whether a function that nobody calls is worth executing for itself."""
@@ -103,13 +103,17 @@ class Relevance:
 
     def idle(self, module: Module, node: ast.stmt, least: frozenset[str]) -> bool:
         """Whether a statement handles nothing of that, nor calls what does."""
-        key = (node, least)
-        if key not in self._idle:
+        key, known = (node, least), self._idle.setdefault(module.filename, {})
+        if key not in known:
             seen = self._outline(module)
             mentions = said(node, seen)
             names = self._relevant(module, least=least).names
-            self._idle[key] = not _matters(mentions, seen, least, set(names))
-        return self._idle[key]
+            known[key] = not _matters(mentions, seen, least, set(names))
+        return known[key]
+
+    def leave(self, module: Module) -> None:
+        """Forget what is known of the nodes of a module."""
+        self._idle.pop(module.filename, None)
 
     def _relevant(self, module: Module, *, least: frozenset[str]) -> Relevant:
         """What mentions a word in a file, or what mentions that.
