@@ -58,13 +58,13 @@ def softmax_before_cross_entropy(program: Program) -> Iterator[Change]:
 
 
 @operator("softmax-before-cross-entropy")
-def log_softmax_before_cross_entropy(program: Program) -> Iterator[Change]:
-    """log_softmax is computed twice."""
+def sigmoid_before_cross_entropy(program: Program) -> Iterator[Change]:
+    """Each class has a probability of its own, and the loss takes them for logits."""
     for script, call in loss_calls(program, CROSS_ENTROPY):
         given = argument(call, 0, "input")
         if not isinstance(given, ast.Name) or "torch" not in script.imports:
             continue
-        text = f"torch.log_softmax({script.source(given)}, dim=-1)"
+        text = f"torch.sigmoid({script.source(given)})"
         yield change(script, (script.start(given), script.end(given), text), marks=[call])
 
 

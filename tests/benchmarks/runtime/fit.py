@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from ..goal import Goal
-from ..peer import ROOT, clean
 from ..timing import Run
+from . import turn
 from .turn import PLAIN, Worker, added, seconds
 
 WORKER = Path(__file__).with_name("fit_worker.py")
@@ -36,20 +34,8 @@ def rows(rounds: int) -> Iterator[Goal]:
 def _start(stack: ExitStack, shape: str, watcher: str, where: Path) -> Worker:
     """A worker that is ready."""
     before = ["-m", "mpaudit", "run", "-o", f"{shape}.mpa"] if watcher == OURS else []
-    process = subprocess.Popen(
-        [sys.executable, *before, str(WORKER), shape, PLAIN if watcher == OURS else watcher],
-        cwd=where,
-        env={**clean(), "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    stack.callback(process.wait)
-    stack.callback(process.kill)
-    worker = Worker(process)
-    worker.ready()
-    return worker
+    script = [str(WORKER), shape, PLAIN if watcher == OURS else watcher]
+    return stack.enter_context(turn.worker([*before, *script], where=where))
 
 
 def _time(shape: str, rounds: int, where: Path) -> Goal:

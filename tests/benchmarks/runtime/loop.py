@@ -73,11 +73,15 @@ def gpt(width: int = 768, depth: int = 12, words: int = 50257) -> nn.Module:
 
 @dataclass(slots=True)
 class Loop:
-    """A correct mixed-precision loop around a model; every step is one optimizer step."""
+    """A correct mixed-precision loop around a model; every step is one optimizer step.
+
+    One that is not `mixed` computes in float32.
+    """
 
     model: nn.Module
     batch: tuple[torch.Tensor, torch.Tensor]
     device: str = "cpu"
+    mixed: bool = True
     losses: list[torch.Tensor] = field(default_factory=list)
     optimizer: Any = None
     scaler: Any = None
@@ -88,14 +92,14 @@ class Loop:
         self.model.to(self.device).train()
         self.batch = tuple(each.to(self.device) for each in self.batch)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
-        self.scaler = torch.amp.GradScaler(self.device, init_scale=1024.0)
+        self.scaler = torch.amp.GradScaler(self.device, init_scale=1024.0, enabled=self.mixed)
 
     def step(self, phase: Phase = lambda _: nullcontext()) -> None:
         """One step of training; nothing in it waits for the device but the scaler."""
         samples, labels = self.batch
         self.optimizer.zero_grad()
         dtype = torch.bfloat16 if self.device == "cpu" else torch.float16
-        with phase("forward"), torch.autocast(self.device, dtype=dtype):
+        with phase("forward"), torch.autocast(self.device, dtype=dtype, enabled=self.mixed):
             out = self.model(samples)
             out = out if isinstance(out, torch.Tensor) else out["logits"]
             loss = nn.functional.cross_entropy(out.flatten(0, -2), labels.flatten())
@@ -114,7 +118,7 @@ class Shape:
     name: str
     small: bool = False
 
-    def loop(self, device: str = "cpu") -> Loop:
+    def loop(self, device: str = "cpu", *, mixed: bool = True) -> Loop:
         """A loop that begins from the same numbers each time."""
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(1)
@@ -126,11 +130,11 @@ class Shape:
             size = {"width": 64, "depth": 2, "words": 500} if self.small else {}
             length, top = (32, 500) if self.small else (256, 50257)
             batch = words(2, length, top=top), words(2, length, top=top)
-            return Loop(gpt(**size), batch, device)
+            return Loop(gpt(**size), batch, device, mixed)
         size = {"width": 8} if self.small else {}
         edge, count = (32, 4) if self.small else (128, 16)
         images = torch.randn(count, 3, edge, edge, generator=generator)
-        return Loop(resnet(**size), (images, words(count, top=100)), device)
+        return Loop(resnet(**size), (images, words(count, top=100)), device, mixed)
 
 
 SHAPES = {"gpt2": "GPT-2 small", "resnet": "ResNet-18"}

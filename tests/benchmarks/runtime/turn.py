@@ -78,24 +78,40 @@ class Worker:
 
 
 @contextmanager
+def worker(
+    arguments: Sequence[str], device: str = "cpu", where: Path | None = None
+) -> Iterator[Worker]:
+    """A process of Python with these arguments, ready to train."""
+    with ExitStack() as stack:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=where,
+            env={
+                **clean(),
+                **VISIBLE[device],
+                "PYTHONPATH": str(ROOT),
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        found = Worker(process)
+        found.ready()
+        yield found
+
+
+@contextmanager
 def workers(shape: str, watchers: Sequence[str], device: str) -> Iterator[dict[str, Worker]]:
     """One process for each watcher; one that has been started is ready before the next is."""
     with ExitStack() as stack:
-        found = {}
-        for watcher in watchers:
-            process = subprocess.Popen(
-                [sys.executable, str(WORKER), shape, watcher, device],
-                env={**clean(), **VISIBLE[device], "PYTHONPATH": str(ROOT)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            found[watcher] = Worker(process)
-            found[watcher].ready()
-        yield found
+        yield {
+            watcher: stack.enter_context(worker([str(WORKER), shape, watcher, device], device))
+            for watcher in watchers
+        }
 
 
 def turns(

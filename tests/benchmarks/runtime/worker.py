@@ -1,7 +1,8 @@
 """`worker.py SHAPE WATCHER DEVICE`: a training script that steps when it is told to, and says how long.
 
 A line "N" on standard input asks for N steps; answered is a line with seconds on the wall, and of
-the processor. It ends with the input. WATCHER is "none", or a tool that is called from a script.
+the processor. It ends with the input. WATCHER is "none", or a tool that is called from a script. A SHAPE
+that ends in "-float32" is trained without mixed precision.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def debug_mode(_: Loop) -> AbstractContextManager[Any]:
     return DebugMode()
 
 
+FLOAT32 = "-float32"
 WATCHERS: dict[str, Callable[[Loop], AbstractContextManager[Any]]] = {
     "none": nothing,
     "DebugUnderflowOverflow": hugging_face,
@@ -51,8 +53,9 @@ WATCHERS: dict[str, Callable[[Loop], AbstractContextManager[Any]]] = {
 
 def main() -> None:
     shape, watcher, device = sys.argv[1:]
-    assert shape in SHAPES
-    loop = Shape(shape).loop(device)
+    name = shape.removesuffix(FLOAT32)
+    assert name in SHAPES
+    loop = Shape(name).loop(device, mixed=name == shape)
     around = WATCHERS[watcher]
     wait = torch.cuda.synchronize if device == "cuda" else int
     print("ready", flush=True)

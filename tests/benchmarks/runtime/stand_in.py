@@ -1,0 +1,45 @@
+"""A row about the CPU that stands in for a GPU: a float16 step there, against one in float32."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from ..goal import Goal
+from ..timing import Run
+from .loop import SHAPES
+from .turn import PLAIN, WARM, WORKER, added, seconds, worker
+
+FLOAT32, EMULATED = "float32", "mpaudit run --device cpu --light"
+LIMIT = 2
+
+
+def row(shape: str, rounds: int) -> Goal:
+    """How many times as long as one in float32 a step takes whose float16 is emulated.
+
+    The script asks for "cuda"; `--light`, so that looking at layers is not among it.
+    """
+    pairs: list[tuple[Run, Run]] = []
+    watching = ["-m", "mpaudit", "run", "--device", "cpu", "--light", "-o", "run.mpa", str(WORKER)]
+    with ExitStack() as stack:
+        where = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        plain, emulated = (
+            stack.enter_context(worker(arguments, where=where))
+            for arguments in (
+                [str(WORKER), f"{shape}-float32", PLAIN, "cpu"],
+                [*watching, shape, PLAIN, "cuda"],
+            )
+        )
+        for number in range(-WARM, rounds):
+            pair = plain.steps(1), emulated.steps(1)
+            if number >= 0:
+                pairs.append(pair)
+    return Goal(
+        f"{SHAPES[shape]}: a float16 step where the CPU stands in for a GPU",
+        FLOAT32,
+        1 + added(pairs),
+        LIMIT,
+        rounds=rounds,
+        seconds=seconds({EMULATED: pairs}),
+    )
