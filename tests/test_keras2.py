@@ -116,7 +116,8 @@ def test_numbers_of_layers_are_those_of_the_same_arithmetic_by_hand(
         assert row.elements == sum(int(tf.size(each)) for each in tensors)
         assert (row.inf, row.nan, row.first_bad_step) == (0, 0, None)
         amax = max(float(tf.reduce_max(tf.abs(each))) for each in tensors)
-        assert row.amax == pytest.approx(amax, rel=2e-3 if mode == "xla" else 1e-6)
+        # a graph rounds a matmul, its bias and activation to float16 once, as without the probe
+        assert row.amax == pytest.approx(amax, rel=1e-6 if mode == "eager" else 2e-3)
     assert [(each.path, each.type, each.calls, each.calls_per_step) for each in layers] == [
         ("sequential/dense", "Dense", 3, 1),
         ("sequential/dense_1", "Dense", 3, 1),
@@ -131,7 +132,7 @@ def test_numbers_of_layers_are_those_of_the_same_arithmetic_by_hand(
     }
     weights = histograms["sequential/dense_1", "weight_gradient"]  # as the loss scale made them
     counted = Counter({n: c for n, c in enumerate(weights.counts, weights.first) if c})
-    if mode != "xla":
+    if mode == "eager":
         assert counted == sum((octaves(each) for each in weight_back), Counter())
     assert (weights.scale, weights.tensors, weights.elements) == (factor, 6, 3 * 27)
     assert states == dict.fromkeys(range(3), (True, factor))
@@ -519,6 +520,9 @@ RIGHT = {
 }
 
 
+UNSCALE = "optimizer.get_unscaled_gradients"
+
+
 @pytest.mark.parametrize(
     ("wrong", "found"),
     [
@@ -549,6 +553,22 @@ RIGHT = {
             {"before": "keras.mixed_precision.set_global_policy('float32')"},
             {"needless-loss-scale": "LossScaleOptimizer("},
         ),
+        (
+            {"unscale": f"{UNSCALE}(tf.clip_by_global_norm(gradients, 1.0)[0])"},
+            {"clip-scaled-gradients": "clip_by_global_norm"},
+        ),
+        (
+            {"unscale": f"{UNSCALE}([tf.clip_by_norm(g, 1.0) for g in gradients])"},
+            {"clip-scaled-gradients": "clip_by_norm"},
+        ),
+        (
+            {
+                "unscale": "[tf.clip_by_value(t=g, clip_value_min=-1, clip_value_max=1) for g in gradients]"
+            },
+            {"missing-gradient-unscale": "apply_gradients"},
+        ),
+        ({"unscale": f"[tf.clip_by_norm(g, 1.0) for g in {UNSCALE}(gradients)]"}, {}),
+        ({"unscale": f"{UNSCALE}(tf.clip_by_global_norm(gradients, optimizer.loss_scale)[0])"}, {}),
     ],
 )
 def test_mistakes_are_seen_in_the_run(
@@ -565,6 +585,57 @@ def test_mistakes_are_seen_in_the_run(
     lines = path.read_text(encoding="utf-8").splitlines()
     for rule, text in found.items():
         assert text in lines[problems[rule].start.row - 1]
+
+
+PER_LAYER = """
+    import numpy
+    import tensorflow as tf
+    import tf_keras as keras
+
+    own = keras.mixed_precision.Policy({policy!r})
+    model = keras.Sequential([keras.layers.Dense(4, dtype=own), keras.layers.Dense(3, dtype="float32")])
+    optimizer = {optimizer}
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    x = numpy.random.default_rng(0).normal(size=(8, 5)).astype("float32")
+    y = numpy.arange(8) % 3
+    model.compile(optimizer, loss_of)
+    {train}
+"""
+FIT = "model.fit(x, y, epochs=3, verbose=0)"
+TAPE = """
+    for _ in range(3):
+        with tf.GradientTape() as tape:
+            loss = loss_of(y, model(x))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+"""
+SGD = "keras.optimizers.SGD(0.1)"
+
+
+@pytest.mark.parametrize(
+    ("policy", "optimizer", "train", "found"),
+    [
+        ("mixed_float16", SGD, FIT, "model.fit("),
+        ("mixed_float16", SGD, TAPE, "apply_gradients("),
+        ("mixed_float16", f"keras.mixed_precision.LossScaleOptimizer({SGD})", FIT, None),
+        ("mixed_bfloat16", SGD, FIT, None),
+        ("float32", SGD, TAPE, None),
+    ],
+)
+def test_layers_with_a_policy_of_their_own_are_not_scaled_for(
+    tmp_path: Path, policy: str, optimizer: str, train: str, found: str | None
+) -> None:
+    keras.mixed_precision.set_global_policy("float32")
+    path = tmp_path / "train.py"
+    text = dedent(PER_LAYER).format(policy=policy, optimizer=optimizer, train=dedent(train))
+    path.write_text(text, encoding="utf-8")
+    with watched(tmp_path, *machines()):
+        exec(compile(text, str(path), "exec"), {"__name__": "__main__"})
+    with read(tmp_path) as reader:
+        problems = {each.rule: each.span.start.row for each in reader.problems()}
+    assert problems.keys() == ({"per-layer-policy-unscaled"} if found else set())
+    if found is not None:
+        assert found in text.splitlines()[problems["per-layer-policy-unscaled"] - 1]
 
 
 def test_advice_is_put_into_effect(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from mpaudit.event import (
 from mpaudit.finding import Span
 from mpaudit.runtime.frame import spelling, user_frame
 from mpaudit.runtime.keras.built import Built
+from mpaudit.runtime.keras.clips import Clips
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.layers import Layers, recording
 from mpaudit.runtime.keras.loss import Losses
@@ -26,10 +27,7 @@ from mpaudit.runtime.keras.optimizer import Optimizers
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.place import place
 from mpaudit.runtime.keras.steps import Steps
-
-_SCALED = "_mpaudit_scaled_by"
-_UNSCALED = "_mpaudit_unscaled"
-_GRADIENTS = "_mpaudit_gradients"
+from mpaudit.runtime.keras.tagged import GRADIENTS, SCALED, UNSCALED, gradients, tag
 
 
 class Events:
@@ -46,11 +44,13 @@ class Events:
         self._narration = narration
         self._losses = Losses(patches, narration, recording)
         self._optimizers = Optimizers(patches, narration)
+        self._clips = Clips(patches, narration)
         self._scaling_seen = False
 
     def install(self) -> None:
-        """Watch tapes from now on."""
+        """Watch tapes, and what clips their gradients, from now on."""
         self._patches.wrap(tf.GradientTape, "gradient", self._around_gradient)
+        self._clips.install()
 
     def follow(self, family: Family) -> None:
         """Watch losses and optimizers of one Keras from now on."""
@@ -71,9 +71,9 @@ class Events:
                 at = place(family.scale_loss)
                 if family.scales(optimizer) and at is not None:
                     self._scaling_seen = True
-                    _set(result, _UNSCALED, loss)
+                    tag(result, UNSCALED, loss)
                     ref = self._optimizers.ref(optimizer)
-                    _set(result, _SCALED, (*getattr(loss, _SCALED, ()), ref))
+                    tag(result, SCALED, (*getattr(loss, SCALED, ()), ref))
                     moment = self._narration.moment()
                     before, after = Ref(("loss", at), "loss"), Ref(("scaled", at), "scaled loss")
                     self._narration.tell(
@@ -88,11 +88,11 @@ class Events:
             grads = list(grads)
             result = original(optimizer, grads)
             with self._patches.guarded(name):
-                at, before = place(name), _gradients(grads)
+                at, before = place(name), gradients(grads)
                 if at is not None and before is not None:
                     after = Ref(("unscaled", at, before.key), "gradients")
                     for each in result:
-                        _set(each, _GRADIENTS, after)
+                        tag(each, GRADIENTS, after)
                     ref, moment = self._optimizers.ref(optimizer), self._narration.moment()
                     self._narration.tell(
                         TapeGradientsUnscaled(
@@ -107,7 +107,7 @@ class Events:
         def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(tape, target, sources, *args, **kwargs)
             with self._patches.guarded("tape.gradient"):
-                self._steps.taken(getattr(target, _UNSCALED, target))
+                self._steps.taken(getattr(target, UNSCALED, target))
                 at = place("gradient")
                 if at is not None:
                     self._taken(at, target, sources, result)
@@ -116,11 +116,11 @@ class Events:
         return gradient
 
     def _taken(self, at: Span, target: Any, sources: Any, result: Any) -> None:
-        gradients = Ref(("gradients", at), "gradients")
+        taken = Ref(("gradients", at), "gradients")
         for each in tf.nest.flatten(result):
-            _set(each, _GRADIENTS, gradients)
+            tag(each, GRADIENTS, taken)
         targets = tf.nest.flatten(target)
-        marks = [ref for each in targets for ref in getattr(each, _SCALED, ())]
+        marks = [ref for each in targets for ref in getattr(each, SCALED, ())]
         owners = [self._built.owner(each) for each in tf.nest.flatten(sources)]
         models = list(dict.fromkeys(ref for ref in owners if ref is not None))
         scaled_by = tuple(marks if len(targets) == 1 else dict.fromkeys(marks))
@@ -129,7 +129,7 @@ class Events:
             TapeGradient(
                 at=at,
                 loss=Ref(("loss", at), spelling(target, user_frame())),
-                gradients=gradients,
+                gradients=taken,
                 model=models[0] if models else None,
                 others=tuple(models[1:]),
                 scaled_by=scaled_by if known else None,
@@ -153,22 +153,10 @@ class Events:
                 at=at,
                 optimizer=self._optimizers.ref(optimizer),
                 scales=scales,
-                gradients=_gradients(grads),
+                gradients=gradients(grads),
                 made=self._optimizers.made(optimizer),
                 keras=family.number,
                 moment=self._narration.moment(),
             )
         )
         self._narration.ended()
-
-
-def _gradients(grads: Sequence[Any]) -> Ref | None:
-    """What these gradients are to the protocols, if they all came by the same way."""
-    refs = {getattr(each, _GRADIENTS, None) for each in grads if each is not None}
-    return next(iter(refs)) if len(refs) == 1 else None
-
-
-def _set(value: Any, name: str, fact: Any) -> None:
-    """Attach a fact to a tensor; what takes no attributes goes without."""
-    if isinstance(value, tf.Tensor | tf.IndexedSlices):
-        setattr(value, name, fact)
