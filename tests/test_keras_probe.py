@@ -133,7 +133,7 @@ def test_numbers_of_layers_are_those_of_the_same_arithmetic_by_hand(
         zeros = sum(numpy.count_nonzero(each.numpy() == 0) for each in tensors)
         assert (row.zeros, row.zeros_of) == (zeros, row.elements)  # a graph samples from step 3 on
         amax = max(float(tf.reduce_max(tf.abs(each))) for each in tensors)
-        assert row.amax == pytest.approx(amax, rel=2e-3 if mode == "xla" else 1e-6)
+        assert row.amax == pytest.approx(amax, rel=1e-6 if mode == "eager" else 2e-3)
     assert [(layer.path, layer.type, layer.calls, layer.calls_per_step) for layer in layers] == [
         ("sequential/dense", "Dense", 3, 1),
         ("sequential/dense_1", "Dense", 3, 1),
@@ -650,7 +650,7 @@ def test_devices_may_still_be_set_up_after_the_import(tmp_path: Path) -> None:
     with Reader(tmp_path / "run.mpa") as reader:
         assert [row.path for row in reader.layers()] == ["sequential/dense"]
         assert reader.dtypes()["sequential/dense"]["output"] == ["float32"]
-        assert "replicas" in reader.meta["probe_errors"][0]
+        assert reader.meta["probe_errors"] == []
 
 
 # Events and findings

@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from mpaudit.runtime.keras.casts import Size, due
-from mpaudit.runtime.keras.clock import resource
 from mpaudit.runtime.keras.layers import recording
+from mpaudit.runtime.keras.store import resource
 
 
 class Batch:

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import zip_longest
 from typing import Any
 
 import tensorflow as tf
 
+from mpaudit.runtime.keras.store import Store
 from mpaudit.runtime.sampling import AFTER, COUNTED, FIRST, sampled
 
-_ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
-"""The shared name by which TensorFlow makes a resource that lives as long as its handle."""
-
 _POWERS = tuple(2**n for n in range(COUNTED.bit_length()))
-
-
-def resource(start: Any) -> Any:
-    """A fresh resource that holds `start`, outside every graph that is being traced.
-
-    A plain resource and no `tf.Variable`: tapes, models and distribution strategies do not see it.
-    What it holds is noted on the handle, as for a variable: TensorFlow wants to know that when the
-    backward pass of a graph is a graph of its own.
-    """
-    from tensorflow.python.ops import handle_data_util
-
-    with tf.init_scope():
-        handle = tf.raw_ops.VarHandleOp(
-            dtype=start.dtype, shape=start.shape, shared_name=_ANONYMOUS
-        )
-        handle._handle_data = handle_data_util.create_handle_data(start.shape, start.dtype)
-        tf.raw_ops.AssignVariableOp(resource=handle, value=start)
-    return handle
 
 
 def traced(function: Callable[..., Any], *given: Any) -> Callable[..., Any]:
@@ -57,42 +39,57 @@ class Clock:
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
-        self._made: Any = None
-        self._looking: Any = None
+        self._ticks = Store(tf.int64, lambda: self._first(self._ticks, 0))
+        self._looking = Store(tf.int64, lambda: self._first(self._looking, [FIRST, 1]))
         self._host: int | None = None
         self._until = FIRST
 
     @property
     def handle(self) -> Any:
         """The resource that holds the tick."""
-        if self._made is None:
-            with tf.init_scope():
-                self._made = resource(tf.constant(0, tf.int64))
-        return self._made
+        _ = self.looking  # a replica has both
+        return self._ticks.here
 
     @property
     def looking(self) -> Any:
         """The resource that holds the tick before which all is looked at, and 1 if the attempt that is
         being prepared is, else 0; None if all are."""
-        if self.every > 1 and self._looking is None:
-            with tf.init_scope():
-                self._looking = resource(tf.constant([FIRST, 1], tf.int64))
-        return self._looking
+        return self._looking.here if self.every > 1 else None
 
     def now(self) -> Any:
         """The tick as a tensor: of the attempt that is being prepared."""
         return tick_of(self.handle)
 
     def advance(self) -> None:
-        """An attempt is over."""
-        one = tf.constant(1, tf.int64)
-        tf.raw_ops.AssignAddVariableOp(resource=self.handle, value=one)
-        if self.looking is not None:
-            tick, until = self.now(), _state(self.looking)[0]
-            looks = (tick < until) | (tick % self.every == 0) | sampled_at(tick)
-            state = tf.stack([until, tf.cast(looks, tf.int64)])
-            tf.raw_ops.AssignVariableOp(resource=self.looking, value=state)
+        """An attempt of all replicas is over."""
+        for ticks, looking in self._everywhere():
+            one = tf.constant(1, tf.int64)
+            tf.raw_ops.AssignAddVariableOp(resource=ticks, value=one)
+            if looking is not None:
+                self._decide(tick_of(ticks), looking)
         self._host = None
+
+    def _everywhere(self) -> Iterator[tuple[Any, Any]]:
+        """The resources of each replica, where they are."""
+        handles = [(self.handle, self.looking)]
+        if len(all_ticks := list(self._ticks)) > 1:
+            handles = list(zip_longest(all_ticks, self._looking))
+        for ticks, looking in handles:
+            with tf.device(ticks.device) if len(handles) > 1 else nullcontext():
+                yield ticks, looking
+
+    def _decide(self, tick: Any, looking: Any) -> None:
+        """Whether the attempt at this tick is looked at."""
+        until = _state(looking)[0]
+        looks = (tick < until) | (tick % self.every == 0) | sampled_at(tick)
+        state = tf.stack([until, tf.cast(looks, tf.int64)])
+        tf.raw_ops.AssignVariableOp(resource=looking, value=state)
+
+    @staticmethod
+    def _first(store: Store, start: Any) -> Any:
+        """What a further replica begins with: it is as late there as everywhere."""
+        held = store.swap(lambda held: held)
+        return held[0] if held else start
 
     def read(self) -> int:
         """The tick, read by the host."""
@@ -120,7 +117,8 @@ class Clock:
         if self.every == 1:
             return
         if not tf.executing_eagerly():
-            alarmed(self.looking, self.now(), ~applied)
+            for ticks, looking in self._everywhere():
+                alarmed(looking, tick_of(ticks), ~applied)
         elif "CPU" in applied.device and not bool(applied):
             self.alarm()
 

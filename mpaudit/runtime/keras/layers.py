@@ -16,12 +16,15 @@ from mpaudit.runtime.keras import input_range
 from mpaudit.runtime.keras.casts import Casts
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.family import Family
+from mpaudit.runtime.keras.follow import followed
 from mpaudit.runtime.keras.nature import MARK, Mark, nature
 from mpaudit.runtime.keras.octaves import Octaves
+from mpaudit.runtime.keras.order import runs_by_itself
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import Ring
 from mpaudit.runtime.keras.register import COUNTED, Passage, Register, Watched
 from mpaudit.runtime.keras.rounding import ROUNDED, Rounding
+from mpaudit.runtime.keras.store import unseen
 from mpaudit.runtime.keras.taps import Tap, measurable
 from mpaudit.runtime.record import Flow
 
@@ -94,7 +97,7 @@ class Layers:
         """Measure data that the layer, or model, is about to cast."""
         if self._light or not recording() or not input_range.casts(watched.family, layer):
             return
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        if unseen():
             return
         for tensor in watched.family.flatten(args[0]) if args else ():
             wide = measurable(tensor) and tensor.dtype.name in input_range.WIDER
@@ -158,8 +161,8 @@ class Layers:
             return outputs
         training = recording()
         eager = tf.executing_eagerly()
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            self._tracer.failed("taps", MpauditError("of several replicas only dtypes are seen"))
+        if (why := unseen()) is not None:
+            self._tracer.failed("taps", MpauditError(why))
             return outputs
         if not (training or eager):
             return outputs  # graphs without gradients may be exported: no resource belongs in them
@@ -211,22 +214,18 @@ class Layers:
         dtype = value.dtype.name
         note = self._tap(watched, "backward", dtype).later()
 
-        @tf.custom_gradient  # type: ignore[untyped-decorator]
-        def follow(tensor: Any) -> tuple[Any, Call]:
-            def back(gradient: Any) -> Any:
-                with self._patches.guarded("gradient of a layer"):
-                    if self._patches.active:
-                        self.saw(watched, "output_grad", dtype)
-                        sparse = isinstance(gradient, tf.IndexedSlices)
-                        done = note(gradient.values if sparse else gradient)
-                        if done is not None:
-                            with tf.control_dependencies([done]):
-                                return tf.identity(gradient)
-                return gradient
+        def back(gradient: Any) -> Any:
+            with self._patches.guarded("gradient of a layer"):
+                if self._patches.active:
+                    self.saw(watched, "output_grad", dtype)
+                    sparse = isinstance(gradient, tf.IndexedSlices)
+                    done = note(gradient.values if sparse else gradient)
+                    if done is not None and not runs_by_itself():
+                        with tf.control_dependencies([done]):
+                            return tf.identity(gradient)
+            return gradient
 
-            return tensor, back
-
-        return follow(value)
+        return followed(value, back)
 
     def _tap(self, watched: Watched, passage: Passage, dtype: str) -> Tap:
         tap = watched.taps.get((passage, dtype))

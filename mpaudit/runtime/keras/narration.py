@@ -19,10 +19,12 @@ class Narration:
     """What happens, in order; an iteration ends when gradients are applied.
 
     `before` is called before an event: what waited for something else to happen is told first. The
-    events of an iteration that came twice already, in the same order, are not told again.
+    events of an iteration that came twice already, in the same order, are not told again. While `aside`
+    says so nothing is told: of replicas that do the same, one is enough.
     """
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, aside: Callable[[], object] = lambda: False) -> None:
+        self._aside = aside
         self.before: Callable[[], None] = lambda: None
         self._tracer = tracer
         self._iteration: list[Event] = []
@@ -35,6 +37,8 @@ class Narration:
 
     def tell(self, event: Event) -> None:
         """Something happened."""
+        if self._aside():
+            return
         if not isinstance(event, LayerMade | ModelMade):
             self.before()
         if isinstance(event, _BUILT):
@@ -43,8 +47,15 @@ class Narration:
         else:
             self._iteration.append(event)
 
+    def tell_once(self, event: Event) -> None:
+        """The same, of what may be done to each tensor of several by itself."""
+        if event not in self._iteration:
+            self.tell(event)
+
     def ended(self) -> None:
         """An iteration is over."""
+        if self._aside():
+            return
         self._attempts += 1
         self._feed()
 

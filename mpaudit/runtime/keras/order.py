@@ -34,3 +34,11 @@ class Order:
             done = operation()
         self._last = weakref.ref(inside), done
         return done
+
+
+def runs_by_itself() -> bool:
+    """Whether what is done now for its effect alone runs, and in order: nothing has to wait for it.
+
+    A graph that consists of a backward pass is none of those that see to that.
+    """
+    return bool(tf.compat.v1.get_default_graph()._add_control_dependencies)

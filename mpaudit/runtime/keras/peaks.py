@@ -8,7 +8,8 @@ from typing import Any
 import numpy
 import tensorflow as tf
 
-from mpaudit.runtime.keras.clock import Clock, resource
+from mpaudit.runtime.keras.clock import Clock
+from mpaudit.runtime.keras.store import Store
 
 ROOM = 1024
 """Steps whose magnitudes fit between two reads."""
@@ -19,20 +20,17 @@ _NOTHING = -1.0
 class Ring:
     """The largest finite magnitude of each of the last `ROOM` ticks."""
 
-    __slots__ = ("_clock", "_handle", "_host")
+    __slots__ = ("_clock", "_host", "_store")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._handle: Any = None
+        self._store = Store(tf.float32, lambda: numpy.full([ROOM], _NOTHING))
         self._host: dict[int, float] = {}
 
     @property
     def handle(self) -> Any:
         """The resource that holds the ring, in float32."""
-        if self._handle is None:
-            with tf.init_scope():
-                self._handle = resource(tf.fill([ROOM], _NOTHING))
-        return self._handle
+        return self._store.here
 
     def note_on_host(self, amax: float) -> None:
         """What the host measured now; below zero for nothing."""
@@ -45,12 +43,15 @@ class Ring:
         Nothing where there were more ticks than the ring has room for: they are mixed up in it.
         """
         held = numpy.full([ROOM], _NOTHING, numpy.float32)
-        if self._handle is not None and len(ticks):
-            with tf.init_scope():
-                held = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=tf.float32).numpy()
-                kept = held.copy()
-                kept[[tick % ROOM for tick in ticks]] = _NOTHING
-                tf.raw_ops.AssignVariableOp(resource=self._handle, value=tf.constant(kept))
+
+        def kept(ring: Any) -> Any:
+            ring = ring.copy()
+            ring[[tick % ROOM for tick in ticks]] = _NOTHING
+            return ring
+
+        if len(ticks):
+            for ring in self._store.swap(kept):
+                held = numpy.maximum(held, ring)
         for tick in ticks:
             inside = float(held[tick % ROOM]) if len(ticks) < ROOM else _NOTHING
             amax = max(self._host.pop(tick, _NOTHING), inside)

@@ -11,7 +11,7 @@ import numpy
 import tensorflow as tf
 
 from mpaudit.runtime.keras.clock import Clock, tick_of, traced
-from mpaudit.runtime.keras.order import Order
+from mpaudit.runtime.keras.order import Order, runs_by_itself
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.rows import Rows, add_if_sampled
 from mpaudit.runtime.sampling import CALLS, sampled
@@ -103,7 +103,7 @@ class Roundings:
                 note = getattr(operation.inputs[0], ROUNDED, None)
                 if note is not None and self._patches.active and _rounds(given):
                     done = note(tf.stop_gradient(given))
-                    if done is not None:
+                    if done is not None and not runs_by_itself():
                         with tf.control_dependencies([done]):
                             return tf.identity(result)
             return result

@@ -8,7 +8,8 @@ from typing import Any
 import numpy
 import tensorflow as tf
 
-from mpaudit.runtime.keras.clock import ordinal_of, resource, sampled_at
+from mpaudit.runtime.keras.clock import ordinal_of, sampled_at
+from mpaudit.runtime.keras.store import Store
 
 SLOTS = 8
 """Sampled steps of which the sums fit between two reads."""
@@ -18,22 +19,22 @@ _NEVER = -1.0
 
 
 class Rows:
-    """One row for each of the last `SLOTS` sampled ticks, with `width` sums; the host has its own."""
+    """One row for each of the last `SLOTS` sampled ticks, with `width` sums; the host has its own.
 
-    __slots__ = ("_handle", "_host", "_width")
+    So has each replica of a strategy; what is read are the sums of all.
+    """
+
+    __slots__ = ("_host", "_store", "_width")
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._handle: Any = None
+        self._store = Store(tf.float64, self._empty)
         self._host: dict[int, Any] = {}
 
     @property
     def handle(self) -> Any:
         """The resource that holds the rows of the device."""
-        if self._handle is None:
-            with tf.init_scope():
-                self._handle = resource(tf.constant(self._empty(), tf.float64))
-        return self._handle
+        return self._store.here
 
     def add_on_host(self, tick: int, sums: Any, most: int) -> None:
         """Add what the host summed up of a tensor, as one of `most` in a tick."""
@@ -45,15 +46,15 @@ class Rows:
     def read(self, now: int, *, last: bool = False) -> Iterator[tuple[int, int, Any]]:
         """Of each tick before `now`: tensors and sums, forgotten by that; at `last`, of all."""
         rows = dict(self._host)
-        if self._handle is not None:
-            with tf.init_scope():
-                held = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=tf.float64).numpy()
-                over = (held[:, _TICK] != _NEVER) & ((held[:, _TICK] < now) | last)
-                kept = numpy.where(over[:, None], self._empty(), held)
-                tf.raw_ops.AssignVariableOp(
-                    resource=self._handle, value=tf.constant(kept, tf.float64)
-                )
-            for row in held[over]:
+
+        def over(held: Any) -> Any:
+            return (held[:, _TICK] != _NEVER) & ((held[:, _TICK] < now) | last)
+
+        def kept(held: Any) -> Any:
+            return numpy.where(over(held)[:, None], self._empty(), held)
+
+        for held in self._store.swap(kept):
+            for row in held[over(held)]:
                 tick = int(row[_TICK])
                 rows[tick] = row + rows[tick] if tick in rows else row
         for tick, row in sorted(rows.items()):

@@ -14,11 +14,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from mpaudit.runtime.keras.clock import Clock, resource
+from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.identity import ByObject
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.place import place
+from mpaudit.runtime.keras.store import replica, resource, unseen
 from mpaudit.runtime.progress import Progress
 
 ROOM = 4096
@@ -51,6 +52,7 @@ class Steps:
         self._loss: Any = None  # the last one that gradients were taken of
         self._progress = Progress(patches.tracer)
         self._inside = threading.local()
+        self._inner: list[int] = []
         self._time = 0.0
 
     def follow(self, family: Family) -> None:
@@ -60,7 +62,8 @@ class Steps:
 
     def _around_apply(self, family: Family, original: Call) -> Call:
         def apply(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-            if getattr(self._inside, "apply", False):  # of the inner optimizer, or through super()
+            nested = id(optimizer) in self._inner or getattr(self._inside, "apply", False)
+            if nested:  # of the inner optimizer, or through super()
                 return original(optimizer, *args, **kwargs)
             args, kwargs = family.listed(args, kwargs)
             before: Any = None
@@ -72,10 +75,13 @@ class Steps:
                     self._tracer.stepped(self._index(optimizer), at)
                 before = self._before(family, optimizer) if grads else None
             self._inside.apply = True
+            inner = id(getattr(optimizer, "inner_optimizer", None))
+            self._inner.append(inner)  # replicas apply it in threads of their own
             try:
                 result = original(optimizer, *args, **kwargs)
             finally:
                 self._inside.apply = False
+                self._inner.remove(inner)
             if before is not None:
                 with self._patches.guarded("optimizer step"):
                     self._after(family, optimizer, *before)
@@ -91,8 +97,8 @@ class Steps:
             self._loss = loss
 
     def _before(self, family: Family, optimizer: Any) -> tuple[Any, Any] | None:
-        """Loss scale and progress before the attempt."""
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        """Loss scale and progress before the attempt, which all replicas make together."""
+        if replica() or unseen():
             return None
         scale = tf.cast(self._scale_in_force(family, optimizer), tf.float64)
         return scale, family.progress(optimizer)
@@ -124,7 +130,8 @@ class Steps:
                 self._ledger = resource(tf.zeros([ROOM, _COLUMNS], tf.float64))
         loss, self._loss = self._loss, None
         here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        known = loss is not None and getattr(loss, "graph", None) is here
+        alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        known = alone and loss is not None and getattr(loss, "graph", None) is here
         losses = (1.0, tf.cast(loss, tf.float64)) if known else (0.0, 0.0)
         row = tf.stack([tf.constant(index, tf.float64), applied, scale, *losses])
         tick = self._clock.now()

@@ -20,7 +20,6 @@ from mpaudit.runtime.keras.clock import (
     Clock,
     alarmed,
     looked_at,
-    resource,
     sampled_at,
     tick_of,
     traced,
@@ -28,6 +27,8 @@ from mpaudit.runtime.keras.clock import (
 from mpaudit.runtime.keras.octaves import Octaves, count_if_sampled
 from mpaudit.runtime.keras.order import Order
 from mpaudit.runtime.keras.peaks import Ring, raise_peak
+from mpaudit.runtime.keras.store import Store
+from mpaudit.runtime.keras.summand import Plan, added, summands
 from mpaudit.runtime.sampling import sampled
 
 _NEVER = -1.0e300
@@ -91,7 +92,7 @@ class Tap:
     then the fields of `Numbers` from `inf` on (all joined by sum).
     """
 
-    __slots__ = ("_clock", "_dtype", "_handle", "_host", "_order", "_top", "octaves", "peaks")
+    __slots__ = ("_clock", "_dtype", "_host", "_order", "_store", "_top", "octaves", "peaks")
 
     def __init__(
         self, clock: Clock, dtype: str, octaves: Octaves | None = None, peaks: Ring | None = None
@@ -100,7 +101,7 @@ class Tap:
         self.peaks = peaks
         self._clock = clock
         self._dtype = dtype
-        self._handle: Any = None
+        self._store = Store(tf.float64, _start)
         self._host = _start()
         self._order = Order()
         self._top = -1  # the largest finite magnitude seen by the host, as bits
@@ -132,18 +133,14 @@ class Tap:
         if tf.executing_eagerly():
             self._host[-2:] += (calls, others)
         else:
-            _join(self._device(), _vector(calls=calls, others=others))
+            _join(self._store.here, _vector(calls=calls, others=others))
 
     def read(self) -> Numbers | None:
         """What came since the last read, None if nothing did. Waits for the device."""
         vector = self._host
         vector[0] = _float(self._top, self._dtype)
         self._host, self._top = _start(), -1
-        if self._handle is not None:
-            with tf.init_scope():
-                seen = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=tf.float64).numpy()
-                start = tf.constant(_start(), tf.float64)
-                tf.raw_ops.AssignVariableOp(resource=self._handle, value=start)
+        for seen in self._store.swap(lambda _: _start()):
             vector = numpy.concatenate([numpy.maximum(vector[:3], seen[:3]), vector[3:] + seen[3:]])
         if not vector[-3:].any():
             return None
@@ -154,16 +151,10 @@ class Tap:
             *(int(each) for each in vector[3:]),
         )
 
-    def _device(self) -> Any:
-        if self._handle is None:
-            with tf.init_scope():
-                self._handle = resource(tf.constant(_start(), tf.float64))
-        return self._handle
-
     def _places(self) -> _Places:
         octaves = None if self.octaves is None else self.octaves.handle
         peaks = None if self.peaks is None else self.peaks.handle
-        return _Places(self._device(), self._clock.handle, self._clock.looking, octaves, peaks)
+        return _Places(self._store.here, self._clock.handle, self._clock.looking, octaves, peaks)
 
     def _note_on_host(self, value: Any, calls: int, others: int) -> None:
         host = self._host
@@ -209,28 +200,31 @@ def _float(bits: int, dtype: str) -> float:
 
 def _record(places: _Places, value: Any, calls: int, others: int) -> Any:
     """Join what `value` holds to the vector, if this step is looked at; something to wait for."""
-    flat = tf.reshape(tf.stop_gradient(value), [-1])
+    terms, plan = summands(value)
+    terms = [tf.stop_gradient(each) for each in terms]
     there = tuple(each is not None for each in places)
     counts = tf.constant([calls, others], tf.float64)
     given = [each for each in places if each is not None]
-    return _recorder(value.dtype, there)(flat, counts, *given)
+    return _recorder(value.dtype, there, len(terms), plan)(*terms, counts, *given)
 
 
 @cache
-def _recorder(dtype: Any, there: tuple[bool, ...]) -> Callable[..., Any]:
-    """The function that `_record` calls; `there` says which of the places there are.
+def _recorder(dtype: Any, there: tuple[bool, ...], terms: int, plan: Plan) -> Callable[..., Any]:
+    """The function that `_record` calls; `there` says which of the places there are, and `plan` how
+    the value is the sum of so many terms.
 
     It is traced once for all tensors: a graph in which each tap is one operation is built thirty
     times faster, and computes the same when TensorFlow has put the function in its place.
     """
 
-    def record(value: Any, counts: Any, *given: Any) -> Any:
-        each = iter(given)
+    def record(*given: Any) -> Any:
+        counts, each = given[terms], iter(given[terms + 1 :])
         places = _Places(*(next(each) if known else None for known in there))
         tick = tick_of(places.clock)
         calls, others = tf.unstack(counts)
 
         def look() -> Any:
+            value = tf.reshape(added(plan, given[:terms]), [-1])
             with tf.control_dependencies(
                 [_join(places.vector, _look(places, tick, value, calls, others))]
             ):
@@ -245,7 +239,8 @@ def _recorder(dtype: Any, there: tuple[bool, ...]) -> Callable[..., Any]:
         looks = None if places.looking is None else looked_at(places.looking)
         return look() if looks is None else tf.cond(looks, look, aside)
 
-    return traced(record, tf.TensorSpec([None], dtype), tf.TensorSpec([2], tf.float64), sum(there))
+    specs = [tf.TensorSpec(None, dtype)] * terms
+    return traced(record, *specs, tf.TensorSpec([2], tf.float64), sum(there))
 
 
 def _look(places: _Places, tick: Any, value: Any, calls: Any, others: Any) -> Any:

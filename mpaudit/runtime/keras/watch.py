@@ -25,6 +25,7 @@ from mpaudit.runtime.keras.rollup import Rollup
 from mpaudit.runtime.keras.rounding import Roundings
 from mpaudit.runtime.keras.rows import SLOTS
 from mpaudit.runtime.keras.steps import Steps
+from mpaudit.runtime.keras.store import replica
 from mpaudit.runtime.keras.trial import Trial
 from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.sampling import COUNTED, EVERY
@@ -56,7 +57,7 @@ class Watch:
         every = asked.every or (1 if asked.light else EVERY)
         tracer.note("sampling", asked.fact(every, LIGHT))
         self._patches = patches = Patches(tracer)
-        clock, register, narration = Clock(every), Register(), Narration(tracer)
+        clock, register, narration = Clock(every), Register(), Narration(tracer, replica)
         self._casts = casts = Casts(patches, Batch())
         layers, steps = Layers(patches, clock, register, casts), Steps(patches, clock)
         built = Built(patches, register, narration)

@@ -1,0 +1,99 @@
+"""Layers on two replicas of a MirroredStrategy: every number, computed replica by replica without it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from keras_watched import attempts, numbers, octaves, read
+
+numpy = pytest.importorskip("numpy")
+
+SCRIPT = Path(__file__).with_name("keras_replicas.py")
+STEPS, REPLICAS, BAD = 3, 2, 1
+PLACES = {"dense": ("model/dense", "float16"), "head": ("model/head", "float32")}
+
+
+def trained(*arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=SCRIPT.parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def arrays(tensors: list[Any]) -> list[Any]:
+    return [numpy.array(each) for each in tensors]
+
+
+def largest(tensors: list[Any]) -> float:
+    return max(float(numpy.abs(each[numpy.isfinite(each)]).max(initial=0)) for each in tensors)
+
+
+@pytest.mark.parametrize("how", ["fit", "eager", "function"])
+def test_numbers_of_all_replicas_are_joined(tmp_path: Path, how: str) -> None:
+    seen = trained(how, str(tmp_path / "run.mpa"))
+    with read(tmp_path) as reader:
+        found, steps = numbers(reader), attempts(reader)
+        histograms, layers = reader.histograms(), reader.layers()
+        incidents, peaks = reader.incidents(), reader.peaks()
+    assert {(row.layer, row.phase) for row in found.values()} == {
+        (layer, phase) for layer, _ in PLACES.values() for phase in ("forward", "backward")
+    }
+    for name, (layer, dtype) in PLACES.items():
+        for phase in ("forward", "backward"):
+            row, tensors = found[layer, phase], arrays(seen["held"][f"{name} {phase}"])
+            assert (row.dtype, row.calls) == (dtype, STEPS * REPLICAS)
+            assert row.elements == row.zeros_of == sum(each.size for each in tensors)
+            assert row.inf == sum(int(numpy.isinf(each).sum()) for each in tensors)
+            assert row.nan == sum(int(numpy.isnan(each).sum()) for each in tensors)
+            assert row.zeros == sum(int((each == 0).sum()) for each in tensors)
+            assert row.amax == pytest.approx(largest(tensors), rel=2e-3)
+            bad = not all(numpy.isfinite(each).all() for each in tensors)
+            assert (row.first_bad_step, row.last_bad_step) == ((BAD, BAD) if bad else (None, None))
+    assert steps == {0: (True, 512.0), 1: (False, 512.0), 2: (True, 256.0)}
+    assert [(each.path, each.calls) for each in layers] == [
+        ("model/dense", STEPS * REPLICAS),
+        ("model/head", STEPS * REPLICAS),
+    ]
+    told = {(each.kind, each.layer, each.first_step, each.last_step) for each in incidents}
+    assert ("activation-overflow", "model/dense", BAD, BAD) in told
+    for name, (layer, dtype) in PLACES.items():
+        kinds = {"activation": "forward", "gradient": "backward", "weight_gradient": ""}
+        for what, phase in kinds.items():
+            of = "float32" if what == "weight_gradient" else dtype
+            tensors = arrays(seen["held"][f"{name} {phase or what}"])
+            counted = [each for each in histograms[layer] if each.what == what]
+            assert {each.dtype for each in counted} == {of}
+            assert sum(each.tensors for each in counted) == len(tensors)
+            assert sum(each.elements for each in counted) == sum(each.size for each in tensors)
+            bins = sum((Counter(each.bins) for each in counted), Counter())
+            assert bins == sum(map(octaves, tensors), Counter())
+    assert peaks
+
+
+def test_a_light_look_at_replicas_measures_the_gradients_of_parameters(tmp_path: Path) -> None:
+    seen = trained("light", str(tmp_path / "run.mpa"))
+    with read(tmp_path) as reader:
+        found, steps = numbers(reader), attempts(reader)
+    assert {phase for _, phase in found} == {"update"}
+    for name, (layer, _) in PLACES.items():
+        row, tensors = found[layer, "update"], arrays(seen["held"][f"{name} weight_gradient"])
+        assert (row.calls, row.elements) == (len(tensors), sum(each.size for each in tensors))
+        assert row.amax == pytest.approx(largest(tensors), rel=2e-3)
+    assert steps == {0: (True, 512.0), 1: (False, 512.0), 2: (True, 256.0)}
+
+
+@pytest.mark.parametrize("how", ["fit", "function"])
+def test_replicas_train_to_the_same_bits(tmp_path: Path, how: str) -> None:
+    assert trained(how)["weights"] == trained(how, str(tmp_path / "run.mpa"))["weights"]
