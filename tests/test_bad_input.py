@@ -56,7 +56,7 @@ UNREADABLE = {
     "half a statement": "if scaler:\n",
     "too many parentheses": "x = " + "(" * 5000 + "1" + ")" * 5000 + "\n",
     "a sum without end": "x = " + " + ".join(["a"] * 20_000) + "\n",
-    "a chain without end": "x = a" + ".b()" * 3000 + "\n",
+    "a chain without end": "x = a" + ".b()" * 30_000 + "\n",
 }
 
 
