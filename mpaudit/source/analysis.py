@@ -254,7 +254,11 @@ class Engine(Importing):
         if not isinstance(init, Function):
             return made, [path]
         before = path.copy()
-        paths = self._call(init, (made,), path) or [before]
+        self.building = cls.module.filename
+        try:
+            paths = self._call(init, (made,), path) or [before]
+        finally:
+            self.building = None
         return made, sorted(paths, key=lambda each: not _scales(made, each))
 
     def _call(self, function: Function, arguments: tuple[Value, ...], path: Path) -> list[Path]:

@@ -74,6 +74,7 @@ class Calls(Making):
         self.told = 0
         self.followed: dict[ast.AST, None] = {}
         self.touched: set[str] = set()
+        self.building: str | None = None  # the file of the class that an object is made of
         self.declaring = False  # in a block that is there for type checkers alone
         self.narrow: frozenset[str] | None = None  # what is followed if not everything is
         self.sites: dict[tuple[ast.expr, int], ast.expr] = {}
@@ -231,6 +232,9 @@ class Calls(Making):
             return result or self._computed(site, inputs, path)
         if not self.relevance.speaking(function) and not any(carries(v, path) for v in inputs):
             return result or self._computed(site, inputs, path)
+        if self.building is not None and function.module.filename != self.building:
+            if not self.relevance.building(function):
+                return result or self._computed(site, inputs, path)
         if self.narrow and isinstance(result, Thing) and result.kind == "Module":
             return result  # what a model is made of is not worth it
         if self.narrow and not self.relevance.handling(function, self.narrow):

@@ -16,6 +16,7 @@ from mpaudit.source.project import Project
 from mpaudit.source.values import Function
 from mpaudit.source.word import (
     ACCELERATE_WORDS,
+    BUILDING,
     ENGINES,
     KERAS_TELLING,
     KERAS_WORDS,
@@ -90,6 +91,13 @@ class Relevance:
             return owner in relevant.names or (owner, function.name) in relevant.functions
         return isinstance(function.node, ast.Lambda) or (owner, function.name) in relevant.functions
 
+    def building(self, function: Function) -> bool:
+        """Whether a function adds to what an object is made of, or calls what does."""
+        if isinstance(function.node, ast.Lambda):
+            return True
+        owner = function.owner.node.name if function.owner else None
+        return (owner, function.name) in self._relevant(function.module, least=BUILDING).functions
+
     def handling(self, function: Function, least: frozenset[str] = HANDLING) -> bool:
         """Whether a function handles scalers, regions or gradients itself, or calls what does."""
         relevant = self._relevant(function.module, least=least)
@@ -132,7 +140,9 @@ class Relevance:
         if wide and module.mentions("FullyShardedDataParallel"):
             keras |= SHARDING
         keras |= ENGINES if wide and module.mentions("deepspeed") else frozenset()
-        words = least | keras if wide else least | (KERAS_TELLING if keras else set())
+        if keras and not wide and least is not BUILDING:
+            keras = KERAS_TELLING
+        words = least | keras
         if least is TELLING and module.mentions("GradScaler"):
             words |= {"state_dict()"}
         elif least is not TELLING and module.mentions("ccelerator"):

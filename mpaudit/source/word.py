@@ -84,6 +84,13 @@ WORDS: frozenset[str] = frozenset(
 """What a function must mention to be followed when it is called."""
 SPEAKING = WORDS - {HELD}
 """What it must mention to be followed whatever it is handed."""
+BUILDING = SPEAKING - frozenset(
+    """backward unscale_ zero_grad step() step(...) update() grad get_scale state_dict() torch.save
+    numpy() square() square(...) pow(...) mul_(...) masked_fill masked_fill_ pad(...) jit partial linalg fft
+    rfft stft inverse quantile""".split()  # noqa: SIM905
+)
+"""What it must mention to be followed, from another file, while an object is made that nobody in view made:
+what objects are made of, not what is done with numbers and gradients."""
 LAYER = "(a layer's call)"
 KERAS_WORDS = frozenset(
     [
