@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import time
 
 import pytest
@@ -55,6 +56,8 @@ UNREADABLE = {
     "Python 2": 'print "loss", loss\n',
     "half a statement": "if scaler:\n",
     "too many parentheses": "x = " + "(" * 5000 + "1" + ")" * 5000 + "\n",
+}
+DEEP = {  # how deep is too deep depends on the version of Python
     "a sum without end": "x = " + " + ".join(["a"] * 20_000) + "\n",
     "a chain without end": "x = a" + ".b()" * 30_000 + "\n",
 }
@@ -70,6 +73,18 @@ def test_a_mistake_behind_strange_code_is_still_found(case: str) -> None:
 def test_what_cannot_be_read_is_said(case: str) -> None:
     found = check_text(HEAD + UNREADABLE[case] + MISTAKE, "broken.py")
     assert [f.name for f in found] == ["unparsable-source"]
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_what_is_deep_is_read_as_far_as_python_can(case: str) -> None:
+    text = HEAD + DEEP[case] + MISTAKE
+    try:
+        ast.parse(text)
+    except RecursionError:
+        expected = "unparsable-source"
+    else:
+        expected = "missing-scaler-update"
+    assert [f.name for f in check_text(text, "deep.py")] == [expected]
 
 
 def test_a_file_of_50_000_lines_is_checked(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,8 +196,8 @@ def _plain(name: str) -> str:
 
 def _toml() -> Any:
     """The reader of TOML; it is loaded where there is a file to read."""
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
+    else:
+        import tomli as tomllib
     return tomllib

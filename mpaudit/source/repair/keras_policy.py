@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.library.keras_names import ROOTS, last
@@ -17,6 +18,10 @@ SETTERS = (
     "mixed_precision.set_dtype_policy",
     "config.set_dtype_policy",
 )
+
+TRY: tuple[type[ast.AST], ...] = (ast.Try,)
+if sys.version_info >= (3, 11):
+    TRY = (ast.Try, ast.TryStar)
 
 
 @repairs("ineffective-policy")
@@ -188,6 +193,6 @@ def _guarded(module: Module, node: ast.AST) -> bool:
     """Whether somebody may count on the error."""
     while node in module.parents:
         node = module.parents[node]
-        if isinstance(node, (ast.Try, ast.TryStar)):
+        if isinstance(node, TRY):
             return True
     return False
