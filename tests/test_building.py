@@ -85,3 +85,62 @@ def test_the_same_object_made_in_view_is_followed_wholly(called: list[str]) -> N
     found = audit.check([Path("child.py")]).findings
     assert [each.code for each in found] == ["MP403"]
     assert "settle" in called
+
+
+AGENT = """\
+import torch
+
+
+class Agent:
+    def __init__(self):
+        self.kept = {}
+
+    def finish(self):
+        self.write()
+
+    def write(self):
+        states = {}
+        for name, each in self.kept.items():
+            states[name] = each.state_dict()
+        torch.save(states, "agent.pt")
+"""
+LEARNER = """\
+import torch
+from agent import Agent
+
+
+class Learner(Agent):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.scaler = torch.amp.GradScaler("cuda")
+        self.optimizer = torch.optim.Adam(model.parameters())
+        self.kept["optimizer"] = self.optimizer
+
+    def finish(self):
+        self.learn()
+        super().finish()
+
+    def learn(self):
+        self.optimizer.zero_grad()
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = self.model(torch.rand(2)).sum()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+"""
+
+
+def test_where_a_base_class_keeps_things_is_known(called: list[str]) -> None:
+    """Its `__init__` mentions nothing of ours: a dict, in which the optimizer is put, and saved from."""
+    Path("agent.py").write_text(AGENT, encoding="utf-8")
+    Path("learner.py").write_text(LEARNER, encoding="utf-8")
+    found = audit.check([Path("learner.py")]).findings
+    assert [each.code for each in found] == ["MP112"]
+    Path("learner.py").write_text(
+        LEARNER.replace(
+            "= self.optimizer\n", "= self.optimizer\n        self.kept['s'] = self.scaler\n"
+        ),
+        encoding="utf-8",
+    )
+    assert not audit.check([Path("learner.py")]).findings

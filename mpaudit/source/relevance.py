@@ -92,8 +92,11 @@ class Relevance:
         return isinstance(function.node, ast.Lambda) or (owner, function.name) in relevant.functions
 
     def building(self, function: Function) -> bool:
-        """Whether a function adds to what an object is made of, or calls what does."""
-        if isinstance(function.node, ast.Lambda):
+        """Whether a function adds to what an object is made of, or calls what does.
+
+        An `__init__` does: what later methods store things in is often empty there.
+        """
+        if isinstance(function.node, ast.Lambda) or function.name == "__init__":
             return True
         owner = function.owner.node.name if function.owner else None
         return (owner, function.name) in self._relevant(function.module, least=BUILDING).functions
