@@ -13,7 +13,8 @@ from mpaudit.errors import MpauditError
 from mpaudit.render import outcome as render
 from mpaudit.runtime.advice import Advice, advise, outcome
 from mpaudit.runtime.process import world_size
-from mpaudit.runtime.rehearsal import Plan, follow
+from mpaudit.runtime.rehearsal import Plan
+from mpaudit.runtime.rehearsing import follow
 from mpaudit.runtime.summary import RunReport
 
 ROUNDS = 6  # trials, at most: a layer in float32 may bring to light the next one

@@ -13,7 +13,8 @@ from pathlib import Path
 from mpaudit.errors import MpauditError
 from mpaudit.runtime.divergence import START, Comparison, compare, unlike
 from mpaudit.runtime.process import world_size
-from mpaudit.runtime.rehearsal import Plan, Record, follow
+from mpaudit.runtime.rehearsal import Plan, Record
+from mpaudit.runtime.rehearsing import follow
 from mpaudit.runtime.target import How
 
 _DIGITS = {"bfloat16": 8, "float16": 11}

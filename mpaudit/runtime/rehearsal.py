@@ -1,14 +1,9 @@
-"""One of the runs that are compared: what is to be done in it, what it recorded, and the process.
-
-`python -m mpaudit.runtime.rehearsal PLAN.json` is that process. It runs the script as `launch` does,
-stops after so many steps, and writes the record.
-"""
+"""One of the runs that are compared: what is to be done in it, and what it recorded."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -127,51 +122,9 @@ class Record:
         return cls(**data)
 
 
-def perform(path: Path) -> int:
-    """Follow the plan in the file at `path`; returns the exit code of the script."""
-    from mpaudit.runtime import launch
-
-    plan = Plan.read(path)
-    output = Path(f"{plan.record}.mpa")
-    return launch.run(
-        plan.name,
-        plan.argv,
-        how=plan.how,
-        device=plan.device,
-        output=output,
-        source=plan.source,
-        rehearsal=plan,
-        applied=plan.applied,
-    )
-
-
-def follow(plan: Plan, file: Path) -> subprocess.CompletedProcess[str]:
-    """Follow the plan in a process of its own, in which nothing is compiled; `file` is written."""
-    plan.write(file)
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
-        "TORCH_COMPILE_DISABLE": "1",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "mpaudit.runtime.rehearsal", str(file)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-
-
 def leave(record: Record, plan: Plan) -> None:
     """Enough was seen: write the record and end the process, before the script goes on."""
     record.stopped = True
     record.write(plan.record)
     sys.stderr.flush()
     os._exit(0)
-
-
-if __name__ == "__main__":
-    sys.exit(perform(Path(sys.argv[1])))
