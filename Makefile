@@ -18,6 +18,7 @@ $(READY): pyproject.toml constraints.txt
 
 $(PROOF): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[proof]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --target $(VENV)/triton triton  # apart: TensorFlow bears it in no process
 	touch $(PROOF)
 
 # $(call step,arguments of mpaudit,expected exit code): show a command, run it in demo/, check its code

@@ -1,6 +1,7 @@
 """The kernel of Triton that measures tensors on a GPU: run by Triton's interpreter, compiled for GPUs.
 
-Neither needs a GPU; that it works on one is shown by the tests that do.
+Neither needs a GPU; that it works on one is shown by the tests that do. Triton lies in a folder of its own,
+which `make test-all` makes: a process that has loaded TensorFlow dies of it.
 """
 
 import json
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[1]
+TRITON = Path(sys.prefix) / "triton"
+apart = pytest.mark.skipif(not TRITON.is_dir(), reason="Triton is not there")
 INF, NAN = float("inf"), float("nan")
 
 
@@ -24,7 +26,7 @@ def run(script: str, **variables: str) -> Any:
     """What a script prints as JSON."""
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TRITON}", **variables},
         capture_output=True,
         text=True,
         check=False,
@@ -64,6 +66,8 @@ print(json.dumps([
 """
 
 
+@pytest.mark.slow
+@apart
 def test_what_the_kernel_finds_is_what_torch_finds() -> None:
     pairs, works, broken = run(INTERPRETED, TRITON_INTERPRET="1")
     assert len(pairs) == 7 * 4 * 2
@@ -94,6 +98,8 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
+@apart
 def test_the_kernel_compiles_for_gpus_and_reads_a_tensor_once() -> None:
     for kind, ptx in run(COMPILED):
         loads = re.findall(r"ld\.global\.(?:v(\d)\.)?b(\d+)", ptx)
@@ -125,3 +131,15 @@ def test_on_a_gpu_one_kernel_finds_what_the_cpu_finds() -> None:
     assert failures == []
     assert found == expected
     assert all(measured._on_cuda._fused.values()), "the kernel was not used"
+
+
+def test_triton_is_not_loaded_after_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mpaudit.runtime.torch.on_cuda import OnCuda
+
+    monkeypatch.setitem(sys.modules, "tensorflow", sys)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    failures: list[object] = []
+    measuring = OnCuda(lambda *problem: failures.append(problem))
+    assert measuring._found(torch.device("cuda"), torch.float16) is None
+    assert "triton" not in sys.modules
+    assert failures == []

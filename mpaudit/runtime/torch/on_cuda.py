@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -38,7 +39,13 @@ class OnCuda:
             row[:2].copy_(least_and_largest(tensor))
 
     def _found(self, device: torch.device, dtype: torch.dtype) -> Join | None:
-        """The kernel, if it works: it is tried, the only time that the host waits for the device."""
+        """The kernel, if it works: it is tried, the only time that the host waits for the device.
+
+        Triton is left alone in a process that has TensorFlow already: loading it after that ends in a
+        segmentation fault (TensorFlow 2.21, Triton 3.8).
+        """
+        if "tensorflow" in sys.modules and "triton" not in sys.modules:
+            return None
         try:
             from mpaudit.runtime.torch import fused
         except ImportError:  # there is no Triton, on Windows for instance
