@@ -13,6 +13,7 @@ import re
 import tokenize
 import warnings
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +33,9 @@ MAX_CHARACTERS = 8_000_000
 """Of one text; the longest scripts that people write have a tenth of that."""
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"#[^\r\n]*")
+
+SPARED = 32
+"""So many trees that were only glanced at are kept for who asks next."""
 
 
 class UnparsableError(Exception):
@@ -96,6 +100,7 @@ class Module:
     """Whether its tree is not that of the text, but was made otherwise."""
     problem: UnparsableError | None = field(default=None, init=False)
     """What Python said of the text, once it was parsed."""
+    _spare: ast.Module | None = field(default=None, init=False, repr=False)
     _mentioned: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -113,6 +118,9 @@ class Module:
     @cached_property
     def tree(self) -> ast.Module:
         """The syntax tree; that of an empty text where Python cannot read this one."""
+        if self._spare is not None:
+            spare, self._spare = self._spare, None
+            return spare
         try:
             return _parsed(self.text, self.filename)
         except UnparsableError as problem:
@@ -124,7 +132,11 @@ class Module:
         there = "tree" in self.__dict__
         found = look(self)
         if not there:
+            self._spare = self.tree
             self.fell()
+            _spared.append(self)
+            if len(_spared) > SPARED:
+                _spared.popleft()._spare = None
         return found
 
     def fell(self) -> None:
@@ -298,6 +310,10 @@ def _parsed(text: str, filename: str) -> ast.Module:
         at = Position(1, 1)
         reason = str(problem) or "nested too deeply"
         raise UnparsableError(reason, Span(filename, at, at)) from None
+
+
+_spared: deque[Module] = deque()
+"""The modules with a tree to spare, the oldest first."""
 
 
 def _place(node: ast.AST) -> tuple[int, int, int, int]:
