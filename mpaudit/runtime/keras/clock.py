@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import cache
 from itertools import zip_longest
 from typing import Any
 
 import tensorflow as tf
 
-from mpaudit.runtime.keras.order import runs_by_itself, vectorised
-from mpaudit.runtime.keras.store import Store, noted, replica
+from mpaudit.runtime.keras.store import Store
 from mpaudit.runtime.sampling import AFTER, COUNTED, FIRST, sampled
 
-_DECIDED = "_mpaudit_decided"
 _POWERS = tuple(2**n for n in range(COUNTED.bit_length()))
 
 
@@ -29,28 +26,6 @@ def traced(function: Callable[..., Any], *given: Any) -> Callable[..., Any]:
         whole = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
         concrete: Callable[..., Any] = whole.get_concrete_function(*specs, *handles)
     return concrete
-
-
-def when(condition: Any, function: Any, *given: Any, lower: bool | None = None) -> Any:
-    """Run `function`, which is `traced` and gives nothing, where `condition` holds; the operation.
-
-    It costs next to nothing where that does not hold: no function is called. That takes a switch for
-    each of many things `given`; without `lower` a function is called that does nothing.
-    """
-    from tensorflow.python.ops import control_flow_util_v2
-
-    specs = tuple(function.structured_input_signature[0])
-    done = tf.raw_ops.If(
-        cond=condition, input=given, Tout=[], then_branch=function, else_branch=_nothing(specs)
-    )
-    control_flow_util_v2.maybe_set_lowering_attr(done, lower)
-    return done
-
-
-@cache
-def _nothing(specs: tuple[Any, ...]) -> Any:
-    with tf.init_scope():
-        return tf.function(lambda *_: None, autograph=False).get_concrete_function(*specs)
 
 
 class Clock:
@@ -92,8 +67,6 @@ class Clock:
             tf.raw_ops.AssignAddVariableOp(resource=ticks, value=one)
             if looking is not None:
                 self._decide(tick_of(ticks), looking)
-        if not tf.executing_eagerly():  # what was decided in this graph holds no longer
-            noted(_DECIDED).clear()
         self._host = None
 
     def _everywhere(self) -> Iterator[tuple[Any, Any]]:
@@ -138,24 +111,6 @@ class Clock:
             return True
         tick = self.on_host()
         return tick < self._until or tick % self.every == 0 or sampled(tick)
-
-    def decided(self) -> Any:
-        """`looks` for the graph that is being traced, asked for once; None where all is looked at, or
-        where it has to be found out on the spot."""
-        return self._once("looks", lambda: looked_at(self.looking)) if self.every > 1 else None
-
-    def sampling(self) -> Any:
-        """The same of the attempts in which numbers are counted."""
-        return self._once("samples", lambda: sampled_at(self.now()))
-
-    def _once(self, what: str, make: Callable[[], Any]) -> Any:
-        if not runs_by_itself() or vectorised():
-            return None
-        held = noted(_DECIDED)
-        key = id(self), replica(), what
-        if key not in held:
-            held[key] = make()
-        return held[key]
 
     def unless(self, applied: Any) -> None:
         """Something went wrong in an attempt that was not applied: the next ones are looked at."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from types import CodeType
 from typing import Any
@@ -18,7 +18,7 @@ from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.follow import followed
 from mpaudit.runtime.keras.nature import MARK, Mark, nature
-from mpaudit.runtime.keras.octaves import Octaves, note_all
+from mpaudit.runtime.keras.octaves import Octaves
 from mpaudit.runtime.keras.order import runs_by_itself
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import Ring
@@ -136,30 +136,23 @@ class Layers:
             watched.flows.add((flow, dtype))
             self._tracer.saw(watched.path, flow, dtype)
 
-    def gradients_of(
-        self, pairs: Iterable[tuple[Any, Any]], *, measured: bool, unscaled: bool
-    ) -> None:
-        """Gradients arrive at an optimizer with their variables, divided by the loss scale already if
-        `unscaled`."""
-        counted: list[tuple[Octaves, Any]] = []
-        for gradient, variable in pairs:
-            watched = None if gradient is None else self._register.owner(variable)
-            if watched is None:
-                continue
-            dtype = gradient.dtype.name
-            self.saw(watched, "parameter_grad", dtype)
-            values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-            if not measurable(values) or unseen():
-                continue
-            if measured or self._light:
-                self._tap(watched, "weights", dtype).note(values)
-            if not self._light:
-                octaves = self._octaves(watched, "weight_gradient", dtype, unscaled=unscaled)
-                counted.append((octaves, values))
-                weight = watched.family.value(variable)
-                if measurable(weight):
-                    counted.append((self._octaves(watched, "weight", weight.dtype.name), weight))
-        note_all(self._clock, counted)
+    def gradient_of(self, variable: Any, gradient: Any, *, measured: bool, unscaled: bool) -> None:
+        """A gradient arrives at an optimizer, divided by the loss scale already if `unscaled`."""
+        watched = self._register.owner(variable)
+        if watched is None:
+            return
+        dtype = gradient.dtype.name
+        self.saw(watched, "parameter_grad", dtype)
+        values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+        if not measurable(values):
+            return
+        if measured or self._light:
+            self._tap(watched, "weights", dtype).note(values)
+        if not self._light:
+            self._octaves(watched, "weight_gradient", dtype, unscaled=unscaled).note(values)
+            weight = watched.family.value(variable)
+            if measurable(weight):
+                self._octaves(watched, "weight", weight.dtype.name).note(weight)
 
     def _measure(
         self, watched: Watched, inputs: list[Any], tensors: list[Any], outputs: Any

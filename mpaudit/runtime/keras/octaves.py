@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import tensorflow as tf
 
-from mpaudit.runtime.keras.clock import Clock, tick_of, traced, when
+from mpaudit.runtime.keras.clock import Clock, tick_of, traced
 from mpaudit.runtime.keras.rows import Rows, add_if_sampled
 from mpaudit.runtime.octaves import BINS, INF, SAMPLE
 from mpaudit.runtime.sampling import CALLS, sampled
@@ -49,7 +49,12 @@ class Octaves:
 
     def note(self, value: Any) -> None:
         """Count a tensor if this is a sampled step, now or whenever the graph that is traced runs."""
-        note_all(self._clock, [(self, value)])
+        value = tf.stop_gradient(value)
+        if not tf.executing_eagerly():
+            flat = tf.reshape(value, [-1])
+            _counter(value.dtype)(flat, self.handle, self._clock.handle)
+        elif sampled(self._clock.on_host()):
+            self.note_on_host(value.numpy())
 
     def note_on_host(self, values: Any) -> None:
         """Count what lies in the host's memory, as NumPy has it, if this is a sampled step."""
@@ -63,50 +68,12 @@ class Octaves:
             yield Counted(tick, tensors, int(elements), tuple(int(count) for count in counts))
 
 
-def note_all(clock: Clock, places: Sequence[tuple[Octaves, Any]]) -> None:
-    """`Octaves.note` of many tensors at once: of a graph that is one operation."""
-    if not places:
-        return
-    values = [tf.stop_gradient(value) for _, value in places]
-    if tf.executing_eagerly():
-        if sampled(clock.on_host()):
-            for (octaves, _), value in zip(places, values, strict=True):
-                octaves.note_on_host(value.numpy())
-        return
-    flat = [tf.reshape(value, [-1]) for value in values]
-    handles: list[Any] = []  # each of them once: to XLA, what is given twice are two things
-    numbers: dict[Octaves, int] = {}
-    for octaves, _ in places:
-        if octaves not in numbers:
-            numbers[octaves] = len(handles)
-            handles.append(octaves.handle)
-    kinds = tuple(
-        (value.dtype, numbers[octaves]) for (octaves, _), value in zip(places, values, strict=True)
-    )
-    count, sampling = _counters(kinds), clock.sampling()
-    given = (*flat, *handles, clock.handle)
-    count(*given) if sampling is None else when(sampling, count, *given, lower=False)
-
-
-@cache
-def _counters(kinds: tuple[tuple[Any, int], ...]) -> Callable[..., Any]:
-    """`_counter` of many tensors: the dtype of each, and which of the handles behind them it takes."""
-
-    def count(*given: Any) -> None:
-        handles = given[len(kinds) : -1]
-        for (dtype, number), value in zip(kinds, given[: len(kinds)], strict=True):
-            _counter(dtype)(value, handles[number], given[-1])
-
-    specs = [tf.TensorSpec([None], dtype) for dtype, _ in kinds]
-    return traced(count, *specs, len({number for _, number in kinds}) + 1)
-
-
 @cache
 def _counter(dtype: Any) -> Callable[..., Any]:
     """`count_if_sampled` as one operation, for the handles of the rows and of the clock."""
 
     def count(value: Any, handle: Any, clock: Any) -> Any:
-        count_if_sampled(handle, tick_of(clock), value)
+        return count_if_sampled(handle, tick_of(clock), value)
 
     return traced(count, tf.TensorSpec([None], dtype), 2)
 

@@ -26,7 +26,7 @@ class Order:
         A body that is being vectorised (a jacobian) cannot wait, and nothing is done there.
         """
         inside = tf.compat.v1.get_default_graph()
-        if vectorised():
+        if "loop_body" in inside.get_name_scope().split("/"):
             return None
         before, self._last = self._last, None
         waits = [before[1]] if before is not None and before[0]() is inside else []
@@ -42,8 +42,3 @@ def runs_by_itself() -> bool:
     A graph that consists of a backward pass is none of those that see to that.
     """
     return bool(tf.compat.v1.get_default_graph()._add_control_dependencies)
-
-
-def vectorised() -> bool:
-    """Whether the body of a loop is traced that TensorFlow turns into operations on whole batches."""
-    return "loop_body" in tf.compat.v1.get_default_graph().get_name_scope().split("/")

@@ -23,17 +23,16 @@ from mpaudit.runtime.keras.clock import (
     sampled_at,
     tick_of,
     traced,
-    when,
 )
 from mpaudit.runtime.keras.octaves import Octaves, count_if_sampled
 from mpaudit.runtime.keras.order import Order
 from mpaudit.runtime.keras.peaks import Ring, raise_peak
-from mpaudit.runtime.keras.runs import Calls
 from mpaudit.runtime.keras.store import Store
 from mpaudit.runtime.keras.summand import Plan, added, summands
 from mpaudit.runtime.sampling import sampled
 
 _NEVER = -1.0e300
+_CALLS, _OTHERS = 9, 10  # their places in the vector of a tap
 _EVERY = 16  # attempts between two counts of the zeros of a tensor inside a graph
 _BITS = {2: (tf.int16, 0x7FFF), 4: (tf.int32, 0x7FFFFFFF), 8: (tf.int64, 0x7FFFFFFFFFFFFFFF)}
 _INFINITY = {
@@ -93,10 +92,7 @@ class Tap:
     then the fields of `Numbers` from `inf` on (all joined by sum).
     """
 
-    __slots__ = (
-        *("_calls", "_clock", "_dtype", "_host", "_order", "_store", "_top"),
-        *("octaves", "peaks"),
-    )
+    __slots__ = ("_clock", "_dtype", "_host", "_order", "_store", "_top", "octaves", "peaks")
 
     def __init__(
         self, clock: Clock, dtype: str, octaves: Octaves | None = None, peaks: Ring | None = None
@@ -106,7 +102,6 @@ class Tap:
         self._clock = clock
         self._dtype = dtype
         self._store = Store(tf.float64, _start)
-        self._calls = Calls()
         self._host = _start()
         self._order = Order()
         self._top = -1  # the largest finite magnitude seen by the host, as bits
@@ -116,9 +111,7 @@ class Tap:
         if tf.executing_eagerly() and "CPU" in value.device:
             self._note_on_host(value, calls, others)
         else:
-            if calls or others:
-                self._calls.add(calls, others)
-            _record(self._places(), value, self._clock.decided())
+            _record(self._places(), value, calls, others)
 
     def later(self) -> Callable[[Any], Any]:
         """`note` for the backward pass of what is computed now.
@@ -131,7 +124,7 @@ class Tap:
         places = self._places().captured(tf.compat.v1.get_default_graph())
 
         def note(value: Any) -> Any:
-            return self._order.run(lambda: _record(places, value, self._clock.decided()))
+            return self._order.run(lambda: _record(places, value, 0, 0))
 
         return note
 
@@ -140,7 +133,7 @@ class Tap:
         if tf.executing_eagerly():
             self._host[-2:] += (calls, others)
         else:
-            self._calls.add(calls, others)
+            _join(self._store.here, _vector(calls=calls, others=others))
 
     def read(self) -> Numbers | None:
         """What came since the last read, None if nothing did. Waits for the device."""
@@ -149,7 +142,6 @@ class Tap:
         self._host, self._top = _start(), -1
         for seen in self._store.swap(lambda _: _start()):
             vector = numpy.concatenate([numpy.maximum(vector[:3], seen[:3]), vector[3:] + seen[3:]])
-        vector[-2:] += self._calls.read()
         if not vector[-3:].any():
             return None
         return Numbers(
@@ -206,23 +198,18 @@ def _float(bits: int, dtype: str) -> float:
     return float(numpy.array([bits], integer).view(dtype)[0])
 
 
-def _record(places: _Places, value: Any, decided: Any) -> Any:
-    """Join what `value` holds to the vector, if this step is looked at; something to wait for.
-
-    `decided` says whether it is, in a graph that knows; without it that is found out on the spot.
-    """
+def _record(places: _Places, value: Any, calls: int, others: int) -> Any:
+    """Join what `value` holds to the vector, if this step is looked at; something to wait for."""
     terms, plan = summands(value)
     terms = [tf.stop_gradient(each) for each in terms]
     there = tuple(each is not None for each in places)
+    counts = tf.constant([calls, others], tf.float64)
     given = [each for each in places if each is not None]
-    record = _recorder(value.dtype, there, len(terms), plan, decided is not None)
-    return record(*terms, *given) if decided is None else when(decided, record, *terms, *given)
+    return _recorder(value.dtype, there, len(terms), plan)(*terms, counts, *given)
 
 
 @cache
-def _recorder(
-    dtype: Any, there: tuple[bool, ...], terms: int, plan: Plan, decided: bool
-) -> Callable[..., Any]:
+def _recorder(dtype: Any, there: tuple[bool, ...], terms: int, plan: Plan) -> Callable[..., Any]:
     """The function that `_record` calls; `there` says which of the places there are, and `plan` how
     the value is the sum of so many terms.
 
@@ -231,25 +218,32 @@ def _recorder(
     """
 
     def record(*given: Any) -> Any:
-        each = iter(given[terms:])
+        counts, each = given[terms], iter(given[terms + 1 :])
         places = _Places(*(next(each) if known else None for known in there))
+        tick = tick_of(places.clock)
+        calls, others = tf.unstack(counts)
 
         def look() -> Any:
             value = tf.reshape(added(plan, given[:terms]), [-1])
-            more = _look(places, tick_of(places.clock), value)
-            with tf.control_dependencies([_join(places.vector, more)]):
+            with tf.control_dependencies(
+                [_join(places.vector, _look(places, tick, value, calls, others))]
+            ):
                 return tf.constant(0.0)
 
-        if decided:
-            look()
-            return None
+        def aside() -> Any:
+            at = tf.constant([_CALLS, _OTHERS])
+            add = tf.raw_ops.ResourceScatterAdd
+            with tf.control_dependencies([add(resource=places.vector, indices=at, updates=counts)]):
+                return tf.constant(0.0)
+
         looks = None if places.looking is None else looked_at(places.looking)
-        return look() if looks is None else tf.cond(looks, look, lambda: tf.constant(0.0))
+        return look() if looks is None else tf.cond(looks, look, aside)
 
-    return traced(record, *[tf.TensorSpec(None, dtype)] * terms, sum(there))
+    specs = [tf.TensorSpec(None, dtype)] * terms
+    return traced(record, *specs, tf.TensorSpec([2], tf.float64), sum(there))
 
 
-def _look(places: _Places, tick: Any, value: Any) -> Any:
+def _look(places: _Places, tick: Any, value: Any, calls: Any, others: Any) -> Any:
     """The vector of one tensor, and what else is kept of it.
 
     On a CPU the largest magnitude is found as an integer, in one pass; everything else is counted
@@ -257,7 +251,7 @@ def _look(places: _Places, tick: Any, value: Any) -> Any:
     """
 
     def closely() -> Any:
-        vector = _counted(value, tick)
+        vector = _counted(value, tick, calls, others)
         done = []
         if places.octaves is not None:
             done.append(count_if_sampled(places.octaves, tick, value))
@@ -279,7 +273,7 @@ def _look(places: _Places, tick: Any, value: Any) -> Any:
             plain &= ~sampled_at(tick)
         measured = tf.cond(
             plain,
-            lambda: _vector(tf.bitcast(top, value.dtype), size=size),
+            lambda: _vector(tf.bitcast(top, value.dtype), size=size, calls=calls, others=others),
             closely,
         )
     if places.peaks is None:
@@ -288,7 +282,7 @@ def _look(places: _Places, tick: Any, value: Any) -> Any:
         return tf.identity(measured)
 
 
-def _counted(value: Any, tick: Any) -> Any:
+def _counted(value: Any, tick: Any, calls: Any, others: Any) -> Any:
     """The vector of one tensor, with everything counted."""
     magnitude = tf.where(tf.math.is_finite(value), tf.abs(value), tf.constant(-1, value.dtype))
     amax = tf.maximum(tf.reduce_max(magnitude), tf.constant(-1, value.dtype))
@@ -299,7 +293,7 @@ def _counted(value: Any, tick: Any) -> Any:
     last = tf.where(bad, now, tf.constant(-1.0, tf.float64))
     first = tf.where(bad, -now, tf.constant(_NEVER, tf.float64))
     size = tf.size(value, out_type=tf.int64)
-    return _vector(amax, last, first, inf, nan, zeros, size, size)
+    return _vector(amax, last, first, inf, nan, zeros, size, size, calls, others)
 
 
 def _vector(
@@ -310,11 +304,15 @@ def _vector(
     nan: Any = 0,
     zeros: Any = 0,
     zeros_of: Any = 0,
-    size: Any = 0,
+    size: Any = None,
+    calls: Any = 0,
+    others: Any = 0,
 ) -> Any:
-    """What a tap's vector is joined with, of one tensor; its calls are counted elsewhere."""
-    every = (amax, last, first, inf, nan, zeros, zeros_of, size, 1, 0, 0)
-    return tf.stack([_double(each) for each in every])
+    """What a tap's vector is joined with; no `size` for a call that nothing was measured of."""
+    tensors = 0 if size is None else 1
+    elements = 0 if size is None else size
+    counts = (inf, nan, zeros, zeros_of, elements, tensors)
+    return tf.stack([_double(each) for each in (amax, last, first, *counts, calls, others)])
 
 
 def _double(value: Any) -> Any:
