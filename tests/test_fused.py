@@ -138,6 +138,7 @@ def test_triton_is_not_loaded_after_tensorflow(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setitem(sys.modules, "tensorflow", sys)
     monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.setitem(sys.modules, "mpaudit.runtime.torch.fused", sys)  # as if Triton were there
     failures: list[object] = []
     measuring = OnCuda(lambda *problem: failures.append(problem))
     assert measuring._found(torch.device("cuda"), torch.float16) is None
