@@ -1,8 +1,8 @@
 """What sort of thing an expression is, as far as the text says: a device object, a truth value, a dtype.
 
 A name is of a sort if everything that is assigned to it in its scope is; an attribute of `self` if
-everything is that its class assigns to it. Nobody knows what a caller hands in, so a parameter is of no sort,
-except one whose default is a truth value. What is not certain has no sort.
+everything is that its class assigns to it; a parameter if all calls in the file hand over such a thing, or,
+where there are none, if its default is a truth value. What is not certain has no sort.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ _CALLS = {
     "torch.cuda.is_available": Sort.BOOL,
     "torch.cuda.is_bf16_supported": Sort.BOOL,
 }
+_ASKING = frozenset(f"builtins.{name}" for name in ("isinstance", "hasattr", "type"))
 _FLAGS = frozenset(["store_true", "store_false"])
 
 
@@ -90,10 +91,54 @@ def _name(node: ast.Name, module: Module, steps: int) -> Sort | None:
         if isinstance(binding.origin, ast.expr):
             found.add(sort_of(binding.origin, module, steps - 1))
         elif isinstance(binding.node, ast.arg):
-            found.add(_parameter(binding.node, module))
+            found.add(_handed(binding.node, module, steps) or _parameter(binding.node, module))
         else:
             return None
     return found.pop() if len(found) == 1 else None
+
+
+def _handed(node: ast.arg, module: Module, steps: int) -> Sort | None:
+    """What all calls in the file hand over for a parameter, unless the function asks what it is."""
+    spec = module.parents[node]
+    function = module.parents[spec]
+    if not isinstance(function, ast.FunctionDef) or not isinstance(spec, ast.arguments):
+        return None
+    positional = [*spec.posonlyargs, *spec.args]
+    if function.decorator_list or node not in (*positional, *spec.kwonlyargs):
+        return None
+    calls = _calls(function, module)
+    if not calls or any(_asks(call, node.arg, module) for call in module.every(ast.Call)):
+        return None
+    at = positional.index(node) if node in positional else None
+    given = [_argument(call, at, node.arg) for call in calls]
+    return _agreed(None if g is None else sort_of(g, module, steps - 1) for g in given)
+
+
+def _calls(function: ast.FunctionDef, module: Module) -> list[ast.Call]:
+    """The calls of a function of the file; none if something else may be done with it."""
+    names = Names.of(module)
+    bindings = names.scope.names.get(function.name, ())
+    if [each.node for each in bindings] != [function]:
+        return []
+    around = [(module.parents[node], node) for node in names.readers(bindings[0])]
+    calls = [call for call, node in around if isinstance(call, ast.Call) and call.func is node]
+    return calls if len(calls) == len(around) else []
+
+
+def _argument(call: ast.Call, at: int | None, name: str) -> ast.expr | None:
+    """What a call hands over at a position or by a name, None if that is not certain."""
+    if any(isinstance(each, ast.Starred) for each in call.args):
+        return None
+    if at is not None and at < len(call.args):
+        return call.args[at]
+    return next((each.value for each in call.keywords if each.arg == name), None)
+
+
+def _asks(call: ast.Call, name: str, module: Module) -> bool:
+    """Whether a call asks what a variable is, such that what follows may rest on the answer."""
+    first = call.args[0] if call.args else None
+    asked = isinstance(first, ast.Name) and first.id == name
+    return asked and Names.of(module).resolve(call.func) in _ASKING
 
 
 def _parameter(node: ast.arg, module: Module) -> Sort | None:
