@@ -117,7 +117,7 @@ def _handed(node: ast.arg, module: Module, steps: int) -> Sort | None:
 def _calls(function: ast.FunctionDef, module: Module) -> list[ast.Call]:
     """The calls of a function of the file; none if something else may be done with it."""
     names = Names.of(module)
-    bindings = names.scope.names.get(function.name, ())
+    bindings = names.scope.names.get(function.name, [])
     if [each.node for each in bindings] != [function]:
         return []
     around = [(module.parents[node], node) for node in names.readers(bindings[0])]
