@@ -304,7 +304,7 @@ def test_a_failing_probe_does_not_reach_the_run(
 ) -> None:
     plain = train(model(), device="cpu")
 
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("probe broke")
 
     path = tmp_path / "run.mpa"

@@ -10,9 +10,13 @@ from mpaudit.finding import Span
 
 @event
 class ScalerMade(Event):
-    """A live GradScaler was built (one that is switched off yields no events at all)."""
+    """A live GradScaler was built (one that is switched off yields no events at all).
+
+    `way` stands for the calls that led there (a run tells it).
+    """
 
     scaler: Ref
+    way: Hashable = None
 
 
 @event
@@ -85,7 +89,8 @@ class ScalerStep(Event):
     `definite` says that no other `Ref` can stand for the same optimizer. `closure` says how a
     closure comes in: "keyword", "positional" (where the optimizer calls it), or "missing" where the
     optimizer cannot step without one; None for an ordinary step. `alone` names the methods that nobody
-    in the program calls on this scaler, where it is stepped for a caller out of sight.
+    in the program calls on this scaler, where it is stepped for a caller out of sight. `edited` says
+    that the gradients are others than torch left (a run tells it).
     """
 
     scaler: Ref
@@ -94,13 +99,20 @@ class ScalerStep(Event):
     definite: bool = True
     closure: str | None = None
     alone: frozenset[str] = frozenset()
+    edited: bool = False
 
 
 @event
 class OptimizerStep(Event):
-    """`optimizer.step()`, called by the script itself."""
+    """`optimizer.step()`, called by the script itself.
+
+    A run tells whether it stands `apart`, no backward pass having come to these parameters since the
+    last step, and whether the gradients are `edited`: others than torch left, or the scale was asked for.
+    """
 
     optimizer: Ref
+    apart: bool = False
+    edited: bool = False
 
 
 @event

@@ -38,7 +38,8 @@ class GradScalerProtocol(Protocol):
     optimizer) -> the scaler that last stepped it; ("updated", scaler) -> the last update(), if
     nothing was stepped since; "early" -> a clip of gradients that came from
     out of sight; "raised" -> the breach after which a real run is over, so that no further
-    breach on this path is evidence. Facts: ("made", scaler) -> where it was built.
+    breach on this path is evidence. Facts: ("made", scaler) -> where it was built; ("way", scaler) ->
+    by which calls.
     """
 
     __slots__ = ()
@@ -80,6 +81,7 @@ class GradScalerProtocol(Protocol):
         match event:
             case ScalerMade():
                 self.facts[("made", event.scaler)] = event.at
+                self.facts[("way", event.scaler)] = event.way
             case LossScaled():
                 self.state[("scaled", event.scaler)] = event
             case Backward():
@@ -178,7 +180,7 @@ class GradScalerProtocol(Protocol):
                 early = self.state.get(("unscaled", scaler, inner))
                 if isinstance(early, Unscaled):
                     yield problems.unscaled_inside(early, event)
-        elif phase.all_unscaled and not phase.closed:
+        elif phase.all_unscaled and not phase.closed and not event.edited:
             thrown = self.state.get(("scaled", scaler))
             yield problems.unscaled_backward(
                 phase, event, thrown if isinstance(thrown, LossScaled) else None
@@ -210,14 +212,16 @@ class GradScalerProtocol(Protocol):
         earlier = self.state.get(("stepper", event.optimizer))
         if not isinstance(made, Span) or earlier in (None, event.scaler):
             return
-        if self.facts.get(("made", earlier)) == made:
+        came = self.facts.get(("way", event.scaler)) == self.facts.get(("way", earlier))
+        if self.facts.get(("made", earlier)) == made and came:
             yield problems.scaler_in_loop(made, event)
 
     def _optimizer_step(self, event: OptimizerStep) -> Iterator[Verdict]:
         phase = self.phase
-        if phase.closed and not phase.stepped:
+        if event.apart or (phase.closed and not phase.stepped):
             return
-        if phase.all_scaled and event.optimizer not in phase.unscaled and phase.by_hand is None:
+        handled = event.edited or event.optimizer in phase.unscaled or phase.by_hand is not None
+        if phase.all_scaled and not handled:
             yield problems.unscaled_step(phase, event)
             for backward in phase.backwards:
                 for scaler in backward.scalers or ():

@@ -64,7 +64,7 @@ class SteppingProtocol(Protocol):
         if event.closure is not None:
             yield _closure(event)
         zeroed = self.state.get(("zeroed", event.optimizer))
-        if isinstance(zeroed, GradientsZeroed):
+        if isinstance(zeroed, GradientsZeroed) and not event.edited:
             yield _empty(zeroed, event, checked=("unscaled", event.optimizer) in self.state)
         else:
             yield Kept(EMPTY, event.at)

@@ -11,6 +11,7 @@ from mpaudit.runtime.measured import Gradient, Measured, Place, Values
 from mpaudit.runtime.record import LARGEST, LOW_PRECISION, Incident, Layer
 from mpaudit.runtime.tracer import Tracer
 
+_ROOM = 16  # so many times smaller than the largest number of a dtype, what is beside -inf is far from it
 _ASKED = 3  # times that a layer under suspicion is looked at closely
 
 
@@ -81,7 +82,8 @@ class Origins:
         largest = max((each.values.amax or 0.0 for each in known if each.values), default=0.0)
         kind = "activation-overflow" if values.inf or largest > limit else "activation-nan"
         what = " and ".join(values.nonfinite)
-        masked = values.only_minus and not place.parameters
+        small = values.amax is not None and values.amax < limit / _ROOM
+        masked = values.only_minus and not ruined and (small or not place.parameters)
         if not masked:
             self._bad_step = place.step
         message = f"{_title(place.path)} makes {what} from finite inputs in {place.dtype}"

@@ -17,6 +17,7 @@ from mpaudit.finding import Position, Problem, Span
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, settle
 from mpaudit.runtime import collapse, unmixed
 from mpaudit.runtime.histogram import Histogram
+from mpaudit.runtime.lane import Judges, Lane
 from mpaudit.runtime.record import (
     LOW_PRECISION,
     Attempts,
@@ -73,8 +74,8 @@ class Tracer:
         self._process = os.getpid()
         self._closed = False
         self._writer = Writer(path)
-        self._machines = list(machines)
-        self._takers: dict[type, list[Protocol]] = {}  # of an event: the machines that take it
+        self._judges = Judges(list(machines))
+        self._lane = Lane(self._judges, threading.get_ident())
         self._verdicts: dict[Hashable, Verdict] = {}
         self._problems: dict[Hashable, Problem] = {}
         self._facts: dict[str, Any] = {}
@@ -248,14 +249,11 @@ class Tracer:
             self._amp = (at, how)
             self.note("amp", how)
 
-    def feed(self, event: Event) -> None:
-        """Advance every protocol by an event of the run."""
+    def feed(self, event: Event, *, threaded: bool = False) -> None:
+        """Advance every protocol by an event of the run, or of this thread if it is `threaded`."""
         with self.lock:
-            kind = type(event)
-            if kind not in self._takers:
-                takers = [each for each in self._machines if issubclass(kind, each.takes)]
-                self._takers[kind] = takers
-            for machine in self._takers[kind]:
+            judges = self._lane.judges if threaded else self._judges
+            for machine in judges.taking(type(event)):
                 for verdict in machine.feed(event):
                     if isinstance(verdict, Broken):
                         problem = replace(verdict.problem, moment=event.moment)

@@ -66,10 +66,18 @@ class Remap:
 
     def _mark(self, owner: Any) -> None:
         if isinstance(owner, torch.nn.Module):
-            for module in owner.modules():
-                self._watch.on_cuda.set(module, True)
+            for parameter in owner.parameters():
+                self._watch.on_cuda.set(parameter, True)
         elif isinstance(owner, torch.nn.Parameter):
             self._watch.cuda_made = True
+
+    def _restored(self, original: Callable[..., Any], module: Any, state: Any) -> None:
+        """A module is a copy, or comes from a file: where it is nobody said."""
+        original(module, state)
+        with self._watch.guard("Module.__setstate__"):
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    self._watch.on_cuda.setdefault(parameter, False)
 
     def _cuda(self, _original: Callable[..., Any], owner: Any, *_: Any, **__: Any) -> Any:
         self._used()
@@ -142,6 +150,7 @@ class Remap:
         wrap = self._watch.patches.wrap
         wrap(torch.nn.Module, "to", self._moved)
         wrap(torch.nn.Module, "cuda", self._cuda)
+        wrap(torch.nn.Module, "__setstate__", self._restored)
 
         def loader(original: Callable[..., Any], owner: Any, *args: Any, **kwargs: Any) -> None:
             kwargs["pin_memory"] = False

@@ -174,10 +174,10 @@ class Layers:
                 moment=Moment(step=step),
                 model=self._watch.ref(module),
                 model_made=None,
-                model_device=self._watch.model_device(module, parameter),
+                model_device=self._watch.model_device(parameter),
                 region=self._watch.region,
             )
-            self._watch.tracer.feed(event)
+            self._watch.tracer.feed(event, threaded=True)
 
     def _note(self, module: Any, account: Account) -> None:
         """Make the layer known, and the dtypes of its own parameters and buffers."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from mpaudit.event import (
     GradientsZeroed,
     LossComputed,
     LossScaled,
+    LostSight,
     OptimizerStep,
     Ref,
     RegionBackward,
@@ -32,14 +33,14 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.runtime.repetition import may_repeat, stack
+from mpaudit.runtime.torch.edited import Edits
+from mpaudit.runtime.torch.graph import activation, marks_behind, maybe_scaled
 from mpaudit.runtime.torch.progress import Progress, number
 from mpaudit.runtime.torch.regions import MADE_IN, Made
 from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
 SCALED_BY = "mpaudit.scaled_by"
-_ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
-_TRANSPARENT = {"ToCopy", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Clone", "T"}
-_NEAR = 64  # nodes of the graph behind a loss that are searched for a mark
 
 
 class Loop:
@@ -47,8 +48,11 @@ class Loop:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._asked_scale = False  # get_scale() since the last backward: something is done by hand
+        self._asked_scale = False  # get_scale() since the last update: something is done by hand
         self._built = Known()  # the optimizers there are
+        self._done_without = False  # the script has switched a scaler off: it wants no scale
+        self._edits = Edits(self._built)
+        self._lanes: dict[Hashable, int] = {}  # scaler -> the thread that used it last
         self._progress = Progress(watch)
         watch.scaled_loss = self._progress.scaled
         patches = watch.patches
@@ -58,11 +62,12 @@ class Loop:
         self._methods = {"scale": self._scale, "unscale_": self._unscale, "update": self._update}
         self._owned = Known()  # classes of scalers whose own methods are watched
         for name in self._methods:
-            patches.wrap(scaler, name, functools.partial(self._once, name))
+            patches.wrap(scaler, name, partial(self._once, name))
         patches.wrap(scaler, "get_scale", self._get_scale)
         patches.wrap(torch.optim.Optimizer, "__init__", self._optimizer_built)
         patches.wrap(torch.Tensor, "backward", self._backward)
         patches.wrap(torch.autograd, "backward", self._autograd_backward)
+        patches.wrap(torch.autograd, "grad", self._grad)
         patches.wrap(torch.optim.Optimizer, "zero_grad", self._zero_grad)
         patches.wrap(torch.nn.Module, "zero_grad", self._zero_grad)
         for module in (torch.nn.utils, torch.nn.utils.clip_grad):
@@ -76,7 +81,13 @@ class Loop:
     def _feed(self, make: Callable[..., Any], /, **facts: Any) -> None:
         frame = user_frame()
         moment = Moment(step=self._watch.tracer.step())
-        self._watch.tracer.feed(make(at=user_span(frame), moment=moment, **facts))
+        lane, scaler = self._watch.thread.lane, facts.get("scaler")
+        at, feed = user_span(frame), partial(self._watch.tracer.feed, threaded=True)
+        if scaler is not None:
+            if self._lanes.setdefault(scaler.key, lane) != lane:  # its order is whole in neither
+                feed(LostSight(at=at, objects=frozenset({scaler.key})))
+            self._lanes[scaler.key] = lane
+        feed(make(at=at, moment=moment, **facts))
 
     def _ref(self, thing: object) -> Ref:
         return self._watch.ref(thing, user_frame())
@@ -96,9 +107,12 @@ class Loop:
         original(scaler, *args, **kwargs)
         with self._watch.guard("GradScaler"):
             self.scaler_built_before(scaler)
+            enabled = args[5] if len(args) > 5 else kwargs.get("enabled", True)
+            self._done_without |= not enabled
             if self._live(scaler):
                 self._watch.scalers.set(scaler, user_span())
-                self._feed(ScalerMade, scaler=self._ref(scaler))
+                way = hash(tuple(stack(user_frame()).values()))
+                self._feed(ScalerMade, scaler=self._ref(scaler), way=way)
                 kept = ("init_scale", "growth_factor", "backoff_factor", "growth_interval")
                 given = {name: getattr(scaler, f"_{name}") for name in kept}
                 self._watch.tracer.note("scaler", given)
@@ -110,7 +124,7 @@ class Loop:
             if self._owned.get(kind) is None:
                 self._owned.set(kind, True)
                 for name in self._methods.keys() & vars(kind).keys():
-                    self._watch.patches.wrap(kind, name, functools.partial(self._once, name))
+                    self._watch.patches.wrap(kind, name, partial(self._once, name))
 
     def _once(self, name: str, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> Any:
         """Tell of a method of a scaler once: it may call the one that it is in place of."""
@@ -123,7 +137,7 @@ class Loop:
             finally:
                 inside.remove(name)
 
-        around = original if name in inside else functools.partial(self._methods[name], within)
+        around = original if name in inside else partial(self._methods[name], within)
         return around(scaler, *args, **kwargs)
 
     def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
@@ -144,10 +158,15 @@ class Loop:
         return result
 
     def _unscale(self, original: Any, scaler: Any, optimizer: Any) -> None:
+        edited = True
         with self._watch.guard("GradScaler.unscale_"):
             if self._live(scaler) and not self._watch.thread.stepping:
                 self._feed(Unscaled, scaler=self._ref(scaler), optimizer=self._ref(optimizer))
+            edited = self._edits.edited(optimizer)
         original(scaler, optimizer)
+        with self._watch.guard("GradScaler.unscale_"):
+            if not edited:
+                self._edits.touched([optimizer])
 
     def _scaler_step(
         self, original: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any
@@ -162,7 +181,9 @@ class Loop:
                 optimizer=self._ref(optimizer),
                 wraps=tuple(self._ref(each) for each in held),
                 closure=_closure(optimizer, args, kwargs),
+                edited=self._edits.edited(optimizer),
             )
+            self._edits.stepped(optimizer)
         self._watch.thread.stepping += 1
         try:
             result = original(scaler, optimizer, *args, **kwargs)
@@ -199,10 +220,11 @@ class Loop:
             if self._live(scaler):
                 given = new_scale is not None
                 self._feed(ScalerUpdate, scaler=self._ref(scaler), to_given_scale=given)
+            self._asked_scale = False
         original(scaler, new_scale)
 
     def _get_scale(self, original: Any, scaler: Any) -> Any:
-        self._asked_scale = True
+        self._asked_scale |= self._live(scaler)
         return original(scaler)
 
     def _backward(self, original: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
@@ -210,6 +232,13 @@ class Loop:
 
     def _autograd_backward(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
         return self._run_backward(_tensors(tensors), original, tensors, *args, **kwargs)
+
+    def _grad(self, original: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if not unwatched():
+            with self._watch.guard("autograd.grad"):
+                marks = (mark for each in _tensors(outputs) for mark in marks_behind(each.grad_fn))
+                self._watch.thread.derived |= any(SCALED_BY in mark for mark in marks)
+        return original(outputs, *args, **kwargs)
 
     def _run_backward(self, losses: Iterable[Any], original: Any, *args: Any, **kwargs: Any) -> Any:
         thread = self._watch.thread
@@ -220,33 +249,42 @@ class Loop:
                 self._progress.backward(losses, user_span())
                 thread.optimizer.clear()
                 again = bool(kwargs.get("create_graph") or any(args[3:4]))
+                given = (*args[1:2], kwargs.get("gradient"), kwargs.get("grad_tensors"))
+                weighted = any(each is not None for each in given)
                 for loss in losses:
-                    self._about_backward(loss, again)
+                    self._about_backward(loss, again, weighted)
+                self._edits.backward_begins()
+                thread.derived = False
         thread.backward += 1
         try:
             return original(*args, **kwargs)
         finally:
             thread.backward -= 1
+            if thread.backward == 0 and not unwatched():
+                with self._watch.guard("backward"):
+                    self._edits.backward_ended()
 
-    def _about_backward(self, loss: Any, again: bool) -> None:
-        """Tell of a backward pass; where it is to be derived `again`, it is part of a forward pass."""
+    def _about_backward(self, loss: Any, again: bool, weighted: bool) -> None:
+        """Tell of a backward pass; where it is to be derived `again`, it is part of a forward pass.
+
+        Where it is `weighted`, the gradient of the loss is given, and not one.
+        """
         scalers: tuple[Ref, ...] | None = None
-        marks = list(_marks(loss.grad_fn))
+        marks = list(marks_behind(loss.grad_fn))
         found = {mark[SCALED_BY] for mark in marks if SCALED_BY in mark}
-        by_hand = self._asked_scale or loss.grad_fn.name() == "MulBackward0"
-        if found or not by_hand:
+        if found or not (weighted or self._asked_scale or maybe_scaled(loss)):
             scalers = tuple(sorted(found, key=lambda ref: str(ref.key)))
-        self._asked_scale = False
         made: Made | None = next((mark[MADE_IN] for mark in marks if MADE_IN in mark), None)
         thread = self._watch.thread
-        entry = thread.numbers[-1] if thread.numbers else 0  # a library's own region is no mistake
+        entered = thread.entered[-1] if thread.entered else None  # a library's own is no mistake
+        within = entered is not None and not again and not may_repeat(user_frame(), entered.stack)
         self._feed(
             Backward,
             loss=self._ref(loss),
             scalers=scalers,
-            made_in=None if made is None else made.region,
-            inside=self._watch.region if entry and not again else None,
-            entry=entry or None,
+            made_in=None if made is None or self._done_without else made.region,
+            inside=self._watch.region if within else None,
+            entry=None if entered is None else entered.number,
         )
         if made is not None and made.keeps and thread.regions and made.entry == thread.entries:
             self._feed(RegionBackward, entry=made.entry, region=made.outermost)
@@ -260,7 +298,7 @@ class Loop:
     def _cross_entropy(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         with self._watch.guard("cross_entropy"):
             if not unwatched() and args:
-                got = _activation(getattr(args[0], "grad_fn", None))
+                got = activation(getattr(args[0], "grad_fn", None))
                 through = sys._getframe(3).f_code.co_filename  # who called functional.cross_entropy
                 name = "CrossEntropyLoss" if through.endswith("loss.py") else "cross_entropy"
                 self._feed(LossComputed, loss=name, wants="logits", got=got)
@@ -273,6 +311,7 @@ class Loop:
                 ours = None if isinstance(owner, torch.nn.Module) else self._ref(owner)
                 to_none = args[0] if args else kwargs.get("set_to_none", True)
                 self._feed(GradientsZeroed, optimizer=ours, to_none=bool(to_none))
+                self._edits.touched(None if ours is None else [owner])
         return result
 
     def _clip(self, original: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
@@ -288,8 +327,13 @@ class Loop:
                     for optimizer in self._built.things()
                     if any(id(each) in ids for each in _parameters(optimizer))
                 )
-                self._feed(GradientsClipped, how=original.__name__, optimizers=owners or None)
-        return original(parameters, *args, **kwargs)
+                if owners:  # others are divided by nobody
+                    self._feed(GradientsClipped, how=original.__name__, optimizers=owners)
+            ours = [each for each in self._built.things() if not self._edits.edited(each)]
+        result = original(parameters, *args, **kwargs)
+        with self._watch.guard("clip_grad"):
+            self._edits.touched(ours)
+        return result
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
         if unwatched():
@@ -297,7 +341,14 @@ class Loop:
         thread = self._watch.thread
         with self._watch.guard("optimizer step"):
             if not thread.stepping and not thread.optimizer:
-                self._feed(OptimizerStep, optimizer=self._ref(optimizer))
+                self._feed(
+                    OptimizerStep,
+                    optimizer=self._ref(optimizer),
+                    apart=bool(self._built.get(optimizer)) and not self._edits.reached(optimizer),
+                    edited=self._asked_scale or self._edits.edited(optimizer),
+                )
+            self._edits.stepped(optimizer)
+            self._built.setdefault(optimizer, True)  # a copy is not built
             if thread.regions and not thread.optimizer and _cast_when_used(optimizer):
                 self._feed(RegionStep, entry=thread.entries)
             thread.optimizer.append(id(optimizer))
@@ -342,30 +393,3 @@ def _parameters(optimizer: Any) -> Iterable[Any]:
 def _cast_when_used(optimizer: Any) -> bool:
     """Whether an optimizer changes weights of which autocast keeps copies."""
     return any(each.dtype is torch.float32 for each in _parameters(optimizer))
-
-
-def _activation(node: Any) -> str | None:
-    """The activation that a tensor is the result of, casts and views aside; None if unknown."""
-    for _ in range(8):
-        if node is None:
-            return None
-        name = node.name().removesuffix("0").removesuffix("Backward")
-        if name in _ACTIVATIONS:
-            return _ACTIVATIONS[name]
-        if name not in _TRANSPARENT:
-            return None
-        node = node.next_functions[0][0]
-    return None
-
-
-def _marks(node: Any) -> Iterable[dict[str, Any]]:
-    """The marks on the graph behind `node`, the nearest first."""
-    queue, seen = [node], {node}
-    for near in queue:
-        behind = near.next_functions if near is not None else ()
-        if behind:  # the others are parameters, whose nodes outlive the step
-            yield near.metadata
-        for further, _ in behind:
-            if further is not None and further not in seen and len(queue) < _NEAR:
-                seen.add(further)
-                queue.append(further)

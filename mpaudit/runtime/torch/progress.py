@@ -54,8 +54,11 @@ class Progress:
     def _check(self, losses: Iterable[torch.Tensor], at: Span) -> None:
         """Tell of losses that were not finite before they were scaled.
 
-        One that was multiplied last may have been scaled by hand: of that nothing is known.
+        One that was multiplied last may have been scaled by hand: of that nothing is known. Nor of one
+        that is made of scaled gradients, as a penalty is: where those overflow, a lower scale helps.
         """
+        if self._watch.thread.derived:
+            return
         for loss in losses:
             real = self._unscaled.get(loss)
             scaled = real is not None

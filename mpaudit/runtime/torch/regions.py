@@ -14,8 +14,9 @@ import torch
 
 from mpaudit.event import Region
 from mpaudit.finding import Span
-from mpaudit.runtime.frame import decorator_span, entered_by_user, user_span
-from mpaudit.runtime.torch.watch import Watch, unwatched
+from mpaudit.runtime.frame import decorator_span, entered_by_user, user_frame, user_span
+from mpaudit.runtime.repetition import stack
+from mpaudit.runtime.torch.watch import Entered, Watch, unwatched
 
 LOW = ("float16", "bfloat16")
 MADE_IN = "mpaudit.made_in"
@@ -84,7 +85,8 @@ def watch_regions(watch: Watch) -> None:
                 if not watch.thread.regions:
                     watch.thread.entries += 1
                 watch.thread.regions.append(Region(span, region.device, dtype, enabled))
-                watch.thread.numbers.append(next(numbers) if own else 0)
+                entered = Entered(next(numbers), stack(user_frame())) if own else None
+                watch.thread.entered.append(entered)
                 if enabled:
                     watch.tracer.asked_for_amp(span, "autocast")
                     if watch.tracer.fact("precision") is None:
@@ -95,7 +97,7 @@ def watch_regions(watch: Watch) -> None:
     def leave(original: Any, region: Any, *problem: Any) -> Any:
         if watch.thread.regions and not unwatched():
             watch.thread.regions.pop()
-            watch.thread.numbers.pop()
+            watch.thread.entered.pop()
         return original(region, *problem)
 
     watch.patches.wrap(torch.amp.autocast_mode.autocast, "__enter__", enter)

@@ -8,13 +8,14 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from types import FrameType, TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
 from mpaudit.event import Ref, Region
 from mpaudit.finding import Span
 from mpaudit.runtime.frame import spelling
+from mpaudit.runtime.repetition import Stack
 from mpaudit.runtime.sampling import Turns
 from mpaudit.runtime.torch.measure import Numbers
 from mpaudit.runtime.torch.own import Own
@@ -128,16 +129,30 @@ class Known:
         return [thing for thing in found if thing is not None]
 
 
+_lanes = itertools.count()
+
+
+class Entered(NamedTuple):
+    """An entry of a region: its number, and where the user's code was."""
+
+    number: int
+    stack: Stack
+
+
 class _Thread(threading.local):
     """What is under way in one thread."""
 
     def __init__(self) -> None:
         self.regions: list[Region] = []
-        self.numbers: list[int] = []  # of these entries; 0 where a library's code enters
+        self.entered: list[Entered | None] = []  # of these; None where a library's code enters
         self.entries = 0  # how often an outermost region was entered
         self.stepping = 0  # inside scaler.step
         self.inside: list[str] = []  # of other methods of a scaler
         self.backward = 0  # inside backward()
+        self.derived = (
+            False  # a scaled number was derived by autograd.grad() since the last backward()
+        )
+        self.lane = next(_lanes)
         self.optimizer: list[int] = []  # optimizers whose step() is under way, by id
 
 
@@ -167,7 +182,7 @@ class Watch:
         self.scaled = False  # a scaler has multiplied a loss
         self.scalers = Known()  # live scaler -> where it was made
         self.optimizers = Known()  # optimizer -> its index and how many parameters it has
-        self.on_cuda = Known()  # modules that a remapped .cuda() was called on
+        self.on_cuda = Known()  # parameters -> True if moved there, False if copied or loaded
         self.before_step: Callable[[Any, bool], None] = lambda *_: None
         """Called with an optimizer right before it steps, and whether its gradients are without the
         loss scale by then."""
@@ -250,11 +265,12 @@ class Watch:
             self.turns.alarm()
             self.tracer.culprits(index, step, began)
 
-    def model_device(self, module: Any, parameter: Any) -> str | None:
-        """The type of the device a model is on as the script sees it (a remapped one is cuda)."""
+    def model_device(self, parameter: Any) -> str | None:
+        """The type of the device a parameter is on as the script sees it (a remapped one is cuda)."""
         if not self.emulated:
             return str(parameter.device.type)
-        return "cuda" if self.on_cuda.get(module) else None if self.cuda_made else "cpu"
+        moved = self.on_cuda.get(parameter)
+        return "cuda" if moved else None if self.cuda_made or moved is not None else "cpu"
 
     def step(self, model: Any) -> int:
         """The attempt that work on a model belongs to: that of the optimizer of its parameters.
