@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import Event
 from mpaudit.source.library.lightning_names import derives, hook
+from mpaudit.source.library.lightning_region import within
 from mpaudit.source.values import NONE, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -24,6 +25,15 @@ def follow(call: Call, part: int, owner: Thing, name: str, *arguments: Value) ->
     if site not in done:
         done[site] = call.engine.enter(site, method, (owner, *arguments), {}, call.path)
     return done[site]
+
+
+def step(call: Call, part: int, model: Thing, name: str) -> None:
+    """Follow a step of the model, in the region that Lightning runs it in."""
+    method = hook(model, name, call.path)
+    site, done = call.engine.site(call.node, part), call.path.frame.done
+    if method is not None and site not in done:
+        method = within(call, model, method)
+        done[site] = call.engine.enter(site, method, (model,), {}, call.path)
 
 
 def hooks(call: Call, part: int, model: Thing, name: str, *arguments: Value) -> None:

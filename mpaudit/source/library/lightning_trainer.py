@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientRead, OwnedBackward, OwnedStep, OwnedUnscaled
 from mpaudit.source.facts import parts
-from mpaudit.source.library.lightning_hook import follow, hooks, tell
+from mpaudit.source.library.lightning_hook import follow, hooks, step, tell
 from mpaudit.source.library.lightning_module import is_manual, scaled
 from mpaudit.source.library.lightning_names import (
     PRECISIONS,
@@ -21,6 +21,7 @@ from mpaudit.source.library.lightning_refusal import (
     remember,
     twice_chosen,
 )
+from mpaudit.source.library.lightning_region import device
 from mpaudit.source.library.registry import function, method
 from mpaudit.source.library.torch_device import decided
 from mpaudit.source.values import UNKNOWN, Const, Pack, Thing, Value
@@ -28,7 +29,7 @@ from mpaudit.source.values import UNKNOWN, Const, Pack, Thing, Value
 if TYPE_CHECKING:
     from mpaudit.source.request import Call
 
-SETUP, TRAINING, BACKWARD, AFTER, UNSCALED, BEFORE, CLIP, STEPPED, END = range(100, 190, 10)
+SETUP, TRAINING, BACKWARD, AFTER, UNSCALED, BEFORE, CLIP, STEPPED, END, VALIDATION = range(100, 200, 10)
 """The parts of `fit`, in order; each may call a hook of the model and of several callbacks."""
 DEFAULT = PRECISIONS["32-true"]
 
@@ -41,9 +42,8 @@ def make(call: Call) -> Value | None:
         made = learn_precision(call, call.made("LightningTrainer"), DEFAULT)
         remember(call, made)
         twice_chosen(call)
-        return call.path.learn(
-            made, callbacks=Pack(tuple(parts(option(call, "callbacks"), call.path)))
-        )
+        callbacks = Pack(tuple(parts(option(call, "callbacks"), call.path)))
+        return call.path.learn(made, callbacks=callbacks, runs_on=device(call))
     if last.endswith("Strategy"):
         return call.path.learn(call.made("library"), strategy=Const(last))
     if ".plugins" in call.name and "Precision" in last:
@@ -86,10 +86,11 @@ def fit(call: Call) -> Value | None:
     path.learn(model, trainer=trainer, precision=known, callbacks=path.known(trainer, "@callbacks"))
     configured, manual = follow(call, SETUP, model, "configure_optimizers"), is_manual(call, model)
     refused(call, model, manual, configured)
-    follow(call, TRAINING, model, "training_step")
+    step(call, TRAINING, model, "training_step")
     if manual is False:
         _optimise(call, model, trainer)
     hooks(call, END, model, "on_train_batch_end")
+    step(call, VALIDATION, model, "validation_step")
     return call.made()
 
 

@@ -66,9 +66,14 @@ def _backward_loss(call: Call, loss: Thing) -> Ref:
 
 
 def _around(call: Call) -> Thing | None:
-    """The region that this pass through the innermost loop entered and is still in."""
+    """The region that this pass through the innermost loop entered and is still in.
+
+    Not one that a library enters around all of the script's code.
+    """
     path = call.path
     region = call.engine.region(path)
+    if path.known(region or NONE, "@owned") is not None:
+        return None
     entered = path.known(region, "@entered") if region else None
     since = entered.since if isinstance(entered, Thing) else NOWHERE
     return region if since == path.frame.iteration else None
