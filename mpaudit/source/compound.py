@@ -231,8 +231,11 @@ class Compound(Generators):
             items = over if isinstance(over, Pack) else each.known(over, "@items")
             known = isinstance(items, Pack) and 0 < len(items.items) <= MAX_ITEMS
             passes: list[Value | None] = [None] * self._passes(node, each)
+            length = each.known(over, "@length")
             if known and isinstance(items, Pack):
                 passes = list(items.items)
+            elif isinstance(length, Const) and isinstance(length.value, int):
+                passes = passes[: length.value]
 
             def start(current: Path, item: Value | None, over: Value = over) -> list[Path]:
                 value = self.each(over, node.iter, current) if item is None else item

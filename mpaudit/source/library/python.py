@@ -83,6 +83,15 @@ def same_each_time(call: Call) -> Value:
     return answer(call) or call.engine.term(call.name, *call.arguments)
 
 
+@function("builtins.range")
+def counted(call: Call) -> None:
+    """`range(1)`: how often a loop over it runs is known."""
+    given = call.arguments
+    numbers = [v.value for v in given if isinstance(v, Const) and isinstance(v.value, int)]
+    if numbers and len(numbers) == len(given) and 0 not in numbers[2:]:
+        call.path.learn(call.made(), length=Const(len(range(*numbers))))
+
+
 @function("builtins.exec")
 def executed(call: Call) -> Value:
     """`exec(open("configurator.py").read())` may set any constant of the module to something else."""
