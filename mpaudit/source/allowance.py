@@ -6,7 +6,7 @@ import ast
 from abc import abstractmethod
 
 from mpaudit.protocols.protocol import Verdict
-from mpaudit.source.call import Enter, Exhausted
+from mpaudit.source.binding import Enter, Exhausted
 from mpaudit.source.expression import Expressions
 from mpaudit.source.facts import beyond, carries
 from mpaudit.source.narrow import NARROWNESS, STEPPING, TRAINING, judged
@@ -125,6 +125,6 @@ class Allowances(Expressions):
             self.lose(given, path, path.frame.module.span(call.site), elsewhere=True)
         made = call.result or beyond(self.made(call.site, path), given, path)
         if call.result is None and isinstance(made, Thing):
-            path.learn(made, scaled=UNKNOWN)
+            path.learn(made, scaled=UNKNOWN, activation=UNKNOWN)
         path.frame.done[call.site] = made
         return path

@@ -10,7 +10,7 @@ from mpaudit import protocols
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, within
 from mpaudit.source import library
 from mpaudit.source.allowance import Oversized
-from mpaudit.source.call import Enter, Exhausted
+from mpaudit.source.binding import Enter, Exhausted
 from mpaudit.source.driver import AnyFunction, drivers
 from mpaudit.source.facts import PLAIN, parts
 from mpaudit.source.heap import Heap, Layer

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from mpaudit.event import Event, LostSight
 from mpaudit.finding import Span
 from mpaudit.source import library
+from mpaudit.source.binding import Binding, Enter, Exhausted
 from mpaudit.source.facts import beyond, carries, computed, parts
 from mpaudit.source.handover import given_to, handed
 from mpaudit.source.logic import Logic
-from mpaudit.source.making import Making
 from mpaudit.source.outline import generates, left_to_heirs
 from mpaudit.source.path import Frame, Identities, Path, lookup, unset
 from mpaudit.source.relevance import Relevance
@@ -32,7 +32,6 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
-from mpaudit.source.walk import walk
 
 MAX_DEPTH = 12
 FORWARD = {
@@ -44,24 +43,7 @@ FORWARD = {
 """The method that is run when an object of a project class of that kind is called."""
 
 
-class Enter(Exception):  # noqa: N818 - not an error: the statement waits for the call's outcomes
-    """A function of the project is called; the statement goes on once for each way it ends."""
-
-    def __init__(
-        self, site: ast.expr, function: Function, frame: Frame, result: Value | None
-    ) -> None:
-        super().__init__(function.name)
-        self.site = site
-        self.function = function
-        self.frame = frame
-        self.result = result
-
-
-class Exhausted(Exception):  # noqa: N818 - a bound, not an error
-    """This entry point is larger than the analysis is willing to follow."""
-
-
-class Calls(Making):
+class Calls(Binding):
     """The state of one analysis, and how calls are made in it."""
 
     def __init__(self, identities: Identities, budget: int) -> None:
@@ -80,10 +62,6 @@ class Calls(Making):
         self.sites: dict[tuple[ast.expr, int], ast.expr] = {}
 
     # To be filled in below this class: the house has one engine, cut at its joints.
-
-    @abstractmethod
-    def evaluate(self, node: ast.expr, path: Path) -> Value:
-        """The value of an expression."""
 
     @abstractmethod
     def attribute(self, base: Value, name: str, node: ast.expr, path: Path) -> Value:
@@ -193,6 +171,12 @@ class Calls(Making):
             result = self.unknown_call(call, function)
         return library.finished(call, function, result)
 
+    def operated(
+        self, operation: str, operands: tuple[Value, ...], made: Thing, path: Path
+    ) -> Thing:
+        """`made`, with what the libraries know of the result of an operation."""
+        return library.operated(self, operation, operands, made, path)
+
     def library_attribute(self, base: Thing, name: str, path: Path) -> Value | None:
         """An attribute of a thing of a library, where a summary knows it."""
         return library.attribute(self, base, name, path)
@@ -266,60 +250,6 @@ class Calls(Making):
         scope = self.identities.number("scope", function.node, context)
         scopes = (scope, *function.scopes)
         return Frame(function.module, scopes, context, function, iteration=frame.iteration)
-
-    def bind(
-        self,
-        function: Function,
-        frame: Frame,
-        arguments: tuple[Value, ...],
-        keywords: Mapping[str, Value],
-        path: Path,
-        *,
-        anyhow: bool = False,
-    ) -> None:
-        """Put a call's arguments where the function's parameters are looked up.
-
-        `anyhow` is for a caller nobody has seen: a default is then one value among others.
-        """
-        scope = frame.scopes[0]
-        spec = function.node.args
-        positional = [*spec.posonlyargs, *spec.args]
-        defaults = dict(zip(reversed(positional), reversed(spec.defaults), strict=False))
-        defaults |= {a: d for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d}
-        extra = keywords.get("**")
-        for index, parameter in enumerate([*positional, *spec.kwonlyargs]):
-            if index < len(positional) and index < len(arguments):
-                value = arguments[index]
-            elif parameter.arg in keywords:
-                value = keywords[parameter.arg]
-            elif parameter in defaults and extra is None and not anyhow:
-                value = self._default(defaults[parameter], function, path)
-            else:
-                number = self.identities.number("parameter", parameter, frame.context)
-                value = Thing(number, text=parameter.arg)
-            path.heap[(scope, parameter.arg)] = value
-        if spec.vararg:
-            path.heap[(scope, spec.vararg.arg)] = Pack(arguments[len(positional) :])
-        if spec.kwarg:
-            number = self.identities.number("parameter", spec.kwarg, frame.context)
-            rest = Thing(number, "dict", text=spec.kwarg.arg)
-            known = {a.arg for a in (*positional, *spec.kwonlyargs)}
-            for name, value in keywords.items():
-                if name not in known:
-                    path.heap[(rest.uid, f"[{name!r}]")] = value
-            path.heap[(scope, spec.kwarg.arg)] = rest
-
-    def _default(self, node: ast.expr, function: Function, path: Path) -> Value:
-        if isinstance(node, ast.Constant):
-            return Const(node.value)
-        frame = Frame(function.module, function.scopes or path.frame.scopes[-1:], 0)
-        path.frames.append(frame)
-        try:
-            if any(isinstance(part, ast.Call) for part in walk(node)):
-                return self.made(node, path)
-            return self.evaluate(node, path)
-        finally:
-            path.frames.pop()
 
     def instantiate(
         self,

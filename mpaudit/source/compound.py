@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from mpaudit.source.call import Enter
+from mpaudit.source.binding import Enter
 from mpaudit.source.generator import Generators
 from mpaudit.source.narrow import STEPPING, TRAINING
 from mpaudit.source.path import Fork, Frame, Path

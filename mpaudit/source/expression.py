@@ -208,7 +208,7 @@ class Expressions(Operators):
                 for name, value in path.heap.of(each.uid):
                     path.heap[(made.uid, name)] = value
             self.derive(made, (base,), path)
-            return library.operated(self, "[]", (base, key), made, path)
+            return self.operated("[]", (base, key), made, path)
         return self.term("[]", base, key)
 
     def _item_of_either(self, base: Value, key: Value, path: Path) -> Value | None:

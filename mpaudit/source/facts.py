@@ -34,6 +34,7 @@ INHERITED = ("@region", "@scale_of", "@engine")
 """What a computed value has in common with what it was computed from."""
 TELLING = (
     "@region",
+    "@activation",
     "@owners",
     "@gradient",
     "@scale_of",

@@ -10,7 +10,7 @@ from functools import partial
 from mpaudit.event import Event, LostSight
 from mpaudit.source import library
 from mpaudit.source.allowance import Allowances
-from mpaudit.source.call import Enter
+from mpaudit.source.binding import Enter
 from mpaudit.source.join import merge
 from mpaudit.source.narrow import SMALL
 from mpaudit.source.path import Fork, Frame, Path

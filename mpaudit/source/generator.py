@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpaudit.source.call import Enter
+from mpaudit.source.binding import Enter
 from mpaudit.source.flow import Flow
 from mpaudit.source.path import Frame, Path, lookup
 from mpaudit.source.values import Class, Function, Partial, Thing, Value

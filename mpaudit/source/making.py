@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 
 from mpaudit.source.facts import inherit, item_of
@@ -48,7 +49,8 @@ class Making(Regions):
         if isinstance(columns, Pack):
             return Pack(tuple(self.each(column, node, path) for column in columns.items))
         number = self.identities.number("each", over, *self._passing(over, node, path))
-        return self.derive(Thing(number, since=max(iteration, newest(over))), (over,), path)
+        made = self.derive(Thing(number, since=max(iteration, newest(over))), (over,), path)
+        return self.operated("each", (over,), made, path)
 
     def _passing(self, over: Value, node: ast.expr, path: Path) -> Sequence[Hashable]:
         """What tells the item of this pass from others: loops over the same meet the same items."""
@@ -57,6 +59,12 @@ class Making(Regions):
         if operation != "pass" or getattr(operands[0], "iter", None) is not node:
             return node, iteration
         return operands[3:] if newest(over) < iteration else (node, iteration)
+
+    @abstractmethod
+    def operated(
+        self, operation: str, operands: tuple[Value, ...], made: Thing, path: Path
+    ) -> Thing:
+        """`made`, with what the libraries know of the result of an operation."""
 
     def derive(
         self, made: Thing, sources: Sequence[Value], path: Path, *, scales: bool = False

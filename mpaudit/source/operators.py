@@ -83,7 +83,7 @@ class Operators(Calls):
         if isinstance(value, Const) and isinstance(value.value, (int, float)):
             return Const(-value.value if isinstance(node.op, ast.USub) else value.value)
         made = self.derive(self.term(type(node.op).__name__, value), (value,), path)
-        return library.operated(self, type(node.op).__name__, (value,), made, path)
+        return self.operated(type(node.op).__name__, (value,), made, path)
 
     def _BinOp(self, node: ast.BinOp, path: Path) -> Value:
         left, right = self.evaluate(node.left, path), self.evaluate(node.right, path)
@@ -102,7 +102,7 @@ class Operators(Calls):
                     pass
         made = self.term(type(op).__name__, left, right)
         self.derive(made, (left, right), path, scales=isinstance(op, (ast.Mult, ast.Pow)))
-        return library.operated(self, type(op).__name__, (left, right), made, path)
+        return self.operated(type(op).__name__, (left, right), made, path)
 
     def _Compare(self, node: ast.Compare, path: Path) -> Value:
         values = [self.evaluate(part, path) for part in (node.left, *node.comparators)]

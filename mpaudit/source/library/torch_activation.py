@@ -31,7 +31,7 @@ KEEPS = frozenset(
     """view view_as reshape reshape_as squeeze unsqueeze flatten ravel permute transpose t movedim
     swapaxes contiguous clone float double half bfloat16 to type type_as cpu cuda expand expand_as
     index_select gather masked_select narrow select unbind chunk split clamp clip clamp_min nan_to_num
-    interpolate upsample rearrange squeeze_ unsqueeze_ requires_grad_ retain_grad""".split()  # noqa: SIM905
+    interpolate upsample rearrange resize resize_ squeeze_ unsqueeze_ requires_grad_ retain_grad""".split()  # noqa: SIM905
 )
 """Functions and methods of torch whose results are the numbers they were given, in another form."""
 CLAMPS = ("clamp", "clip", "clamp_min", "nan_to_num")
@@ -145,8 +145,8 @@ def _joined(call: Call, made: Thing) -> None:
 def taken(
     engine: Calls, operation: str, operands: tuple[Value, ...], made: Thing, path: Path
 ) -> None:
-    """`probabilities[:, 0]`."""
-    if operation != "[]" or not isinstance(operands[0], Thing):
+    """`probabilities[:, 0]`, `for each in probabilities:`."""
+    if operation not in ("[]", "each") or not isinstance(operands[0], Thing):
         return
     nature = nature_of(operands[0], path)
     if nature is not None:

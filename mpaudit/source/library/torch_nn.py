@@ -235,7 +235,7 @@ def _loss(call: Call, name: str) -> Value:
     prediction = call.picked(0, "inputs" if "inputs" in call.keywords else "input")
     got = nature_of(prediction, path)
     wants = WANTED.get(name)
-    if wants is not None:
+    if wants is not None and path.known(prediction or NONE, "@activation") != UNKNOWN:
         shown = call.engine.places.get(prediction.uid) if isinstance(prediction, Thing) else None
         region = call.engine.region(path)
         if wants == "probabilities" and region is not None:
