@@ -26,6 +26,8 @@ _TOLD = frozenset(
     [ast.Name, ast.Attribute, ast.Call, ast.Dict, ast.Assign, ast.Global, ast.Nonlocal]
 )
 """What says something by itself, as `_note` tells."""
+_SURROUNDING = frozenset([ast.Call, ast.arg, ast.AnnAssign, ast.FunctionDef, ast.AsyncFunctionDef])
+ASKING = ("isinstance", "issubclass")
 
 
 @dataclass(slots=True)
@@ -35,7 +37,8 @@ class Mentions:
     `x.step(...)` mentions "step" and "step()", `x.update(y)` mentions "update" and "update(...)":
     what an ordinary word means shows in how it is called. `nn.Linear` mentions "nn.Class", and
     `torch.save` of an imported torch "torch.save". What is mentioned only as an attribute of an
-    imported library is in `foreign` as well.
+    imported library is in `foreign` as well, and so is what only says of which type something is, in
+    an annotation or to `isinstance`: nothing is done with it.
     """
 
     name: str
@@ -71,6 +74,28 @@ class Outline:
 
 
 @dataclass(slots=True)
+class _Places:
+    """Nodes of which their surroundings say what they are there for."""
+
+    idle: set[ast.expr] = field(default_factory=set)
+    """What is called without arguments."""
+    types: set[ast.AST] = field(default_factory=set)
+    """What says of which type something is."""
+
+    def surround(self, node: ast.AST) -> None:
+        """Look at what is below a node, before that is visited."""
+        if isinstance(node, ast.Call):
+            if not node.args and not node.keywords:
+                self.idle.add(node.func)
+            elif isinstance(node.func, ast.Name) and node.func.id in ASKING:
+                self.types.update(part for each in node.args[1:] for part in walk(each))
+        elif isinstance(node, (ast.arg, ast.AnnAssign)) and node.annotation is not None:
+            self.types.update(walk(node.annotation))
+        elif isinstance(node, AnyFunction) and node.returns is not None:
+            self.types.update(walk(node.returns))
+
+
+@dataclass(slots=True)
 class _Body:
     """A function that is walked: which names are its own, and what depends on that."""
 
@@ -79,6 +104,7 @@ class _Body:
     elsewhere: set[str] = field(default_factory=set)
     """What it declares to be bound outside."""
     names: set[str] = field(default_factory=set)
+    types: set[str] = field(default_factory=set)
     called: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
 
@@ -89,6 +115,8 @@ class _Body:
         mentions.words |= others
         mentions.local |= others
         mentions.handed |= others
+        mentions.words |= self.types
+        mentions.foreign |= self.types
         if "getattr" in self.called or not mentions.own.isdisjoint(self.called):
             mentions.words.add(HELD)
         if not mentions.own.isdisjoint(self.kept):
@@ -121,9 +149,10 @@ def outline(module: Module) -> Outline:
 
 def said(node: ast.expr | ast.stmt, outline: Outline) -> Mentions:
     """What an expression or a statement of the file mentions."""
-    body, idle = _Body(Mentions("", None)), set[ast.expr]()
+    body, places = _Body(Mentions("", None)), _Places()
     for each in walk(node):
-        _note(each, body, outline, idle)
+        places.surround(each)
+        _note(each, body, outline, places)
     body.settle()
     body.mentions.foreign -= body.mentions.local
     return body.mentions
@@ -132,16 +161,18 @@ def said(node: ast.expr | ast.stmt, outline: Outline) -> Mentions:
 def _walked(tree: ast.Module, found: Outline) -> list[_Body]:
     """The functions of a file, outer ones first; what does not depend on their names is in `found`."""
     bodies: list[_Body] = []
-    idle: set[ast.expr] = set()
+    places = _Places()
     inside: tuple[_Body, ...] = ()
     owner: str | None = None  # the class whose body it is
     waiting: list[tuple[ast.AST, tuple[_Body, ...], str | None]] = [(tree, inside, owner)]
     while waiting:
         node, inside, owner = waiting.pop()
         kind = type(node)
+        if kind in _SURROUNDING:
+            places.surround(node)
         if kind in _TOLD:
             for body in inside:
-                _note(node, body, found, idle)
+                _note(node, body, found, places)
         if kind in _LEAVES:
             continue
         if isinstance(node, ast.Attribute):
@@ -168,24 +199,25 @@ def _walked(tree: ast.Module, found: Outline) -> list[_Body]:
     return bodies
 
 
-def _note(node: ast.AST, body: _Body, found: Outline, idle: set[ast.expr]) -> None:
-    """Note what a node says; `idle` is what is called without arguments."""
+def _note(node: ast.AST, body: _Body, found: Outline, places: _Places) -> None:
+    """Note what a node says."""
     mentions = body.mentions
-    if isinstance(node, ast.Name):
+    if node in places.types:
+        name = getattr(node, "id", None) or getattr(node, "attr", None)
+        body.types.update((name,) if name is not None else ())
+    elif isinstance(node, ast.Name):
         body.names.add(node.id)
         if isinstance(node.ctx, ast.Store):
             body.bound.add(node.id)
     elif isinstance(node, ast.Attribute):
         _note_attribute(node, node.attr, mentions, found)
-        if node not in idle:
+        if node not in places.idle:
             mentions.handed.add(node.attr)
         if isinstance(node.value, (ast.Name, ast.Attribute)) and node.attr[:1].isupper():
             around = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
             mentions.words.add(f"{around}.Class")
     elif isinstance(node, ast.Call):
         function = node.func
-        if not node.args and not node.keywords:
-            idle.add(function)
         if isinstance(function, ast.Name):
             body.called.add(function.id)
         elif isinstance(function, ast.Attribute):
