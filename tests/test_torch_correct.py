@@ -264,6 +264,41 @@ def test_a_copy_of_a_model_is_where_the_model_is(tmp_path: Path) -> None:
     assert found(tmp_path, loop) == []
 
 
+def test_weights_that_are_put_in_their_place_for_a_call(tmp_path: Path) -> None:
+    def loop() -> None:
+        network = model().cuda()
+        changed = {name: each * 2 for name, each in network.named_parameters()}
+        with torch.autocast("cuda"):
+            torch.func.functional_call(network, changed, torch.randn(2, 12).cuda())
+
+    assert found(tmp_path, loop) == []
+
+
+def test_weights_are_cast_once_in_a_region_without_gradients(tmp_path: Path) -> None:
+    """As often as torch itself casts them on the CPU, whose casts a mode of the test's own counts."""
+
+    def loop(device: str, dtype: Any) -> None:
+        network = model().to(device)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for samples, labels in batches(2):
+            with torch.no_grad(), torch.autocast(device, dtype=dtype):
+                for each in samples.to(device).split(2):
+                    network(each)
+            optimizer.zero_grad()
+            cross_entropy(network(samples.to(device)), labels.to(device)).backward()
+            optimizer.step()
+
+    counted = []
+    for device, dtype in (("cpu", torch.bfloat16), ("cuda", torch.float16)):
+        folder = tmp_path / device
+        folder.mkdir()
+        _, run = trace(folder, lambda device=device, dtype=dtype: loop(device, dtype))
+        assert [each.rule for each in run.problems()] == []
+        casts = run.casts()
+        counted.append({each.layer: each.count for each in casts if each.what == "parameter"})
+    assert counted[0] == counted[1] != {}
+
+
 def test_a_model_that_was_never_moved_is_on_the_cpu(tmp_path: Path) -> None:
     def loop() -> None:
         with torch.no_grad(), torch.autocast("cuda"):

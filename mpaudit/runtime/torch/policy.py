@@ -177,7 +177,8 @@ class CudaPolicy:
             if known is not None and known[0]() is tensor:
                 cast = known[1]
             else:
-                cast = self._cast(tensor, dtype)
+                with torch.enable_grad():  # as torch makes the copies that it keeps, from 2.10 on
+                    cast = self._cast(tensor, dtype)
                 if torch.is_autocast_cache_enabled() and cast.requires_grad:
                     self._cache[id(tensor)] = (weakref.ref(tensor), cast)
         elif tensor.dtype is not dtype:

@@ -269,6 +269,8 @@ class Watch:
         """The type of the device a parameter is on as the script sees it (a remapped one is cuda)."""
         if not self.emulated:
             return str(parameter.device.type)
+        if not isinstance(parameter, torch.nn.Parameter):
+            return None  # put in its place for one call
         moved = self.on_cuda.get(parameter)
         return "cuda" if moved else None if self.cuda_made or moved is not None else "cpu"
 
