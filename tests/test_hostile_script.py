@@ -146,6 +146,28 @@ print("done")
     assert "died without a word" in text
 
 
+def test_a_script_that_closes_all_files_writes_its_own(tmp_path: Path) -> None:
+    """A file that it opens next has the number of one of the trace's: it stays the script's alone."""
+    body = """
+step()
+os.closerange(3, 100)
+mine = [open(f"mine{number}", "w+b") for number in range(5)]
+for number, file in enumerate(mine):
+    file.write(b"abc" * number)
+    file.flush()
+for _ in range(2):
+    time.sleep(1.1)
+    step()
+keep()
+print([open(f"mine{number}", "rb").read() for number in range(5)])
+"""
+    _, watched = both(tmp_path, body)
+    assert "b'abcabc'" in watched.stdout
+    assert "the trace could not be finished (the script has closed its files)" in watched.stderr
+    data, _ = report(tmp_path)
+    assert data["meta"]["complete"] is False
+
+
 PATCHES = """
 linear, before = nn.functional.linear, torch.Tensor.backward
 def doubled(*args, **kwargs):
@@ -218,6 +240,41 @@ def test_a_script_that_changes_things_under_the_tracer(
         assert trace.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         (errors,) = trace.execute("SELECT value FROM meta WHERE key = 'probe_errors'").fetchone()
     assert json.loads(errors) == []
+
+
+OVERRIDES = """
+from torch.overrides import TorchFunctionMode
+called = []
+class Own(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        called.append(getattr(function, "__name__", str(function)))
+        return super().__torch_function__(function, types, args, kwargs or {})
+class Seeing(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        called.append(getattr(function, "__name__", str(function)))
+        return function(*args, **(kwargs or {}))
+def own_step(samples):
+    optimizer.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(samples).float().square().mean()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+for _ in range(3):
+    own_step(torch.randn(8, 12).as_subclass(Own))
+with Seeing():
+    own_step(torch.randn(8, 12))
+keep()
+print(called)
+"""
+
+
+def test_classes_and_modes_that_override_functions_see_the_scripts_own(tmp_path: Path) -> None:
+    both(tmp_path, OVERRIDES)
+    data, _ = report(tmp_path)
+    assert data["optimizers"][0]["steps"] == 4
+    assert all(layer["forward"]["amax"] for layer in data["layers"])
 
 
 @pytest.mark.slow

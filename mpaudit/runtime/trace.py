@@ -32,6 +32,7 @@ grow with the run but with the number of layers and of changes of the loss scale
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,6 +44,7 @@ from urllib.parse import quote
 
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Problem
+from mpaudit.runtime import descriptor
 from mpaudit.runtime.histogram import Histogram
 from mpaudit.runtime.record import (
     Attempts,
@@ -153,6 +155,20 @@ class Writer:
             self._database.executescript(_schema())
         except sqlite3.Error as problem:
             raise MpauditError(f"{path}: the trace cannot be written ({problem})") from problem
+        beside = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+        self._held = descriptor.of(beside)
+        self._lost = False
+
+    def _check(self) -> None:
+        """Raise sqlite3.OperationalError where a script has closed the files of the trace.
+
+        Others may have their numbers by now: nothing is written to those, and they are not closed.
+        """
+        if not self._lost and not descriptor.intact(self._held):
+            self._lost = True
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))  # it would close them
+        if self._lost:
+            raise sqlite3.OperationalError("the script has closed its files")
 
     def meta(self, key: str, value: object) -> None:
         """Set a fact about the run; `value` is anything that JSON can say."""
@@ -192,6 +208,7 @@ class Writer:
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Commit what is written in the block, or, where that cannot be, nothing of it."""
+        self._check()
         try:
             yield
             self.commit()
@@ -201,6 +218,7 @@ class Writer:
 
     def close(self) -> None:
         """Commit, and leave one plain file (no -wal beside it)."""
+        self._check()
         self.commit()
         self._database.execute("PRAGMA journal_mode = DELETE")
         self._database.close()

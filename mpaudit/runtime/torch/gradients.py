@@ -14,6 +14,7 @@ from mpaudit.runtime.measured import Gradient, Place, Values
 from mpaudit.runtime.origin import Origins
 from mpaudit.runtime.sampling import CALLS, sampled
 from mpaudit.runtime.torch.edge import parts
+from mpaudit.runtime.torch.guard import unseen_by
 from mpaudit.runtime.torch.histogram import Histograms
 from mpaudit.runtime.torch.measure import measurable
 from mpaudit.runtime.torch.names import Names
@@ -82,6 +83,8 @@ class Gradients:
 
     def _arrived(self, gradient: Gradient, grad: Any) -> None:
         with self._watch.guard("gradient hook"):
+            if type(grad) is not torch.Tensor:
+                unseen_by(type(grad))
             gradient.dtype = dtype_name(grad.dtype)
             if measurable(grad):
                 self._watch.numbers.measure(grad, partial(self._received, gradient))

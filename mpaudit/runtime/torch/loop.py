@@ -36,6 +36,7 @@ from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.repetition import may_repeat, stack
 from mpaudit.runtime.torch.edited import Edits
 from mpaudit.runtime.torch.graph import activation, marks_behind, maybe_scaled
+from mpaudit.runtime.torch.guard import unseen_by
 from mpaudit.runtime.torch.progress import Progress, number
 from mpaudit.runtime.torch.regions import MADE_IN, Made
 from mpaudit.runtime.torch.watch import Known, Watch, unwatched
@@ -244,7 +245,7 @@ class Loop:
         thread = self._watch.thread
         if thread.backward == 0 and not unwatched():
             with self._watch.guard("backward"):
-                losses = list(losses)
+                losses = _tensors(list(losses))
                 self._watch.backward(losses)
                 self._progress.backward(losses, user_span())
                 thread.optimizer.clear()
@@ -380,6 +381,8 @@ def _closure(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> s
 
 def _tensors(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
+        if type(value) is not torch.Tensor:
+            unseen_by(type(value))
         return [value]
     if isinstance(value, (list, tuple)):
         return [tensor for each in value for tensor in _tensors(each)]

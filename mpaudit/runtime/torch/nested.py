@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mpaudit.runtime.torch.guard import unseen_by
+
 _MANY = 64  # parts of one value that are looked at
 _DEEP = 4  # values within values
 
@@ -24,6 +26,8 @@ def floats(value: Any) -> list[torch.Tensor]:
 
 def _collect(value: Any, found: list[torch.Tensor], depth: int) -> None:
     if isinstance(value, torch.Tensor):
+        if type(value) is not torch.Tensor:
+            unseen_by(type(value))
         if value.is_floating_point():
             found.append(value)
     elif depth < _DEEP and type(value) not in _PLAIN:

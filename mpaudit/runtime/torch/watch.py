@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from mpaudit.finding import Span
 from mpaudit.runtime.frame import spelling
 from mpaudit.runtime.repetition import Stack
 from mpaudit.runtime.sampling import Turns
+from mpaudit.runtime.torch.guard import Guard, around
 from mpaudit.runtime.torch.measure import Numbers
 from mpaudit.runtime.torch.own import Own
 from mpaudit.runtime.torch.patch import Patches
@@ -26,61 +26,6 @@ from mpaudit.runtime.tracer import Tracer
 def unwatched() -> bool:
     """Whether torch is compiling or tracing: a hook must not look at tensors then."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-
-
-class _Clock(threading.local):
-    """Times what the probe does in one thread; a block within another one is a part of it."""
-
-    def __init__(self) -> None:
-        self.depth = 0
-        self.began = 0.0
-
-
-_clock = _Clock()
-
-
-class Guard:
-    """A block whose failure is the probe's own: recorded, and never raised into the user's run.
-
-    It holds nothing of a block that is under way: one does for all threads, and within itself.
-    """
-
-    __slots__ = ("_around", "_tracer", "_where")
-
-    def __init__(self, tracer: Tracer, where: str, around: float = 0.0) -> None:
-        self._tracer = tracer
-        self._where = where
-        self._around = around
-
-    def __enter__(self) -> None:
-        if not _clock.depth:
-            _clock.began = time.perf_counter()
-        _clock.depth += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> bool:
-        _clock.depth -= 1
-        if not _clock.depth:
-            self._tracer.spent += time.perf_counter() - _clock.began + self._around
-        if not isinstance(error, Exception):
-            return False
-        self._tracer.failed(self._where, error)
-        return True
-
-
-_AROUND = 30
-"""What is around a guard takes so many times as long as an empty one, at most: found with steps of
-small models with and without hooks, in which code and data have left the processor's caches."""
-
-
-def _empty(tracer: Tracer) -> float:
-    """Seconds of a guard with nothing in it."""
-    began = time.perf_counter()
-    for _ in range(100):
-        with Guard(tracer, ""):
-            pass
-    return (time.perf_counter() - began) / 100
 
 
 class _Held(weakref.ref[Any]):
@@ -169,7 +114,7 @@ class Watch:
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
-        self.around = _AROUND * _empty(tracer)
+        self.around = around(tracer)
         """Seconds that it costs, at most, to call a hook at all, which no guard can time."""
         self.patches = Patches()
         self.thread = _Thread()
