@@ -10,6 +10,7 @@ from mpaudit.source.binding import Enter, Exhausted
 from mpaudit.source.expression import Expressions
 from mpaudit.source.facts import beyond, carries
 from mpaudit.source.narrow import NARROWNESS, STEPPING, TRAINING, judged
+from mpaudit.source.outline import is_short
 from mpaudit.source.path import Path
 from mpaudit.source.share import Shares
 from mpaudit.source.values import UNKNOWN, Thing
@@ -75,9 +76,8 @@ class Allowances(Expressions):
                 continue
             ended = self._allowed(allowed, before.copy(), call, narrow, trains=trains)
             if ended is not None:
-                if told == self.told and not any(self.shows(each, before, call) for each in ended):
-                    if not self.shares.held_back(call.function, self.executed, self.turn):
-                        self.fruitless[node] = self.fruitless.get(node, 0) + 1
+                if told == self.told and self._idle(call, before, ended):
+                    self.fruitless[node] = self.fruitless.get(node, 0) + 1
                 return ended
             self.oversized.note(node, level, allowed, self.turn)
         return [self.given_up(before, call)]
@@ -108,6 +108,12 @@ class Allowances(Expressions):
             return ended
         finally:
             self.floor, self.narrow = floor, around
+
+    def _idle(self, call: Enter, before: Path, ended: list[Path]) -> bool:
+        """Whether nothing came of a call that told no protocol anything, nor can come of it later."""
+        if is_short(call.function.node) or any(self.shows(each, before, call) for each in ended):
+            return False
+        return not self.shares.held_back(call.function, self.executed, self.turn)
 
     def shows(self, path: Path, before: Path, call: Enter) -> bool:
         """Whether anything came of a call that told no protocol anything."""

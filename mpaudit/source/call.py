@@ -204,24 +204,24 @@ class Calls(Binding):
         keywords: Mapping[str, Value],
         path: Path,
         result: Value | None = None,
+        *,
+        short: bool = False,
     ) -> Value:
-        """Follow a call into the project, by raising Enter; its result if it is not worth following."""
+        """Follow a call into the project, by raising Enter; its result if it is not worth following.
+
+        What is `short` always is.
+        """
         inputs = (*arguments, *keywords.values())
         recursive = any(frame.function == function for frame in path.frames)
         if recursive or len(path.frames) > MAX_DEPTH or left_to_heirs(function.node):
             if isinstance(site, ast.Call):
                 self.lose(inputs, path, path.frame.module.span(site))
             return result or beyond(self.made(site, path), inputs, path)
-        if not self.relevance.following(function):
+        if not short and not self._worth(function, inputs, path):
             return result or self._computed(site, inputs, path)
-        if not self.relevance.speaking(function) and not any(carries(v, path) for v in inputs):
-            return result or self._computed(site, inputs, path)
-        if self.building is not None and function.module.filename != self.building:
-            if not self.relevance.building(function):
-                return result or self._computed(site, inputs, path)
         if self.narrow and isinstance(result, Thing) and result.kind == "Module":
             return result  # what a model is made of is not worth it
-        if self.narrow and not self.relevance.handling(function, self.narrow):
+        if self.narrow and not short and not self.relevance.handling(function, self.narrow):
             lost = handed(function, given_to(function, arguments, keywords), path, self.identities)
             self.lose(lost, path, path.frame.module.span(site), elsewhere=True)
             return result or self._computed(site, inputs, path)
@@ -231,6 +231,15 @@ class Calls(Binding):
         inner = self.activation(site, function, path)
         self.bind(function, inner, arguments, keywords, path)
         raise Enter(site, function, inner, result)
+
+    def _worth(self, function: Function, inputs: Sequence[Value], path: Path) -> bool:
+        """Whether a call can matter to a protocol."""
+        if not self.relevance.following(function):
+            return False
+        if not self.relevance.speaking(function) and not any(carries(v, path) for v in inputs):
+            return False
+        elsewhere = self.building is not None and function.module.filename != self.building
+        return not elsewhere or self.relevance.building(function)
 
     def _computed(self, site: ast.expr, inputs: Sequence[Value], path: Path) -> Thing:
         """What a function returns that is not worth following."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mpaudit.source import library
 from mpaudit.source.member import in_place
 from mpaudit.source.operators import Operators
+from mpaudit.source.outline import is_short
 from mpaudit.source.path import Path, filled, lookup, unset
 from mpaudit.source.values import (
     NONE,
@@ -172,7 +173,7 @@ class Expressions(Operators):
             if decorator == External("builtins.classmethod"):
                 return Bound(owner, name, found)
             if decorator in (External("builtins.property"), External("functools.cached_property")):
-                return self.enter(node, found, (base,), {}, path)
+                return self.enter(node, found, (base,), {}, path, short=is_short(found.node))
         return Bound(base, name, found)
 
     def _Subscript(self, node: ast.Subscript, path: Path) -> Value:

@@ -266,6 +266,15 @@ def generates(function: ast.AST) -> bool:
     return False
 
 
+def is_short(function: ast.AST) -> bool:
+    """Whether a function only returns what an expression says."""
+    body = getattr(function, "body", None)
+    if not isinstance(body, list):
+        return False
+    said = [each for each in body if not isinstance(each, ast.Expr)]
+    return len(said) == 1 and isinstance(said[0], ast.Return)
+
+
 @lru_cache(maxsize=4096)
 def left_to_heirs(function: ast.AST) -> bool:
     """Whether a method says only that a class that inherits it is to define it."""

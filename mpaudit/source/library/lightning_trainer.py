@@ -29,7 +29,9 @@ from mpaudit.source.values import UNKNOWN, Const, Pack, Thing, Value
 if TYPE_CHECKING:
     from mpaudit.source.request import Call
 
-SETUP, TRAINING, BACKWARD, AFTER, UNSCALED, BEFORE, CLIP, STEPPED, END, VALIDATION = range(100, 200, 10)
+SETUP, TRAINING, BACKWARD, AFTER, UNSCALED, BEFORE, CLIP, STEPPED, END, VALIDATION = range(
+    100, 200, 10
+)
 """The parts of `fit`, in order; each may call a hook of the model and of several callbacks."""
 DEFAULT = PRECISIONS["32-true"]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.source.library.registry import (
     answer,
+    answers,
     attributes,
     function,
     initialising,
@@ -13,7 +14,19 @@ from mpaudit.source.library.registry import (
     method,
 )
 from mpaudit.source.library.torch_device import device_type
-from mpaudit.source.values import NONE, Class, Const, Pack, Partial, Thing, Value
+from mpaudit.source.path import unset
+from mpaudit.source.values import (
+    FALSE,
+    NONE,
+    TRUE,
+    Choice,
+    Class,
+    Const,
+    Pack,
+    Partial,
+    Thing,
+    Value,
+)
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -81,6 +94,23 @@ def convert(call: Call) -> Value | None:
 def same_each_time(call: Call) -> Value:
     """Pure questions: asked twice of the same values, they have the same answer."""
     return answer(call) or call.engine.term(call.name, *call.arguments)
+
+
+@answers("builtins.hasattr")
+def holds(call: Call) -> Value | None:
+    """`hasattr(self, "scaler")` of what was seen to be set, on all paths or on some."""
+    base, name = call.argument(0), call.argument(1)
+    if not isinstance(base, Thing) or not isinstance(name, Const):
+        return None
+    held = call.path.heap.get((base.uid, str(name.value)))
+    return None if held is None else _is_set(held)
+
+
+def _is_set(value: Value) -> Value:
+    if isinstance(value, Choice):
+        yes, no = _is_set(value.yes), _is_set(value.no)
+        return yes if yes == no else Choice(value.condition, yes, no)
+    return FALSE if unset(value) else TRUE
 
 
 @function("builtins.range")
