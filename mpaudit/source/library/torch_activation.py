@@ -118,13 +118,15 @@ def passed_on(call: Call, callee: Value, made: Value) -> None:
     name = call.name.rpartition(".")[2]
     if name in ("cat", "concat", "stack") and isinstance(callee, External):
         _joined(call, made)
-    elif name in KEEPS:
+    elif name in KEEPS or name == "exp":
         source = call.receiver
         if isinstance(callee, External):
             if not callee.name.startswith(_FUNCTIONS):
                 return
             source = call.argument(0, "input")
         nature = nature_of(source, call.path)
+        if name == "exp":
+            nature = "softmax" if nature == "log_softmax" else None
         if nature is not None and isinstance(source, Thing) and made != source:
             activated(made, nature, source, call)
             held = call.path.known(source, "@clamped")
