@@ -65,7 +65,9 @@ def roles(module: Module) -> Roles:
         or ({"step", "update"} <= used and used & {"get_scale", "is_enabled"})
     }
     optimizers = {text for scaler in scalers for text in arguments[scaler]}
-    optimizers |= {text for text, used in methods.items() if {"zero_grad", "step()"} <= used}
+    holders = {text.rpartition(".")[0] for text in optimizers}  # `scaler.step(schedule.optimizer)`
+    stepped = {text for text, used in methods.items() if {"zero_grad", "step()"} <= used}
+    optimizers |= stepped - holders
     owners = _owners(module, ACCELERATOR) if engines else set()
     return Roles(frozenset(scalers), frozenset(optimizers - scalers), frozenset(engines & owners))
 
