@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -223,6 +223,11 @@ def _recomputed(
     }
     if not (called & parameters or called_kept & kept):
         return None
+    again = {
+        target.id
+        for target, value in _assigned(backward)
+        if isinstance(target, ast.Name) and _is_kept(value, kept)
+    }
     for node in walk(backward):
         if isinstance(node, ast.With) and any(
             isinstance(item.context_expr, ast.Call)
@@ -230,10 +235,29 @@ def _recomputed(
             for item in node.items
         ):
             for call in walk(node):
-                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
-                    if call.func.attr in kept and isinstance(call.func.value, ast.Name):
-                        return call
+                if isinstance(call, ast.Call) and _is_kept(call.func, kept, again):
+                    return call
     return None
+
+
+def _assigned(function: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """What a function assigns to what, those of `a, b = x, y` one by one."""
+    for node in walk(function):
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            assert isinstance(node, ast.Assign)
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                yield from zip(target.elts, node.value.elts, strict=False)
+            else:
+                yield target, node.value
+
+
+def _is_kept(node: ast.expr, kept: set[str], names: Container[str] = ()) -> bool:
+    """Whether an expression is what `ctx` keeps, or one of the names that it was given."""
+    if isinstance(node, ast.Name):
+        return node.id in names
+    return (
+        isinstance(node, ast.Attribute) and node.attr in kept and isinstance(node.value, ast.Name)
+    )
 
 
 def _calls_name(node: ast.AST) -> bool:

@@ -84,6 +84,8 @@ _DRIVES = (
 )
 """What a file mentions that drives a training: only there an import adds to what is known."""
 _OPTIM = re.compile(rb"optim\b(?<=\boptim)")
+_TRAINS = re.compile(rb"\btrain\w*\(")
+"""How a program calls what trains: it may do nothing else but make the model."""
 _IMPORT = re.compile(rb'(?:^[ \t]*"?|\\n[ \t]*)(?:from|import)\b([^#\n\\]*)', re.MULTILINE)
 """What an import names; its line may stand in the JSON of a notebook."""
 _MAX_IMPORTED = 2000
@@ -96,7 +98,8 @@ def imports(data: bytes, name: str) -> bytes | None:
 
     What only passes on begins with `PASSING`.
     """
-    if any(word in data for word in _DRIVES) or _OPTIM.search(data):
+    drives = any(word in data for word in _DRIVES) or _OPTIM.search(data)
+    if drives or (b"__main__" in data and _TRAINS.search(data)):
         return b"\n".join(_IMPORT.findall(data))
     return PASSING + b"\n".join(_IMPORT.findall(data)) if name == "__init__.py" else None
 

@@ -47,6 +47,12 @@ _CALLS = {
     "torch.cuda.is_available": Sort.BOOL,
     "torch.cuda.is_bf16_supported": Sort.BOOL,
 }
+_FLUENT = frozenset(["to", "cuda", "cpu", "eval", "train", "half", "float", "bfloat16"])
+"""Methods of models and tensors that return one."""
+_PRETRAINED = ("from_pretrained", "from_config", "pipeline")
+_TENSORS = frozenset(
+    f"torch.{name}" for name in ("tensor", "zeros", "ones", "empty", "full", "randn", "rand")
+)
 _ASKING = frozenset(f"builtins.{name}" for name in ("isinstance", "hasattr", "type"))
 _FLAGS = frozenset(["store_true", "store_false"])
 
@@ -159,8 +165,10 @@ def _parameter(node: ast.arg, module: Module) -> Sort | None:
 def _attribute(node: ast.Attribute, module: Module, steps: int) -> Sort | None:
     if Names.of(module).resolve(node) in DTYPES:
         return Sort.DTYPE
+    if node.attr == "device" and _has_device(node.value, module, steps):
+        return Sort.DEVICE
     if not isinstance(node.value, ast.Name):
-        return Sort.DEVICE if node.attr == "device" and _is_parameter(node.value, module) else None
+        return None
     owner = _class_around(node, module)
     if owner is not None and node.value.id == _receiver(node, module):
         values = list(_assigned(owner, node.attr, module))
@@ -172,11 +180,45 @@ def _attribute(node: ast.Attribute, module: Module, steps: int) -> Sort | None:
     return Sort.BOOL if _is_flag(node.attr, module) else None
 
 
-def _is_parameter(node: ast.expr, module: Module) -> bool:
-    """`next(model.parameters())`: its device is a device object."""
+def _has_device(
+    node: ast.expr, module: Module, steps: int, seen: frozenset[ast.AST] = frozenset()
+) -> bool:
+    """Whether `device` of an expression is a device object: of tensors, and of models of libraries.
+
+    A plain `nn.Module` has none, and what a project's own class calls so is its own affair.
+    """
+    if steps == 0:
+        return False
     match node:
-        case ast.Call(func=function, args=[ast.Call(func=ast.Attribute(attr="parameters"))]):
-            return Names.of(module).resolve(function) == "builtins.next"
+        case ast.Call(func=ast.Attribute(attr=method, value=inner)) if method in _FLUENT:
+            return _has_device(inner, module, steps - 1, seen)
+        case ast.Call(func=function, args=arguments):
+            name = Names.of(module).resolve(function) or ""
+            if name.startswith(("transformers.", "diffusers.")):
+                return name.rpartition(".")[2] in _PRETRAINED
+            return name in _TENSORS or (name == "builtins.next" and _parameters(arguments))
+        case ast.Name():
+            bindings = Names.of(module).bindings(node)
+            origins = [each.origin for each in bindings if each.node not in seen]
+            seen |= {each.node for each in bindings}  # `model = model.to(device)`
+            return bool(bindings) and all(
+                isinstance(each, ast.expr) and _has_device(each, module, steps - 1, seen)
+                for each in origins
+            )
+        case ast.Attribute(value=ast.Name(id=receiver)) if receiver == _receiver(node, module):
+            owner = _class_around(node, module)
+            values = list(_assigned(owner, node.attr, module)) if owner is not None else []
+            return bool(values) and all(
+                each is not None and _has_device(each, module, steps - 1) for each in values
+            )
+    return False
+
+
+def _parameters(arguments: list[ast.expr]) -> bool:
+    """`model.parameters()`."""
+    match arguments:
+        case [ast.Call(func=ast.Attribute(attr="parameters"))]:
+            return True
     return False
 
 

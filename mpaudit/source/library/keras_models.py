@@ -77,9 +77,9 @@ def pop(call: Call) -> Value:
 
 @keras("Model", "models.Model", "Functional", "training.Model", "engine.training.Model")
 def make_model(call: Call) -> Value:
-    """`keras.Model(inputs, outputs)`."""
+    """`keras.Model(inputs, outputs)`; older code calls them `input` and `output`."""
     model = _new(call, call.made("KerasModel"))
-    outputs = call.argument(1, "outputs")
+    outputs = call.argument(1, "outputs" if "outputs" in call.keywords else "output")
     if outputs is not None:
         call.path.learn(model, outputs=Pack(tuple(flat(outputs, call.path))))
         if isinstance(outputs, Thing) and outputs.kind == "dict":

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mpaudit.source.request import Call
 
 MAX_STEPS = 8
+_SAME = KEEPS | {"cast", "identity", "expand_dims", "convert_to_tensor"}
+"""Functions of either framework whose results are the numbers that they were given."""
 
 
 def unseen(value: object, engine: Calls, path: Path) -> bool:
@@ -42,7 +44,7 @@ def came_out(call: Call, callee: Value, made: Value) -> None:
         return
     source: object = callee
     if isinstance(callee, External):
-        source = call.argument(0) if call.name.rpartition(".")[2] in KEEPS else None
+        source = call.argument(0) if call.name.rpartition(".")[2] in _SAME else None
     elif isinstance(callee, Bound):
         source = callee.receiver
         if isinstance(source, Thing) and source.kind == "instance":
