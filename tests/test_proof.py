@@ -28,7 +28,7 @@ CLEAN = sorted((FIXTURES / "clean").glob("*.py"))
 EXCUSES = {
     r"No module named '(apex|deepspeed|fastai|ignite|mmengine|pandas|peft|sklearn|timm|trl)": "not installed",
     r"No module named '(horovod|lion_pytorch|torchvision|tqdm)|DeepSpeed is not installed": "not installed",
-    r"No package metadata was found for The 'deepspeed": "not installed",
+    r"No module named 'diffusers|No package metadata was found for The 'deepspeed": "not installed",
     r"No module named '(acme|gradient_exchange|lowbit|synth)'": "a library that is made up",
     r"Type fp16 is not supported on your device|DeepSpeed backend not set": "DeepSpeed wants a GPU",
     r"untested ZeRO Optimizer|zero stage 2 requires an optimizer": "DeepSpeed wants its own optimizer",
@@ -37,6 +37,7 @@ EXCUSES = {
     r"have NCCL built in": "its own processes talk by NCCL",
     r"Please provide a TPU Name": "it needs a TPU",
     r"module 'tensorflow' has no attribute": "it is for TensorFlow 1",
+    r"Unrecognized keyword arguments passed to Model": "it is for the first Keras",
     r"dummy base class CUDAGraph|CUDA graphs|libcuda|NVIDIA driver": "it needs a GPU",
     r"needs a non-CPU accelerator|accelerator device when none is available": "it needs a GPU",
     r"No such file or directory|FileNotFoundError|num_samples should be": "its data are not here",
