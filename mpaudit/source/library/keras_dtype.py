@@ -19,6 +19,7 @@ from mpaudit.source.library.tensorflow_dtypes import (
     FLOATS,
     HALF,
     NO_TENSORS,
+    RESIZES,
     Kind,
     kind_of,
     widest,
@@ -209,6 +210,8 @@ def called(call: Call, callee: Value, made: Value) -> None:
             path.learn(made, tensor=Tensor(tuple(sources)))
     if callee.name in CONSTANTS:
         _constant(call, made)
+    elif callee.name in RESIZES:
+        _resized(call, made)
     kind = kind_of(callee.name)
     if kind is None:
         return
@@ -242,6 +245,18 @@ def tensors_of(call: Call) -> list[Value]:
     return found
 
 
+_DTYPE_AT = {
+    "zeros": 1,
+    "ones": 1,
+    "eye": 3,
+    "normal": 3,
+    "uniform": 3,
+    "random_bernoulli": 2,
+    "random_binomial": 2,
+    "sequence_mask": 2,
+}
+
+
 def _made(call: Call, name: str, made: Thing) -> None:
     """`tf.zeros(shape)`, `tf.fill(shape, value)`, `tf.linspace(0.0, 1.0, n)`."""
     word, path = last(name), call.path
@@ -250,12 +265,31 @@ def _made(call: Call, name: str, made: Thing) -> None:
         is_float = isinstance(value, Const) and isinstance(value.value, float)
         hold(made, "float32" if is_float else name_of(value, path), call.span, path)
         return
-    position = {"zeros": 1, "ones": 1, "eye": 3, "normal": 3, "uniform": 3}.get(word, 99)
-    given = call.argument(position, "dtype")
+    given = call.argument(_DTYPE_AT.get(word, 99), "dtype")
+    if word == "one_hot" and (
+        len(call.arguments) > 2 or {"on_value", "off_value"} & {*call.keywords}
+    ):
+        return  # the dtype is that of the values, or an argument whose place differs
+    if given is None and word == "sequence_mask":
+        return  # bool
     if given is None:
         hold(made, "float32", call.span, path)
     else:
         hold(made, dtype_named(given, path), call.span, path)
+
+
+def _resized(call: Call, made: Thing) -> None:
+    """`tf.image.resize(x, size)`, by an interpolation that is none of values themselves."""
+    place = 3 if last(call.name) == "resize_with_pad" else 2
+    method = call.argument(place, "method")
+    if method is None:
+        known = "bilinear"
+    elif isinstance(method, External):
+        known = last(method.name)
+    else:
+        known = text(method) or "nearest"
+    if "nearest" not in known.lower():
+        hold(made, "float32", call.span, call.path)
 
 
 def _constant(call: Call, made: Thing) -> None:

@@ -51,9 +51,16 @@ _JOIN = _words(
 )
 _MAKE = _words(
     """zeros ones eye fill random_normal random_uniform truncated_normal normal uniform
-    random_normal_variable identity_matrix glorot_uniform hann_window linspace"""
+    random_normal_variable identity_matrix glorot_uniform hann_window linspace random_bernoulli
+    random_binomial one_hot sequence_mask"""
 )
 _CAST = _words("cast saturate_cast")
+RESIZES = frozenset(
+    f"tensorflow.{place}image.{name}"
+    for place in ("", "compat.v1.", "compat.v2.")
+    for name in ("resize", "resize_images", "resize_with_pad")
+)
+"""What gives float32 whatever it is given, unless it takes the nearest pixel."""
 NO_TENSORS = _words("axis keepdims name dtype transpose_a transpose_b perm shape mask seed")
 """Keyword arguments that hold no tensor whose dtype decides."""
 _MODULES = (
