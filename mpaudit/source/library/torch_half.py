@@ -34,6 +34,9 @@ EPSILON = {
     "Adagrad": 1e-10,
 }
 """The defaults of the optimizers that a vanished epsilon makes divide by zero."""
+OPTIMIZERS = {"transformers.AdamW": 1e-6, "transformers.optimization.AdamW": 1e-6}
+"""Optimizers of other libraries that step parameters in their own dtype, and their epsilon."""
+CASTS = {"half": "float16", "bfloat16": "bfloat16", "float": "float32"}
 LOADERS = ("transformers.", "diffusers.", "sentence_transformers.")
 QUANTISED = ("quantization_config", "load_in_8bit", "load_in_4bit")
 LEAVES = re.compile(r"Trainer$|DataCollator|schedule")
@@ -63,7 +66,8 @@ def told(call: Call, callee: Value, made: Value) -> None:
 
 def _function(call: Call, name: str, made: Value) -> None:
     path = call.path
-    if name.startswith("torch.optim.") and isinstance(made, Thing) and made.kind == "Optimizer":
+    own = name.startswith("torch.optim.") or name in OPTIMIZERS
+    if own and isinstance(made, Thing) and made.kind == "Optimizer":
         _optimizer(call, name, made)
     elif name in ("builtins.list", "itertools.chain") and isinstance(made, Thing):
         _joined(call.arguments, made, path)
@@ -104,14 +108,19 @@ def _method(call: Call, receiver: Thing, made: Value) -> None:
         path.learn(made, whole=Pack((receiver,)))
     elif receiver.kind == "Module":
         return
-    elif call.name in ("half", "bfloat16", "float"):
+    elif call.name in CASTS:
+        known = path.known(made, "@dtype")
+        if receiver.kind == "library":  # an object of a class nobody sees: no tensor
+            known = Const(Dtype(CASTS[call.name], call.span, "cast"))
+            if isinstance(made, Thing):
+                path.learn(made, param_dtype=known)
         if isinstance(path.frame.module.parents.get(call.node), ast.Expr):
-            path.learn(receiver, param_dtype=path.known(made, "@dtype"))
+            path.learn(receiver, param_dtype=known)
     elif call.name in SAME and isinstance(made, Thing) and made != receiver:
         known = path.known(receiver, "@param_dtype")
         if known is not None and path.known(made, "@dtype") is None:
             path.learn(made, param_dtype=known)
-    elif call.name not in KNOWN and path.known(receiver, "@param_dtype") is not None:
+    elif call.name and call.name not in KNOWN and path.known(receiver, "@param_dtype") is not None:
         path.learn(receiver, strayed=TRUE)
 
 
@@ -126,14 +135,15 @@ def _optimizer(call: Call, name: str, made: Thing) -> None:
             models.update(dict.fromkeys(whole.items))
     if models:
         call.engine.places.setdefault(made.uid, call.span)
-        eps = _epsilon(call, name.rpartition(".")[2])
+        eps = _epsilon(call, name)
         path.learn(made, trains=Pack(tuple(models)), maker=Const(name), eps=Const(eps))
         if call.keywords.get("fused", FALSE) not in (FALSE, NONE) or "**" in call.keywords:
             path.learn(made, fused=TRUE)
 
 
-def _epsilon(call: Call, name: str) -> float | None:
+def _epsilon(call: Call, maker: str) -> float | None:
     """The epsilon, where it is added in the dtype of the parameters."""
+    name = maker.rpartition(".")[2]
     fused = call.keywords.get("fused")
     if name not in EPSILON or "**" in call.keywords or (fused not in (None, FALSE, NONE)):
         return None
@@ -142,7 +152,7 @@ def _epsilon(call: Call, name: str) -> float | None:
     if eps is None and position < len(call.arguments):
         eps = call.arguments[position]
     if eps is None:
-        return EPSILON[name]
+        return OPTIMIZERS.get(maker, EPSILON[name])
     value = eps.value if isinstance(eps, Const) else None
     return float(value) if isinstance(value, (int, float)) else None
 

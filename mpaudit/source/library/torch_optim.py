@@ -23,10 +23,10 @@ def makes_optimizer(name: str) -> bool:
     return name.startswith("torch.optim.") and not name.startswith(NOT_OPTIMIZERS)
 
 
-@function("torch.optim.*")
+@function("torch.optim.*", "transformers.AdamW", "transformers.optimization.AdamW")
 def make_optimizer(call: Call) -> Value | None:
-    """`torch.optim.SGD(model.parameters(), ...)`."""
-    if not makes_optimizer(call.name):
+    """`torch.optim.SGD(model.parameters(), ...)`; transformers had an AdamW of its own."""
+    if not makes_optimizer(call.name) and not call.name.startswith("transformers."):
         return None
     made = call.made("Optimizer")
     _adopt(call, made, call.name)
