@@ -80,12 +80,9 @@ def norm_read(call: Call) -> Value:
 @method("LightningTrainer", "fit")
 def fit(call: Call) -> Value | None:
     """`trainer.fit(model)`: one step of the training, hook by hook."""
-    model, trainer, path = call.picked(0, "model"), call.thing, call.path
-    if not isinstance(model, Thing) or not is_module(model, path):
+    model, trainer = _module(call), call.thing
+    if model is None:
         return None
-    known = path.known(trainer, "@precision")
-    known = call.engine.logic.pick(known, path) if known is not None else UNKNOWN
-    path.learn(model, trainer=trainer, precision=known, callbacks=path.known(trainer, "@callbacks"))
     configured, manual = follow(call, SETUP, model, "configure_optimizers"), is_manual(call, model)
     refused(call, model, manual, configured)
     step(call, TRAINING, model, "training_step")
@@ -94,6 +91,30 @@ def fit(call: Call) -> Value | None:
     hooks(call, END, model, "on_train_batch_end")
     step(call, VALIDATION, model, "validation_step")
     return call.made()
+
+
+@method("LightningTrainer", "validate", "test", "predict")
+def evaluate(call: Call) -> Value | None:
+    """`trainer.test(model)`: one step of it, in the precision of the training."""
+    model = _module(call)
+    if model is None:
+        return None
+    step(call, TRAINING, model, _STEPS[call.name])
+    return call.made()
+
+
+_STEPS = {"validate": "validation_step", "test": "test_step", "predict": "predict_step"}
+
+
+def _module(call: Call) -> Thing | None:
+    """The module that a Trainer is given, with what it is to run with."""
+    model, trainer, path = call.picked(0, "model"), call.thing, call.path
+    if not isinstance(model, Thing) or not is_module(model, path):
+        return None
+    known = path.known(trainer, "@precision")
+    known = call.engine.logic.pick(known, path) if known is not None else UNKNOWN
+    callbacks = path.known(trainer, "@callbacks")
+    return path.learn(model, trainer=trainer, precision=known, callbacks=callbacks)
 
 
 def _optimise(call: Call, model: Thing, trainer: Thing) -> None:
