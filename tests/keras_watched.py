@@ -17,6 +17,7 @@ keras = pytest.importorskip("keras")
 from mpaudit.event import Event  # noqa: E402
 from mpaudit.protocols.protocol import Protocol, Verdict  # noqa: E402
 from mpaudit.runtime.advice import Advice  # noqa: E402
+from mpaudit.runtime.keras.attempt import flush  # noqa: E402
 from mpaudit.runtime.keras.probe import install  # noqa: E402
 from mpaudit.runtime.record import Statistics  # noqa: E402
 from mpaudit.runtime.sampling import Sampling  # noqa: E402
@@ -81,7 +82,7 @@ def watched(
 def read(folder: Path) -> Reader:
     """The trace, in which no probe complains."""
     reader = Reader(folder / "run.mpa")
-    assert reader.meta["probe_errors"] == []
+    assert reader.meta["probe_errors"] == [], reader.meta["probe_errors"]
     return reader
 
 
@@ -97,6 +98,17 @@ def attempts(reader: Reader) -> dict[int, tuple[bool | None, float | None]]:
 
 def compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
     return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla")
+
+
+def ended(note: Callable[..., Any]) -> Callable[..., None]:
+    """`note`, and that the graph it is in does no more, which the probe sees."""
+
+    def both(*given: Any) -> None:
+        note(*given)
+        if not tf.executing_eagerly():
+            flush()
+
+    return both
 
 
 def samples(count: int, *shape: int) -> Any:

@@ -12,7 +12,7 @@ from keras_watched import numbers, read, samples, under, watched
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
-from mpaudit.runtime.keras.summand import added, summands  # noqa: E402
+from mpaudit.runtime.keras.summand import OURS, added, summands  # noqa: E402
 from mpaudit.runtime.sampling import Sampling  # noqa: E402
 
 
@@ -60,6 +60,49 @@ def test_a_residual_network_trains_to_the_same_bits(tmp_path: Path, policy: str)
         looked = numbers(reader).keys()
     for layer in ("add", "head"):
         assert {(layer, "forward"), (layer, "backward")} <= looked
+
+
+def live_at_the_peak(policy: str) -> tuple[set[str], dict[str, bool]]:
+    """The tensors of the network's graph that are there when most memory is in use, as TensorFlow
+    estimates, and of all whether they take time; constants and what is only read aside, of which one
+    stands for another."""
+    from tensorflow.core.protobuf.device_properties_pb2 import NamedDevice
+    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+    from tensorflow.python.eager import context
+    from tensorflow.python.grappler import cluster, item
+
+    context.enable_graph_collection()
+    try:
+        weights(policy)
+        graphs = context.export_run_metadata().function_graphs
+    finally:
+        context.disable_graph_collection()
+    graph = max((each.post_optimization_graph for each in graphs), key=lambda each: len(each.node))
+    meta = MetaGraphDef(graph_def=graph)
+    ends = [node.name for node in graph.node if node.op in ("_Retval", "If")]
+    meta.collection_def["train_op"].node_list.value.extend(ends)
+    device = NamedDevice(name="/job:localhost/replica:0/task:0/device:CPU:0")
+    device.properties.type, device.properties.frequency = "CPU", 2000
+    device.properties.num_cores = 2
+    usage = cluster.Cluster(devices=[device]).DeterminePeakMemoryUsage(item.Item(meta))
+    known = {
+        node.name: "_execution_count" not in node.attr
+        for node in graph.node
+        if node.op not in ("_Arg", "Const", "ReadVariableOp")
+    }
+    return {name for name, *_ in usage[device.name][1]} & known.keys(), known
+
+
+def test_tensorflow_expects_the_same_tensors_in_memory_at_the_peak(tmp_path: Path) -> None:
+    """By that it decides whether to add up many tensors in another order, as in ResNet-50."""
+    plain, known = live_at_the_peak("float32")
+    with watched(tmp_path, sampling=Sampling()):
+        live, more = live_at_the_peak("float32")
+    assert live & known.keys() == plain
+    assert len(plain) > 10
+    assert any(OURS in name for name in more)
+    assert [name for name in more if name not in known and more[name]] == []
+    read(tmp_path)
 
 
 def test_a_sum_is_taken_apart_down_to_what_is_used_more_than_once() -> None:

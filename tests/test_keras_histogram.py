@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 import pytest
-from keras_watched import MODES, compiled, octaves, read, under, watched
+from keras_watched import MODES, compiled, ended, octaves, read, under, watched
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
@@ -52,7 +52,7 @@ def test_every_octave_is_counted_as_numpy_does(mode: str, dtype: str) -> None:
         tensor = tf.constant(values.astype(tf.as_dtype(dtype).as_numpy_dtype))
     clock = Clock()
     counts = Octaves(clock)
-    note = compiled(counts.note, mode)
+    note = compiled(ended(counts.note), mode)
     for _ in range(4):  # step 3 is no sampled one
         note(tensor)
         clock.advance()
@@ -76,7 +76,7 @@ def test_the_sample_of_a_large_tensor_is_spread_over_all_of_it(mode: str) -> Non
     tensor = tf.constant(numpy.tile(column, (rows, 1)))
     clock = Clock()
     counts = Octaves(clock)
-    compiled(counts.note, mode)(tensor)
+    compiled(ended(counts.note), mode)(tensor)
     (found,) = counts.read(1)
     first, inside, *others = spread(found.counts)
     assert (found.elements, sum(inside), first, others) == (64 * SAMPLE, SAMPLE, 0, [0, 0, 0])
@@ -89,7 +89,7 @@ def test_the_sample_of_a_large_tensor_is_spread_over_all_of_it(mode: str) -> Non
 def test_only_the_first_calls_of_a_step_and_the_last_steps_are_held(mode: str) -> None:
     clock = Clock()
     counts = Octaves(clock)
-    note = compiled(counts.note, mode)
+    note = compiled(ended(counts.note), mode)
     steps = 301
     for _ in range(steps):
         for _ in range(10 if int(clock.read()) == 300 else 1):

@@ -9,7 +9,18 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from keras_watched import MODES, Heard, attempts, compiled, numbers, read, samples, under, watched
+from keras_watched import (
+    MODES,
+    Heard,
+    attempts,
+    compiled,
+    ended,
+    numbers,
+    read,
+    samples,
+    under,
+    watched,
+)
 
 numpy = pytest.importorskip("numpy")
 tf = pytest.importorskip("tensorflow")
@@ -56,7 +67,7 @@ def test_a_tap_counts_what_numpy_counts(mode: str, dtype: str) -> None:
     tensor = tf.cast(values, dtype)
     clock = Clock()
     tap = Tap(clock, dtype)
-    note = compiled(lambda value: tap.note(value, calls=1), mode)
+    note = compiled(ended(lambda value: tap.note(value, calls=1)), mode)
     clean = tf.ones([4], tensor.dtype)
     for each in (clean, tensor, tensor, clean):
         note(each)
@@ -76,7 +87,7 @@ def test_a_tap_counts_what_numpy_counts(mode: str, dtype: str) -> None:
 def test_a_tap_of_nothing_finite_and_of_nothing_at_all() -> None:
     tap = Tap(Clock(), "float16")
     tap.note(tf.fill([3], tf.constant(numpy.nan, tf.float16)))
-    tf.function(tap.note)(tf.zeros([0], tf.float16))
+    tf.function(ended(tap.note))(tf.zeros([0], tf.float16))
     found = tap.read()
     assert found is not None
     assert (found.amax, found.nan, found.elements, found.tensors) == (None, 3, 3, 2)

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import zip_longest
 from typing import Any
 
 import tensorflow as tf
 
-from mpaudit.runtime.keras.store import Store
+from mpaudit.runtime.keras.attempt import Asked, Attempt, Look, flush, look_alone
+from mpaudit.runtime.keras.order import runs_by_itself, vectorised
+from mpaudit.runtime.keras.store import Store, replica
 from mpaudit.runtime.sampling import AFTER, COUNTED, FIRST, sampled
 
 _POWERS = tuple(2**n for n in range(COUNTED.bit_length()))
-
-
-def traced(function: Callable[..., Any], *given: Any) -> Callable[..., Any]:
-    """`function` as one operation for any graph: traced once, for arguments of these specs.
-
-    The last of `given` is the number of resources that come after them.
-    """
-    *specs, resources = given
-    handles = [tf.TensorSpec([], tf.resource)] * resources
-    with tf.init_scope():
-        whole = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
-        concrete: Callable[..., Any] = whole.get_concrete_function(*specs, *handles)
-    return concrete
 
 
 class Clock:
@@ -62,6 +51,8 @@ class Clock:
 
     def advance(self) -> None:
         """An attempt of all replicas is over."""
+        if not tf.executing_eagerly():
+            flush()
         for ticks, looking in self._everywhere():
             one = tf.constant(1, tf.int64)
             tf.raw_ops.AssignAddVariableOp(resource=ticks, value=one)
@@ -112,13 +103,40 @@ class Clock:
         tick = self.on_host()
         return tick < self._until or tick % self.every == 0 or sampled(tick)
 
+    def look(self, look: Look, own: Sequence[Any] | None = None) -> Any:
+        """Have this done in a graph, in attempts that are looked at; gives what something has to wait
+        for, or None.
+
+        `own` are the `handles` of the clock if the graph may only use what it has captured.
+        """
+        own = self.handles if own is None else own
+        if (attempt := self._attempt(own)) is None:
+            return look_alone(_ask, own, look)
+        attempt.look(look)
+        return None
+
+    def look_now(self, looks: list[Look]) -> None:
+        """Have this done in a graph, before what it does next, in attempts that are looked at."""
+        if looks and (attempt := self._attempt(self.handles)) is not None:
+            attempt.look_now(looks)
+
+    def _attempt(self, own: Sequence[Any]) -> Attempt | None:
+        if not runs_by_itself() or vectorised():
+            return None
+        return Attempt.here((id(self), replica()), lambda: _ask(*own))
+
+    @property
+    def handles(self) -> list[Any]:
+        """`handle`, and `looking` if there is any."""
+        return [self.handle] if self.looking is None else [self.handle, self.looking]
+
     def unless(self, applied: Any) -> None:
         """Something went wrong in an attempt that was not applied: the next ones are looked at."""
         if self.every == 1:
             return
         if not tf.executing_eagerly():
             for ticks, looking in self._everywhere():
-                alarmed(looking, tick_of(ticks), ~applied)
+                _alarmed(looking, tick_of(ticks), ~applied)
         elif "CPU" in applied.device and not bool(applied):
             self.alarm()
 
@@ -134,18 +152,21 @@ def tick_of(handle: Any) -> Any:
     return tick
 
 
+def _ask(handle: Any, looking: Any = None) -> Asked:
+    """What is known of the attempt in a graph."""
+    tick = tick_of(handle)
+    if looking is None:
+        return Asked(None, tick, None)
+    return Asked(_state(looking)[1] > 0, tick, lambda bad: _alarmed(looking, tick, bad))
+
+
 def _state(looking: Any) -> Any:
     state = tf.raw_ops.ReadVariableOp(resource=looking, dtype=tf.int64)
     state.set_shape([2])
     return state
 
 
-def looked_at(looking: Any) -> Any:
-    """`Clock.looks` inside a graph."""
-    return _state(looking)[1] > 0
-
-
-def alarmed(looking: Any, tick: Any, bad: Any) -> Any:
+def _alarmed(looking: Any, tick: Any, bad: Any) -> Any:
     """`Clock.alarm` inside a graph, where `bad` is true."""
     state = _state(looking)
     later = tf.where(bad, tf.maximum(state[0], tick + 1 + AFTER), state[0])

@@ -142,9 +142,8 @@ class Events:
     ) -> None:
         """Gradients go to an optimizer: the end of an iteration."""
         scales, unscaled = family.scales(optimizer), family.unscaled(optimizer)
-        for gradient, variable in zip(grads, variables, strict=False):
-            if gradient is not None:
-                self._layers.gradient_of(variable, gradient, measured=scales, unscaled=unscaled)
+        pairs = zip(grads, variables, strict=False)
+        self._layers.gradients_of(pairs, measured=scales, unscaled=unscaled)
         at = place("apply_gradients", "apply")
         if at is None:
             return

@@ -111,6 +111,10 @@ class Family(Protocol):
         """What a variable holds, as a tensor in that dtype."""
         ...
 
+    def handle(self, variable: Any) -> Any:
+        """The resource of a variable of TensorFlow, on the replica that is computed now."""
+        ...
+
     def maker(self, output: Any) -> Any:
         """The layer that made an output of a functional model."""
         ...

@@ -157,6 +157,10 @@ class Keras2:
         """As a tensor."""
         return variable.read_value()
 
+    def handle(self, variable: Any) -> Any:
+        """Of the variable itself."""
+        return variable.handle
+
     def maker(self, output: Any) -> Any:
         """By the history of a symbolic tensor."""
         return output._keras_history.layer

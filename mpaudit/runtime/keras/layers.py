@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import CodeType
 from typing import Any
@@ -13,19 +13,20 @@ import tensorflow as tf
 from mpaudit.errors import MpauditError
 from mpaudit.runtime.histogram import What
 from mpaudit.runtime.keras import input_range
+from mpaudit.runtime.keras.attempt import Look
 from mpaudit.runtime.keras.casts import Casts
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.follow import followed
 from mpaudit.runtime.keras.nature import MARK, Mark, nature
-from mpaudit.runtime.keras.octaves import Octaves
+from mpaudit.runtime.keras.octaves import Octaves, of_variable
 from mpaudit.runtime.keras.order import runs_by_itself
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import Ring
 from mpaudit.runtime.keras.register import COUNTED, Passage, Register, Watched
 from mpaudit.runtime.keras.rounding import ROUNDED, Rounding
 from mpaudit.runtime.keras.store import unseen
-from mpaudit.runtime.keras.taps import Tap, measurable
+from mpaudit.runtime.keras.taps import MEASURABLE, Tap, measurable
 from mpaudit.runtime.record import Flow
 
 _CARRIED = ("_keras_mask", "_keras_logits")
@@ -136,23 +137,41 @@ class Layers:
             watched.flows.add((flow, dtype))
             self._tracer.saw(watched.path, flow, dtype)
 
-    def gradient_of(self, variable: Any, gradient: Any, *, measured: bool, unscaled: bool) -> None:
-        """A gradient arrives at an optimizer, divided by the loss scale already if `unscaled`."""
-        watched = self._register.owner(variable)
-        if watched is None:
-            return
+    def gradients_of(
+        self, pairs: Iterable[tuple[Any, Any]], *, measured: bool, unscaled: bool
+    ) -> None:
+        """Gradients arrive at an optimizer with their variables, divided by the loss scale already if
+        `unscaled`."""
+        weights: list[Look] = []
+        for gradient, variable in pairs:
+            watched = None if gradient is None else self._register.owner(variable)
+            if watched is not None:
+                weights += self._gradient_of(
+                    watched, variable, gradient, measured=measured, unscaled=unscaled
+                )
+        self._clock.look_now(weights)
+
+    def _gradient_of(
+        self, watched: Watched, variable: Any, gradient: Any, *, measured: bool, unscaled: bool
+    ) -> Iterator[Look]:
+        """Measures a gradient; gives what is to be looked at before the variable changes."""
         dtype = gradient.dtype.name
         self.saw(watched, "parameter_grad", dtype)
         values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-        if not measurable(values):
+        if not measurable(values) or unseen():
             return
         if measured or self._light:
             self._tap(watched, "weights", dtype).note(values)
         if not self._light:
             self._octaves(watched, "weight_gradient", dtype, unscaled=unscaled).note(values)
-            weight = watched.family.value(variable)
-            if measurable(weight):
-                self._octaves(watched, "weight", weight.dtype.name).note(weight)
+            kept = watched.family.stored(variable)
+            if tf.as_dtype(kept) not in MEASURABLE:
+                return
+            weight = self._octaves(watched, "weight", kept)
+            if tf.executing_eagerly():
+                weight.note(watched.family.value(variable))
+            else:
+                yield of_variable(weight, watched.family.handle(variable), kept)
 
     def _measure(
         self, watched: Watched, inputs: list[Any], tensors: list[Any], outputs: Any

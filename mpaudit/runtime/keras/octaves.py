@@ -10,7 +10,8 @@ from typing import Any
 import numpy
 import tensorflow as tf
 
-from mpaudit.runtime.keras.clock import Clock, tick_of, traced
+from mpaudit.runtime.keras.attempt import Look
+from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.rows import Rows, add_if_sampled
 from mpaudit.runtime.octaves import BINS, INF, SAMPLE
 from mpaudit.runtime.sampling import CALLS, sampled
@@ -49,10 +50,8 @@ class Octaves:
 
     def note(self, value: Any) -> None:
         """Count a tensor if this is a sampled step, now or whenever the graph that is traced runs."""
-        value = tf.stop_gradient(value)
         if not tf.executing_eagerly():
-            flat = tf.reshape(value, [-1])
-            _counter(value.dtype)(flat, self.handle, self._clock.handle)
+            self._clock.look(Look(_count, value, [self.handle]))
         elif sampled(self._clock.on_host()):
             self.note_on_host(value.numpy())
 
@@ -68,14 +67,22 @@ class Octaves:
             yield Counted(tick, tensors, int(elements), tuple(int(count) for count in counts))
 
 
+def of_variable(octaves: Octaves, variable: Any, dtype: str) -> Look:
+    """Counting what a variable holds, by its handle: a tensor would be memory to the graph."""
+    return Look(_read(tf.as_dtype(dtype)), None, [octaves.handle, variable])
+
+
 @cache
-def _counter(dtype: Any) -> Callable[..., Any]:
-    """`count_if_sampled` as one operation, for the handles of the rows and of the clock."""
+def _read(dtype: Any) -> Callable[..., Any]:
+    def count(_: Any, tick: Any, handle: Any, variable: Any) -> Any:
+        return _count(tf.raw_ops.ReadVariableOp(resource=variable, dtype=dtype), tick, handle)
 
-    def count(value: Any, handle: Any, clock: Any) -> Any:
-        return count_if_sampled(handle, tick_of(clock), value)
+    return count
 
-    return traced(count, tf.TensorSpec([None], dtype), 2)
+
+def _count(value: Any, tick: Any, handle: Any) -> Any:
+    with tf.control_dependencies([count_if_sampled(handle, tick, value)]):
+        return tf.constant(False)
 
 
 def count_if_sampled(handle: Any, tick: Any, value: Any) -> Any:

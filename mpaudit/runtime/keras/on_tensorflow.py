@@ -24,6 +24,10 @@ class Keras3OnTensorFlow(Keras3):
         """As a tensor."""
         return tf.convert_to_tensor(variable.value)
 
+    def handle(self, variable: Any) -> Any:
+        """Of the variable of TensorFlow inside."""
+        return variable.value.handle
+
     def cast(self) -> Any:
         """Of the backend, which Keras' own calls as well."""
         return tf.cast

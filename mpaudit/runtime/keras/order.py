@@ -26,13 +26,14 @@ class Order:
         A body that is being vectorised (a jacobian) cannot wait, and nothing is done there.
         """
         inside = tf.compat.v1.get_default_graph()
-        if "loop_body" in inside.get_name_scope().split("/"):
+        if vectorised():
             return None
         before, self._last = self._last, None
         waits = [before[1]] if before is not None and before[0]() is inside else []
         with tf.control_dependencies(waits):
             done = operation()
-        self._last = weakref.ref(inside), done
+        if done is not None:
+            self._last = weakref.ref(inside), done
         return done
 
 
@@ -42,3 +43,8 @@ def runs_by_itself() -> bool:
     A graph that consists of a backward pass is none of those that see to that.
     """
     return bool(tf.compat.v1.get_default_graph()._add_control_dependencies)
+
+
+def vectorised() -> bool:
+    """Whether the body of a loop is traced that TensorFlow turns into operations on whole batches."""
+    return "loop_body" in tf.compat.v1.get_default_graph().get_name_scope().split("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import wraps
 from inspect import signature
 from typing import Any
@@ -25,12 +25,19 @@ class Patches:
 
     A wrapper keeps name, module and signature of what it wraps: autograph decides by the module
     whether it rewrites a function, and leaves those of Keras and TensorFlow alone. While `compiling`
-    says so, wrappers only pass calls on: torch's compiler then takes what they wrap.
+    says so, wrappers only pass calls on: torch's compiler then takes what they wrap. All that the probe
+    does is done `within` a context.
     """
 
-    def __init__(self, tracer: Tracer, compiling: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        compiling: Callable[[], bool] | None = None,
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.tracer = tracer
         self._compiling = compiling
+        self._within = within
         self._active = True
         self._thread = _Thread()
         self._undo: list[tuple[object, str, object, object]] = []
@@ -69,7 +76,8 @@ class Patches:
         began = None if self._thread.inside else time.perf_counter()
         self._thread.inside = True
         try:
-            yield
+            with self._within():
+                yield
         except Exception as error:
             self.tracer.failed(where, error)
         finally:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy
 import tensorflow as tf
 
-from mpaudit.runtime.keras.clock import Clock, tick_of, traced
+from mpaudit.runtime.keras.attempt import Look
+from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.order import Order, runs_by_itself
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.rows import Rows, add_if_sampled
@@ -54,10 +54,11 @@ class Rounding:
         if tf.executing_eagerly():
             return self._note
         graph = tf.compat.v1.get_default_graph()
-        handles = [graph.capture(each) for each in (self._rows.handle, self._clock.handle)]
+        rows = graph.capture(self._rows.handle)
+        own = [graph.capture(each) for each in self._clock.handles]
 
         def note(gradient: Any) -> Any:
-            return self._order.run(lambda: _adder(gradient.dtype)(_flat(gradient), *handles))
+            return self._order.run(lambda: self._clock.look(Look(_add, gradient, [rows]), own))
 
         return note
 
@@ -115,27 +116,16 @@ def _rounds(gradient: Any) -> bool:
     return isinstance(gradient, tf.Tensor) and gradient.dtype.name in _WIDER
 
 
-def _flat(gradient: Any) -> Any:
-    return tf.reshape(gradient, [-1])
+def _add(value: Any, tick: Any, handle: Any) -> Any:
+    """Add what a gradient holds to the rows, if the tick is sampled."""
 
+    def sums() -> Any:
+        magnitude = tf.cast(tf.abs(tf.reshape(value, [-1])), tf.float64)
+        there = magnitude > 0
+        gone = there & (magnitude <= SMALLEST)
+        lost = tf.where(gone, magnitude, tf.zeros_like(magnitude))
+        counts = tf.ones_like(magnitude), tf.cast(gone, tf.float64), tf.cast(there, tf.float64)
+        return tf.stack([tf.reduce_sum(each) for each in (*counts, lost, magnitude)])
 
-@cache
-def _adder(dtype: Any) -> Callable[..., Any]:
-    """The sums of a gradient as one operation, for the handles of the rows and of the clock."""
-
-    def add(value: Any, handle: Any, clock: Any) -> Any:
-        def sums() -> Any:
-            magnitude = tf.cast(tf.abs(value), tf.float64)
-            there = magnitude > 0
-            gone = there & (magnitude <= SMALLEST)
-            lost = tf.where(gone, magnitude, tf.zeros_like(magnitude))
-            counts = (
-                tf.ones_like(magnitude),
-                tf.cast(gone, tf.float64),
-                tf.cast(there, tf.float64),
-            )
-            return tf.stack([tf.reduce_sum(each) for each in (*counts, lost, magnitude)])
-
-        return add_if_sampled(handle, tick_of(clock), sums, CALLS)
-
-    return traced(add, tf.TensorSpec([None], dtype), 2)
+    with tf.control_dependencies([add_if_sampled(handle, tick, sums, CALLS)]):
+        return tf.constant(False)

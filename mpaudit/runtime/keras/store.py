@@ -48,6 +48,15 @@ def unseen() -> str | None:
     return f"under {type(strategy).__name__} only dtypes are seen of several replicas"
 
 
+def noted(name: str) -> dict[Any, Any]:
+    """What is noted by a name of the graph that is being traced."""
+    graph = tf.compat.v1.get_default_graph()
+    if not hasattr(graph, name):
+        setattr(graph, name, {})
+    found: dict[Any, Any] = getattr(graph, name)
+    return found
+
+
 class Store:
     """Resources that begin with what `start` makes, each of them made when it is first needed."""
 

@@ -15,6 +15,9 @@ import tensorflow as tf
 Plan = int | tuple["Plan", ...]
 """How to add up: the place of a summand, or the plans of what is added in this order."""
 
+OURS = ".mpaudit"
+"""The name of what the probe adds to a graph."""
+
 _SUMS = ("Add", "AddV2", "AddN")
 _MOST = 16
 
@@ -58,11 +61,27 @@ def _source(tensor: Any) -> Any:
 
 
 def _uses(tensor: Any) -> int:
-    """How often a tensor is used so far, its shape and taps aside."""
+    """How often a tensor is used so far, its shape and the probe aside."""
     number = 0
     for operation in tensor.consumers():
         if operation.type == "Identity":
             number += _uses(operation.outputs[0])
-        elif operation.type not in ("Shape", "StopGradient"):
+        elif operation.type != "Shape" and not operation.name.startswith(f"{OURS}/"):
             number += 1
     return number
+
+
+def sums_many(graph: Any) -> bool:
+    """Whether a graph, or one around it, has a sum of more than two tensors."""
+    while hasattr(graph, "outer_graph"):
+        if any(_is_long(each) for each in graph.get_operations() if each.type in _SUMS):
+            return True
+        graph = graph.outer_graph
+    return False
+
+
+def _is_long(operation: Any) -> bool:
+    inputs = operation.inputs
+    return operation.outputs[0].dtype.is_floating and (
+        len(inputs) > 2 or any(_source(each).op.type in _SUMS for each in inputs)
+    )

@@ -16,23 +16,16 @@ from typing import Any, NamedTuple
 import numpy
 import tensorflow as tf
 
-from mpaudit.runtime.keras.clock import (
-    Clock,
-    alarmed,
-    looked_at,
-    sampled_at,
-    tick_of,
-    traced,
-)
+from mpaudit.runtime.keras.attempt import Look
+from mpaudit.runtime.keras.clock import Clock, sampled_at
 from mpaudit.runtime.keras.octaves import Octaves, count_if_sampled
 from mpaudit.runtime.keras.order import Order
 from mpaudit.runtime.keras.peaks import Ring, raise_peak
+from mpaudit.runtime.keras.runs import Calls
 from mpaudit.runtime.keras.store import Store
-from mpaudit.runtime.keras.summand import Plan, added, summands
 from mpaudit.runtime.sampling import sampled
 
 _NEVER = -1.0e300
-_CALLS, _OTHERS = 9, 10  # their places in the vector of a tap
 _EVERY = 16  # attempts between two counts of the zeros of a tensor inside a graph
 _BITS = {2: (tf.int16, 0x7FFF), 4: (tf.int32, 0x7FFFFFFF), 8: (tf.int64, 0x7FFFFFFFFFFFFFFF)}
 _INFINITY = {
@@ -41,7 +34,7 @@ _INFINITY = {
     "float32": 0x7F800000,
     "float64": 0x7FF0000000000000,
 }
-_MEASURABLE = tuple(tf.dtypes.as_dtype(name) for name in _INFINITY)
+MEASURABLE = tuple(tf.dtypes.as_dtype(name) for name in _INFINITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +61,13 @@ class Numbers:
 
 def measurable(value: object) -> bool:
     """Whether `value` is a dense tensor of a floating dtype that a tap can read."""
-    return isinstance(value, tf.Tensor) and value.dtype in _MEASURABLE
+    return isinstance(value, tf.Tensor) and value.dtype in MEASURABLE
 
 
 class _Places(NamedTuple):
     """The resources of a tap; None for what it lacks."""
 
     vector: Any
-    clock: Any
-    looking: Any
     octaves: Any
     peaks: Any
 
@@ -92,7 +83,10 @@ class Tap:
     then the fields of `Numbers` from `inf` on (all joined by sum).
     """
 
-    __slots__ = ("_clock", "_dtype", "_host", "_order", "_store", "_top", "octaves", "peaks")
+    __slots__ = (
+        *("_calls", "_clock", "_dtype", "_host", "_order", "_store", "_top"),
+        *("octaves", "peaks"),
+    )
 
     def __init__(
         self, clock: Clock, dtype: str, octaves: Octaves | None = None, peaks: Ring | None = None
@@ -102,6 +96,7 @@ class Tap:
         self._clock = clock
         self._dtype = dtype
         self._store = Store(tf.float64, _start)
+        self._calls = Calls()
         self._host = _start()
         self._order = Order()
         self._top = -1  # the largest finite magnitude seen by the host, as bits
@@ -111,7 +106,9 @@ class Tap:
         if tf.executing_eagerly() and "CPU" in value.device:
             self._note_on_host(value, calls, others)
         else:
-            _record(self._places(), value, calls, others)
+            if calls or others:
+                self._calls.add(calls, others)
+            _record(self._clock, self._places(), value)
 
     def later(self) -> Callable[[Any], Any]:
         """`note` for the backward pass of what is computed now.
@@ -121,10 +118,12 @@ class Tap:
         """
         if tf.executing_eagerly():
             return self.note
-        places = self._places().captured(tf.compat.v1.get_default_graph())
+        graph = tf.compat.v1.get_default_graph()
+        places = self._places().captured(graph)
+        own = [graph.capture(each) for each in self._clock.handles]
 
         def note(value: Any) -> Any:
-            return self._order.run(lambda: _record(places, value, 0, 0))
+            return self._order.run(lambda: _record(self._clock, places, value, own))
 
         return note
 
@@ -133,7 +132,7 @@ class Tap:
         if tf.executing_eagerly():
             self._host[-2:] += (calls, others)
         else:
-            _join(self._store.here, _vector(calls=calls, others=others))
+            self._calls.add(calls, others)
 
     def read(self) -> Numbers | None:
         """What came since the last read, None if nothing did. Waits for the device."""
@@ -142,6 +141,7 @@ class Tap:
         self._host, self._top = _start(), -1
         for seen in self._store.swap(lambda _: _start()):
             vector = numpy.concatenate([numpy.maximum(vector[:3], seen[:3]), vector[3:] + seen[3:]])
+        vector[-2:] += self._calls.read()
         if not vector[-3:].any():
             return None
         return Numbers(
@@ -154,7 +154,7 @@ class Tap:
     def _places(self) -> _Places:
         octaves = None if self.octaves is None else self.octaves.handle
         peaks = None if self.peaks is None else self.peaks.handle
-        return _Places(self._store.here, self._clock.handle, self._clock.looking, octaves, peaks)
+        return _Places(self._store.here, octaves, peaks)
 
     def _note_on_host(self, value: Any, calls: int, others: int) -> None:
         host = self._host
@@ -198,52 +198,28 @@ def _float(bits: int, dtype: str) -> float:
     return float(numpy.array([bits], integer).view(dtype)[0])
 
 
-def _record(places: _Places, value: Any, calls: int, others: int) -> Any:
+def _record(clock: Clock, places: _Places, value: Any, own: Any = None) -> Any:
     """Join what `value` holds to the vector, if this step is looked at; something to wait for."""
-    terms, plan = summands(value)
-    terms = [tf.stop_gradient(each) for each in terms]
     there = tuple(each is not None for each in places)
-    counts = tf.constant([calls, others], tf.float64)
-    given = [each for each in places if each is not None]
-    return _recorder(value.dtype, there, len(terms), plan)(*terms, counts, *given)
+    handles = [each for each in places if each is not None]
+    return clock.look(Look(_recorder(there), value, handles), own)
 
 
 @cache
-def _recorder(dtype: Any, there: tuple[bool, ...], terms: int, plan: Plan) -> Callable[..., Any]:
-    """The function that `_record` calls; `there` says which of the places there are, and `plan` how
-    the value is the sum of so many terms.
+def _recorder(there: tuple[bool, ...]) -> Callable[..., Any]:
+    """The function that joins; `there` says which of the places there are."""
 
-    It is traced once for all tensors: a graph in which each tap is one operation is built thirty
-    times faster, and computes the same when TensorFlow has put the function in its place.
-    """
-
-    def record(*given: Any) -> Any:
-        counts, each = given[terms], iter(given[terms + 1 :])
+    def record(value: Any, tick: Any, *handles: Any) -> Any:
+        each = iter(handles)
         places = _Places(*(next(each) if known else None for known in there))
-        tick = tick_of(places.clock)
-        calls, others = tf.unstack(counts)
+        more = _look(places, tick, tf.reshape(value, [-1]))
+        with tf.control_dependencies([_join(places.vector, more)]):
+            return more[1] >= 0
 
-        def look() -> Any:
-            value = tf.reshape(added(plan, given[:terms]), [-1])
-            with tf.control_dependencies(
-                [_join(places.vector, _look(places, tick, value, calls, others))]
-            ):
-                return tf.constant(0.0)
-
-        def aside() -> Any:
-            at = tf.constant([_CALLS, _OTHERS])
-            add = tf.raw_ops.ResourceScatterAdd
-            with tf.control_dependencies([add(resource=places.vector, indices=at, updates=counts)]):
-                return tf.constant(0.0)
-
-        looks = None if places.looking is None else looked_at(places.looking)
-        return look() if looks is None else tf.cond(looks, look, aside)
-
-    specs = [tf.TensorSpec(None, dtype)] * terms
-    return traced(record, *specs, tf.TensorSpec([2], tf.float64), sum(there))
+    return record
 
 
-def _look(places: _Places, tick: Any, value: Any, calls: Any, others: Any) -> Any:
+def _look(places: _Places, tick: Any, value: Any) -> Any:
     """The vector of one tensor, and what else is kept of it.
 
     On a CPU the largest magnitude is found as an integer, in one pass; everything else is counted
@@ -251,12 +227,10 @@ def _look(places: _Places, tick: Any, value: Any, calls: Any, others: Any) -> An
     """
 
     def closely() -> Any:
-        vector = _counted(value, tick, calls, others)
+        vector = _counted(value, tick)
         done = []
         if places.octaves is not None:
             done.append(count_if_sampled(places.octaves, tick, value))
-        if places.looking is not None:
-            done.append(alarmed(places.looking, tick, vector[1] >= 0))
         with tf.control_dependencies(done):
             return tf.identity(vector)
 
@@ -273,7 +247,7 @@ def _look(places: _Places, tick: Any, value: Any, calls: Any, others: Any) -> An
             plain &= ~sampled_at(tick)
         measured = tf.cond(
             plain,
-            lambda: _vector(tf.bitcast(top, value.dtype), size=size, calls=calls, others=others),
+            lambda: _vector(tf.bitcast(top, value.dtype), size=size),
             closely,
         )
     if places.peaks is None:
@@ -282,7 +256,7 @@ def _look(places: _Places, tick: Any, value: Any, calls: Any, others: Any) -> An
         return tf.identity(measured)
 
 
-def _counted(value: Any, tick: Any, calls: Any, others: Any) -> Any:
+def _counted(value: Any, tick: Any) -> Any:
     """The vector of one tensor, with everything counted."""
     magnitude = tf.where(tf.math.is_finite(value), tf.abs(value), tf.constant(-1, value.dtype))
     amax = tf.maximum(tf.reduce_max(magnitude), tf.constant(-1, value.dtype))
@@ -293,7 +267,7 @@ def _counted(value: Any, tick: Any, calls: Any, others: Any) -> Any:
     last = tf.where(bad, now, tf.constant(-1.0, tf.float64))
     first = tf.where(bad, -now, tf.constant(_NEVER, tf.float64))
     size = tf.size(value, out_type=tf.int64)
-    return _vector(amax, last, first, inf, nan, zeros, size, size, calls, others)
+    return _vector(amax, last, first, inf, nan, zeros, size, size)
 
 
 def _vector(
@@ -304,15 +278,11 @@ def _vector(
     nan: Any = 0,
     zeros: Any = 0,
     zeros_of: Any = 0,
-    size: Any = None,
-    calls: Any = 0,
-    others: Any = 0,
+    size: Any = 0,
 ) -> Any:
-    """What a tap's vector is joined with; no `size` for a call that nothing was measured of."""
-    tensors = 0 if size is None else 1
-    elements = 0 if size is None else size
-    counts = (inf, nan, zeros, zeros_of, elements, tensors)
-    return tf.stack([_double(each) for each in (amax, last, first, *counts, calls, others)])
+    """What a tap's vector is joined with, of one tensor; its calls are counted elsewhere."""
+    every = (amax, last, first, inf, nan, zeros, zeros_of, size, 1, 0, 0)
+    return tf.stack([_double(each) for each in every])
 
 
 def _double(value: Any) -> Any:

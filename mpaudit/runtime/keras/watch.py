@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from mpaudit.runtime.advice import Advice
+from mpaudit.runtime.keras.attempt import Ends, timeless
 from mpaudit.runtime.keras.batch import Batch
 from mpaudit.runtime.keras.built import Built
 from mpaudit.runtime.keras.casts import Casts
@@ -56,7 +57,7 @@ class Watch:
         asked = tracer.sampling
         every = asked.every or (1 if asked.light else EVERY)
         tracer.note("sampling", asked.fact(every, LIGHT))
-        self._patches = patches = Patches(tracer)
+        self._patches = patches = Patches(tracer, within=timeless)
         clock, register, narration = Clock(every), Register(), Narration(tracer, replica)
         self._casts = casts = Casts(patches, Batch())
         layers, steps = Layers(patches, clock, register, casts), Steps(patches, clock)
@@ -71,7 +72,7 @@ class Watch:
         self._parts: list[Any] = [layers, steps, built, events]
         if remedy is not None:  # last: the others are to see what it changes
             self._parts.append(Remedy(remedy, patches, register))
-        for part in (events, Roundings(patches), self._drain):
+        for part in (events, Roundings(patches), Ends(patches), self._drain):
             with patches.guarded("installing the Keras probe"):
                 part.install()
         tracer.draining.append(self._drain)

@@ -21,6 +21,10 @@ class Keras3OnTorch(Keras3):
         """The parameter itself, in which it is stored."""
         return variable._value
 
+    def handle(self, variable: Any) -> Any:  # noqa: ARG002
+        """Torch has none."""
+        return None
+
     def cast(self) -> Any:
         """Keras' own: torch has a method."""
         return sys.modules["keras.src.backend.torch.core"].cast
