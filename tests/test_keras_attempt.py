@@ -11,7 +11,7 @@ from keras_watched import ended, watched
 tf = pytest.importorskip("tensorflow")
 
 from mpaudit.runtime.keras.clock import Clock  # noqa: E402
-from mpaudit.runtime.keras.summand import OURS  # noqa: E402
+from mpaudit.runtime.keras.recipe import OURS  # noqa: E402
 from mpaudit.runtime.keras.taps import Tap  # noqa: E402
 from mpaudit.runtime.sampling import Sampling  # noqa: E402
 

@@ -12,7 +12,7 @@ from keras_watched import numbers, read, samples, under, watched
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
-from mpaudit.runtime.keras.summand import OURS, added, summands  # noqa: E402
+from mpaudit.runtime.keras.recipe import OURS, ingredients, made  # noqa: E402
 from mpaudit.runtime.sampling import Sampling  # noqa: E402
 
 
@@ -115,13 +115,44 @@ def test_a_sum_is_taken_apart_down_to_what_is_used_more_than_once() -> None:
         total = (once + c) + (twice + a)
         product = total * twice
         for name, value in {"total": total, "product": product, "twice": twice}.items():
-            terms, plan = summands(value)
+            terms, plan = ingredients(value)
             seen[name] = [each.op.type for each in terms]
-            seen[f"{name} again"] = added(plan, terms)
+            seen[f"{name} again"] = made(plan, terms)
         return total, seen["total again"]
 
     one, other = compute(tf.constant(1.0), tf.constant([2.0, 3.0]), tf.constant([4.0]))
     assert one.numpy().tolist() == other.numpy().tolist()
     assert seen["total"] == ["Placeholder", "Placeholder", "Placeholder", "AddN", "Placeholder"]
     assert seen["product"] == ["Mul"]
-    assert seen["twice"] == ["Placeholder"] * 3
+    assert seen["twice"] == ["AddN"]
+
+
+def joined(kind: str) -> list[bytes]:
+    """The weights of a network in which TensorFlow makes one operation of a product, its bias and what is
+    behind it."""
+    layers = keras.layers
+    with under("float32", seed=0):
+        given = keras.Input((24,))
+        if kind == "added":
+            x = layers.Add(name="add")([layers.Dense(32)(given), layers.Dense(32)(given)])
+        elif kind == "activated":
+            x = layers.Activation("tanh")(layers.Dense(32)(given))
+        else:
+            image = layers.Reshape((3, 4, 2))(given)
+            convolved = (layers.Conv2D(8, 3, padding="same")(image) for _ in range(2))
+            x = layers.Flatten()(layers.Add(name="add")(list(convolved)))
+        model = keras.Model(given, layers.Dense(5, name="head")(x))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss)
+        model.fit(samples(64, 24), tf.range(64) % 5, batch_size=16, shuffle=False, verbose=0)
+        return [each.tobytes() for each in model.get_weights()]
+
+
+@pytest.mark.parametrize("kind", ["added", "activated", "convolved"])
+def test_a_product_is_made_with_what_is_behind_it(tmp_path: Path, kind: str) -> None:
+    plain = joined(kind)
+    with watched(tmp_path, sampling=Sampling()):
+        assert joined(kind) == plain
+    with read(tmp_path) as reader:
+        looked = numbers(reader).keys()
+    assert {("head", "forward"), ("head", "backward")} <= looked

@@ -12,8 +12,8 @@ import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
 
 from mpaudit.runtime.keras.patch import Call, Patches
+from mpaudit.runtime.keras.recipe import OURS, Plan, ingredients, made, sums_many
 from mpaudit.runtime.keras.store import noted
-from mpaudit.runtime.keras.summand import OURS, Plan, added, summands, sums_many
 
 _ATTEMPTS = "_mpaudit_attempts"
 _MOST = 1 << 20  # bytes of tensors that wait for each other
@@ -95,7 +95,7 @@ class Attempt:
             int, int
         ] = {}  # of handles, each once: to XLA, one given twice are two things
         for body, value, taken in together:
-            terms, plan = ([], None) if value is None else summands(value)
+            terms, plan = ([], None) if value is None else ingredients(value)
             tensors += terms
             inside = [graph.capture(each) for each in taken]
             for each in inside:
@@ -124,7 +124,7 @@ def look_alone(ask: Callable[..., Asked], clock: Sequence[Any], look: Look) -> A
     """
     body, value, handles = look
     with aside():
-        terms, plan = summands(value)
+        terms, plan = ingredients(value)
         function = _alone(ask, len(clock), body, value.dtype, len(terms), plan, len(handles))
         return function(*terms, *clock, *handles)
 
@@ -228,7 +228,7 @@ def _part(body: Body, dtype: Any, terms: int, plan: Plan | None, handles: int) -
     faster than by calling it for each."""
 
     def part(*given: Any) -> Any:
-        value = None if plan is None else added(plan, given[:terms])
+        value = None if plan is None else made(plan, given[:terms])
         return body(value, *given[terms:])
 
     specs = [*[tf.TensorSpec(None, dtype)] * terms, _TICK, *[_HANDLE] * handles]
