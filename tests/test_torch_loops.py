@@ -389,6 +389,43 @@ def test_a_backward_that_is_derived_again_belongs_into_the_region(
     assert [each.rule for each in run.problems()] == found
 
 
+def test_a_hook_that_sends_gradients_in_float16_is_named_where_they_overflow(
+    tmp_path: Path,
+) -> None:
+    """Losses, layers and their gradients are far from the end of bfloat16; what is sent is not."""
+    distributed = pytest.importorskip("torch.distributed")
+    hooks = pytest.importorskip("torch.distributed.algorithms.ddp_comm_hooks.default_hooks")
+
+    def loop() -> list[bool]:
+        network = nn.parallel.DistributedDataParallel(model())
+        network.register_comm_hook(None, hooks.fp16_compress_hook)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**21)
+        overflowed = []
+        for samples, labels in batches(8):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(samples), labels)
+            scaler.scale(loss).backward()
+            overflowed.append(not network.module[2].weight.grad.isfinite().all())
+            scaler.step(optimizer)
+            scaler.update()
+        return overflowed
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        overflowed, run = trace(tmp_path, loop)
+    finally:
+        distributed.destroy_process_group()
+    assert overflowed[:3] == [True] * 3 and not overflowed[-1]
+    incidents = {each.layer: each for each in run.incidents()}
+    assert incidents
+    for each in incidents.values():
+        assert each.judgement == "benign"
+        assert "once `fp16_compress_hook` has sent it" in each.message
+        assert "float32" not in each.message
+    assert run.dtypes()["2"]["parameter_grad"] == ["float32"]
+
+
 @pytest.mark.slow
 def test_compiled_regions_are_called_as_often_as_without(tmp_path: Path) -> None:
     from torch._dynamo.utils import counters

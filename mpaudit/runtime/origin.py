@@ -199,14 +199,21 @@ class Origins:
         """Whether it is known already where the numbers of an attempt went wrong."""
         return bool(self._undecided) or self._bad_step == step
 
-    def weights(self, place: Place, values: Values, name: str) -> None:
-        """The gradient of a layer's parameter `name` is not finite; those of the outputs are."""
+    def weights(self, place: Place, values: Values, name: str, since: str = "") -> None:
+        """The gradient of a layer's parameter `name` is not finite; those of the outputs are.
+
+        `since` says what was done to it since the layer made it, if anything was.
+        """
         kind = "gradient-overflow" if values.inf else "gradient-nan"
         what = "inf" if values.inf else "inf or nan"  # clipping has made NaN of inf
-        message = f"{_title(place.path)} makes {what} in the gradient of its {name} in "
-        message += f"{place.dtype}, from a finite gradient"
+        if since:
+            message = f"{what} in the gradient of {name} of {_title(place.path)} {since}: "
+            message += "what came back to the layer is finite"
+        else:
+            message = f"{_title(place.path)} makes {what} in the gradient of its {name} in "
+            message += f"{place.dtype}, from a finite gradient"
         found = self._incident("gradient-overflow", kind, place, values, message, "defect")
-        self._undecided.append(_Undecided(found, place.dtype))
+        self._undecided.append(_Undecided(found, None if since else place.dtype))
 
     def parameters(self, bad: Sequence[tuple[Place, str, Values]], together: int) -> None:
         """Gradients of parameters, each with its name, are not finite: `bad` of so many `together`.

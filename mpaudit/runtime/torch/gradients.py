@@ -21,7 +21,8 @@ from mpaudit.runtime.torch.names import Names
 from mpaudit.runtime.torch.regions import dtype_name, mark
 from mpaudit.runtime.torch.watch import Known, Watch
 
-_CHECK = 50  # every so many steps the dtypes of parameter gradients are noted
+_FIRST = 3  # the dtypes of parameter gradients are noted in so many steps
+_CHECK = 50  # and in every so many
 
 
 class _Thread(threading.local):
@@ -46,6 +47,7 @@ class Gradients:
         self._accounts = accounts
         self._histograms = histograms
         self._thread = _Thread()
+        self._looked: dict[int, int] = {}  # optimizer -> how often dtypes were noted
         watch.before_step = self._before_step
         watch.skipped = self._skipped
 
@@ -129,7 +131,9 @@ class Gradients:
         """Note the gradients an optimizer is about to apply, without the loss scale if `unscaled`."""
         index = self._watch.index(optimizer)
         step = self._watch.tracer.step(index)
-        look, count = step <= 2 or not step % _CHECK, sampled(step)
+        looked = self._looked.get(index, 0)  # the first attempts may all be skipped
+        look, count = looked < _FIRST or not step % _CHECK, sampled(step)
+        self._looked[index] = looked + look
         if not (look or count):
             return
         homes = self._homes()
@@ -162,7 +166,14 @@ class Gradients:
             self._origins.parameters(bad, len(pairs))
             return
         for place, name, values in bad:
-            self._origins.weights(place, values, name)
+            self._origins.weights(place, values, name, self._since())
+
+    def _since(self) -> str:
+        """What is done to gradients between the layer that makes them and the step."""
+        if self._watch.sent_by is not None:
+            return f"once `{self._watch.sent_by}` has sent it"
+        together = (self._watch.tracer.fact("world_size") or 1) > 1
+        return "once those of all ranks are added" if together else ""
 
 
 def _blame(bad: list[tuple[Place, str, Values]], place: Place, name: str, values: Values) -> None:

@@ -111,5 +111,11 @@ def _watch_ranks(watch: Watch) -> None:
             note()
         return result
 
+    def hooked(original: Callable[..., Any], model: Any, state: Any, hook: Any) -> Any:
+        watch.sent_by = getattr(hook, "__name__", type(hook).__name__)
+        return original(model, state, hook)
+
     note()
     watch.patches.wrap(distributed, "init_process_group", joined)
+    if distributed.is_available():
+        watch.patches.wrap(torch.nn.parallel.DistributedDataParallel, "register_comm_hook", hooked)

@@ -125,6 +125,7 @@ class Watch:
         self.eager = False  # nothing that is compiled from here on runs as compiled code
         self.cuda_made = False  # a remapped call made tensors on cuda: who is on it is not known
         self.scaled = False  # a scaler has multiplied a loss
+        self.sent_by: str | None = None  # the hook by which ranks exchange their gradients
         self.scalers = Known()  # live scaler -> where it was made
         self.optimizers = Known()  # optimizer -> its index and how many parameters it has
         self.on_cuda = Known()  # parameters -> True if moved there, False if copied or loaded
