@@ -52,12 +52,20 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """An autocast region that is entered: device type, dtype name and switch as far as known."""
+    """An autocast region that is entered: device type, dtype name and switch as far as known.
+
+    `possible` are the dtypes among which an open question decides, where one does.
+    """
 
     span: Span
     device: str | None
     dtype: str | None
     enabled: bool | None
+    possible: frozenset[str] = frozenset()
+
+    def may_cast_to(self, *dtypes: str) -> bool:
+        """Whether the region casts to one of these, or does so in one of the cases that it provides for."""
+        return self.dtype in dtypes or not self.possible.isdisjoint(dtypes)
 
 
 @event

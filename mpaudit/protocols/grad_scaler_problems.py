@@ -227,6 +227,8 @@ def unscaled_step(phase: Phase, event: OptimizerStep) -> Broken:
 def missing_scaler(backward: Backward, event: OptimizerStep) -> Broken:
     region = backward.made_in
     assert region is not None
+    certain = region.dtype == "float16"
+    where = "here" if certain else "here, in one of the cases that decide about the dtype"
     return Broken(
         Problem(
             "missing-grad-scaler",
@@ -234,7 +236,7 @@ def missing_scaler(backward: Backward, event: OptimizerStep) -> Broken:
             "float16 autocast trains without a GradScaler",
             "gradients below 6e-8 become zero in float16 and are lost",
             related(
-                (region.span, "the forward pass runs in float16 here"),
+                (region.span, f"the forward pass runs in float16 {where}"),
                 (event.at, "the gradients are applied here"),
             ),
             subjects(None, event.optimizer),

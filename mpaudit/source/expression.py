@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mpaudit.source import library
+from mpaudit.source.fstring import joined
 from mpaudit.source.member import in_place
 from mpaudit.source.operators import Operators
 from mpaudit.source.outline import is_short
@@ -290,7 +291,7 @@ class Expressions(Operators):
         return self.function(node, path)
 
     def _JoinedStr(self, node: ast.JoinedStr, path: Path) -> Value:
-        return self._unknown(node, path)
+        return joined(self, node, path) or self._unknown(node, path)
 
     # Comprehensions: their body is evaluated once, for one unknown item
 

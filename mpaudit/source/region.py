@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mpaudit.event import Region
 from mpaudit.finding import Span
 from mpaudit.source.logic import Logic
 from mpaudit.source.path import Identities, Path
-from mpaudit.source.values import NONE, Const, Thing, Value
+from mpaudit.source.values import NONE, Choice, Const, Thing, Value
 
 
 class Regions:
@@ -42,9 +44,20 @@ class Regions:
             return None
         device = self.logic.settled(path.known(region, "@device"), path)
         dtype = self.logic.settled(path.known(region, "@dtype"), path)
+        names = frozenset(_constants(dtype)) if isinstance(dtype, Choice) else frozenset()
         return Region(
             place,
             str(device.value) if isinstance(device, Const) and device != NONE else None,
             str(dtype.value) if isinstance(dtype, Const) and dtype != NONE else None,
             enabled,
+            names,
         )
+
+
+def _constants(value: Value) -> Iterator[str]:
+    """The names that a value may be, whatever the open questions in it turn out to be."""
+    if isinstance(value, Choice):
+        yield from _constants(value.yes)
+        yield from _constants(value.no)
+    elif isinstance(value, Const) and isinstance(value.value, str):
+        yield value.value

@@ -28,6 +28,8 @@ from mpaudit.source.values import (
     Value,
 )
 
+DEVICES = ("cuda", "cuda:0", "cpu", "mps", "xpu")
+
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
@@ -80,6 +82,8 @@ def convert(call: Call) -> Value | None:
     if value is None:
         return None
     name = call.name.rpartition(".")[2]
+    if name == "str" and isinstance(value, Thing) and value.kind == "device":
+        return call.path.known(value, "@type")
     if isinstance(value, Const) and isinstance(value.value, (str, int, float)):
         try:
             return Const({"float": float, "int": int, "str": str, "bool": bool}[name](value.value))
@@ -219,6 +223,16 @@ def dictionary(call: Call) -> Value | None:
     return Pack(tuple(Pack((Const(name[1:-1]), value)) for name, value in entries.items()))
 
 
+@method("", "get")
+def got(call: Call) -> Value | None:
+    """`config.get("device", "cuda")` of a mapping from out of sight: what is meant, or another."""
+    key, otherwise = call.argument(0), call.argument(1)
+    if key is None or not isinstance(otherwise, Const) or otherwise.value not in DEVICES:
+        return None
+    term = call.engine.term
+    return Choice(term("holds", call.thing, key), term("[]", call.thing, key), otherwise)
+
+
 @function("builtins.dict")
 def make_dict(call: Call) -> Value | None:
     """`dict(a=1, b=2)`."""
@@ -253,7 +267,7 @@ def _copied(call: Call, source: Thing, made: Thing, *, deep: bool) -> Thing:
 def device(call: Call) -> Value:
     """`torch.device("cuda")`."""
     made = call.made("device")
-    known = device_type(call.argument(0, "type"))
+    known = device_type(call.argument(0, "type"), call.path)
     return call.path.learn(made, type=None if known == NONE else known)
 
 

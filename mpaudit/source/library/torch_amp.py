@@ -347,15 +347,9 @@ def autocast(call: Call) -> Value:
 def _region(call: Call, device: Value | None, dtype: Value | None, enabled: Value | None) -> Thing:
     made = call.made("autocast")
     call.engine.places.setdefault(made.uid, call.span)
-    device = device_type(device)
-    if dtype is None or dtype == NONE:
-        dtype = decided(device, _default)
-    elif isinstance(dtype, External):
-        dtype = Const(DTYPES.get(dtype.name))
-    elif not isinstance(dtype, Choice):
-        dtype = NONE
-    if isinstance(dtype, Choice):
-        dtype = decided(dtype, _named)
+    device = device_type(device, call.path)
+    default = decided(device, _default)
+    dtype = decided(dtype or NONE, lambda given: default if given == NONE else _named(given))
     return call.path.learn(made, device=device, dtype=dtype, enabled=enabled or TRUE)
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpaudit.source.values import NONE, Choice, Const, Value
+from mpaudit.source.path import Path
+from mpaudit.source.values import NONE, Choice, Const, Thing, Value
 
 
-def device_type(device: Value | None) -> Value:
+def device_type(device: Value | None, path: Path) -> Value:
     """The type of a device that is given as a string, NONE where it is not known."""
     if isinstance(device, Choice):
-        return decided(device, device_type)
+        return decided(device, lambda one: device_type(one, path))
+    if isinstance(device, Thing):  # f"cuda:{rank}"
+        device = path.known(device, "@begins")
+        if not isinstance(device, Const) or ":" not in str(device.value):
+            return NONE
     if isinstance(device, Const) and isinstance(device.value, str):
         return Const(device.value.partition(":")[0])
     return NONE

@@ -17,10 +17,12 @@ _COMPILE = External("torch.compile")
 
 
 def caches(call: Call, region: Thing) -> bool:
-    """Whether a region certainly casts weights and keeps the copies."""
+    """Whether a region casts weights, be it in one of the cases it provides for, and keeps the copies."""
     path = call.path
     described = call.engine.describe(region, path)
-    if described is None or _CACHE in path.heap or described.dtype not in ("float16", "bfloat16"):
+    if described is None or _CACHE in path.heap:
+        return False
+    if not described.may_cast_to("float16", "bfloat16"):
         return False
     switch = call.engine.logic.settled(path.known(region, "@cache"), path)
     return switch is None or switch in (NONE, TRUE)
