@@ -57,8 +57,8 @@ class Unscaled(Event):
     """`scaler.unscale_(optimizer)`; `by_hand` for gradients divided by `get_scale()`.
 
     `definite` says that no other `Ref` can stand for the same optimizer. `guard` is where control may
-    leave between here and the update below, `finite` that it does where numbers are not finite.
-    `called_at` is the call of the function around it.
+    leave between here and the update below, `finite` that it does where numbers are not finite,
+    `beside` that it may wherever this is reached. `called_at` is the call of the function around it.
     """
 
     scaler: Ref
@@ -67,6 +67,7 @@ class Unscaled(Event):
     definite: bool = True
     guard: Span | None = None
     finite: bool = False
+    beside: bool = False
     called_at: Span | None = None
 
 
@@ -117,10 +118,15 @@ class OptimizerStep(Event):
 
 @event
 class ScalerUpdate(Event):
-    """`scaler.update()`; `to_given_scale` for `update(new_scale)`, which needs no step."""
+    """`scaler.update()`; `to_given_scale` for `update(new_scale)`, which needs no step.
+
+    `further` says whether the guard behind `unscale_` rests on what changes from iteration to iteration,
+    and counts none; None if there is no guard, or nothing that it rests on.
+    """
 
     scaler: Ref
     to_given_scale: bool = False
+    further: bool | None = None
 
 
 @event

@@ -30,7 +30,8 @@ class GuardProtocol(Protocol):
                 key = ("unscaled", event.scaler, optimizer)
                 before = self.state.get(key)
                 if isinstance(before, Unscaled) and before.at == event.at:
-                    if before.guard is not None and (event.finite or not event.occasional):
+                    unasked = event.finite or event.beside or not event.occasional
+                    if before.guard is not None and unasked:
                         yield _skipped(before)
                 self.state[key] = event
             case ScalerUpdate():
@@ -49,7 +50,11 @@ class GuardProtocol(Protocol):
             if isinstance(key, tuple) and key[1] == event.scaler:
                 del self.state[key]
                 if isinstance(before, Unscaled) and before.guard is not None:
-                    guarded = event.occasional and (before.finite or not event.counted)
+                    inner = before.beside and before.occasional
+                    if inner and event.further is None:
+                        continue  # no condition here: this says nothing of those that there may be
+                    further = event.further if inner else not event.counted
+                    guarded = event.occasional and (before.finite or further)
                     yield (
                         Kept("double-unscale", before.at) if guarded else Kept(RULE, before.guard)
                     )

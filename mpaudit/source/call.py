@@ -60,6 +60,7 @@ class Calls(Binding):
         self.declaring = False  # in a block that is there for type checkers alone
         self.narrow: frozenset[str] | None = None  # what is followed if not everything is
         self.sites: dict[tuple[ast.expr, int], ast.expr] = {}
+        self.guarding: set[ast.expr] = set()  # the tests that may keep a scaler from its update
 
     # To be filled in below this class: the house has one engine, cut at its joints.
 

@@ -8,9 +8,11 @@ from functools import lru_cache, partial
 
 from mpaudit.source.binding import Enter
 from mpaudit.source.generator import Generators
+from mpaudit.source.guard import GUARDED
 from mpaudit.source.narrow import STEPPING, TRAINING
 from mpaudit.source.path import Fork, Frame, Path
 from mpaudit.source.values import (
+    FALSE,
     NOWHERE,
     TRUE,
     Choice,
@@ -63,6 +65,9 @@ class Compound(Generators):
         for each, test in self.run(path, node.test):
             known = self.logic.truth(test, each)
             self.logic.remember(test, each)
+            if node.test in self.guarding and not isinstance(test, Const):
+                shifting = self._changes(test, each) and not self._counts(test)
+                each.heap[GUARDED] = TRUE if shifting else FALSE
             if known is None:
                 paths.extend(self._branches(node, each, test))
             elif any(self._changes(fact, each) for fact in each.facts if fact not in asked):

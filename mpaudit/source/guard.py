@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 
 from mpaudit.finding import Span
 from mpaudit.source.module import Module
@@ -10,13 +11,27 @@ from mpaudit.source.walk import walk
 
 _LEAVES = (ast.Continue, ast.Return)
 
+GUARDED = (0, "@guarded")
+"""Where a path keeps whether the guard that it met last rests on what changes from pass to pass."""
 
-def guard_after(module: Module, node: ast.AST) -> tuple[Span | None, bool]:
-    """The first guard below `node` before an update: the `continue` in it, or the test around a step.
 
-    With it comes whether it asks if numbers are finite.
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Where control may go around what follows.
+
+    `finite` says that the guard asks whether numbers are finite, `beside` that it stands under no other
+    condition than the place it follows.
     """
-    statement = module.statement(node)
+
+    span: Span
+    test: ast.expr
+    finite: bool
+    beside: bool
+
+
+def guard_after(module: Module, node: ast.AST) -> Guard | None:
+    """The first guard below `node` before an update: the `continue` in it, or the test around a step."""
+    statement = first = module.statement(node)
     while not isinstance(statement, (ast.For, ast.While, ast.FunctionDef, ast.AsyncFunctionDef)):
         parent = module.parents.get(statement)
         if parent is None:
@@ -25,21 +40,23 @@ def guard_after(module: Module, node: ast.AST) -> tuple[Span | None, bool]:
             if isinstance(block, list) and statement in block:
                 for below in block[block.index(statement) + 1 :]:
                     if isinstance(below, ast.If) and (place := _guards(below)) is not None:
-                        return module.span(place), _asks_finite(below.test)
+                        span, finite = module.span(place), _asks_finite(below.test)
+                        return Guard(span, below.test, finite, statement is first)
                     if _calls(below, "update"):
-                        return None, False
+                        return None
         if not isinstance(parent, ast.stmt):
             break
         statement = parent
-    return None, False
+    return None
 
 
 def _guards(statement: ast.If) -> ast.AST | None:
     for block in (statement.body, statement.orelse):
         if block and isinstance(block[-1], _LEAVES):
             return block[-1]
-    around = any(_calls(each, "step") for each in statement.body)
-    return statement.test if around and not statement.orelse else None
+    sides = (statement.body, statement.orelse)
+    steps = [any(_calls(each, "step") for each in side) for side in sides]
+    return statement.test if any(steps) and not all(steps) else None
 
 
 def _asks_finite(test: ast.expr) -> bool:

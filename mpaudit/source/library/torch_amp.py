@@ -15,7 +15,7 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Position, Span
 from mpaudit.source.absence import never_called
-from mpaudit.source.guard import guard_after
+from mpaudit.source.guard import GUARDED, guard_after
 from mpaudit.source.handover import handed
 from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch_device import decided, device_type
@@ -178,8 +178,11 @@ def unscale(call: Call) -> Value:
         operation, *operands = call.engine.identities.description(optimizer.uid)
         if operation == "." and isinstance(operands[0], Thing):
             call.path.learn(operands[0], inner=optimizer)
-    guard, finite = guard_after(call.path.frame.module, call.node)
+    guard = guard_after(call.path.frame.module, call.node)
     if not _off(call):
+        if guard is not None:
+            call.engine.guarding.add(guard.test)
+            call.path.heap.forget(GUARDED)
         call.emit(
             Unscaled(
                 at=call.span,
@@ -187,8 +190,9 @@ def unscale(call: Call) -> Value:
                 scaler=call.ref(call.thing),
                 optimizer=call.ref(optimizer, call.argument_node(0, "optimizer")),
                 definite=_definite(call, optimizer),
-                guard=guard,
-                finite=finite,
+                guard=None if guard is None else guard.span,
+                finite=guard is not None and guard.finite,
+                beside=guard is not None and guard.beside,
                 called_at=next(iter(call.places[1:]), None),
             )
         )
@@ -301,9 +305,15 @@ def update(call: Call) -> Value:
                 scaler=call.ref(call.thing),
                 counted=call.counted,
                 to_given_scale=given is not None and given != NONE,
+                further=_further(call),
             )
         )
     return NONE
+
+
+def _further(call: Call) -> bool | None:
+    met = call.path.heap.get(GUARDED)
+    return met == TRUE if met in (TRUE, FALSE) else None
 
 
 @method("GradScaler", "get_scale")
