@@ -91,7 +91,7 @@ class ScalerStep(Event):
     closure comes in: "keyword", "positional" (where the optimizer calls it), or "missing" where the
     optimizer cannot step without one; None for an ordinary step. `alone` names the methods that nobody
     in the program calls on this scaler, where it is stepped for a caller out of sight. `edited` says
-    that the gradients are others than torch left (a run tells it).
+    that the gradients are, or may be, others than torch left.
     """
 
     scaler: Ref

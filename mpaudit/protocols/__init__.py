@@ -48,6 +48,7 @@ from mpaudit.protocols.precision_flags import PrecisionFlagsProtocol
 from mpaudit.protocols.protocol import Protocol
 from mpaudit.protocols.refused import RefusedProtocol
 from mpaudit.protocols.region_missed import RegionMissedProtocol
+from mpaudit.protocols.repeated_step import RepeatedStepProtocol
 from mpaudit.protocols.sanitized import SanitizedProtocol
 from mpaudit.protocols.scaled_loss import ScaledLossProtocol
 from mpaudit.protocols.scaler_use import ScalerUseProtocol
@@ -65,6 +66,7 @@ _ALL: tuple[type[Protocol], ...] = (
     AutogradFunctionProtocol,
     OptimizerMatchProtocol,
     SteppingProtocol,
+    RepeatedStepProtocol,
     AccumulationProtocol,
     GuardProtocol,
     ScheduleProtocol,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING
 
 from mpaudit.event import (
@@ -69,6 +70,8 @@ DTYPES = {
     "torch.float32": "float32",
     "torch.float": "float32",
 }
+EDITED = re.compile(r"\.grad\s*=[^=]")
+"""What a file says that puts gradients where they belong by itself."""
 
 
 # GradScaler
@@ -217,6 +220,7 @@ def step(call: Call) -> Value:
                 counted=call.counted,
                 closure=closure_of(call, optimizer),
                 alone=_alone(call),
+                edited=EDITED.search(call.path.frame.module.text) is not None,
             )
         )
     if optimizer is not None:
