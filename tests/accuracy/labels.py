@@ -5,6 +5,10 @@ carries what was decided when its file was read: `verdict` is `silence right`, o
 cannot see what is there, and `decision` says why. A repository is read from a bare clone below `--repos`
 (`<owner>+<name>/repo`), or cloned from GitHub into the cache.
 
+`--labels tests/accuracy/bugs.tsv` are mistakes that people made, most of them mended since: collected from
+the history of repositories, and labelled, before mpaudit was run on any of them. Other mistakes in the same
+files are not labelled there.
+
 Exits 1 if a miss is undecided, a finding stands beside the labels, or a repository cannot be had.
 """
 
@@ -31,7 +35,7 @@ from mpaudit.rule import catalogue
 from .corpus import cache
 
 LABELS = Path(__file__).with_name("labels.tsv")
-RESULTS = Path(__file__).with_name("labels_results.json")
+BUGS = Path(__file__).with_name("bugs.tsv")
 NEAR = 3
 """Rows between a label and a finding that still mean the same place."""
 
@@ -93,14 +97,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = [each.result() for each in waiting]
     figures = summarise(results)
     show(results, figures)
-    if given.labels == LABELS and not given.only:
-        RESULTS.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if given.labels.resolve() in (LABELS, BUGS) and not given.only:
+        _results(given.labels).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 1 if figures["undecided"] or figures["beside"] or figures["failures"] else 0
 
 
 def last_figures() -> dict[str, Any]:
-    """The figures of the last run; {} if there was none."""
-    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    """The figures of the last run over the labels; {} if there was none."""
+    results = _results(LABELS)
+    return json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+
+
+def _results(table: Path) -> Path:
+    return table.with_name(f"{table.stem}_results.json")
 
 
 def read(table: Path) -> dict[tuple[str, str], list[Label]]:
