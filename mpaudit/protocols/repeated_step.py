@@ -64,7 +64,8 @@ class RepeatedStepProtocol(Protocol):
             if spent.scaler == event.scaler and spent.at != event.at and not event.edited:
                 yield _again(spent, event)
         elif "fresh" in self.state and event.closure is None:
-            yield Kept(RULE, event.at)
+            if ("stepped", event.optimizer) not in self.state:  # else the scaler itself refuses it
+                yield Kept(RULE, event.at)
             self.state[("stepped", event.optimizer)] = event
 
 
