@@ -124,10 +124,14 @@ def test_every_verdict_has_a_reason_and_a_rule_with_a_page() -> None:
         assert place.package in packages
 
 
-def test_the_labels_can_be_read() -> None:
-    groups = labels.read(labels.LABELS)
-    assert sum(map(len, groups.values())) > 100
+@pytest.mark.parametrize(("table", "least"), [(labels.LABELS, 100), (labels.BUGS, 90)])
+def test_the_labels_can_be_read(table: Path, least: int) -> None:
+    groups = labels.read(table)
+    found = [label for entries in groups.values() for label in entries]
+    assert len(found) > least
     assert all(len(commit) == 40 for _, commit in groups)
+    assert {label.rule for label in found} <= {*catalogue(), "clean"}
+    assert all(bool(label.verdict) == bool(label.decision) for label in found)
 
 
 LABELS = """repo\tcommit\tpath\tline\trule\tconfidence\treason\tverdict\tdecision
