@@ -39,7 +39,8 @@ class LossScalingProtocol(Protocol):
     """MP125.
 
     State: "phase" -> _Phase; ("pending", scaler) -> True from a backward of a loss that it scaled
-    until its update. Facts: ("made", scaler) -> True, if it is seen where the scaler comes from.
+    until its update. Facts: ("made", scaler) -> True, if it is seen where the scaler comes from;
+    ("called", text, scaler) -> True, if it has scaled under that name.
     """
 
     __slots__ = ()
@@ -63,8 +64,10 @@ class LossScalingProtocol(Protocol):
         match event:
             case ScalerMade():
                 self.facts[("made", event.scaler)] = True
-            case LossScaled() if event.before:
-                yield _twice(event)
+            case LossScaled():
+                self.facts[("called", event.scaler.text, event.scaler)] = True
+                if event.before:
+                    yield _twice(event)
             case Backward():
                 self.state["phase"] = _with_backward(_Phase() if phase.closed else phase, event)
                 for scaler in event.scalers or ():
@@ -94,7 +97,12 @@ class LossScalingProtocol(Protocol):
         self.state["phase"] = replace(phase, closed=True)
 
     def _by_another(self, scaler: Ref, scalers: set[Ref]) -> bool:
-        """Whether a scaler that is stepped is certainly none of those that scaled the losses."""
+        """Whether a scaler that is stepped is certainly none of those that scaled the losses.
+
+        Under one name there is one of them: which of several it is, was forgotten where paths were joined.
+        """
+        if any(("called", scaler.text, each) in self.facts for each in scalers):
+            return False
         known = all(("made", each) in self.facts for each in (scaler, *scalers))
         return known and ("pending", scaler) not in self.state
 
