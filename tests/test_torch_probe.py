@@ -80,6 +80,52 @@ def test_numbers_are_those_of_independent_hooks(tmp_path: Path) -> None:
     assert forward.calls == backward.calls == 6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_comes_back_to_a_wide_loss_is_the_scale_and_no_number_of_the_model(
+    tmp_path: Path, dtype: Any
+) -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 3)
+
+        def forward(self, inputs: Any) -> tuple[Any, Any]:
+            logits = self.inner(inputs)
+            return logits, logits.float().square().mean().to(dtype)
+
+    arrived = []
+
+    def loop() -> None:
+        network = WithLoss()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**15)
+        for _ in range(3):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16):
+                logits, loss = network(torch.ones(2, 4))
+            logits.register_hook(lambda grad: arrived.append(grad.abs().max().item()))
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+    _, run = trace(tmp_path, loop)
+    backward = {
+        each.dtype: each
+        for each in run.statistics()
+        if (each.layer, each.phase) == ("", "backward")
+    }
+    assert run.dtypes()[""]["output_grad"] == sorted({"float16", str(dtype).removeprefix("torch.")})
+    if dtype is torch.float32:
+        assert set(backward) == {"float16"}
+        assert backward["float16"].amax == max(arrived)
+    else:
+        assert backward["float16"].amax == 2.0**15  # must fit into float16, and nearly does not
+    counted = {each.dtype for each in run.histograms()[""] if each.what == "gradient"}
+    assert counted == (
+        {"float16"} if dtype is torch.float16 else set()
+    )  # logits are counted as `inner`'s
+
+
 def test_a_forced_overflow_is_exactly_one_skipped_step(tmp_path: Path) -> None:
     _, run = trace(tmp_path, lambda: train(model(), factor={3: 1e34}))  # times the scale: inf
     assert run.attempts() == [

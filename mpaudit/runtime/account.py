@@ -92,6 +92,10 @@ class Account:
         sums.tensors += 1
         sums.add(step, values)
 
+    def got_scale(self, dtype: str) -> None:
+        """The gradient of a loss came: the loss scale, which is no number of the layer."""
+        self._of("output_grad", dtype).tensors += 1
+
     def hand_over(self, tracer: Tracer) -> None:
         """Tell the tracer, and begin anew."""
         for each in self._sums:

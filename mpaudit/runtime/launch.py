@@ -204,5 +204,6 @@ def say_what_next(
         note(f"{len(found)} processes left traces; look at them together with")
     _say(f"  mpaudit report {paths}")
     _say(f"  mpaudit report {paths} --format json")
-    _say(f"  mpaudit explain {rules[0] if rules else 'no-mixed-precision'}")
+    if rules:
+        _say(f"  mpaudit explain {rules[0]}")
     return None

@@ -125,9 +125,12 @@ class Gradient:
     """The gradient of a layer's output: measured in the backward pass.
 
     `consumers` are the gradients of what was computed from this output, by layers that were called.
+    `is_scale`: the output is one wide number, so a loss: its gradient is the loss scale, or a part
+    of it, whatever the layer does.
     """
 
     place: Place
     dtype: str | None = None
+    is_scale: bool = False
     measured: Measured = field(default_factory=Measured)
     consumers: list[Gradient] = field(default_factory=list)

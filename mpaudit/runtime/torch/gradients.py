@@ -16,7 +16,7 @@ from mpaudit.runtime.sampling import CALLS, sampled
 from mpaudit.runtime.torch.edge import parts
 from mpaudit.runtime.torch.guard import unseen_by
 from mpaudit.runtime.torch.histogram import Histograms
-from mpaudit.runtime.torch.measure import measurable
+from mpaudit.runtime.torch.measure import WIDE, measurable
 from mpaudit.runtime.torch.names import Names
 from mpaudit.runtime.torch.regions import dtype_name, mark
 from mpaudit.runtime.torch.watch import Known, Watch
@@ -80,18 +80,23 @@ class Gradients:
 
     def _count(self, account: Account, gradient: Gradient, place: Place, values: Values) -> None:
         """What arrives as `gradient` is the gradient of this layer's output too."""
+        dtype = gradient.dtype or place.dtype
         with self._accounts.lock:
-            account.got_back(place.step, gradient.dtype or place.dtype, values)
+            if gradient.is_scale and values.finite:
+                account.got_scale(dtype)
+            else:
+                account.got_back(place.step, dtype, values)
 
     def _arrived(self, gradient: Gradient, grad: Any) -> None:
         with self._watch.guard("gradient hook"):
             if type(grad) is not torch.Tensor:
                 unseen_by(type(grad))
             gradient.dtype = dtype_name(grad.dtype)
+            gradient.is_scale = grad.dim() == 0 and grad.dtype in WIDE
             if measurable(grad):
                 self._watch.numbers.measure(grad, partial(self._received, gradient))
                 place = gradient.place
-                if place.call < CALLS and sampled(place.step):
+                if place.call < CALLS and sampled(place.step) and not gradient.is_scale:
                     self._histograms.add(place.path, "gradient", place.step, grad)
 
     def _received(self, gradient: Gradient, values: Values) -> None:

@@ -18,7 +18,8 @@ from mpaudit.runtime.torch.on_cuda import OnCuda
 from mpaudit.runtime.torch.ring import Ring
 
 STAND_INS = (FakeTensor, FunctionalTensor)  # what a compiler calls modules with
-MEASURED = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+WIDE = frozenset([torch.float32, torch.float64])
+MEASURED = WIDE | {torch.float16, torch.bfloat16}
 ROWS = 4096  # measurements kept on the device before they are sent to the host
 COUNTED = 256  # histograms kept there
 
