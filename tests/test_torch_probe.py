@@ -216,6 +216,29 @@ def test_nan_in_the_data_is_no_layers_fault(tmp_path: Path) -> None:
     assert run.problems() == []
 
 
+def test_what_data_spoils_is_told_once_where_no_graph_says_what_was_computed(
+    tmp_path: Path,
+) -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (nn.Conv2d(4, 4, 1) for _ in range(3))
+
+        def forward(self, image: Any) -> Any:
+            left, right = self.first(image).chunk(2, 1)
+            joined = self.second(torch.cat([right, left], 1))
+            return self.third(joined + image)
+
+    def loop() -> None:
+        with torch.no_grad():
+            Branches().eval()(torch.full((1, 4, 2, 2), float("nan")))  # as a profiler does
+
+    _, run = trace(tmp_path, loop)
+    told = [(each.layer, each.kind, each.judgement) for each in run.incidents()]
+    assert told == [("first", "input-nonfinite", "from-data")]
+    assert run.problems() == []
+
+
 def test_two_optimizers_count_their_own_attempts(tmp_path: Path) -> None:
     def loop() -> None:
         one, two = nn.Linear(3, 3), nn.Linear(3, 3)
@@ -251,6 +274,27 @@ def test_paths_are_those_of_named_modules(tmp_path: Path) -> None:
     expected = {name for name, _ in network.named_modules()}
     assert set(paths) >= expected
     assert {each.removeprefix("copied").removeprefix(".") for each in paths} == expected
+
+
+def test_a_layer_that_is_put_into_a_copy_has_its_path_there(tmp_path: Path) -> None:
+    import copy
+
+    def loop() -> None:
+        network = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), nn.ReLU())
+        network(torch.ones(2, 4))
+        fused = copy.deepcopy(network)
+        block = nn.Sequential(nn.Linear(4, 4))
+        fused[0][0] = nn.Linear(
+            4, 4
+        )  # torch tells that this block holds it, but not who holds the block
+        fused.append(block)
+        fused(torch.ones(2, 4))
+
+    _, run = trace(tmp_path, loop)
+    assert [each.path for each in run.layers()] == [
+        *("", "0", "0.0", "0.1", "1"),
+        *("fused", "fused.0", "fused.0.0", "fused.0.1", "fused.1", "fused.2", "fused.2.0"),
+    ]
 
 
 def test_a_layer_called_twice_and_recomputed_layers_are_counted_once(tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ def is_layer(module: Any, *, compiled: bool) -> bool:
     return not wraps and not isinstance(module, torch.fx.GraphModule)
 
 
+def _joined(*paths: str) -> str:
+    return ".".join(filter(None, paths))
+
+
 @dataclass(slots=True)
 class Part:
     """What is known of one module: there is one for every module of a model, and nothing beside it.
@@ -104,11 +108,10 @@ class Names:
             if (around := self._watch.own.path(root)) is not None:  # one of torch in one of Keras
                 part.path = f"{around}/{path}"
                 return part.path
-            if root is module and module is not outermost:
-                path = self._look_through(outermost, module)
-                root, above = self._climb(outermost)
-                path = ".".join(filter(None, (above, path)))
-            part.path = ".".join(filter(None, (self._prefix(root, spelled), path)))
+            top, above = self._climb(outermost)
+            if root is not top and (inside := self._look_through(outermost, root, module)):
+                root, path = top, _joined(above, inside, path)
+            part.path = _joined(self._prefix(root, spelled), path)
         return part.path
 
     def _climb(self, module: Any) -> tuple[Any, str]:
@@ -132,11 +135,12 @@ class Names:
             else:
                 return root, ".".join(reversed(names))
 
-    def _look_through(self, outermost: Any, module: Any) -> str:
+    def _look_through(self, outermost: Any, root: Any, module: Any) -> str:
+        """Where in `outermost` the `root` is, if it is there, that nobody is known to hold."""
         for path, found in outermost.named_modules():
-            if found is module:
+            if found is root:
                 return ".".join(part for part in path.split(".") if part not in _PARTS)
-        return type(module).__name__
+        return type(module).__name__ if root is module else ""
 
     def _prefix(self, root: Any, spelled: str) -> str:
         for reference, prefix in self._roots:
