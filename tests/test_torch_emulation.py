@@ -13,6 +13,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from watched import launch, trace, traced  # noqa: E402
 
+from mpaudit.render import html, run_text  # noqa: E402
+from mpaudit.runtime.summary import summarise  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from tests.benchmarks.runtime.loop import gpt, resnet  # noqa: E402
 
@@ -215,3 +217,38 @@ def test_a_generator_of_the_script_is_on_the_cpu(tmp_path: Path) -> None:
     found, _ = trace(tmp_path, draw)
     assert torch.Generator is before
     assert torch.equal(found, torch.rand(4, generator=torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.parametrize(
+    ("asks", "said"),
+    [
+        ("torch.cuda.is_available()", "float16 autocast"),
+        ("next(model.parameters()).is_cuda", "float32: nothing ran in 16 bits (on a GPU it may: "),
+    ],
+)
+def test_a_report_says_that_a_script_may_have_switched_mixed_precision_off(
+    tmp_path: Path, asks: str, said: str
+) -> None:
+    (tmp_path / "train.py").write_text(
+        f"""import torch
+model = torch.nn.Linear(4, 2).to("cuda")
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+amp = {asks}
+scaler = torch.amp.GradScaler("cuda", enabled=amp)
+for _ in range(3):
+    optimizer.zero_grad()
+    with torch.autocast("cuda", dtype=torch.float16, enabled=amp):
+        loss = model(torch.ones(2, 4, device="cuda")).square().mean()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+"""
+    )
+    done = launch(tmp_path / "train.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*.mpa")
+    with Reader(path) as trace:
+        report = summarise(trace, [], {})
+    for page in (run_text.render(report), html.render(report)):
+        assert said in page
+        assert ("nothing ran in 16 bits" in page) == ("is_cuda" in asks)

@@ -20,7 +20,7 @@ from mpaudit.render.html_findings import cards
 from mpaudit.render.html_layers import lines, sorted_incidents, tightest
 from mpaudit.render.octaves import pictures
 from mpaudit.render.run_json import META
-from mpaudit.render.run_text import first_bad, overhead, parting, ranks, unfinished
+from mpaudit.render.run_text import first_bad, overhead, parting, precision, ranks, unfinished
 from mpaudit.report import Report, count
 from mpaudit.rule import rule
 from mpaudit.runtime.advice import Advice, advise
@@ -159,7 +159,7 @@ def _facts(report: RunReport) -> dict[str, str]:
         "took": _took(meta.get("started"), meta.get("ended")),
         "versions": ", ".join(f"{k} {v}" for k, v in (meta.get("versions") or {}).items()),
         "device": meta.get("device"),
-        "precision": meta.get("precision"),
+        "precision": precision(report),
         "asked for": None if meta.get("precision") else meta.get("amp"),
         "ranks": ranks(meta),
         "first bad": first_bad(meta.get("first_bad")),

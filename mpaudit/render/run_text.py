@@ -14,7 +14,7 @@ from mpaudit.report import Report, count, shown
 from mpaudit.runtime.advice import Advice, advise
 from mpaudit.runtime.advice import outcome as measured
 from mpaudit.runtime.histogram import FLOAT16, KINDS
-from mpaudit.runtime.record import Flow
+from mpaudit.runtime.record import LOW_PRECISION, Flow
 from mpaudit.runtime.sampling import told
 from mpaudit.runtime.summary import Numbers, RunReport, Steps
 
@@ -55,7 +55,7 @@ def _facts(report: RunReport, paint: Paint) -> list[str]:
         "ran": _ran(meta),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "device": f"{meta.get('device') or ''}{f' (emulated: {emulated})' if emulated else ''}",
-        "precision": meta.get("precision"),
+        "precision": precision(report),
         "overhead": overhead(meta.get("overhead")),
         "sampling": told(meta.get("sampling")),
         "ranks": ranks(meta),
@@ -125,6 +125,23 @@ def unfinished(meta: Any) -> str:
 
 def _clock(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} {time.tzname() or ''}".rstrip()
+
+
+def precision(report: RunReport) -> str | None:
+    """The precision that the run trained in; None where that is not known.
+
+    A stand-in says so where it may be why nothing is mixed: a tensor that was sent to cuda lies on the
+    CPU and says that, and libraries (ultralytics is one) then switch mixed precision off.
+    """
+    if found := report.meta.get("precision"):
+        return str(found)
+    flowed = {each for layer in report.layers for flow in layer.dtypes.values() for each in flow}
+    if report.light or not flowed or flowed & LOW_PRECISION:
+        return None
+    told = f"{' and '.join(sorted(flowed))}: nothing ran in 16 bits"
+    if report.meta.get("emulated"):
+        told += " (on a GPU it may: `tensor.device` says cpu here, and the script may go by that)"
+    return told
 
 
 def overhead(cost: Any) -> str | None:

@@ -66,7 +66,9 @@ class Origins:
         known = [each for each in inputs if each.values is not None]
         if bad := [each for each in known if each.values and not each.values.finite]:
             if not any(each.computed for each in bad):
-                if self._begun:  # computed of what went wrong before: without a graph nobody can tell
+                if (
+                    self._begun
+                ):  # computed of what went wrong before: without a graph nobody can tell
                     return
                 message = f"non-finite values come into {_title(place.path)} with the data"
                 self._record("activation-overflow", "input-nonfinite", place, values, message)
