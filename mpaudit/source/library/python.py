@@ -28,12 +28,22 @@ from mpaudit.source.values import (
     Value,
 )
 
+FINITE = ("nan", "inf", "finite")
 DEVICES = ("cuda", "cuda:0", "cpu", "mps", "xpu")
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
+
+
+@function(*(f"{library}.is{what}" for library in ("torch", "math", "numpy") for what in FINITE))
+def asked(call: Call) -> Value | None:
+    """Whether a number is finite: of the same number the answer is the same."""
+    value = call.argument(0)
+    if not isinstance(value, Thing) or len(call.arguments) != 1 or call.keywords:
+        return None
+    return call.engine.derive(call.engine.term(call.name, value), (value,), call.path)
 
 
 @function("functools.partial")
