@@ -30,6 +30,10 @@ class Span:
     end: Position
     cell: int | None = None
 
+    def __hash__(self) -> int:  # of what a run keeps in each step: without a call for each position
+        start, end = self.start, self.end
+        return hash((self.filename, start.row, start.column, end.row, end.column, self.cell))
+
     def __str__(self) -> str:
         return f"{self.filename}:{self.start.row}:{self.start.column}"
 

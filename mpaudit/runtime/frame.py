@@ -39,13 +39,11 @@ def is_users(filename: str) -> bool:
 def user_frame(frame: FrameType | None = None) -> FrameType | None:
     """The innermost frame of the user's code, from `frame` (default: the caller's) outwards."""
     found: FrameType | None = frame or sys._getframe(1)
-    while found is not None and not _runs_users(found):
+    while found is not None:  # asked some times in each step: no call for each frame
+        if is_users(found.f_code.co_filename) or found.f_globals.get("__name__") == "__main__":
+            return found
         found = found.f_back
-    return found
-
-
-def _runs_users(frame: FrameType) -> bool:
-    return is_users(frame.f_code.co_filename) or frame.f_globals.get("__name__") == "__main__"
+    return None
 
 
 def entered_by_user(frame: FrameType | None, package: str) -> bool:
@@ -62,9 +60,9 @@ def entered_by_user(frame: FrameType | None, package: str) -> bool:
         if not (through or code.co_filename == contextlib.__file__):
             behind = None if back is None else back.f_code
             if behind is None or behind.co_filename != contextlib.__file__:
-                return _runs_users(frame)
+                return user_frame(frame) is frame
             if behind.co_name != "__enter__":  # a function that a context decorates
-                return _runs_users(frame)
+                return user_frame(frame) is frame
         frame = back
     return False
 

@@ -57,7 +57,13 @@ class Edits:
 
 def _state(optimizer: Any) -> _State:
     """The gradients of the first parameter, of the last, and of the last in the first group."""
-    groups = [group["params"] for group in optimizer.param_groups if group["params"]]
-    some = [groups[0][0], groups[0][-1], groups[-1][-1]] if groups else []
-    grads = [getattr(each, "grad", None) for each in some]
-    return tuple((0, 0) if grad is None else (id(grad), grad._version) for grad in grads)
+    groups = [params for group in optimizer.param_groups if (params := group["params"])]
+    if not groups:
+        return ()
+    first, last = groups[0], groups[-1]
+    return _of(first[0]), _of(first[-1]), _of(last[-1])
+
+
+def _of(parameter: Any) -> tuple[int, int]:
+    grad = getattr(parameter, "grad", None)
+    return (0, 0) if grad is None else (id(grad), grad._version)

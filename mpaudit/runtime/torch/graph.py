@@ -70,13 +70,17 @@ def activation(node: Any) -> str | None:
 
 
 def marks_behind(node: Any) -> Iterable[dict[str, Any]]:
-    """The marks on the graph behind `node`, the nearest first."""
-    queue, seen = [node], {node}
-    for near in queue:
-        behind = near.next_functions if near is not None else ()
-        if behind:  # the others are parameters, whose nodes outlive the step
-            yield near.metadata
+    """The marks on the graph behind `node`, the nearest first; nodes without any are left out."""
+    near: list[Any] = [node, *[None] * (_NEAR - 1)]
+    seen: dict[Any, None] = {node: None}
+    at, end = 0, 1
+    while at < end:
+        here = near[at]
+        at += 1
+        behind = here.next_functions if here is not None else ()
+        if behind and (marks := here.metadata):  # the others are parameters: they outlive the step
+            yield marks
         for further, _ in behind:
-            if further is not None and further not in seen and len(queue) < _NEAR:
-                seen.add(further)
-                queue.append(further)
+            if end < _NEAR and further is not None and further not in seen:
+                seen[further], near[end] = None, further
+                end += 1

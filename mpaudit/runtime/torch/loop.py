@@ -91,7 +91,7 @@ class Loop:
         feed(make(at=at, moment=moment, **facts))
 
     def _ref(self, thing: object) -> Ref:
-        return self._watch.ref(thing, user_frame())
+        return self._watch.spelled(thing) or self._watch.ref(thing, user_frame())
 
     def _live(self, scaler: Any) -> bool:
         return bool(scaler._enabled) and not unwatched()

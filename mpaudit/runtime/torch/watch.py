@@ -185,6 +185,11 @@ class Watch:
             self._refs.set(thing, found)
         return found
 
+    def spelled(self, thing: object) -> Ref | None:
+        """The same, if a spelling of the script's own is known already."""
+        found: Ref | None = self._refs.get(thing)
+        return None if found is None or found.text == type(thing).__name__ else found
+
     @property
     def region(self) -> Region | None:
         """The innermost autocast region of this thread, None outside all or in a disabled one."""
