@@ -1,20 +1,25 @@
-"""`same.py SHAPE DEVICE ROUNDS STEPS [OPTION...]`: turns with and without mpaudit in one process.
+"""`same.py SHAPE DEVICE CYCLES WATCHER...`: steps without and with mpaudit, in turn, in one process.
 
 Two processes that do the same differ by some percent, as their memory lies elsewhere: what adds less
 than that shows in one only. A machine that others use is faster in one minute than in the next: so
-steps with and without hooks alternate, and a turn is a sum over them. A second turn without hooks says
-what is left of such noise. The options are those of `mpaudit run`. Printed is a line for each round:
-seconds of a step on the wall and of the processor without hooks, the same with them, the same without
-them once more, and the seconds that mpaudit itself says it took.
+a cycle is one step under each watcher and two without any, in an order that is drawn each time. The
+first of those two is what the others are compared with, together with the second, which is also
+compared with the first: what they differ by is noise. A WATCHER is "mpaudit" with options of `mpaudit
+run`. Printed is a line of JSON for each cycle: by name, seconds on the wall and of the processor, and of
+watchers those that writing the trace took, those that mpaudit itself says it took, and what was looked at.
+
+A trace is written each second, a cycle takes several: it is written behind the step, and timed there.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,17 +29,21 @@ from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
 
 from mpaudit.protocols import machines
-from mpaudit.runtime.sampling import FIRST, Sampling
+from mpaudit.runtime import tracer as tracers
+from mpaudit.runtime.sampling import Sampling, sampled
 from mpaudit.runtime.torch import patch
 from mpaudit.runtime.torch import probe as torch_probe
+from mpaudit.runtime.torch.watch import Watch
 from mpaudit.runtime.tracer import Tracer
 from tests.benchmarks.runtime.loop import Loop, Shape
 
 _ABSENT = object()
+WARM = 3
+"""Cycles before those that count: a layer is made known in the first."""
 
 
 class Hooks:
-    """All that mpaudit hooks into torch while it is installed; can be taken away for a while."""
+    """All that an installation hooks into torch. It is away at first, and can be put there for a while."""
 
     def __init__(self, install: Callable[[], object]) -> None:
         named = vars(modules).items()
@@ -56,85 +65,112 @@ class Hooks:
             install()
         finally:
             patch.Patches.set = original  # type: ignore[method-assign]
+        self._with = [dict(each) for each in self._hooks]
+        self._remove()
 
     @contextmanager
-    def away(self) -> Iterator[None]:
-        """Torch as it was before."""
-        with_them = [dict(each) for each in self._hooks]
-        self._put(self._without)
+    def there(self) -> Iterator[None]:
+        """Torch as the installation left it."""
+        self.put()
+        try:
+            yield
+        finally:
+            self._with = [dict(each) for each in self._hooks]
+            self._remove()
+
+    def put(self) -> None:
+        """Put all there again."""
+        self._fill(self._with)
+        for owner, name, _, after in self._replaced:
+            setattr(owner, name, after)
+
+    def _remove(self) -> None:
+        self._fill(self._without)
         for owner, name, before, _ in reversed(self._replaced):
             if before is _ABSENT:
                 delattr(owner, name)
             else:
                 setattr(owner, name, before)
-        try:
-            yield
-        finally:
-            self._put(with_them)
-            for owner, name, _, after in self._replaced:
-                setattr(owner, name, after)
 
-    def _put(self, hooks: list[dict[Any, Any]]) -> None:
+    def _fill(self, hooks: list[dict[Any, Any]]) -> None:
         for each, content in zip(self._hooks, hooks, strict=True):
             if each != content:
                 each.clear()
                 each.update(content)
 
 
-PLAIN, WATCHED, AGAIN = "plain", "watched", "again"
+class Watcher:
+    """An installation of mpaudit, with the options of a command, on a loop that is built already."""
+
+    def __init__(self, command: str, device: str, path: Path) -> None:
+        options = command.split()[1:]
+        every = int(options[options.index("--every") + 1]) if "--every" in options else None
+        self._light = "--light" in options
+        self._tracer = Tracer(path, machines(), Sampling(every, light=self._light))
+        install = torch_probe.install
+        undo: list[Callable[[], None]] = []
+        self._hooks = Hooks(
+            lambda: undo.append(install(self._tracer, device, lambda _: None, late=True))
+        )
+        self._undo = undo[0]
+        watch = Watch.of(self._tracer)
+        assert watch is not None
+        self._turns = watch.turns
+
+    def step(self, loop: Loop) -> list[Any]:
+        """A step, and what is said of it."""
+        number, spent = self._tracer.step(), self._tracer.spent
+        with self._hooks.there():
+            times = timed(loop, loop.step)
+            said = self._tracer.spent - spent
+            written = timed(loop, self._tracer.flush)
+        looked = "looked at" if self._turns.looked(number) else "between"
+        return [
+            *times,
+            *written,
+            said,
+            "counted" if sampled(number) and not self._light else looked,
+        ]
+
+    def end(self) -> None:
+        """Nothing is watched any more. Raises RuntimeError if a probe failed."""
+        self._hooks.put()
+        self._undo()
+        self._tracer.close(0)
+        if errors := self._tracer.fact("probe_errors"):
+            raise RuntimeError(f"a probe failed: {errors}")
 
 
-@dataclass(slots=True)
-class Spent:
-    """Seconds of some steps, on the wall and of the processor."""
-
-    wall: float = 0.0
-    processor: float = 0.0
-
-    def take(self, loop: Loop) -> None:
-        """Do a step, and add what it took."""
-        wait = torch.cuda.synchronize if loop.device == "cuda" else int
-        wait()
-        began, used = time.perf_counter(), time.process_time()
-        loop.step()
-        wait()
-        self.wall += time.perf_counter() - began
-        self.processor += time.process_time() - used
-
-
-def turns(loop: Loop, hooks: Hooks, steps: int) -> dict[str, Spent]:
-    """So many steps of each kind, one after the other, each kind as often the first."""
-    kinds = [PLAIN, WATCHED, AGAIN]
-    spent = {kind: Spent() for kind in kinds}
-    for number in range(steps):
-        first = number % len(kinds)
-        for kind in kinds[first:] + kinds[:first]:
-            with nullcontext() if kind == WATCHED else hooks.away():
-                spent[kind].take(loop)
-    return spent
+def timed(loop: Loop, work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the wall and of the processor."""
+    wait = torch.cuda.synchronize if loop.device == "cuda" else int
+    wait()
+    began, used = time.perf_counter(), time.process_time()
+    work()
+    wait()
+    return time.perf_counter() - began, time.process_time() - used
 
 
 def main() -> None:
-    shape, device, rounds, steps, *options = sys.argv[1:]
-    every = int(options[options.index("--every") + 1]) if "--every" in options else None
+    shape, device, cycles, *commands = sys.argv[1:]
+    tracers.FLUSH_EVERY = math.inf
+    loop, order = Shape(shape).loop(device), random.Random(0)
+    loop.step()
     with TemporaryDirectory() as folder:
-        sampling = Sampling(every, light="--light" in options)
-        tracer = Tracer(Path(folder) / "run.mpa", machines(), sampling)
-        undo: list[Callable[[], None]] = []
-        install = torch_probe.install
-        hooks = Hooks(lambda: undo.append(install(tracer, device, lambda _: None)))
-        loop = Shape(shape).loop(device)
-        for _ in range(FIRST):
-            loop.step()
-        for _ in range(int(rounds)):
-            before = tracer.spent
-            spent = turns(loop, hooks, int(steps))
-            found = [each for one in spent.values() for each in (one.wall, one.processor)]
-            print(*(each / int(steps) for each in (*found, tracer.spent - before)), flush=True)
-        undo[0]()
-        tracer.close(0)
-        if errors := tracer.fact("probe_errors"):
-            raise RuntimeError(f"a probe failed: {errors}")
+        watchers = {
+            command: Watcher(command, device, Path(folder) / f"{number}.mpa")
+            for number, command in enumerate(commands)
+        }
+        names = ["none", "none again", *watchers]
+        for cycle in range(-WARM, int(cycles)):
+            found = {}
+            for name in order.sample(names, len(names)):
+                watcher = watchers.get(name)
+                found[name] = watcher.step(loop) if watcher else timed(loop, loop.step)
+            if cycle >= 0:
+                print(json.dumps(found), flush=True)
+        for watcher in watchers.values():
+            watcher.end()
 
 
 if __name__ == "__main__":

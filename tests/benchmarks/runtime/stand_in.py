@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..goal import Goal
-from ..timing import Run
 from .loop import SHAPES
-from .turn import PLAIN, WARM, WORKER, added, seconds, worker
+from .pair import Pair, added
+from .turn import PLAIN, WARM, WORKER, pair, seconds, worker
 
 FLOAT32, EMULATED = "float32", "mpaudit run --device cpu --light"
 LIMIT = 2
@@ -20,7 +20,7 @@ def row(shape: str, rounds: int) -> Goal:
 
     The script asks for "cuda"; `--light`, so that looking at layers is not among it.
     """
-    pairs: list[tuple[Run, Run]] = []
+    pairs: list[Pair] = []
     watching = ["-m", "mpaudit", "run", "--device", "cpu", "--light", "-o", "run.mpa", str(WORKER)]
     with ExitStack() as stack:
         where = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -32,14 +32,16 @@ def row(shape: str, rounds: int) -> Goal:
             )
         )
         for number in range(-WARM, rounds):
-            pair = plain.steps(1), emulated.steps(1)
+            each = pair(plain, emulated, 1, number)
             if number >= 0:
-                pairs.append(pair)
+                pairs.append(each)
+    found = added(pairs)
     return Goal(
         f"{SHAPES[shape]}: a float16 step where the CPU stands in for a GPU",
         FLOAT32,
-        1 + added(pairs),
+        1 + found.share,
         LIMIT,
         rounds=rounds,
         seconds=seconds({EMULATED: pairs}),
+        interval=(1 + found.low, 1 + found.high),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +12,11 @@ from pathlib import Path
 from statistics import median
 from typing import IO
 
+from mpaudit.runtime.tracer import FLUSH_EVERY
+
 from ..peer import ROOT, clean
 from ..timing import Run
+from .pair import Pair, mean
 
 WORKER = Path(__file__).with_name("worker.py")
 SAME = Path(__file__).with_name("same.py")
@@ -27,14 +31,14 @@ WARM = 3
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """Turns without and with mpaudit in one process, and the seconds of a step that it said it took.
+    """Pairs of steps in one process without and with mpaudit, and what it said of its own cost in each.
 
-    `control` are turns of which both are without it: what they differ by is noise.
+    `control` are pairs of which both steps are without it: what they differ by is noise.
     """
 
-    pairs: list[tuple[Run, Run]]
-    control: list[tuple[Run, Run]]
-    said: float
+    pairs: list[Pair]
+    control: list[Pair]
+    said: list[Pair]
 
 
 class Worker:
@@ -114,49 +118,57 @@ def workers(shape: str, watchers: Sequence[str], device: str) -> Iterator[dict[s
         }
 
 
-def turns(
-    shape: str, watchers: Sequence[str], device: str, rounds: int
-) -> dict[str, list[tuple[Run, Run]]]:
+def pair(plain: Worker, watched: Worker, steps: int, number: int) -> Pair:
+    """A turn of each; which comes first changes from one `number` to the next."""
+    if number % 2:
+        after = watched.steps(steps)
+        return Pair(plain.steps(steps), after)
+    return Pair(plain.steps(steps), watched.steps(steps))
+
+
+def turns(shape: str, watchers: Sequence[str], device: str, rounds: int) -> dict[str, list[Pair]]:
     """Watcher -> pairs of a turn without and one with it, one right after the other."""
-    pairs: dict[str, list[tuple[Run, Run]]] = {watcher: [] for watcher in watchers}
+    pairs: dict[str, list[Pair]] = {watcher: [] for watcher in watchers}
     with workers(shape, [PLAIN, *watchers], device) as all_:
         for number in range(-WARM, rounds):
             for watcher in watchers:
-                pair = (all_[PLAIN].steps(STEPS[shape]), all_[watcher].steps(STEPS[shape]))
+                each = pair(all_[PLAIN], all_[watcher], STEPS[shape], number)
                 if number >= 0:
-                    pairs[watcher].append(pair)
+                    pairs[watcher].append(each)
         for watcher, worker in all_.items():
             if code := worker.end():
                 raise RuntimeError(f"the worker under {watcher} ended with code {code}")
     return pairs
 
 
-def same(shape: str, watcher: str, device: str, rounds: int, steps: int) -> Same:
-    """Turns of so many steps without and with mpaudit in one process."""
-    options = watcher.split()[1:]
+def same(shape: str, commands: Sequence[str], device: str, cycles: int) -> dict[str, Same]:
+    """Watcher -> steps in turn with those of the others, in one process."""
     done = subprocess.run(
-        [sys.executable, str(SAME), shape, device, str(rounds), str(steps), *options],
+        [sys.executable, str(SAME), shape, device, str(cycles), *commands],
         env={**clean(), **VISIBLE[device], "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"turns of {watcher} failed: {done.stderr}")
-    lines = [list(map(float, line.split())) for line in done.stdout.splitlines()]
-    runs = [[Run(*line[at : at + 2], 0) for at in (0, 2, 4)] for line in lines]
-    pairs = [(plain, watched) for plain, watched, _ in runs]
-    control = [(plain, again) for plain, _, again in runs]
-    return Same(pairs, control, median(line[6] for line in lines))
+        raise RuntimeError(f"steps in turn failed: {done.stderr}")
+    found: dict[str, Same] = {command: Same([], [], []) for command in commands}
+    for line in map(json.loads, done.stdout.splitlines()):
+        plain, again = (Run(*line[name], 0) for name in ("none", "none again"))
+        both = mean(plain, again)
+        often = min(1.0, both.wall / FLUSH_EVERY)  # a trace is written that often in a step
+        for command, each in found.items():
+            wall, processor, *written, said, look = line[command]
+            flush = [often * seconds for seconds in written]
+            each.pairs.append(Pair(both, Run(wall + flush[0], processor + flush[1], 0), look))
+            own = both.wall + said + flush[0]
+            each.said.append(Pair(both, Run(own, own, 0), look))
+            each.control.append(Pair(plain, again))
+    return found
 
 
-def added(pairs: Sequence[tuple[Run, Run]]) -> float:
-    """The share of a step's time that a watcher adds: the median over the pairs."""
-    return median(watched.wall / plain.wall for plain, watched in pairs) - 1
-
-
-def seconds(pairs: Mapping[str, Sequence[tuple[Run, Run]]]) -> dict[str, float]:
+def seconds(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, float]:
     """The median seconds of a step, by watcher."""
-    plain = [pair[0].wall for each in pairs.values() for pair in each]
-    watched = {name: median(pair[1].wall for pair in each) for name, each in pairs.items()}
+    plain = [pair.plain.wall for each in pairs.values() for pair in each]
+    watched = {name: median(pair.watched.wall for pair in each) for name, each in pairs.items()}
     return {"plain": median(plain), **watched}
