@@ -70,8 +70,8 @@ DTYPES = {
     "torch.float32": "float32",
     "torch.float": "float32",
 }
-EDITED = re.compile(r"\.grad\s*=[^=]")
-"""What a file says that puts gradients where they belong by itself."""
+EDITED = re.compile(r"\.grad\s*=(?!=|\s*None\b)")
+"""What a file says that puts gradients where they belong by itself; None takes them away."""
 
 
 # GradScaler
