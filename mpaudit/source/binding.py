@@ -74,9 +74,11 @@ class Binding(Making):
             number = self.identities.number("parameter", spec.kwarg, frame.context)
             rest = Thing(number, "dict", text=spec.kwarg.arg)
             known = {a.arg for a in (*positional, *spec.kwonlyargs)}
-            for name, value in keywords.items():
-                if name not in known:
-                    path.heap[(rest.uid, f"[{name!r}]")] = value
+            others = {name: value for name, value in keywords.items() if name not in known}
+            for name, value in others.items():
+                path.heap[(rest.uid, f"[{name!r}]")] = value
+            if extra is None and not anyhow:  # there are no others
+                path.learn(rest, items=Pack(tuple(others.values())))
             path.heap[(scope, spec.kwarg.arg)] = rest
 
     def _default(self, node: ast.expr, function: Function, path: Path) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.source.library.registry import (
@@ -230,7 +231,15 @@ def dictionary(call: Call) -> Value | None:
         return None
     if call.name == "values":
         return Pack(tuple(entries.values()))
-    return Pack(tuple(Pack((Const(name[1:-1]), value)) for name, value in entries.items()))
+    return Pack(tuple(Pack((_key(name), value)) for name, value in entries.items()))
+
+
+def _key(name: str) -> Value:
+    """The key that stands in the name of an entry, as far as it is a literal."""
+    try:
+        return Const(ast.literal_eval(name[1:-1]))
+    except ValueError:
+        return Const(name[1:-1])
 
 
 @method("", "get")
