@@ -1,6 +1,6 @@
 """MP205 and MP215 in a file that uses mixed precision itself.
 
-A file that says nothing of it is judged by the engine: where its function is applied in a region.
+A function that does not meet it there is judged by the engine: where it is applied in a region.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix
-from mpaudit.source.autograd_function import functions, problem_of, speaks_of_amp
+from mpaudit.source.autograd_function import beside_amp, functions, problem_of
 from mpaudit.source.repair.autograd_function import suggested
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
     """Yield the autograd functions that autocast breaks."""
-    if "Function" not in module.text or not speaks_of_amp(module):
-        return
     for function in functions(module):
         found = problem_of(function, module)
-        if found is not None:
+        if found is not None and beside_amp(function, module):
             yield found[1], suggested(found[0])

@@ -264,6 +264,44 @@ def _calls_name(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
 
 
+def beside_amp(function: AutogradFunction, module: Module) -> bool:
+    """Whether the file that defines a function uses autocast, a scaler or a guard, where it may meet it.
+
+    It does not where plain functions alone come to it, as those of a metric do, and none of what uses
+    them is a class or speaks of mixed precision itself: then a region has to be seen around it.
+    """
+    if not speaks_of_amp(module):
+        return False
+    known, used = {function.node.name}, False
+    waiting: list[ast.stmt] = [each for each in module.tree.body if each is not function.node]
+    while users := [each for each in waiting if _mentions(each, known)]:
+        used = True
+        names = Names.of(module)
+        if any(isinstance(each, ast.ClassDef) or _uses_amp(each, names) for each in users):
+            return True
+        known.update(*(_bound(each) for each in users))
+        waiting = [each for each in waiting if each not in users]
+    return not used
+
+
+def _mentions(node: ast.AST, known: set[str]) -> bool:
+    return any(isinstance(each, ast.Name) and each.id in known for each in walk(node))
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    """The names that a statement gives to something."""
+    for each in (node, *walk(node)):
+        if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield each.name
+        elif isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
+            yield each.id
+
+
+def _uses_amp(node: ast.AST, names: Names) -> bool:
+    read = (each for each in walk(node) if isinstance(each, (ast.Name, ast.Attribute)))
+    return any(_about_amp(names.resolve(each) or "") for each in read)
+
+
 def speaks_of_amp(module: Module) -> bool:
     """Whether a file itself uses autocast, a scaler, or a guard of autograd functions."""
     if not any(word in module.text for word in ("autocast", "GradScaler", "custom_fwd")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import FunctionApplied
-from mpaudit.source.autograd_function import FUNCTION, flaw, functions, speaks_of_amp
+from mpaudit.source.autograd_function import FUNCTION, beside_amp, flaw, functions
 from mpaudit.source.library.registry import method
 from mpaudit.source.values import Class, External, Value
 
@@ -20,13 +20,13 @@ def apply(call: Call) -> Value | None:
     region = call.engine.describe(call.engine.region(call.path), call.path)
     if not isinstance(receiver, Class) or region is None:
         return None
-    if region.dtype not in ("float16", "bfloat16") or speaks_of_amp(receiver.module):
+    if region.dtype not in ("float16", "bfloat16"):
         return None
     if not any(isinstance(base, External) and base.name in FUNCTION for base in receiver.bases):
         return None
     for function in functions(receiver.module):
         found = flaw(function, receiver.module) if function.node is receiver.node else None
-        if found is not None:
+        if found is not None and not beside_amp(function, receiver.module):
             call.emit(
                 FunctionApplied(
                     at=call.span,
