@@ -18,7 +18,10 @@ from mpaudit.protocols.protocol import Noted, Protocol, Verdict
 
 
 class CheckpointProtocol(Protocol):
-    """MP112. Whether a scaler's state is saved can stand anywhere: it is judged at the end."""
+    """MP112. Whether a scaler's state is saved can stand anywhere: it is judged at the end.
+
+    State: ("stepper", optimizer) -> the scaler that stepped it last. Facts: ("made", scaler) -> where.
+    """
 
     __slots__ = ()
 
@@ -30,7 +33,20 @@ class CheckpointProtocol(Protocol):
             if not event.elsewhere:
                 yield Noted(CheckpointProtocol, event.objects)
         elif isinstance(event, (ScalerMade, ScalerStep, ScalerStateTaken, StateSaved)):
+            if isinstance(event, ScalerMade):
+                self.facts[("made", event.scaler)] = event.at
+            elif isinstance(event, ScalerStep):
+                yield from self._renewed(event)
             yield Noted(CheckpointProtocol, replace(event, occasional=False, moment=None))
+
+    def _renewed(self, event: ScalerStep) -> Iterator[Verdict]:
+        """A scaler that its loop makes anew (MP109): its state would be thrown away after a resume, too."""
+        made = self.facts.get(("made", event.scaler))
+        earlier = self.state.get(("stepper", event.optimizer))
+        self.state[("stepper", event.optimizer)] = event.scaler
+        if isinstance(made, Span) and earlier not in (None, event.scaler):
+            if self.facts.get(("made", earlier)) == made:
+                yield Noted(CheckpointProtocol, made)
 
     @classmethod
     def conclude(cls, facts: Sequence[Hashable]) -> Iterator[Problem]:
@@ -53,7 +69,8 @@ class _Seen:
     """What all paths of the program have noted; scalers are the same if one place made them.
 
     `kept` are the scalers whose state is taken, or that went where nobody can tell, by key and by the
-    place that made them; `unseen` are the files in which some scaler's state is taken.
+    place that made them, and the places that make one anew in a loop; `unseen` are the files in which
+    some scaler's state is taken.
     """
 
     made: dict[Hashable, Span]
@@ -69,6 +86,7 @@ class _Seen:
         kept: set[Hashable] = {e.scaler.key for e in taken if e.scaler is not None}
         kept = kept.union(*(fact for fact in facts if isinstance(fact, frozenset)))
         kept |= {made[key] for key in kept & made.keys()}
+        kept |= {fact for fact in facts if isinstance(fact, Span)}
         steps = [e for e in facts if isinstance(e, ScalerStep)]
         saved = [e for e in facts if isinstance(e, StateSaved)]
         return cls(made, steps, saved, kept, {e.at.filename for e in taken if e.scaler is None})
