@@ -46,6 +46,8 @@ PASSING = frozenset(
 )
 """Methods between an activation and its logarithm that change no number."""
 FLOAT32 = frozenset(["float", "double"])
+WRITTEN = frozenset(["torch.tensor", "torch.Tensor", "torch.FloatTensor", "tensorflow.constant"])
+"""What makes a tensor of numbers: of those that stand there, anyone can see how large they are."""
 GREATEST = frozenset(["argmax", "topk", "shape", "size", "dim", "ndim", "device", "dtype"])
 MAX_STEPS = 4
 
@@ -161,10 +163,12 @@ def _in_float32(node: ast.Call, module: Module) -> bool:
 
 
 def _cast(node: ast.expr, module: Module, steps: int = 2 * MAX_STEPS) -> bool:
-    """Whether a tensor was cast to float32 or float64 by hand."""
+    """Whether a tensor was cast to float32 or float64 by hand, or holds the numbers of a list."""
     match node:
         case _ if steps == 0:
             return False
+        case ast.Call(args=[numbers, *_]) if Names.of(module).resolve(node.func) in WRITTEN:
+            return _literal(numbers)
         case ast.Call(func=ast.Attribute(value=inner, attr=method)):
             if method in FLOAT32 or (
                 method in ("to", "type")
@@ -184,6 +188,15 @@ def _cast(node: ast.expr, module: Module, steps: int = 2 * MAX_STEPS) -> bool:
             bound = [each.origin for each in Names.of(module).bindings(node)]
             return any(isinstance(b, ast.expr) and _cast(b, module, steps - 1) for b in bound)
     return False
+
+
+def _literal(node: ast.expr) -> bool:
+    """Whether an expression is a number, or a list of such."""
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return all(_literal(each) for each in node.elts)
+    if isinstance(node, ast.UnaryOp):
+        return _literal(node.operand)
+    return isinstance(node, ast.Constant) and isinstance(node.value, (int, float))
 
 
 def read_otherwise(node: ast.expr, module: Module) -> bool:
