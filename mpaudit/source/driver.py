@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterator
 
+from mpaudit.source.memo import by_node
 from mpaudit.source.values import Class
 from mpaudit.source.walk import walk
 
@@ -50,6 +51,7 @@ def _inherited(owner: Class, seen: frozenset[int]) -> Iterator[AnyFunction]:
             yield from _inherited(base, seen | {owner.uid})
 
 
+@by_node
 def _called(function: AnyFunction) -> frozenset[str]:
     """The names of the methods that a method takes of its own object."""
     spec = function.args

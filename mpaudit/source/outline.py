@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
-from functools import lru_cache
+from sys import intern
 
+from mpaudit.source.memo import by_node
 from mpaudit.source.module import Module
 from mpaudit.source.walk import children, walk
 
@@ -27,6 +28,8 @@ _TOLD = frozenset(
 )
 """What says something by itself, as `_note` tells."""
 _SURROUNDING = frozenset([ast.Call, ast.arg, ast.AnnAssign, ast.FunctionDef, ast.AsyncFunctionDef])
+_NONE: set[str] = set()
+"""Stands in for every set that is empty, and stays so: thousands of them take some megabytes."""
 ASKING = ("isinstance", "issubclass")
 
 
@@ -50,6 +53,12 @@ class Mentions:
     local: set[str] = field(default_factory=set)
     handed: set[str] = field(default_factory=set)
     """The names, and the attributes that are given arguments or that are not called at all."""
+
+    def close(self) -> None:
+        """Keep only what is asked for once the whole file is known, in no more room than it takes."""
+        self.called = self.own = self.local = _NONE
+        self.words, self.handed = set(self.words), set(self.handed)
+        self.foreign = set(self.foreign) if self.foreign else _NONE
 
 
 @dataclass(slots=True)
@@ -144,6 +153,7 @@ def outline(module: Module) -> Outline:
         if mentions.called & found.stored:
             mentions.words.add(HELD)
         mentions.foreign -= mentions.local
+        mentions.close()
     return found
 
 
@@ -215,7 +225,7 @@ def _note(node: ast.AST, body: _Body, found: Outline, places: _Places) -> None:
             mentions.handed.add(node.attr)
         if isinstance(node.value, (ast.Name, ast.Attribute)) and node.attr[:1].isupper():
             around = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
-            mentions.words.add(f"{around}.Class")
+            mentions.words.add(intern(f"{around}.Class"))
     elif isinstance(node, ast.Call):
         function = node.func
         if isinstance(function, ast.Name):
@@ -224,7 +234,7 @@ def _note(node: ast.AST, body: _Body, found: Outline, places: _Places) -> None:
             if function.attr in KEEPERS:
                 _note_kept(node.args, body)
             mentions.called.add(function.attr)
-            called = f"{function.attr}({'...' if node.args else ''})"
+            called = intern(f"{function.attr}({'...' if node.args else ''})")
             _note_attribute(function, called, mentions, found)
         elif isinstance(function, (ast.Subscript, ast.Call)):
             mentions.words.add(HELD)
@@ -250,10 +260,10 @@ def _note_attribute(node: ast.Attribute, word: str, mentions: Mentions, found: O
     mentions.words.add(word)
     (mentions.foreign if library else mentions.local).add(word)
     if library and isinstance(node.value, ast.Name):
-        mentions.words.add(f"{node.value.id}.{word}")
+        mentions.words.add(intern(f"{node.value.id}.{word}"))
 
 
-@lru_cache(maxsize=4096)
+@by_node
 def generates(function: ast.AST) -> bool:
     """Whether calling a function makes a generator: it yields itself, not in a function inside."""
     inside = list(children(function))
@@ -275,7 +285,7 @@ def is_short(function: ast.AST) -> bool:
     return len(said) == 1 and isinstance(said[0], ast.Return)
 
 
-@lru_cache(maxsize=4096)
+@by_node
 def left_to_heirs(function: ast.AST) -> bool:
     """Whether a method says only that a class that inherits it is to define it."""
     body = getattr(function, "body", None)

@@ -52,6 +52,8 @@ class Relevance:
     def __init__(self, project: Project) -> None:
         self.project = project
         self._known: dict[tuple[str, frozenset[str], bool], Relevant] = {}
+        self._words: dict[frozenset[str], frozenset[str]] = {}
+        """The words of files, most of which have the same: they take some kilobytes for each."""
         self._level = 0
         self._outlines: dict[str, Outline] = {}
         self._idle: dict[str, dict[tuple[ast.stmt, frozenset[str]], bool]] = {}
@@ -179,7 +181,8 @@ class Relevance:
             names |= reached
         if wide:
             functions |= {place for place, m in seen.functions.items() if KEEPS in m.words}
-        self._known[key] = Relevant(frozenset(functions), frozenset(names), frozenset(words))
+        alike = self._words.setdefault(frozenset(words), frozenset(words))
+        self._known[key] = Relevant(frozenset(functions), frozenset(names), alike)
         return self._known[key]
 
     def _outline(self, module: Module) -> Outline:
