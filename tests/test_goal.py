@@ -44,7 +44,7 @@ def test_turns_are_compared_one_by_one():
 @pytest.mark.parametrize(("power", "costs"), [(1, (1, 2, 4)), (2, (1, 4, 16))])
 def test_the_exponent_of_growth_leaves_the_start_out(power, costs):
     points = [
-        {"files": size, "processor seconds": 0.3 + cost}
+        {"files": size, "evaluations": 3 + cost}
         for size, cost in zip((10, 20, 40), costs, strict=True)
     ]
-    assert exponent(points, "files") == power
+    assert exponent(points, "files", "evaluations") == power

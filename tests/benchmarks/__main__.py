@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if goals:
         print(table(goals))
     for name, found in curves.items():
-        power = found["exponent"] or "(lost in noise)"
-        print(f"cost over {name}: grows with the power {power} of it (1 is linear)")
+        powers = ", ".join(f"{work} {power}" for work, power in found["exponents"].items())
+        print(f"work over {name}: grows with this power of it (1 is linear): {powers}")
     if wanted == list(PARTS) and not given.no_slow:
         RESULTS.write_text(json.dumps(facts(peers, goals, curves), indent=1) + "\n")
     return 0

@@ -1,4 +1,4 @@
-"""How cost grows with the number of files, and with the length of one."""
+"""How cost grows with the number of files, and with the length of one: counted, so that no load shows."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ PROJECTS = (1, 2, 4, 8)
 """Copies of every eighth clean script, each in a folder of its own."""
 LOOPS = (64, 128, 256, 512)
 """Copies of one training loop in one file, each a function of its own."""
+WORK = ("evaluations", "functions called")
 LOOP = '''
 def train_{n}(model, loader, optimizer):
     """Epoch {n}."""
@@ -41,7 +42,7 @@ def train_{n}(model, loader, optimizer):
 
 
 def files(peers: Peers, where: Path) -> dict[str, Any]:
-    """Processor seconds and counts over the number of files."""
+    """What is done for a number of files, counted, and how it grows."""
     points = []
     for copies in PROJECTS:
         folder = where / f"files-{copies}"
@@ -52,7 +53,7 @@ def files(peers: Peers, where: Path) -> dict[str, Any]:
         size = len(list(folder.rglob("*.py")))
         points.append({"files": size, **_point(peers, folder, where)})
         shutil.rmtree(folder)
-    return {"points": points, "exponent": exponent(points, "files")}
+    return {"points": points, "exponents": exponents(points, "files")}
 
 
 def length(peers: Peers, where: Path) -> dict[str, Any]:
@@ -65,17 +66,13 @@ def length(peers: Peers, where: Path) -> dict[str, Any]:
         lines = len(re.findall("\n", path.read_text()))
         points.append({"lines": lines, **_point(peers, path, where)})
     path.unlink()
-    return {"points": points, "exponent": exponent(points, "lines")}
+    return {"points": points, "exponents": exponents(points, "lines")}
 
 
 def _point(peers: Peers, target: Path, where: Path) -> dict[str, Any]:
     options = ["check", "--isolated", "--no-cache", "--jobs", "1", str(target)]
-    runs = [run([peers.program("mpaudit", "mpaudit"), *options], where) for _ in range(2)]
-    return {
-        "processor seconds": round(min(each.processor for each in runs), 3),
-        "peak MiB": round(max(each.peak for each in runs)),
-        **counts(peers, options, where),
-    }
+    peak = run([peers.program("mpaudit", "mpaudit"), *options], where).peak
+    return {"peak MiB": round(peak), **counts(peers, options, where)}
 
 
 def counts(peers: Peers, options: Sequence[str], where: Path) -> dict[str, int]:
@@ -85,14 +82,19 @@ def counts(peers: Peers, options: Sequence[str], where: Path) -> dict[str, int]:
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def exponent(points: Sequence[dict[str, Any]], size: str) -> float | None:
-    """By which power of the size the cost beyond that of the smallest grows: 1 is linear.
+def exponents(points: Sequence[dict[str, Any]], size: str) -> dict[str, float | None]:
+    """By which power of the size each kind of work grows."""
+    return {work: exponent(points, size, work) for work in WORK}
 
-    Seconds of start are in every point, so differences are compared: of the last two doublings. None
-    where one of them is lost in noise.
+
+def exponent(points: Sequence[dict[str, Any]], size: str, work: str) -> float | None:
+    """By which power of the size the work beyond that for the smallest grows: 1 is linear.
+
+    The work of the start is in every point, so differences are compared: of the last two doublings.
+    None where nothing grows.
     """
     one, two, three = points[-3:]
-    cost = [b["processor seconds"] - a["processor seconds"] for a, b in ((one, two), (two, three))]
+    cost = [b[work] - a[work] for a, b in ((one, two), (two, three))]
     if min(cost) <= 0:
         return None
     grown = [b[size] - a[size] for a, b in ((one, two), (two, three))]
