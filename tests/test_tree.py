@@ -48,7 +48,7 @@ def followed(*names: str) -> tuple[list[str], dict[str, bool]]:
     groups: list[Group] = batch.follow()
     read = {path for group in groups for path in group.read}
     modules = {Path(path).name: project.module(Path(path)) for path in read}
-    kept = {name: "tree" in vars(module) for name, module in modules.items() if module}
+    kept = {name: "_tree" in vars(module) for name, module in modules.items() if module}
     return [problem.rule for group in groups for problem, _ in group.problems], kept
 
 

@@ -30,7 +30,7 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
-from mpaudit.source.walk import walk
+from mpaudit.source.walk import statements, walk
 from mpaudit.source.wrapper import passes_on
 
 NARROW_BUDGET = 50_000
@@ -112,11 +112,13 @@ class Engine(Importing):
         Of what is imported, functions are known by their nodes, and so are objects that it makes.
         """
         if module.kept or self.lasting or module.filename in self.state.absorbed:
+            self.keep(module)
+        self.keep(*(each for each in self.state.trees if each.laden))
+        if module in self.state.trees:
             return
-        for node in walk(module.tree):
-            if isinstance(node, ast.stmt):
-                self.followed.pop(node, None)
-                self.executed.pop(node, None)
+        for node in statements(module.tree):
+            self.followed.pop(node, None)
+            self.executed.pop(node, None)
         self.relevance.leave(module)
         module.fell()
 

@@ -12,6 +12,7 @@ from mpaudit.source.compound import Compound
 from mpaudit.source.deprecated_api import STARS
 from mpaudit.source.heap import Heap, Layer, Place
 from mpaudit.source.module import Module
+from mpaudit.source.names import Names
 from mpaudit.source.path import Identities, Path
 from mpaudit.source.project import Project
 from mpaudit.source.roles import Roles, roles
@@ -20,6 +21,8 @@ from mpaudit.source.values import External, Imported, Namespace, Thing, Value
 BUDGET = 30_000
 """Evaluation steps for one entry point at first; what needs more is followed narrowly."""
 
+WHOLE = 1_000_000
+"""The trees of so many characters of imported files are whole, for who looks at them again."""
 SILENT = ("library", "list", "dict", "device", "finfo")
 """The kinds of things of which no protocol notes anything by themselves."""
 
@@ -45,6 +48,10 @@ class State:
     stars: dict[str, list[Module]] = field(default_factory=dict)
     """The files of which a file declares, by a star, to have all names; nothing runs that import."""
     followed: dict[ast.AST, None] = field(default_factory=dict)
+    trees: dict[Module, None] = field(default_factory=dict)
+    """The modules whose trees stay: functions and objects of theirs may be met again."""
+    whole: dict[Module, None] = field(default_factory=dict)
+    """Those that may have bodies of functions of which nothing was executed, the oldest first."""
 
 
 class Importing(Compound):
@@ -145,6 +152,7 @@ class Importing(Compound):
             self.identities.lasts, self.declaring = lasts, declaring
             ending.machines = self.ended if any(m.state or m.facts for m in self.ended) else []
             self.verdicts, self.escaped, self.budget, self.ended, self.guards = before
+            self.keep(module)
             for place, value in heap:
                 if place[0] >= 0:
                     self.state.world.add(place, value)
@@ -159,6 +167,19 @@ class Importing(Compound):
         for place, value in ending.settings.items():
             if place not in path.heap:
                 path.heap[place] = value
+
+    def keep(self, *modules: Module) -> None:
+        """Have the trees of modules stay; those that were not used for long lose what was not executed."""
+        state = self.state
+        state.trees.update(dict.fromkeys(modules))
+        state.whole.update(dict.fromkeys(modules))
+        size = sum(len(each.text) for each in state.whole)
+        while size > WHOLE:
+            oldest = next(iter(state.whole))
+            del state.whole[oldest]
+            size -= len(oldest.text)
+            oldest.shed(self.executed)
+            Names.forget(oldest)
 
     def _starred(self, module: Module, name: str, path: Path, seen: frozenset[str]) -> Value | None:
         """What a star import that only declares brings in; the file behind it is executed for that."""

@@ -14,7 +14,7 @@ import tokenize
 import warnings
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mpaudit.config import Target
 from mpaudit.finding import Position, Span
+from mpaudit.source.shed import AnyFunction, body, is_bare, outer, outside, shed
 from mpaudit.source.walk import children, statements, walk
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ MAX_CHARACTERS = 8_000_000
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"#[^\r\n]*")
 
-SPARED = 32
-"""So many trees that were only glanced at are kept for who asks next."""
+SPARED = 500_000
+"""The trees that were only glanced at are kept for who asks next, for so many characters of text."""
 
 
 class UnparsableError(Exception):
@@ -101,7 +102,15 @@ class Module:
     problem: UnparsableError | None = field(default=None, init=False)
     """What Python said of the text, once it was parsed."""
     _spare: ast.Module | None = field(default=None, init=False, repr=False)
+    _bare: dict[AnyFunction, None] = field(default_factory=dict, init=False, repr=False)
+    """The functions whose bodies were dropped."""
+    _laden: list[AnyFunction] | None = field(default=None, init=False, repr=False)
+    """Those that have got their bodies back since, None as long as all have them."""
     _mentioned: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
+
+    def keep(self, tree: ast.Module) -> None:
+        """Take a tree that was made otherwise than by parsing the text."""
+        self.__dict__["_tree"], self.kept = tree, True
 
     @classmethod
     def parse(
@@ -112,12 +121,19 @@ class Module:
 
     def parsed(self) -> Module:
         """This module, its tree at hand. Raises UnparsableError."""
-        self.__dict__["tree"] = _parsed(self.text, self.filename)
+        self.__dict__["_tree"] = _parsed(self.text, self.filename)
         return self
 
-    @cached_property
+    @property
     def tree(self) -> ast.Module:
         """The syntax tree; that of an empty text where Python cannot read this one."""
+        for function in self._bare:
+            function.body  # noqa: B018 - asked for, it is there
+        self._bare.clear()
+        return self._tree
+
+    @cached_property
+    def _tree(self) -> ast.Module:
         if self._spare is not None:
             spare, self._spare = self._spare, None
             return spare
@@ -129,20 +145,52 @@ class Module:
 
     def glance(self, look: Callable[[Module], T]) -> T:
         """What a look at the tree tells, which holds no node; a tree parsed for that is not kept."""
-        there = "tree" in self.__dict__
+        there = "_tree" in self.__dict__
         found = look(self)
         if not there:
             self._spare = self.tree
             self.fell()
             _spared.append(self)
-            if len(_spared) > SPARED:
+            while sum(len(each.text) for each in _spared) > SPARED:
                 _spared.popleft()._spare = None
         return found
 
     def fell(self) -> None:
         """Drop the tree, of which nobody may hold a node; it is parsed anew when it is asked for."""
         self.forget()
-        self.__dict__.pop("tree", None)
+        self._bare, self._laden = {}, None
+        self.__dict__.pop("_tree", None)
+
+    @property
+    def laden(self) -> bool:
+        """Whether functions have got their bodies back that were dropped."""
+        return bool(self._laden)
+
+    def shed(self, executed: Collection[ast.stmt]) -> None:
+        """Drop the bodies of functions of which nothing was executed, until somebody asks for them.
+
+        Of these bodies nobody may hold a node.
+        """
+        if self.kept:
+            return
+        self.imports  # noqa: B018 - most programs ask for them, wherever they stand
+        functions = list(outer(self._tree)) if self._laden is None else self._laden
+        shed(functions, executed, self._body)
+        self._bare.update(dict.fromkeys(each for each in functions if is_bare(each)))
+        self._laden = []
+        self.forget()
+
+    def _body(self, function: AnyFunction) -> list[ast.stmt]:
+        start, _ = self.line_range(function.lineno)
+        _, end = self.line_range(function.end_lineno or function.lineno)
+        found = body(self.text[start:end], function.lineno, inside=function.col_offset > 0)
+        if self._laden is not None:
+            self._laden.append(function)
+        if "parents" in self.__dict__:
+            self.parents.update(dict.fromkeys(found, function))
+            for each in found:
+                self.parents.update(_parents(each))
+        return found
 
     @classmethod
     def read(cls, path: Path, filename: str | None = None) -> Module:
@@ -195,28 +243,21 @@ class Module:
         return Span(self.filename, self.position(start), self.position(end))
 
     @cached_property
-    def _indexed(self) -> tuple[dict[ast.AST, ast.AST], dict[type[ast.AST], list[ast.AST]]]:
-        """The parent of every node, and the nodes of every type, from one walk."""
-        parents: dict[ast.AST, ast.AST] = {}
+    def _kinds(self) -> dict[type[ast.AST], list[ast.AST]]:
+        """The nodes of every type."""
         kinds: dict[type[ast.AST], list[ast.AST]] = {}
-        waiting: list[ast.AST] = [self.tree]
-        while waiting:
-            node = waiting.pop()
+        for node in walk(self.tree):
             kinds.setdefault(type(node), []).append(node)
-            parts = children(node)
-            for part in parts:
-                parents[part] = node
-            waiting += reversed(parts)
-        return parents, kinds
+        return kinds
 
-    @property
+    @cached_property
     def parents(self) -> dict[ast.AST, ast.AST]:
-        """The parent of every node."""
-        return self._indexed[0]
+        """The parent of every node; of what a function holds whose body was dropped, once it is back."""
+        return _parents(self._tree)
 
     def every(self, kind: type[N]) -> list[N]:
         """All nodes of just this type, in the order of the text."""
-        return self._indexed[1].get(kind, [])  # type: ignore[return-value]
+        return self._kinds.get(kind, [])  # type: ignore[return-value]
 
     @cached_property
     def imports(self) -> list[ast.Import | ast.ImportFrom]:
@@ -256,9 +297,19 @@ class Module:
             self._mentioned[word] = word in self.text
         return self._mentioned[word]
 
+    @cached_property
+    def _recalled(self) -> dict[Hashable, object]:
+        return {}
+
+    def recall(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` works out of the tree, nodes perhaps among it; once, until that is forgotten."""
+        if key not in self._recalled:
+            self._recalled[key] = make()
+        return self._recalled[key]  # type: ignore[return-value]
+
     def forget(self) -> None:
         """Drop what was worked out of the tree, which takes as much memory; it can be worked out again."""
-        for name in ("line_starts", "_indexed"):
+        for name in ("line_starts", "parents", "_kinds", "_recalled"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -310,6 +361,19 @@ def _parsed(text: str, filename: str) -> ast.Module:
         at = Position(1, 1)
         reason = str(problem) or "nested too deeply"
         raise UnparsableError(reason, Span(filename, at, at)) from None
+
+
+def _parents(tree: ast.AST) -> dict[ast.AST, ast.AST]:
+    """The parent of every node below another."""
+    parents: dict[ast.AST, ast.AST] = {}
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        parts = children(node) if not is_bare(node) else outside(node)
+        for part in parts:
+            parents[part] = node
+        waiting += parts
+    return parents
 
 
 _spared: deque[Module] = deque()

@@ -39,8 +39,8 @@ class Notebook:
 
     def module(self) -> Module:
         """The cells that are Python, in the order in which they stand, as one module."""
-        module = Module(self.filename, self.text, kept=True)
-        module.tree = self.tree
+        module = Module(self.filename, self.text)
+        module.keep(self.tree)
         return module
 
     def light(self) -> Notebook:

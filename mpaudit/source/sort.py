@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from enum import Enum, auto
-from functools import lru_cache
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mpaudit.source.names import Names
@@ -243,7 +243,8 @@ def _receiver(node: ast.AST, module: Module) -> str | None:
 
 def _assigned(owner: ast.ClassDef, name: str, module: Module) -> Iterator[ast.expr | None]:
     """What a class assigns to an attribute of its instances; None for what is no plain assignment."""
-    for node in _members(owner).get(name, ()):
+    members = module.recall(("members", owner), partial(_members, owner))
+    for node in members.get(name, ()):
         if isinstance(node, ast.FunctionDef):
             yield None  # a property
         elif isinstance(node.value, ast.Name) and node.value.id == _receiver(node, module):
@@ -253,7 +254,6 @@ def _assigned(owner: ast.ClassDef, name: str, module: Module) -> Iterator[ast.ex
             yield parent.value if plain or annotated else None  # type: ignore[attr-defined]
 
 
-@lru_cache(maxsize=256)
 def _members(owner: ast.ClassDef) -> dict[str, list[ast.FunctionDef | ast.Attribute]]:
     """The functions in a class, and the attributes that are assigned in it, by name."""
     found: dict[str, list[ast.FunctionDef | ast.Attribute]] = {}

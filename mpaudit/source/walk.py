@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 _PLAIN = {
     *("ctx", "op", "ops", "type_comment", "kind", "is_async", "simple", "conversion"),
-    *("id", "attr", "arg", "name", "asname", "module", "level"),
+    *("id", "attr", "arg", "name", "asname", "module", "level", "rest", "kwd_attrs", "str"),
 }
 """Fields that hold no node, or one without a place of its own."""
+_HOLED = frozenset(["keys", "kw_defaults"])
+"""Fields that hold None for what is left out: `{**x}`, a parameter without a default."""
 
 
 def _parts(kind: type[ast.AST]) -> tuple[str, ...]:
-    if kind is ast.Constant:
+    if kind in (ast.Constant, ast.Global, ast.Nonlocal):
         return ()
     return tuple(name for name in kind._fields if name not in _PLAIN)
 
@@ -28,15 +30,23 @@ _FIELDS: dict[type[ast.AST], tuple[str, ...]] = {
 }
 
 
+def same_fields(kind: type[ast.AST], other: type[ast.AST]) -> None:
+    """Have nodes of a kind of our own walked like those of another."""
+    _FIELDS[kind] = _FIELDS[other]
+
+
 def children(node: ast.AST) -> list[ast.AST]:
     """The direct parts of a node, operators and contexts (`Load`, `Add`) apart."""
     found: list[ast.AST] = []
     for name in _FIELDS[type(node)]:
         value = getattr(node, name, None)
-        if isinstance(value, list):
-            found += [each for each in value if isinstance(each, ast.AST)]
-        elif isinstance(value, ast.AST):
-            found.append(value)
+        if type(value) is not list:
+            if value is not None:
+                found.append(value)
+        elif name in _HOLED:
+            found += [each for each in value if each is not None]
+        else:
+            found += value
     return found
 
 
@@ -57,5 +67,10 @@ def statements(node: ast.AST) -> Iterator[ast.stmt]:
         found = waiting.pop()
         if isinstance(found, ast.stmt):
             yield found
-        for name in reversed(_BLOCKS):
-            waiting += reversed(getattr(found, name, ()))
+        waiting += blocks(found)
+
+
+def blocks(node: ast.AST) -> Iterator[ast.AST]:
+    """What the blocks of a node hold, the last first."""
+    for name in reversed(_BLOCKS):
+        yield from reversed(getattr(node, name, ()))

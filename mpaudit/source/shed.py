@@ -1,0 +1,108 @@
+"""Functions without their bodies: what nobody has executed is dropped, and parsed anew when it is asked for.
+
+The body of a function takes some hundred times the memory of its text, and of what a program imports
+most functions are never called. The function itself stays the node that it is, by which it is known.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import TypeGuard
+
+from mpaudit.source.walk import blocks, same_fields
+
+LEAST = 4
+"""Functions of fewer lines keep their bodies: dropping them frees too little."""
+
+AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
+Load = Callable[[AnyFunction], list[ast.stmt]]
+"""Gives a function its body back."""
+
+
+class FunctionDef(ast.FunctionDef):
+    """A function without its body, named as what it stands for: nodes are told apart by such names."""
+
+    __slots__ = ()
+
+    @property
+    def body(self) -> list[ast.stmt]:  # type: ignore[override]
+        """The body, from now on that of a node like others."""
+        return _whole(self)
+
+
+class AsyncFunctionDef(ast.AsyncFunctionDef):
+    """The same, of an `async def`."""
+
+    __slots__ = ()
+
+    @property
+    def body(self) -> list[ast.stmt]:  # type: ignore[override]
+        """The body, from now on that of a node like others."""
+        return _whole(self)
+
+
+_BARE: dict[type[ast.AST], type[ast.AST]] = {
+    ast.FunctionDef: FunctionDef,
+    ast.AsyncFunctionDef: AsyncFunctionDef,
+}
+_WHOLE = {bare: kind for kind, bare in _BARE.items()}
+for _kind, _bare in _BARE.items():
+    same_fields(_bare, _kind)
+
+
+def is_bare(node: ast.AST) -> TypeGuard[AnyFunction]:
+    """Whether the body of a function is dropped."""
+    return type(node) in _WHOLE
+
+
+def outside(function: AnyFunction) -> list[ast.AST]:
+    """The parts of a function apart from its body."""
+    returns = [] if function.returns is None else [function.returns]
+    types: list[ast.AST] = getattr(function, "type_params", [])
+    return [function.args, *function.decorator_list, *returns, *types]
+
+
+def outer(tree: ast.Module) -> Iterator[AnyFunction]:
+    """The functions of a module and the methods of its classes, not what is defined inside of them."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, AnyFunction):
+            yield node
+        else:
+            waiting += blocks(node)
+
+
+def shed(functions: Iterable[AnyFunction], executed: Container[ast.stmt], load: Load) -> None:
+    """Drop the bodies of functions of which nothing was executed; `load` is asked for them again."""
+    for node in functions:
+        kind = _BARE.get(type(node))
+        if kind is None or (node.end_lineno or 0) - node.lineno < LEAST:
+            continue
+        if node.body[0] not in executed:
+            del node.body
+            node.__class__ = kind  # type: ignore[assignment]
+            node.load = load  # type: ignore[union-attr]
+
+
+def _whole(node: AnyFunction) -> list[ast.stmt]:
+    load: Load = node.__dict__.pop("load")
+    node.__class__ = _WHOLE[type(node)]  # type: ignore[assignment]
+    node.body = load(node)
+    return node.body
+
+
+def body(text: str, row: int, *, inside: bool) -> list[ast.stmt]:
+    """The body of the function that a text is, which starts in a row; `inside` of something.
+
+    Every node stands where it stands in the whole text.
+    """
+    lead = "\n" * (row - 2) + "if 1:\n" if inside else "\n" * (row - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = ast.parse(lead + text).body[0]
+    function = first.body[0] if isinstance(first, ast.If) else first
+    assert isinstance(function, AnyFunction)
+    return function.body
