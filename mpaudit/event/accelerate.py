@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref, Region, event
 from mpaudit.finding import Span
 
 
@@ -40,13 +40,15 @@ class AcceleratorBackward(Event):
     """`accelerator.backward(loss)`.
 
     `scalers` are the script's own scalers that the loss had been multiplied by. `divided` is where it
-    was divided by the number of micro-batches, as the accelerator does it as well.
+    was divided by the number of micro-batches, as the accelerator does it as well, `inside` the autocast
+    region that it runs in.
     """
 
     accelerator: Accelerated
     loss: Ref
     scalers: tuple[Ref, ...] = ()
     divided: Span | None = None
+    inside: Region | None = None
 
 
 @event

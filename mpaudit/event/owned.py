@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref, Region, event
 from mpaudit.finding import Related
 
 
@@ -11,12 +11,14 @@ class OwnedBackward(Event):
     """`self.manual_backward(loss)`, `fabric.backward(loss)`.
 
     `owner` is the LightningModule or the Fabric; `scaled` says whether its gradients carry a
-    loss scale from here on (None: not known), `because` where that was chosen.
+    loss scale from here on (None: not known), `because` where that was chosen; `inside` is the autocast
+    region that the script runs it in.
     """
 
     owner: Ref
     scaled: bool | None
     because: tuple[Related, ...] = ()
+    inside: Region | None = None
 
 
 @event

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpaudit.event import Backward, Event, Forward
-from mpaudit.finding import Problem, Related
+from mpaudit.event import AcceleratorBackward, Backward, Event, Forward, OwnedBackward, Region
+from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
 
@@ -21,6 +21,8 @@ class AutocastProtocol(Protocol):
 
     takes = (
         Backward,
+        AcceleratorBackward,
+        OwnedBackward,
         Forward,
     )
 
@@ -32,21 +34,27 @@ class AutocastProtocol(Protocol):
                     if self.state.get(("inside", event.at)) == event.entry:
                         yield Kept("backward-in-autocast", event.at)
                     self.state[("inside", event.at)] = event.entry
-                yield Broken(
-                    Problem(
-                        "backward-in-autocast",
-                        event.at,
-                        "`backward()` runs inside the autocast region",
-                        "backward ops already run in the dtypes of their forward ops; inside the region, "
-                        "custom functions and hooks are cast once more, and the cast cache lives on",
-                        (Related(region.span, "the region is entered here"),),
-                    )
-                )
+                yield _inside(event.at, region)
+            case AcceleratorBackward(inside=region) | OwnedBackward(inside=region) if region:
+                yield _inside(event.at, region)
             case Forward(region=region) if region is not None and region.device is not None:
                 if {event.model_device, region.device} == {"cpu", "cuda"}:
                     yield _mismatch(event)
                 else:
                     yield Kept("autocast-device-mismatch", region.span)
+
+
+def _inside(at: Span, region: Region) -> Broken:
+    return Broken(
+        Problem(
+            "backward-in-autocast",
+            at,
+            "`backward()` runs inside the autocast region",
+            "backward ops already run in the dtypes of their forward ops; inside the region, "
+            "custom functions and hooks are cast once more, and the cast cache lives on",
+            (Related(region.span, "the region is entered here"),),
+        )
+    )
 
 
 def _mismatch(event: Forward) -> Broken:

@@ -75,6 +75,7 @@ from mpaudit.source.library import (
     torch_tensor,
     torch_unsupported,
     torch_wrapped,
+    trainer_region,
     trainers,
     unseen,
 )
@@ -118,6 +119,7 @@ FAMILIES = (
     accelerate,
     accelerate_loop,
     accelerate_division,
+    trainer_region,
     deepspeed_config,
     deepspeed_engine,
     hf_arguments,

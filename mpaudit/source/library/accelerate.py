@@ -268,7 +268,7 @@ def accumulate(call: Call) -> Value:
 
 @method(
     "Accelerator",
-    *"""autocast no_sync join_uneven_inputs split_between_processes main_process_first
+    *"""no_sync join_uneven_inputs split_between_processes main_process_first
     local_main_process_first profile print log wait_for_everyone gather gather_for_metrics reduce
     pad_across_processes save save_state load_state save_model get_state_dict init_trackers
     get_tracker end_training free_memory clear register_for_checkpointing set_trigger

@@ -19,6 +19,7 @@ from mpaudit.source.library.accelerate_division import division
 from mpaudit.source.library.registry import called, method, on_result, others
 from mpaudit.source.library.torch_half_model import cast_by_hand
 from mpaudit.source.library.torch_wrapped import call_wrapper
+from mpaudit.source.library.trainer_region import backward_in
 from mpaudit.source.values import FALSE, NONE, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def backward(call: Call) -> Value:
                 loss=call.ref(loss, call.argument_node(0, "loss")),
                 scalers=_scalers(loss, call.path) or (),
                 divided=division(call, loss, call.thing),
+                inside=backward_in(call),
             )
         )
     return NONE

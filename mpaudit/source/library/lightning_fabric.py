@@ -20,6 +20,7 @@ from mpaudit.source.library.lightning_refusal import (
 )
 from mpaudit.source.library.owned import in_view
 from mpaudit.source.library.registry import function, method
+from mpaudit.source.library.trainer_region import backward_in
 from mpaudit.source.values import NONE, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def backward(call: Call) -> Value:
             occasional=call.occasional,
             owner=call.ref(call.thing),
             scaled=None if known is None else known == MIXED.value,
+            inside=backward_in(call),
             because=because(call.engine, call.thing),
         )
     )
@@ -84,7 +86,7 @@ def clip_gradients(call: Call) -> Value:
 
 
 @method("Fabric", "print", "log", "log_dict", "call", "barrier", "launch", "seed_everything")
-@method("Fabric", "all_reduce", "all_gather", "broadcast", "save", "load", "autocast")
+@method("Fabric", "all_reduce", "all_gather", "broadcast", "save", "load")
 @method("Fabric", "no_backward_sync", "init_module", "setup_dataloaders", "to_device")
 def untouched(call: Call) -> Value:
     """Methods that leave gradients alone."""

@@ -26,7 +26,10 @@ def backward(call: Call) -> Value | None:
     if isinstance(scaled, Pack) and not call.arguments:
         scalers = tuple(Ref(s.uid, "") for s in scaled.items if isinstance(s, Thing))
     weighted = path.known(receiver, "@weighted") is not None
-    region = None if weighted else engine.describe(path.known(receiver, "@region"), path)
+    made_in = path.known(receiver, "@region")
+    if weighted or path.known(made_in or NONE, "@lent") is not None:
+        made_in = None  # the library that lends a region is the one to scale
+    region = engine.describe(made_in, path)
     call.emit(
         Backward(
             at=call.span,
@@ -38,7 +41,7 @@ def backward(call: Call) -> Value | None:
             idle=path.known(receiver, "@idle") is not None,
             inside=None
             if call.argument(9, "create_graph")
-            else engine.describe(_around(call), path),
+            else engine.describe(around(call), path),
         )
     )
     backward_inside(call, receiver)
@@ -65,7 +68,7 @@ def _backward_loss(call: Call, loss: Thing) -> Ref:
     return Ref(place, call.ref(loss).text)
 
 
-def _around(call: Call) -> Thing | None:
+def around(call: Call) -> Thing | None:
     """The region that this pass through the innermost loop entered and is still in.
 
     Not one that a library enters around all of the script's code.

@@ -184,7 +184,8 @@ def _propagated(call: Call) -> None:
             return
     described = engine.describe(region, path)
     at, model = record.value
-    if described is not None and isinstance(at, Span):
+    lent = path.known(region or NONE, "@lent") is not None  # prepared models have their own
+    if described is not None and not lent and isinstance(at, Span):
         call.emit(
             RegionMissed(
                 at=call.span,
