@@ -12,11 +12,13 @@ from mpaudit.finding import Span
 class ScalerMade(Event):
     """A live GradScaler was built (one that is switched off yields no events at all).
 
-    `way` stands for the calls that led there (a run tells it).
+    `way` stands for the calls that led there (a run tells it), `for_bfloat16` is where its own switch says
+    that it is to be on for bfloat16.
     """
 
     scaler: Ref
     way: Hashable = None
+    for_bfloat16: Span | None = None
 
 
 @event

@@ -21,6 +21,7 @@ from mpaudit.source.handover import handed
 from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch_device import decided, device_type
 from mpaudit.source.library.torch_region import stepped_inside
+from mpaudit.source.library.torch_scaler_switch import asked_for_bfloat16
 from mpaudit.source.library.torch_training import closure_of
 from mpaudit.source.path import UNSET
 from mpaudit.source.values import (
@@ -93,7 +94,14 @@ def _switch(call: Call, made: Thing, name: str) -> None:
     if enabled is not None and not call.engine.logic.decide(enabled, call.path):
         call.path.learn(made, off=TRUE)
         return
-    call.emit(ScalerMade(at=call.span, occasional=call.occasional, scaler=Ref(made.uid, "")))
+    call.emit(
+        ScalerMade(
+            at=call.span,
+            occasional=call.occasional,
+            scaler=Ref(made.uid, ""),
+            for_bfloat16=asked_for_bfloat16(call, position),
+        )
+    )
 
 
 base("GradScaler", *LEGACY_SCALERS, *SCALERS, *SHARDED_SCALERS, adopt=_switch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
+from mpaudit.source.library.torch_scaler_switch import BFLOAT16
 from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, repairs
 
@@ -25,7 +26,7 @@ def switch_off(context: Context) -> Fix | None:
             return None
         if keyword.arg == "enabled":
             if not isinstance(keyword.value, ast.Constant):
-                return None
+                return _without(keyword.value, module)
             edit = Edit(*module.range(keyword.value), "False")
     if edit is None:
         parts = [*call.args, *(keyword.value for keyword in call.keywords)]
@@ -36,6 +37,24 @@ def switch_off(context: Context) -> Fix | None:
             at = module.text.index("(", end) + 1
             edit = Edit(at, at, "enabled=False")
     return Fix("Switch the scaler off: bfloat16 needs none", (edit,), Safety.SAFE)
+
+
+def _without(switch: ast.expr, module: Module) -> Fix | None:
+    """`enabled=dtype in ["float16", "bfloat16"]` -> `enabled=dtype in ["float16"]`."""
+    match switch:
+        case ast.Compare(ops=[ast.In()], comparators=[ast.List(elts=elts) | ast.Set(elts=elts)]):
+            taken = [ast.unparse(each).strip("\"'") in BFLOAT16 for each in elts]
+            if sum(taken) != 1 or len(elts) < 2:
+                return None
+            place = taken.index(True)
+            start, end = module.range(elts[place])
+            if place:
+                start = module.range(elts[place - 1])[1]
+            else:
+                end = module.range(elts[1])[0]
+            edit = Edit(start, end, "")
+            return Fix("Switch the scaler off in bfloat16", (edit,), Safety.SAFE)
+    return None
 
 
 def _reads_state(module: Module) -> bool:
