@@ -96,7 +96,7 @@ class AccelerateProtocol(Protocol):
         if owners is None and phase.raw:
             return
         if phase.unscaled is not None or backward.accelerator.scales is False:
-            yield Kept(CLIP, event.at)
+            yield Kept(CLIP, event.at, occasional=phase.unscaled is None)
         else:
             yield problems.raw_clip(event, backward)
 

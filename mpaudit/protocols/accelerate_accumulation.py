@@ -12,6 +12,7 @@ from mpaudit.event import (
     GradientsClipped,
     LostSight,
     OptimizerStep,
+    PlainBackward,
     PreparedStep,
 )
 from mpaudit.finding import Problem, Related
@@ -25,14 +26,16 @@ STEPS = "the optimizer steps here, once for several micro-batches"
 class AccelerateAccumulationProtocol(Protocol):
     """MP609 and MP610.
 
-    State: "backward" -> the last accelerator.backward() since a step; "unscaled" -> the first
-    AcceleratorUnscaled since then.
+    State: "backward" -> the last accelerator.backward() since a step, or a plain one of a loss that no
+    scaler of the script's own multiplies: that one is wrong itself, but clipped too often all the same;
+    "unscaled" -> the first AcceleratorUnscaled since then.
     """
 
     __slots__ = ()
 
     takes = (
         AcceleratorBackward,
+        PlainBackward,
         AcceleratorUnscaled,
         GradientsClipped,
         PreparedStep,
@@ -49,6 +52,9 @@ class AccelerateAccumulationProtocol(Protocol):
                 self.state.pop("unscaled", None)
                 if event.divided is not None:
                     yield _double_division(event)
+            case PlainBackward(scalers=()) if event.accelerator is not None:
+                self.state["backward"] = event
+                self.state.pop("unscaled", None)
             case AcceleratorUnscaled():
                 yield from self._unscaled(event, unscaled)
             case GradientsClipped():

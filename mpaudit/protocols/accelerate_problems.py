@@ -73,7 +73,8 @@ def raw_clip(event: GradientsClipped, backward: AcceleratorBackward) -> Broken:
             "them to nothing, and the update is as good as zero",
             (Related(backward.at, "the loss is scaled and the gradients are made here"),),
             _subjects(event, backward),
-        )
+        ),
+        grounded=bool(accelerator.scales),  # that another run does without a scale is no excuse
     )
 
 
