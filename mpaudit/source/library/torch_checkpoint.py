@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, ScalerStateTaken, StateSaved
 from mpaudit.finding import Span
-from mpaudit.source.library.registry import function, method
-from mpaudit.source.values import NONE, Choice, Const, Pack, Thing, Value
+from mpaudit.source.library.registry import function, harmless, method, on_result
+from mpaudit.source.values import NONE, Bound, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
 SCALER = re.compile(r"scal|amp", re.IGNORECASE)
+SAVED = ("torch.save", "pickle.dump", "joblib.dump", "torch.distributed.checkpoint.save")
+SAVES = ("save", "save_checkpoint", "save_on_master")
+"""What libraries call it that write the dict they are given."""
 MAX_NESTING = 5
 """How deep a checkpoint is looked into."""
 
@@ -90,11 +93,43 @@ def _scaler_taken(call: Call, scaler: Ref | None) -> None:
     call.emit(ScalerStateTaken(at=call.span, occasional=call.occasional, scaler=scaler))
 
 
-@function("torch.save", "pickle.dump", "joblib.dump", "torch.distributed.checkpoint.save")
+@function(*SAVED)
 def save(call: Call) -> Value:
     """`torch.save(checkpoint, path)`."""
     saved = call.argument(0, "obj") or call.keywords.get("state_dict")
-    for part in _inside(saved, call.path, frozenset()) if saved is not None else ():
+    if saved is not None:
+        _written(call, saved)
+    return NONE
+
+
+@on_result
+def saved_elsewhere(call: Call, function: Value, _: Value) -> None:
+    """`accelerator.save(checkpoint, path)`, `self.save(...)` of a trainer: the state is taken by then."""
+    if call.name.rpartition(".")[2] in SAVES and call.name not in SAVED:
+        if isinstance(function, External) or call.receiver is not None:
+            for given in (*call.arguments, *call.keywords.values()):
+                if isinstance(given, Thing) and given.kind == "dict":
+                    _written(call, given)
+            if isinstance(
+                call.receiver, Thing
+            ):  # the class it derives from may look for `self.scaler`
+                for held in [value for _, value in call.path.heap.of(call.receiver.uid)]:
+                    if isinstance(held, Thing) and held.kind == "GradScaler":
+                        _scaler_taken(call, Ref(held.uid, ""))
+
+
+@on_result
+def handed_over(call: Call, function: Value, _: Value) -> None:
+    """`Checkpointer(path, scaler=scaler)` of a library: whoever is given a scaler may save it."""
+    foreign = isinstance(function, External) and not harmless(function.name)
+    if foreign or (isinstance(function, Bound) and function.function is None):
+        for given in (*call.arguments, *call.keywords.values()):
+            if isinstance(given, Thing) and given.kind == "GradScaler":
+                _scaler_taken(call, Ref(given.uid, ""))
+
+
+def _written(call: Call, saved: Value) -> None:
+    for part in _inside(saved, call.path, frozenset()):
         if part.kind == "GradScaler":
             _scaler_taken(call, Ref(part.uid, ""))
         elif part.kind == "Optimizer":
@@ -103,7 +138,6 @@ def save(call: Call) -> Value:
             for fact in _either(call.path.known(part, "@state_of")):
                 if isinstance(fact, Const) and isinstance(fact.value, tuple):
                     _saved(call, *fact.value)
-    return NONE
 
 
 def _saved(call: Call, optimizer: Ref, taken: tuple[Span, ...]) -> None:
