@@ -77,12 +77,14 @@ class Unscaled(Event):
 class GradientsClipped(Event):
     """Gradients were clipped or edited; `optimizers` own them as far as known (None: not known).
 
-    `exact` says that some gradients of each of these optimizers are among them for certain.
+    `exact` says that some gradients of each of these optimizers are among them for certain, `left` where
+    it is asked whether their norm is finite, and the pass left, and the scaler not updated, if it is not.
     """
 
     how: str
     optimizers: tuple[Ref, ...] | None = None
     exact: bool = True
+    left: tuple[Span, Span] | None = None
 
 
 @event

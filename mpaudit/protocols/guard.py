@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpaudit.event import Event, LostSight, OptimizerStep, Ref, ScalerUpdate, Unscaled
-from mpaudit.finding import Problem, Related
+from mpaudit.event import (
+    Backward,
+    Event,
+    GradientsClipped,
+    LostSight,
+    OptimizerStep,
+    Ref,
+    ScalerUpdate,
+    Unscaled,
+)
+from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
 RULE = "guard-skips-update"
@@ -17,16 +26,25 @@ class GuardProtocol(Protocol):
     State: ("unscaled", scaler, optimizer) -> its unscale_ since the last update. That it comes again
     is double-unscale where a count of micro-batches lets the update wait, and this rule where another
     condition does: which of them it is, the path that reaches the update says.
+    "scaled" -> where the gradients were made that are scaled still: a guard that asks their norm, and
+    leaves the pass where it is infinite, keeps the scale where it overflows.
     """
 
     __slots__ = ()
 
-    takes = (Unscaled, ScalerUpdate, OptimizerStep, LostSight)
+    takes = (Backward, GradientsClipped, Unscaled, ScalerUpdate, OptimizerStep, LostSight)
 
     def feed(self, event: Event) -> Iterator[Verdict]:
         """Advance by one event."""
         match event:
+            case Backward(scalers=scalers) if scalers:
+                self.state["scaled"] = event.at
+            case GradientsClipped(left=(asked, place)):
+                made = self.state.get("scaled")
+                if isinstance(made, Span):
+                    yield _stuck(place, asked, made)
             case Unscaled(optimizer=Ref() as optimizer):
+                self.state.pop("scaled", None)
                 key = ("unscaled", event.scaler, optimizer)
                 before = self.state.get(key)
                 if isinstance(before, Unscaled) and before.at == event.at:
@@ -35,6 +53,7 @@ class GuardProtocol(Protocol):
                         yield _skipped(before)
                 self.state[key] = event
             case ScalerUpdate():
+                self.state.pop("scaled", None)
                 yield from self._updated(event)
             case OptimizerStep():
                 self.state.clear()
@@ -58,6 +77,21 @@ class GuardProtocol(Protocol):
                     yield (
                         Kept("double-unscale", before.at) if guarded else Kept(RULE, before.guard)
                     )
+
+
+def _stuck(place: Span, asked: Span, made: Span) -> Broken:
+    return Broken(
+        Problem(
+            RULE,
+            place,
+            "this leaves the pass before the scaler is updated, where scaled gradients overflow",
+            "the scale never comes down: what overflows once is left out in every pass from then on",
+            (
+                Related(made, "the gradients of the scaled loss are made here"),
+                Related(asked, "and their norm is asked for here"),
+            ),
+        )
+    )
 
 
 def _skipped(before: Unscaled) -> Broken:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from mpaudit.finding import Span
 from mpaudit.source.module import Module
@@ -48,6 +49,39 @@ def guard_after(module: Module, node: ast.AST) -> Guard | None:
             break
         statement = parent
     return None
+
+
+def left_if_infinite(module: Module, node: ast.AST) -> tuple[Span, Span] | None:
+    """The test whether the norm that `node` returns is finite, and the `continue` where it is not."""
+    statement, guard = module.statement(node), guard_after(module, node)
+    test = module.parents.get(guard.test) if guard is not None else None
+    if not isinstance(statement, ast.Assign) or not isinstance(test, ast.If):
+        return None
+    kept = {each.id for target in statement.targets for each in walk(target) if _is_name(each)}
+    if kept.isdisjoint(each.id for each in walk(test.test) if _is_name(each)):
+        return None
+    last = test.body[-1]
+    if not isinstance(last, ast.Continue) or not _asks_infinite(test.test):
+        return None
+    if any(_calls(each, "update") for each in test.body):
+        return None
+    return module.span(test.test), module.span(last)
+
+
+def _is_name(node: ast.AST) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name)
+
+
+def _asks_infinite(test: ast.expr) -> bool:
+    """`not isfinite(norm)`, `isnan(norm) or isinf(norm)`."""
+    match test:
+        case ast.BoolOp(op=ast.Or(), values=values):
+            return any(_asks_infinite(each) for each in values)
+        case ast.UnaryOp(op=ast.Not(), operand=ast.Call(func=function)):
+            return ast.unparse(function).endswith("isfinite")
+        case ast.Call(func=function):
+            return ast.unparse(function).endswith("isinf")
+    return False
 
 
 def _guards(statement: ast.If) -> ast.AST | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsClipped, GradientsZeroed, OptimizerStep
+from mpaudit.source.guard import left_if_infinite
 from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch_gradient import optimizers_of, told_apart
 from mpaudit.source.library.torch_region import stepped_inside
@@ -125,6 +126,7 @@ def clip(call: Call) -> Value:
                 how=call.name.rpartition(".")[2],
                 optimizers=concerned,
                 exact=told_apart(concerned, call.path),
+                left=left_if_infinite(call.path.frame.module, call.node),
             )
         )
     return call.made()
