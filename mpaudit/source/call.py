@@ -11,7 +11,7 @@ from mpaudit.finding import Span
 from mpaudit.source import library
 from mpaudit.source.binding import Binding, Enter, Exhausted
 from mpaudit.source.facts import beyond, carries, computed, parts
-from mpaudit.source.handover import given_to, handed
+from mpaudit.source.handover import given_back, given_to, handed
 from mpaudit.source.logic import Logic
 from mpaudit.source.outline import generates, left_to_heirs
 from mpaudit.source.path import Frame, Identities, Path, lookup, unset
@@ -219,7 +219,9 @@ class Calls(Binding):
                 self.lose(inputs, path, path.frame.module.span(site))
             return result or beyond(self.made(site, path), inputs, path)
         if not short and not self._worth(function, inputs, path):
-            return result or self._computed(site, inputs, path)
+            name = given_back(function.node)
+            back = given_to(function, arguments, keywords).get(name) if name else None
+            return result or back or self._computed(site, inputs, path)
         if self.narrow and isinstance(result, Thing) and result.kind == "Module":
             return result  # what a model is made of is not worth it
         if self.narrow and not short and not self.relevance.handling(function, self.narrow):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mpaudit.source.module import Module
+from mpaudit.source.outline import generates
 from mpaudit.source.path import Frame, Identities, Path, lookup
 from mpaudit.source.values import (
     UNKNOWN,
@@ -89,6 +90,25 @@ def given_to(
     if spec.kwarg is not None and rest:
         given[spec.kwarg.arg] = Pack(rest)
     return given
+
+
+@lru_cache(maxsize=4096)
+def given_back(node: ast.AST) -> str | None:
+    """The parameter that a function returns wherever it returns, itself: `return model`."""
+    if not isinstance(node, ast.FunctionDef) or node.decorator_list or generates(node):
+        return None
+    last = node.body[-1]
+    if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Name):
+        return None
+    name, spec = last.value.id, node.args
+    if name not in {each.arg for each in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)}:
+        return None
+    for part in walk(node):
+        if isinstance(part, ast.Name) and part.id == name and not isinstance(part.ctx, ast.Load):
+            return None
+        if isinstance(part, ast.Return) and ast.dump(part) != ast.dump(last):
+            return None
+    return name
 
 
 class _Tracer:
