@@ -15,13 +15,20 @@ if TYPE_CHECKING:
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
+GRAPH = (0, "@scaled_graph")
+"""The scaler of the last backward pass, if it kept its graph and the gradients are scaled still."""
+
 
 @attributes("grad")
 def gradient(engine: Calls, thing: Thing, path: Path) -> Value | None:
     """`parameter.grad`."""
     if path.known(thing, "@owners") is None or thing.kind:
         return None
-    made = engine.derive(engine.term(".grad", thing), (thing,), path)
+    scaler = path.heap.get(GRAPH)
+    origin = (thing,) if scaler is None else (thing, scaler)
+    made = engine.derive(engine.term(".grad", *origin), (thing,), path)
+    if scaler is not None:
+        path.learn(made, scaled=Pack((scaler,)))
     return path.learn(made, gradient=TRUE)
 
 

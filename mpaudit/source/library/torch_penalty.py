@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import ScaledGradientTaken, ScaledPartScaled
 from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.torch_gradient import GRAPH
 from mpaudit.source.values import TRUE, UNKNOWN, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -44,6 +45,20 @@ def told(call: Call, function: Value, made: Value) -> None:
             if call.receiver in _scalers(loss, path) and not direct:
                 scaler = call.ref(call.receiver)
                 call.emit(ScaledPartScaled(at=call.span, occasional=call.occasional, scaler=scaler))
+
+
+@on_result
+def graph_kept(call: Call, _: Value, __: Value) -> None:
+    """`scaler.scale(loss).backward(create_graph=True)`: a penalty can be computed from each `.grad`."""
+    if call.name in ("unscale_", "zero_grad", "step"):
+        call.path.heap.forget(GRAPH)
+    elif call.name == "backward" and isinstance(call.receiver, Thing) and not call.receiver.kind:
+        call.path.heap.forget(GRAPH)
+        scalers = _scalers(call.receiver, call.path)
+        if len(scalers) == 1 and call.picked(9, "create_graph") == TRUE:
+            scaler = call.ref(scalers[0], call.node)
+            call.emit(ScaledGradientTaken(at=call.span, occasional=call.occasional, scaler=scaler))
+            call.path.heap[GRAPH] = scalers[0]
 
 
 def _taken(call: Call) -> None:
