@@ -142,6 +142,7 @@ a/b\tc0\ttrain.py\t50\tunscaled-step\tsure\tplain step\t\t
 a/b\tc0\ttrain.py\t60\tunscaled-step\tsure\tplain step\tlimit\t
 a/b\tc0\ttrain.py\t70\tscaler-in-loop\tsure\teach batch\tlimit\ttoo large
 a/b\tc0\tother.py\t0\tclean\tsure\tas documented\t\t
+a/b\tc0\tloss.py\t20\tsoftmax-with-from-logits\tsure\ttakes logits\t\t
 a/b\tc0\tbook.ipynb\tc2:3\tunscaled-step\tsure\tplain step\t\t
 """
 FOUND: dict[str, list[labels.Found]] = {
@@ -152,6 +153,9 @@ FOUND: dict[str, list[labels.Found]] = {
     "other.py": [("double-unscale", ((None, 5),)), ("deprecated-torch-amp", ((None, 1),))],
     "book.ipynb": [("unscaled-step", ((3, 3),)), ("unscaled-step", ((2, 3),))],
 }
+MENTIONED: dict[str, list[labels.Found]] = {
+    "loss.py": [("softmax-with-from-logits", ((None, 21),)), ("scaler-in-loop", ((None, 9),))]
+}
 
 
 def test_labels_are_compared_with_what_was_decided(tmp_path: Path) -> None:
@@ -159,19 +163,19 @@ def test_labels_are_compared_with_what_was_decided(tmp_path: Path) -> None:
     table = tmp_path / "labels.tsv"
     table.write_text(LABELS, encoding="utf-8")
     ((_, entries),) = labels.read(table).items()
-    result = labels.judge("a/b", entries, FOUND)
+    result = labels.judge("a/b", entries, FOUND, MENTIONED)
 
     def places(kind: str) -> list[str]:
         return [place.rpartition(" ")[2] for _, place, _ in getattr(result, kind)]
 
-    assert places("hits") == ["train.py:10", "train.py:70", "3:3"]
+    assert places("hits") == ["train.py:10", "train.py:70", "loss.py:20", "3:3"]
     assert places("right") == ["train.py:30"]
     assert places("limits") == ["train.py:40"]
     assert places("undecided") == ["train.py:50", "train.py:60"]  # a verdict wants its reason
     assert places("stale") == ["train.py:70"]
     assert places("extras") == ["other.py:5", "2:3"]
     figures = labels.summarise([result, labels.Result("c/d", failure="no checkout")])
-    assert (figures["labels"], figures["met"], figures["undecided"]) == (7, 3, 2)
+    assert (figures["labels"], figures["met"], figures["undecided"]) == (8, 4, 2)
     assert (figures["silence right"], figures["limits"], figures["failures"]) == (1, 1, 1)
 
 

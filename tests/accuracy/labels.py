@@ -141,16 +141,27 @@ def compare(repo: str, commit: str, labels: list[Label], repos: Path | None, whe
     except (subprocess.CalledProcessError, OSError, tarfile.TarError) as problem:
         return Result(name, failure=f"no checkout: {problem}")
     found: dict[str, list[Found]] = defaultdict(list)
+    mentioned: dict[str, list[Found]] = defaultdict(list)
     for finding in check([folder]).findings:
         spans = [finding.span, *(related.span for related in finding.related)]
-        places = [(s.cell, s.start.row) for s in spans if s.filename == finding.span.filename]
-        path = Path(finding.span.filename).relative_to(folder).as_posix()
-        found[path].append((finding.name, tuple(places)))
-    return judge(name, labels, found)
+        for filename in dict.fromkeys(span.filename for span in spans):
+            places = tuple((s.cell, s.start.row) for s in spans if s.filename == filename)
+            path = Path(filename).relative_to(folder).as_posix()
+            shown = found if filename == finding.span.filename else mentioned
+            shown[path].append((finding.name, places))
+    return judge(name, labels, found, mentioned)
 
 
-def judge(name: str, labels: list[Label], found: Mapping[str, list[Found]]) -> Result:
-    """What became of the labels, given what was found by path."""
+def judge(
+    name: str,
+    labels: list[Label],
+    found: Mapping[str, list[Found]],
+    mentioned: Mapping[str, list[Found]],
+) -> Result:
+    """What became of the labels, given what was found by path.
+
+    `mentioned` are the places in other files that findings speak of: the loss that an output goes into.
+    """
     known = catalogue()
     groups: dict[str, list[Entry]] = defaultdict(list)
     for label in labels:
@@ -159,7 +170,7 @@ def judge(name: str, labels: list[Label], found: Mapping[str, list[Found]]) -> R
         at = _shown(name, label.path, label.place)
         near = any(
             rule == label.rule and _near(places, label.place)
-            for rule, places in found.get(label.path, ())
+            for rule, places in (*found.get(label.path, ()), *mentioned.get(label.path, ()))
         )
         if near:
             groups["hits"].append((label.rule, at, label.reason))
