@@ -1,13 +1,16 @@
 """`keras_replicas.py HOW [TRACE]`: a training on two replicas; with a TRACE, under the probe.
 
-HOW is "fit", or "light" of the same, or a loop that is "eager" or a "function". Printed is what the
-layers of each step held, as it was computed a second time: replica by replica, without the probe, from
-the weights before the step.
+HOW is "fit", or "light" of the same, or a loop that is "eager" or a "function", or "odd" of the latter,
+with batches that replicas cannot share evenly. Printed is what the layers of each step held, as it was
+computed a second time: replica by replica, without the probe, from the weights before the step; and the
+casts of the model's graph as one replica has it: source, target, bytes that each writes whatever the
+batch, and bytes for each sample.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from mpaudit.runtime.keras.probe import install
 from mpaudit.runtime.sampling import Sampling
 from mpaudit.runtime.tracer import Tracer
 
-STEPS, BATCH, REPLICAS = 3, 8, 2
+STEPS, REPLICAS = 3, 2
+BATCH = 7 if sys.argv[1] == "odd" else 8
 BAD = 1  # the step in which one replica overflows
 SCALE = 512.0
 
@@ -61,12 +65,27 @@ class Held:
         self._compute = by_hand if eager else tf.function(by_hand)
 
     def add(self, weights: list[Any], x: Any, y: Any, scale: float) -> None:
-        for part in zip(numpy.split(x, REPLICAS), numpy.split(y, REPLICAS), strict=True):
+        for part in zip(*(numpy.array_split(each, REPLICAS) for each in (x, y)), strict=True):
             given = map(tf.constant, (*weights, *part, scale))
             for place, value in self._compute(*given).items():
                 held = self.found.setdefault(place, [])
                 for each in value if isinstance(value, list) else [value]:
                     held.append(each.numpy().astype(float).reshape(-1).tolist())
+
+
+def casts(model: Any) -> list[tuple[str, str, int, int]]:
+    """The casts between floating dtypes in a graph of the model."""
+    spec = tf.TensorSpec([None, 6])
+    graph = tf.function(lambda x: model(x, training=True)).get_concrete_function(spec).graph
+    found = []
+    for each in graph.get_operations():
+        if each.type == "Cast" and each.inputs[0].dtype.is_floating:
+            (result,), sizes = each.outputs, each.outputs[0].shape.as_list()
+            written = math.prod(size for size in sizes if size is not None) * result.dtype.size
+            open_ = None in sizes
+            kind = each.inputs[0].dtype.name, result.dtype.name
+            found.append((*kind, 0 if open_ else written, written if open_ else 0))
+    return found
 
 
 def main() -> None:
@@ -123,7 +142,7 @@ def main() -> None:
         def step(inputs: Any, targets: Any) -> None:
             strategy.run(one, args=(inputs, targets))
 
-        run = tf.function(step) if how == "function" else step
+        run = step if how == "eager" else tf.function(step)
         for number, batch in enumerate(strategy.experimental_distribute_dataset(batches)):
             before(number)
             run(*batch)
@@ -131,7 +150,7 @@ def main() -> None:
     for each, tracer in zip(uninstall, tracers, strict=True):
         each()
         tracer.close(0)
-    print(json.dumps({"held": held.found, "weights": weights}))
+    print(json.dumps({"held": held.found, "weights": weights, "casts": casts(model)}))
 
 
 if __name__ == "__main__":

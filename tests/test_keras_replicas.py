@@ -97,3 +97,29 @@ def test_a_light_look_at_replicas_measures_the_gradients_of_parameters(tmp_path:
 @pytest.mark.parametrize("how", ["fit", "function"])
 def test_replicas_train_to_the_same_bits(tmp_path: Path, how: str) -> None:
     assert trained(how)["weights"] == trained(how, str(tmp_path / "run.mpa"))["weights"]
+
+
+@pytest.fixture(scope="module")
+def unwatched() -> dict[str, Any]:
+    return trained("fit")
+
+
+@pytest.mark.parametrize(("how", "batch"), [("fit", 8), ("odd", 7), ("eager", 8), ("function", 8)])
+def test_casts_of_all_replicas_are_counted(
+    tmp_path: Path, unwatched: dict[str, Any], how: str, batch: int
+) -> None:
+    """What a step casts is what the model's graph does for each replica, of its samples."""
+    trained(how, str(tmp_path / "run.mpa"))
+    with read(tmp_path) as reader:
+        found, steps = reader.casts(), reader.meta["cast_steps"]
+    assert steps == (2 if how == "eager" else 1)
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in found:
+        counts[row.source, row.target] += row.count
+    expected = Counter((source, target) for source, target, *_ in unwatched["casts"])
+    assert counts == {kind: REPLICAS * steps * count for kind, count in expected.items()}
+    fixed = sum(each for *_, each, _ in unwatched["casts"])
+    written = sum(each for *_, each in unwatched["casts"])
+    assert fixed > 0 < written
+    assert sum(row.bytes for row in found) == steps * (REPLICAS * fixed + batch * written)
+    assert {row.layer for row in found} == {"model/dense", "model/head"}

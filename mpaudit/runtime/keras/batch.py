@@ -9,18 +9,18 @@ import tensorflow as tf
 
 from mpaudit.runtime.keras.casts import Size, due
 from mpaudit.runtime.keras.layers import recording
-from mpaudit.runtime.keras.store import resource
+from mpaudit.runtime.keras.store import Store, noted, replica, unseen
 
 
 class Batch:
-    """`casts.Backend` of TensorFlow: one resource sums up how large the batches of graphs are."""
+    """`casts.Backend` of TensorFlow: a resource of each replica sums up how large its batches are."""
 
     def __init__(self) -> None:
-        self._handle: Any = None
+        self._sums = Store(tf.float64, lambda: [0.0, 0.0])  # of sizes, and how many
 
     def looks(self, step: int) -> bool:
-        """Of one replica, while gradients are recorded; of eager steps some."""
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1 or not recording():
+        """While gradients are recorded; of eager steps some."""
+        if unseen() or not recording():
             return False
         return due(step) if tf.executing_eagerly() else True
 
@@ -29,31 +29,29 @@ class Batch:
         if not isinstance(tensor, tf.Tensor) or tensor.shape.rank is None:
             return None
         sizes = tensor.shape.as_list()
-        return Size(math.prod(each for each in sizes if each is not None), sizes.count(None))
+        known = math.prod(each for each in sizes if each is not None)
+        return Size(known, sizes.count(None), replica())
 
     def sees_batch(self, tensor: Any) -> None:
-        """Once in each graph."""
-        graph = tf.compat.v1.get_default_graph()
-        if getattr(graph, _SEEN, False):
+        """Once in each graph, and replica."""
+        seen = noted(_SEEN)
+        if replica() in seen:
             return
-        setattr(graph, _SEEN, True)
-        if self._handle is None:
-            with tf.init_scope():
-                self._handle = resource(tf.zeros([2], tf.float64))
+        seen[replica()] = True
         at = tensor.shape.as_list().index(None)
         large = tf.cast(tf.shape(tensor)[at], tf.float64)
         more = tf.stack([large, tf.ones([], tf.float64)])
-        tf.raw_ops.AssignAddVariableOp(resource=self._handle, value=more)
+        tf.raw_ops.AssignAddVariableOp(resource=self._sums.here, value=more)
 
-    def batch(self) -> float | None:
+    def batch(self, replica: int) -> float | None:
         """The mean of all."""
-        if self._handle is None:
-            return None
-        with tf.init_scope():
-            total, count = tf.raw_ops.ReadVariableOp(
-                resource=self._handle, dtype=tf.float64
-            ).numpy()
+        total, count = self._sums.held().get(replica, (0.0, 0.0))
         return float(total / count) if count else None
+
+    def replicas(self) -> tuple[int, int]:
+        """What all do together is done when the last one is."""
+        count = tf.distribute.get_strategy().num_replicas_in_sync
+        return count - 1 if tf.distribute.in_cross_replica_context() else replica(), count
 
 
 _SEEN = "_mpaudit_batch_seen"

@@ -1,7 +1,8 @@
 """Casts between floating dtypes that Keras makes: which layer they belong to, and what they write.
 
 In a graph they are counted while it is traced, which happens once for any number of steps; one number
-is read from the graph when it runs: how large the batch is, where a shape leaves that open.
+is read from the graph when it runs: how large the batch is, where a shape leaves that open. A step of
+several replicas is over when the last one of them has made it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Size(NamedTuple):
 
     elements: int
     open: int = 0
+    replica: int = 0  # that computes it
 
 
 class Backend(Protocol):
@@ -47,8 +49,12 @@ class Backend(Protocol):
         """A tensor has one open dimension: see how large that is when the graph runs."""
         ...
 
-    def batch(self) -> float | None:
-        """How large that was on average, None while no graph has run."""
+    def batch(self, replica: int) -> float | None:
+        """How large that was on average for one replica, None while no graph has run."""
+        ...
+
+    def replicas(self) -> tuple[int, int]:
+        """Which replica computes now, counted from 0, and of how many."""
         ...
 
 
@@ -57,12 +63,20 @@ def due(step: int) -> bool:
     return step < _FIRST or step % _EVERY == 0
 
 
+class _Step:
+    """What is counted of one that is not over."""
+
+    def __init__(self) -> None:
+        self.casts: list[tuple[Cast, Size]] = []
+        self.fallen: list[tuple[str, str, str]] = []
+        self.counted = False  # whether there was anything, in the part of any replica
+
+
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.calls: list[Watched | None] = []  # None: only to find out shapes
         self.what: Casting | None = None  # that is cast; None: by a layer itself
-        self.casts: list[tuple[Cast, Size]] = []  # of this step
-        self.fallen: list[tuple[str, str, str]] = []
+        self.step = _Step()
 
 
 class Casts:
@@ -77,6 +91,7 @@ class Casts:
         self._backend = backend
         self._thread = _Thread()
         self._watched: list[Any] = []  # functions
+        self._together = _Step()  # of replicas, each of which has a thread for a part of its step
         self._step = 0
         self._steps = 0
         self._waiting: list[tuple[Cast, Size]] = []  # for the size of the batch
@@ -105,16 +120,22 @@ class Casts:
 
     def over(self) -> None:
         """Gradients are applied: a step is over, or the graph of one is traced."""
-        casts, self._thread.casts = self._thread.casts, []
-        fallen, self._thread.fallen = self._thread.fallen, []
-        self._step += 1
-        if not casts:
-            return
-        self._steps += 1
+        replica, replicas = self._backend.replicas()
+        step = self._here(replicas)
+        casts, step.casts = step.casts, []
+        fallen, step.fallen = step.fallen, []
+        step.counted |= bool(casts)
         self._waiting += casts
         for path, kind, why in fallen:
             reasons = self._fallen.setdefault(path, {}).setdefault(kind, {})
             reasons[why] = reasons.get(why, 0) + 1
+        if replica + 1 < replicas:
+            return
+        self._step += 1
+        counted, step.counted = step.counted, False
+        if not counted:
+            return
+        self._steps += 1
         self._tracer.note("cast_steps", self._steps)
         if self._fallen:
             self._tracer.note("float32_operations", self._fallen)
@@ -122,14 +143,19 @@ class Casts:
     def drain(self) -> None:
         """Hand over what is known whole."""
         waiting, self._waiting = self._waiting, []
-        batch = self._backend.batch() if any(size.open for _, size in waiting) else None
+        unknown = {size.replica for _, size in waiting if size.open}
+        batches = {each: self._backend.batch(each) for each in unknown}
         for cast, size in waiting:
+            batch = batches.get(size.replica)
             if size.open and batch is None:
                 self._waiting.append((cast, size))
                 continue
             samples = batch if size.open and batch is not None else 1
             written = round(size.elements * samples * _BYTES[cast.target])
             self._tracer.cast(replace(cast, bytes=written))
+
+    def _here(self, replicas: int) -> _Step:
+        return self._thread.step if replicas == 1 else self._together
 
     def _around(self, what: Casting, original: Call) -> Call:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -153,8 +179,10 @@ class Casts:
 
     def _cast(self, tensor: Any, result: Any) -> None:
         watched, thread = self._thread.calls[-1], self._thread
-        aside = watched is None or self._light or len(thread.casts) >= _MOST
-        if watched is None or aside or not self._backend.looks(self._step):
+        if watched is None or self._light or not self._backend.looks(self._step):
+            return
+        step = self._here(self._backend.replicas()[1])
+        if len(step.casts) >= _MOST:
             return
         source, target = _name(tensor), _name(result)
         if source == target or source not in _BYTES or target not in _BYTES:
@@ -165,10 +193,10 @@ class Casts:
         if size.open:
             self._backend.sees_batch(result)
         what: CastOf = "parameter" if thread.what == "parameter" else "activation"
-        thread.casts.append((Cast(watched.path, what, source, target, 1, 0), size))
+        step.casts.append((Cast(watched.path, what, source, target, 1, 0), size))
         if what == "activation" and source in LOW_PRECISION and target not in LOW_PRECISION:
             why = "policy" if thread.what == "input" else "layer"
-            thread.fallen.append((watched.path, watched.kind, why))
+            step.fallen.append((watched.path, watched.kind, why))
 
 
 def _name(tensor: Any) -> str:

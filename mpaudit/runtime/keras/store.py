@@ -81,6 +81,14 @@ class Store:
         """All that there are, that of the first replica first."""
         return iter([self._handles[number] for number in sorted(self._handles)])
 
+    def held(self) -> dict[int, Any]:
+        """What that of each replica holds, as NumPy has it. Waits for the device."""
+        with tf.init_scope():
+            return {
+                number: tf.raw_ops.ReadVariableOp(resource=handle, dtype=self._dtype).numpy()
+                for number, handle in self._handles.items()
+            }
+
     def swap(self, change: Callable[[Any], Any]) -> list[Any]:
         """What each of them holds, as NumPy has it; `change` says what it holds from now on.
 

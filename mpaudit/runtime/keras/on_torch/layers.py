@@ -176,9 +176,13 @@ class Sizes:
     def sees_batch(self, _: Any) -> None:
         """It is known."""
 
-    def batch(self) -> float | None:
+    def batch(self, _: int) -> float | None:
         """Nobody asks."""
         return None
+
+    def replicas(self) -> tuple[int, int]:
+        """They are processes of their own."""
+        return 0, 1
 
 
 def _floats(value: Any) -> bool:
