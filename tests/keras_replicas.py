@@ -1,21 +1,23 @@
 """`keras_replicas.py HOW [TRACE]`: a training on two replicas; with a TRACE, under the probe.
 
 HOW is "fit", or "light" of the same, or a loop that is "eager" or a "function", or "odd" of the latter,
-with batches that replicas cannot share evenly. Printed is what the layers of each step held, as it was
-computed a second time: replica by replica, without the probe, from the weights before the step; and the
-casts of the model's graph as one replica has it: source, target, bytes that each writes whatever the
-batch, and bytes for each sample.
+with batches that replicas cannot share evenly. `--strategy` is "mirrored", or "one" or "multi", which
+have one replica each. In one step one REPLICA overflows: by its inputs, or with
+`--bad targets` on the way back. Printed is what the layers of each step held, as it was computed a
+second time: replica by replica, without the probe, from the weights before the step; and the casts of
+the model's graph as one replica has it: source, target, bytes that each writes whatever the batch, and
+bytes for each sample.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy
 import tensorflow as tf
 
@@ -23,8 +25,18 @@ from mpaudit.runtime.keras.probe import install
 from mpaudit.runtime.sampling import Sampling
 from mpaudit.runtime.tracer import Tracer
 
-STEPS, REPLICAS = 3, 2
-BATCH = 7 if sys.argv[1] == "odd" else 8
+STEPS = 3
+_ARGUMENTS = argparse.ArgumentParser()
+_ARGUMENTS.add_argument("how")
+_ARGUMENTS.add_argument("trace", nargs="*")
+_ARGUMENTS.add_argument("--keras", default="keras")
+_ARGUMENTS.add_argument("--bad", default="inputs")
+_ARGUMENTS.add_argument("--replica", type=int, default=0)
+_ARGUMENTS.add_argument("--strategy", default="mirrored")
+GIVEN = _ARGUMENTS.parse_args()
+REPLICAS = 2 if GIVEN.strategy == "mirrored" else 1
+keras = importlib.import_module(GIVEN.keras)
+BATCH = 7 if GIVEN.how == "odd" else 8
 BAD = 1  # the step in which one replica overflows
 SCALE = 512.0
 
@@ -33,7 +45,11 @@ def data() -> tuple[Any, Any]:
     random = numpy.random.default_rng(3)
     x = random.normal(size=(STEPS * BATCH, 6)).astype("float32")
     y = random.normal(size=(STEPS * BATCH, 3)).astype("float32")
-    x[BAD * BATCH, 0] = 1e5  # infinity in float16, for the first replica: only there Keras looks
+    sample = BAD * BATCH + GIVEN.replica * BATCH // REPLICAS
+    if GIVEN.bad == "inputs":
+        x[sample, 0] = 1e5  # infinity in float16
+    else:
+        y[sample] = 1e4  # as is the gradient of what was cast from float16, with the loss scale
     return x, y
 
 
@@ -89,16 +105,27 @@ def casts(model: Any) -> list[tuple[str, str, int, int]]:
 
 
 def main() -> None:
-    how, *traces = sys.argv[1:]
+    how, traces = GIVEN.how, GIVEN.trace
     (cpu,) = tf.config.list_physical_devices("CPU")
     half = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(cpu, [half, half])
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    if GIVEN.strategy == "one":
+        strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    elif GIVEN.strategy == "multi":
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    else:
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == REPLICAS
     tf.config.experimental.enable_op_determinism()
     tracers = [Tracer(Path(each), (), Sampling(every=1, light=how == "light")) for each in traces]
     uninstall = [install(each) for each in tracers]
     keras.utils.set_random_seed(5)
-    keras.config.set_dtype_policy("mixed_float16")
+    if keras.__name__ == "keras":
+        keras.config.set_dtype_policy("mixed_float16")
+        scaling = keras.optimizers.LossScaleOptimizer
+    else:
+        keras.mixed_precision.set_global_policy("mixed_float16")
+        scaling = keras.mixed_precision.LossScaleOptimizer
     with strategy.scope():
         model = keras.Sequential(
             [
@@ -109,7 +136,7 @@ def main() -> None:
             name="model",
         )
         inner = keras.optimizers.SGD(0.01)
-        optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=SCALE)
+        optimizer = scaling(inner, initial_scale=SCALE)
         model.compile(optimizer, "mse")
         optimizer.build(model.trainable_variables)
     x, y = data()
@@ -119,7 +146,8 @@ def main() -> None:
         nonlocal scale
         part = slice(step * BATCH, (step + 1) * BATCH)
         held.add(model.get_weights(), x[part], y[part], scale)
-        scale = scale / 2 if step == BAD else scale
+        skipped = step == BAD and (GIVEN.replica == 0 or keras.__name__ == "tf_keras")
+        scale = scale / 2 if skipped else scale
 
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
     if how in ("fit", "light"):

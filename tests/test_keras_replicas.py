@@ -40,9 +40,17 @@ def largest(tensors: list[Any]) -> float:
     return max(float(numpy.abs(each[numpy.isfinite(each)]).max(initial=0)) for each in tensors)
 
 
-@pytest.mark.parametrize("how", ["fit", "eager", "function"])
-def test_numbers_of_all_replicas_are_joined(tmp_path: Path, how: str) -> None:
-    seen = trained(how, str(tmp_path / "run.mpa"))
+@pytest.mark.parametrize(
+    ("how", "strategy"),
+    [
+        *((how, "mirrored") for how in ("fit", "eager", "function")),
+        ("fit", "one"),
+        ("fit", "multi"),
+    ],
+)
+def test_numbers_of_all_replicas_are_joined(tmp_path: Path, how: str, strategy: str) -> None:
+    seen = trained(how, str(tmp_path / "run.mpa"), "--strategy", strategy)
+    replicas = REPLICAS if strategy == "mirrored" else 1
     with read(tmp_path) as reader:
         found, steps = numbers(reader), attempts(reader)
         histograms, layers = reader.histograms(), reader.layers()
@@ -53,7 +61,7 @@ def test_numbers_of_all_replicas_are_joined(tmp_path: Path, how: str) -> None:
     for name, (layer, dtype) in PLACES.items():
         for phase in ("forward", "backward"):
             row, tensors = found[layer, phase], arrays(seen["held"][f"{name} {phase}"])
-            assert (row.dtype, row.calls) == (dtype, STEPS * REPLICAS)
+            assert (row.dtype, row.calls) == (dtype, STEPS * replicas)
             assert row.elements == row.zeros_of == sum(each.size for each in tensors)
             assert row.inf == sum(int(numpy.isinf(each).sum()) for each in tensors)
             assert row.nan == sum(int(numpy.isnan(each).sum()) for each in tensors)
@@ -63,8 +71,8 @@ def test_numbers_of_all_replicas_are_joined(tmp_path: Path, how: str) -> None:
             assert (row.first_bad_step, row.last_bad_step) == ((BAD, BAD) if bad else (None, None))
     assert steps == {0: (True, 512.0), 1: (False, 512.0), 2: (True, 256.0)}
     assert [(each.path, each.calls) for each in layers] == [
-        ("model/dense", STEPS * REPLICAS),
-        ("model/head", STEPS * REPLICAS),
+        ("model/dense", STEPS * replicas),
+        ("model/head", STEPS * replicas),
     ]
     told = {(each.kind, each.layer, each.first_step, each.last_step) for each in incidents}
     assert ("activation-overflow", "model/dense", BAD, BAD) in told
@@ -123,3 +131,35 @@ def test_casts_of_all_replicas_are_counted(
     assert fixed > 0 < written
     assert sum(row.bytes for row in found) == steps * (REPLICAS * fixed + batch * written)
     assert {row.layer for row in found} == {"model/dense", "model/head"}
+
+
+@pytest.mark.parametrize("bad", ["inputs", "targets"])
+@pytest.mark.parametrize("replica", [0, 1])
+@pytest.mark.parametrize("package", ["keras", "tf_keras"])
+def test_the_replica_that_overflows_is_told(
+    tmp_path: Path, package: str, replica: int, bad: str
+) -> None:
+    """Keras 3 skips a step by what the first replica finds; tf_keras adds gradients up before."""
+    options = ["--keras", package, "--replica", str(replica), "--bad", bad]
+    seen = trained("fit", str(tmp_path / "run.mpa"), *options)
+    place, layer = ("dense forward", "model/dense"), "dense"
+    if bad == "targets":
+        place, layer = ("dense backward", "model/head"), "head"
+    tensors = arrays(seen["held"][place[0]])
+    finite = [bool(numpy.isfinite(each).all()) for each in tensors[: (BAD + 1) * REPLICAS]]
+    assert finite == [True] * REPLICAS + [each != replica for each in range(REPLICAS)]
+    skips = package == "tf_keras" or replica == 0
+    final = [numpy.frombuffer(bytes.fromhex(each), "float32") for each in seen["weights"]]
+    assert skips == all(numpy.isfinite(each).all() for each in final)
+    with read(tmp_path) as reader:
+        steps, incidents = attempts(reader), reader.incidents()
+    outcome = {True: (True, 256.0), False: (False, 512.0)}[skips]
+    assert steps == {0: (True, 512.0), 1: (not skips, 512.0), 2: outcome}
+    kind = "activation-overflow" if bad == "inputs" else "gradient-overflow"
+    (found,) = [each for each in incidents if each.kind == kind]
+    assert (found.layer, found.first_step) == (place[1], BAD)
+    assert f" on replica {replica}" in found.message
+    assert found.message.endswith("and the step was applied all the same") == (not skips)
+    benign = bad == "targets" and skips
+    assert found.judgement == ("benign" if benign else "defect")
+    assert layer in found.layer

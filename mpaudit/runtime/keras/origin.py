@@ -17,13 +17,17 @@ from mpaudit.runtime.tracer import Tracer
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """Non-finite values at one layer, forward or backward: ticks, and what there was."""
+    """Non-finite values at one layer, forward or backward: ticks, and what there was.
+
+    Of several replicas, `replicas` are those that had them at the first tick.
+    """
 
     first: int
     last: int
     inf: int
     nan: int
     dtype: str
+    replicas: frozenset[int] = frozenset()
 
     @property
     def nonfinite(self) -> tuple[str, ...]:
@@ -34,18 +38,29 @@ class Bad:
         """Both together."""
         if other is None:
             return self
+        least = min(self.first, other.first)
+        sets = (each.replicas for each in (self, other) if each.first == least)
         return Bad(
-            min(self.first, other.first),
+            least,
             max(self.last, other.last),
             self.inf + other.inf,
             self.nan + other.nan,
             self.dtype,
+            frozenset[int]().union(*sets),
         )
 
     @property
     def what(self) -> str:
         """The same in words."""
         return " and ".join(self.nonfinite)
+
+    @property
+    def where(self) -> str:
+        """Of several replicas, on which."""
+        if not self.replicas:
+            return ""
+        numbers = " and ".join(map(str, sorted(self.replicas)))
+        return f" on replica{'s' * (len(self.replicas) > 1)} {numbers}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +99,9 @@ def judge(tracer: Tracer, seen: Interval) -> None:
         if own is not None and own.first <= bad.first:
             if bad.last <= own.last:
                 continue
-            bad = replace(bad, first=bad.last)
+            bad = replace(bad, first=bad.last, replicas=frozenset())
         if not _forward_was_bad(bad, seen):
-            message = f"the gradient of layer {path!r}'s parameters has {bad.what}"
+            message = f"the gradient of layer {path!r}'s parameters has {bad.what}{bad.where}"
             _gradient(tracer, path, bad, message, seen)
 
 
@@ -111,16 +126,17 @@ def _earlier(one: Bad | None, other: Bad) -> bool:
 
 def _forward(tracer: Tracer, path: str, bad: Bad, seen: Interval) -> None:
     if _earlier(seen.entered.get(path), bad):
-        message = f"non-finite values come into layer {path!r} with the data"
+        message = f"non-finite values come into layer {path!r} with the data{bad.where}"
         tracer.incident(_incident(tracer, "input-nonfinite", path, bad, seen, message, "from-data"))
         return
     limit = LARGEST[bad.dtype]
     largest = max((seen.largest.get(each, 0.0) for each in seen.sources.get(path, ())), default=0.0)
     kind = "activation-overflow" if bad.inf or largest > limit else "activation-nan"
-    message = f"layer {path!r} makes {bad.what} from finite inputs in {bad.dtype}"
+    message = f"layer {path!r} makes {bad.what} from finite inputs in {bad.dtype}{bad.where}"
     if largest > limit:
         message += f", which cannot hold the input's {largest:.3g}"
-    incident = _incident(tracer, kind, path, bad, seen, message, "defect")
+    told = message + _all_the_same(bad, seen)
+    incident = _incident(tracer, kind, path, bad, seen, told, "defect")
     tracer.incident(incident)
     row = incident.row or 1
     bound = f" (the largest {bad.dtype} is {limit:.6g})" if math.isfinite(limit) else ""
@@ -143,6 +159,7 @@ def _backward(
         message = f"layer {place!r} makes {bad.what} from a finite gradient in {bad.dtype}"
     else:
         message = f"{bad.what} comes back to layer {path!r} from what follows the layers"
+    message += bad.where
     _gradient(tracer, place, bad, message, seen)
 
 
@@ -150,9 +167,16 @@ def _gradient(tracer: Tracer, place: str, bad: Bad, message: str, seen: Interval
     benign = seen.applied(bad.first) is False and seen.applied(bad.last) is False
     if benign:
         message += "; the step was skipped"
+    message += _all_the_same(bad, seen)
     kind = "gradient-overflow" if bad.inf else "gradient-nan"
     judgement = "benign" if benign else "defect"
     tracer.incident(_incident(tracer, kind, place, bad, seen, message, judgement))
+
+
+def _all_the_same(bad: Bad, seen: Interval) -> str:
+    """Keras 3 skips a step by the gradients of the first replica only."""
+    applied = bad.replicas and 0 not in bad.replicas and seen.applied(bad.first)
+    return ", and the step was applied all the same" if applied else ""
 
 
 def _incident(

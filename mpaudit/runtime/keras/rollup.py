@@ -45,7 +45,7 @@ class _Found:
             self.largest[path] = max(self.largest.get(path, 0.0), numbers.amax or 0.0)
         if numbers.first_bad is not None and numbers.last_bad is not None:
             ticks = (numbers.first_bad, numbers.last_bad)
-            bad = Bad(*ticks, numbers.inf, numbers.nan, dtype)
+            bad = Bad(*ticks, numbers.inf, numbers.nan, dtype, numbers.replicas)
             self.bad[passage][path] = bad.joined(self.bad[passage].get(path))
 
 

@@ -40,6 +40,11 @@ def replica() -> int:
     return 0 if found is None else int(found)
 
 
+def one_of_several() -> int | None:
+    """The same, None where there is one only."""
+    return replica() if tf.distribute.get_strategy().num_replicas_in_sync > 1 else None
+
+
 def unseen() -> str | None:
     """Why numbers cannot be taken under the strategy in force, None if they can."""
     strategy = tf.distribute.get_strategy()
@@ -79,7 +84,12 @@ class Store:
 
     def __iter__(self) -> Iterator[Any]:
         """All that there are, that of the first replica first."""
-        return iter([self._handles[number] for number in sorted(self._handles)])
+        return iter([self._handles[number] for number in self.replicas])
+
+    @property
+    def replicas(self) -> list[int]:
+        """Of which replicas they are."""
+        return sorted(self._handles)
 
     def held(self) -> dict[int, Any]:
         """What that of each replica holds, as NumPy has it. Waits for the device."""

@@ -9,7 +9,7 @@ of one sign have the order of their bits, and that is ten times faster than Tens
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from mpaudit.runtime.keras.octaves import Octaves, count_if_sampled
 from mpaudit.runtime.keras.order import Order
 from mpaudit.runtime.keras.peaks import Ring, raise_peak
 from mpaudit.runtime.keras.runs import Calls
-from mpaudit.runtime.keras.store import Store
+from mpaudit.runtime.keras.store import Store, one_of_several
 from mpaudit.runtime.sampling import sampled
 
 _NEVER = -1.0e300
@@ -43,7 +43,8 @@ class Numbers:
 
     `amax` is the largest finite magnitude, None if nothing was finite; `zeros` are counted in a
     sample of `zeros_of` elements; `tensors` counts what was measured, `calls` the calls of the
-    layer in training and `others` the rest.
+    layer in training and `others` the rest. `replicas` of several are those that were bad at the first
+    bad tick.
     """
 
     amax: float | None
@@ -57,6 +58,7 @@ class Numbers:
     tensors: int
     calls: int
     others: int
+    replicas: frozenset[int] = field(default=frozenset(), kw_only=True)
 
 
 def measurable(value: object) -> bool:
@@ -84,7 +86,7 @@ class Tap:
     """
 
     __slots__ = (
-        *("_calls", "_clock", "_dtype", "_host", "_order", "_store", "_top"),
+        *("_bad", "_calls", "_clock", "_dtype", "_host", "_order", "_store", "_top"),
         *("octaves", "peaks"),
     )
 
@@ -96,6 +98,7 @@ class Tap:
         self._clock = clock
         self._dtype = dtype
         self._store = Store(tf.float64, _start)
+        self._bad: dict[int | None, int] = {}  # the first bad tick of each replica on the host
         self._calls = Calls()
         self._host = _start()
         self._order = Order()
@@ -139,7 +142,12 @@ class Tap:
         vector = self._host
         vector[0] = _float(self._top, self._dtype)
         self._host, self._top = _start(), -1
-        for seen in self._store.swap(lambda _: _start()):
+        first, self._bad = self._bad, {}
+        replicas = self._store.replicas
+        for number, seen in zip(replicas, self._store.swap(lambda _: _start()), strict=True):
+            if seen[2] > _NEVER:
+                which = number if len(replicas) > 1 else None
+                first[which] = min(first.get(which, -int(seen[2])), -int(seen[2]))
             vector = numpy.concatenate([numpy.maximum(vector[:3], seen[:3]), vector[3:] + seen[3:]])
         vector[-2:] += self._calls.read()
         if not vector[-3:].any():
@@ -149,6 +157,9 @@ class Tap:
             None if vector[2] == _NEVER else int(-vector[2]),
             None if vector[1] < 0 else int(vector[1]),
             *(int(each) for each in vector[3:]),
+            replicas=frozenset(
+                n for n, tick in first.items() if n is not None and tick == -vector[2]
+            ),
         )
 
     def _places(self) -> _Places:
@@ -174,6 +185,7 @@ class Tap:
             host[4] += numpy.count_nonzero(bits > infinity)
             finite = bits < infinity
             top = int(bits.max(initial=0, where=finite)) if finite.any() else -1
+            self._bad.setdefault(one_of_several(), tick)
             self._clock.alarm()
         self._top = max(self._top, top)
         zeros = bits.size - numpy.count_nonzero(bits)
