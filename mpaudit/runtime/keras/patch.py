@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import wraps
 from inspect import signature
 from typing import Any
@@ -24,9 +24,10 @@ class Patches:
     """The wrappers of one probe. After `restore`, or in a forked child, they only pass calls on.
 
     A wrapper keeps name, module and signature of what it wraps: autograph decides by the module
-    whether it rewrites a function, and leaves those of Keras and TensorFlow alone. While `compiling`
-    says so, wrappers only pass calls on: torch's compiler then takes what they wrap. All that the probe
-    does is done `within` a context.
+    whether it rewrites a function, and leaves those of Keras and TensorFlow alone. In
+    TensorFlow 2.16 it does not know Keras 2: what is around a call is marked as if autograph had made it.
+    While `compiling` says so, wrappers only pass calls on: torch's compiler then takes what they wrap.
+    All that the probe does is done `within` a context.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Patches:
         before = vars(owner).get(name, _INHERITED)
         original: Any = getattr(owner, name)
         watched, compiling = around(original), self._compiling
+        watched.autograph_info__ = {}  # type: ignore[attr-defined]
 
         @wraps(original)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -76,7 +78,11 @@ class Patches:
         began = None if self._thread.inside else time.perf_counter()
         self._thread.inside = True
         try:
-            with self._within():
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(self._within())
+                except Exception as error:
+                    self.tracer.failed("the probe", error)
                 yield
         except Exception as error:
             self.tracer.failed(where, error)

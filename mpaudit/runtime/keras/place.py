@@ -69,7 +69,7 @@ def _call_at(filename: str, row: int, names: tuple[str, ...]) -> Span:
     lines = [line.rstrip("\n") for line in linecache.getlines(filename)]
     try:
         tree = ast.parse("\n".join(lines))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, SystemError):  # the last was met in Python 3.11
         return Span(path, Position(row, 1), Position(row, 1))
     calls = [
         node
