@@ -134,7 +134,7 @@ KERAS_TELLING = frozenset(
         "set_dtype_policy",
     ]
 )
-STEPS = frozenset(["training_step"])
+STEPS = frozenset(["training_step", "validation_step", "test_step"])
 """What a trainer's library calls: it is entered if it mentions what matters at all."""
 ACCELERATE_WORDS = frozenset(["Accelerator", "prepare(...)"])
 """What matters in addition in a file that speaks of Hugging Face's Accelerate."""
