@@ -1,14 +1,16 @@
 """MP209: an autocast object that is built and not entered, or wrapped around what it cannot reach.
 
 Reported are a bare call, a local variable that is never read, the class itself where an object is wanted
-(`@torch.autocast`, `with torch.autocast:`), and a decorated generator or coroutine function: autocast is
-left again before its body runs.
+(`@torch.autocast`, `with torch.autocast:`), one that `and` leaves out (`with autocast("cuda") and other:`
+enters the last only), and a decorated generator or coroutine function: autocast is left again before its
+body runs.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mpaudit.checks.autocast_call import mentions, only_device
@@ -57,11 +59,37 @@ def _built(module: Module, call: ast.Call) -> Iterator[Found]:
         )
     elif isinstance(parent, (ast.Assign, ast.AnnAssign)) and parent.value is call:
         yield from _unread(module, call, parent)
+    elif isinstance(parent, ast.BoolOp) and isinstance(module.parents[parent], ast.withitem):
+        yield from _left_out(module, call, parent)
     elif isinstance(parent, _Function) and call in parent.decorator_list:
         kind = _suspended(parent)
         if kind is not None:
             message = f"`{parent.name}` is a {kind}: its body runs after autocast is left again"
             yield _problem(module, call, message, _NOTHING_CAST), _inside(module, call)
+
+
+def _left_out(module: Module, call: ast.Call, operands: ast.BoolOp) -> Iterator[Found]:
+    """A region that `and` passes over: an object counts as true, and what is entered is the last one."""
+    if not isinstance(operands.op, ast.And) or call is operands.values[-1]:
+        return
+    message = "`and` gives the last of its operands: this autocast is built and not entered"
+    yield _problem(module, call, message, _NOTHING_CAST), _comma(module, operands)
+
+
+def _comma(module: Module, operands: ast.BoolOp) -> Fix | None:
+    """`with a and b:` -> `with a, b:`, where that enters both."""
+    item = module.parents[operands]
+    statement = module.parents[item]
+    assert isinstance(item, ast.withitem) and isinstance(statement, (ast.With, ast.AsyncWith))
+    if len(statement.items) > 1 or item.optional_vars is not None:
+        return None  # in parentheses they would become a tuple
+    edits = []
+    for one, other in pairwise(operands.values):
+        (_, end), (start, _) = module.range(one), module.range(other)
+        if module.text[end:start].strip() != "and":
+            return None
+        edits.append(Edit(end, start, ", "))
+    return Fix("Enter both, with a comma between them", tuple(edits), Safety.UNSAFE)
 
 
 def _unread(
