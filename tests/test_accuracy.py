@@ -124,7 +124,10 @@ def test_every_verdict_has_a_reason_and_a_rule_with_a_page() -> None:
         assert place.package in packages
 
 
-@pytest.mark.parametrize(("table", "least"), [(labels.LABELS, 100), (labels.BUGS, 90)])
+TABLES = [(labels.LABELS, 100), (labels.BUGS, 90), (labels.HELD_OUT, 80), (labels.MENDED, 30)]
+
+
+@pytest.mark.parametrize(("table", "least"), TABLES)
 def test_the_labels_can_be_read(table: Path, least: int) -> None:
     groups = labels.read(table)
     found = [label for entries in groups.values() for label in entries]
@@ -177,6 +180,20 @@ def test_labels_are_compared_with_what_was_decided(tmp_path: Path) -> None:
     figures = labels.summarise([result, labels.Result("c/d", failure="no checkout")])
     assert (figures["labels"], figures["met"], figures["undecided"]) == (8, 4, 2)
     assert (figures["silence right"], figures["limits"], figures["failures"]) == (1, 1, 1)
+
+
+def test_where_a_mistake_was_mended_its_rule_is_to_say_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "mended.tsv"
+    table.write_text(
+        "repo\tcommit\tpath\tline\trule\tmended_from\treason\n"
+        "a/b\tc1\ttrain.py\t10\tclip-before-unscale\tc0\tunscaled\n"
+        "a/b\tc1\ttrain.py\t10\tdouble-unscale\tc0\tonce now\n",
+        encoding="utf-8",
+    )
+    ((_, entries),) = labels.read(table).items()
+    result = labels.judge("a/b", entries, FOUND, {})
+    assert [rule for rule, _, _ in result.hits] == ["double-unscale"]
+    assert [rule for rule, place, _ in result.extras] == ["clip-before-unscale", "scaler-in-loop"]
 
 
 def test_the_decisions_of_the_labels_are_whole() -> None:

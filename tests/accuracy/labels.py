@@ -7,7 +7,9 @@ cannot see what is there, and `decision` says why. A repository is read from a b
 
 `--labels tests/accuracy/bugs.tsv` are mistakes that people made, most of them mended since: collected from
 the history of repositories, and labelled, before mpaudit was run on any of them. Other mistakes in the same
-files are not labelled there.
+files are not labelled there. `held_out.tsv` is a later one of the same kind, from other repositories, and
+`held_out_mended.tsv` the places where these mistakes were mended (`mended_from` is the commit that has the
+mistake): such a label is met where its rule says nothing.
 
 Exits 1 if a miss is undecided, a finding stands beside the labels, or a repository cannot be had.
 """
@@ -35,7 +37,9 @@ from mpaudit.rule import catalogue
 from .corpus import cache
 
 LABELS = Path(__file__).with_name("labels.tsv")
-BUGS = Path(__file__).with_name("bugs.tsv")
+BUGS = LABELS.with_name("bugs.tsv")
+HELD_OUT = LABELS.with_name("held_out.tsv")
+MENDED = LABELS.with_name("held_out_mended.tsv")
 NEAR = 3
 """Rows between a label and a finding that still mean the same place."""
 
@@ -55,7 +59,7 @@ Found = tuple[str, tuple[Place, ...]]
 
 @dataclass(frozen=True)
 class Label:
-    """One row of the table; the row of `clean` is 0."""
+    """One row of the table; the row of `clean` is 0. Where a mistake was `mended`, silence is wanted."""
 
     path: str
     place: Place
@@ -63,6 +67,7 @@ class Label:
     reason: str
     verdict: str = ""
     decision: str = ""
+    mended: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = [each.result() for each in waiting]
     figures = summarise(results)
     show(results, figures)
-    if given.labels.resolve() in (LABELS, BUGS) and not given.only:
+    if given.labels.resolve() in (LABELS, BUGS, HELD_OUT, MENDED) and not given.only:
         _results(given.labels).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 1 if figures["undecided"] or figures["beside"] or figures["failures"] else 0
 
@@ -117,10 +122,11 @@ def read(table: Path) -> dict[tuple[str, str], list[Label]]:
     groups: dict[tuple[str, str], list[Label]] = defaultdict(list)
     with table.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
-            reason = f"{row['confidence']}: {row['reason']}"
+            reason = ": ".join(filter(None, (row.get("confidence"), row["reason"])))
             verdict, decision = row.get("verdict") or "", row.get("decision") or ""
+            place, mended = _place(row["line"]), bool(row.get("mended_from"))
             groups[row["repo"], row["commit"]].append(
-                Label(row["path"], _place(row["line"]), row["rule"], reason, verdict, decision)
+                Label(row["path"], place, row["rule"], reason, verdict, decision, mended)
             )
     return dict(groups)
 
@@ -172,7 +178,9 @@ def judge(
             rule == label.rule and _near(places, label.place)
             for rule, places in (*found.get(label.path, ()), *mentioned.get(label.path, ()))
         )
-        if near:
+        if label.mended:
+            groups["extras" if near else "hits"].append((label.rule, at, label.reason))
+        elif near:
             groups["hits"].append((label.rule, at, label.reason))
             if label.verdict:
                 groups["stale"].append((label.rule, at, label.decision))
