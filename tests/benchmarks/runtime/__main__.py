@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rounds", type=int, default=3, help="pairs of turns for each other watcher"
     )
     given = parser.parse_args(arguments)
+    if given.cycles < LEAST:
+        parser.error(f"--cycles {given.cycles}: take {LEAST} or more; in fewer no step goes unwatched")
     results = Path(__file__).parent.with_name(f"runtime_results{SUFFIX[given.device]}.json")
     keep = given.only is not None and results.exists()
     known: dict[str, Any] = json.loads(results.read_text()) if keep else {}
@@ -87,6 +89,8 @@ def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 KERAS = ("keras", "tensorflow")
 """Modules: the distribution may be called tensorflow-cpu."""
+LEAST = 12
+"""Cycles: the first ten steps are all looked at."""
 SUFFIX = {"cpu": "", "cuda": "_cuda"}
 
 
