@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     if given.cycles < LEAST:
-        parser.error(f"--cycles {given.cycles}: take {LEAST} or more; in fewer no step goes unwatched")
+        parser.error(
+            f"--cycles {given.cycles}: take {LEAST} or more; in fewer no step goes unwatched"
+        )
     results = Path(__file__).parent.with_name(f"runtime_results{SUFFIX[given.device]}.json")
     keep = given.only is not None and results.exists()
     known: dict[str, Any] = json.loads(results.read_text()) if keep else {}
