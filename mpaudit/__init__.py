@@ -30,9 +30,8 @@ def trace(
     if left out; the block gets its absolute path. `device` says where cuda calls go: None leaves
     them alone, "cpu" has them done on the CPU, "auto" does so where there is no GPU, "cuda" insists
     on one. `every` and `light` are what they are to `mpaudit run`: layers are looked at in each
-    `every`-th step (None: 10, in a run of Keras 1), or with `light` none is looked at. Raises
-    MpauditError where a trace is taken already, where the file cannot be written, or for an `every`
-    below 1.
+    `every`-th step (None: 10), or with `light` none is looked at. Raises MpauditError where a trace
+    is taken already, where the file cannot be written, or for an `every` below 1.
     """
     from mpaudit.runtime import block
 
