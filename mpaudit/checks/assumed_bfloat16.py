@@ -30,7 +30,9 @@ _MOST_RELATED = 8
 
 def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
     """Yield the first CUDA region of a file with a hard-coded bfloat16, if nothing was asked."""
-    if "bfloat16" not in module.text or _ASKS.search(module.text):
+    if not module.mentions("bfloat16") or _ASKS.search(module.text):
+        return
+    if not (module.mentions("autocast") or module.mentions("import *")):
         return
     names = Names.of(module)
     found = [

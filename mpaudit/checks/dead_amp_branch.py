@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 _SWITCHED = frozenset([*AUTOCASTS, *LEGACY_AUTOCASTS, *SCALERS, *LEGACY_SCALERS])
 _TELLING = frozenset(["unscale_", "half", "bfloat16"])
+_WORDS = ("autocast", "GradScaler", *_TELLING, "import *")
+"""What a file spells that has any of this; what a star brings in may be called otherwise there."""
 
 
 def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
     """Yield the comparisons that switch mixed precision off for ever."""
-    if "torch" not in module.text:
+    if not (module.mentions("torch") and any(module.mentions(word) for word in _WORDS)):
         return
     for node in module.every(ast.Compare):
         if len(node.ops) == 1:

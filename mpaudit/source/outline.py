@@ -22,11 +22,8 @@ KEEPERS = ("append", "add", "insert", "extend")
 PRECISIONS = ("fp16", "bf16")
 
 AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
-_LEAVES = frozenset([ast.Name, ast.Constant])
-_TOLD = frozenset(
-    [ast.Name, ast.Attribute, ast.Call, ast.Dict, ast.Assign, ast.Global, ast.Nonlocal]
-)
-"""What says something by itself, as `_note` tells."""
+_TOLD = frozenset([ast.Attribute, ast.Call, ast.Dict, ast.Assign, ast.Global, ast.Nonlocal])
+"""What says something by itself, names apart, as `_note` tells."""
 _SURROUNDING = frozenset([ast.Call, ast.arg, ast.AnnAssign, ast.FunctionDef, ast.AsyncFunctionDef])
 _NONE: set[str] = set()
 """Stands in for every set that is empty, and stays so: thousands of them take some megabytes."""
@@ -183,8 +180,6 @@ def _walked(tree: ast.Module, found: Outline) -> list[_Body]:
         if kind in _TOLD:
             for body in inside:
                 _note(node, body, found, places)
-        if kind in _LEAVES:
-            continue
         if isinstance(node, ast.Attribute):
             if isinstance(node.ctx, ast.Store):
                 found.stored.add(node.attr)
@@ -205,20 +200,32 @@ def _walked(tree: ast.Module, found: Outline) -> list[_Body]:
                 found.plain.add(node.name)
             bodies.append(body)
             inside, owner = (*inside, body), None
-        waiting += [(child, inside, owner) for child in reversed(children(node))]
+        for child in reversed(children(node)):
+            if type(child) is ast.Name:  # half of all nodes are names and literals
+                for body in inside:
+                    _note_name(child, body, places)
+            elif type(child) is not ast.Constant:
+                waiting.append((child, inside, owner))
     return bodies
+
+
+def _note_name(node: ast.Name, body: _Body, places: _Places) -> None:
+    if node in places.types:
+        body.types.add(node.id)
+        return
+    body.names.add(node.id)
+    if isinstance(node.ctx, ast.Store):
+        body.bound.add(node.id)
 
 
 def _note(node: ast.AST, body: _Body, found: Outline, places: _Places) -> None:
     """Note what a node says."""
     mentions = body.mentions
-    if node in places.types:
-        name = getattr(node, "id", None) or getattr(node, "attr", None)
-        body.types.update((name,) if name is not None else ())
-    elif isinstance(node, ast.Name):
-        body.names.add(node.id)
-        if isinstance(node.ctx, ast.Store):
-            body.bound.add(node.id)
+    if isinstance(node, ast.Name):
+        _note_name(node, body, places)
+    elif node in places.types:
+        if isinstance(node, ast.Attribute):
+            body.types.add(node.attr)
     elif isinstance(node, ast.Attribute):
         _note_attribute(node, node.attr, mentions, found)
         if node not in places.idle:
