@@ -53,12 +53,25 @@ def _inherited(owner: Class, seen: frozenset[int]) -> Iterator[AnyFunction]:
 
 @by_node
 def _called(function: AnyFunction) -> frozenset[str]:
-    """The names of the methods that a method takes of its own object."""
+    """The names of the methods that a method takes of its own object, to call them or hand them on.
+
+    What is only asked for its parameters, as in `inspect.signature(self.forward)`, is not called there.
+    """
     spec = function.args
     first = [*spec.posonlyargs, *spec.args][:1]
+    asked = {
+        given
+        for node in walk(function)
+        if isinstance(node, ast.Call) and _name(node.func) == "signature"
+        for given in node.args
+    }
     return frozenset(
         node.attr
         for node in walk(function)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-        if first and node.value.id == first[0].arg
+        if first and node.value.id == first[0].arg and node not in asked
     )
+
+
+def _name(function: ast.expr) -> str:
+    return function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
