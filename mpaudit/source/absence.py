@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -38,11 +39,14 @@ Called = dict[str, frozenset[str]]
 
 @dataclass(slots=True)
 class _Read:
-    """What was worked out for a project: the answers by file, what their texts say by text."""
+    """What was worked out for a project: the answers by file, the calls in each.
+
+    The texts themselves are not kept, which in a large program take tens of megabytes. Those of
+    modules (True) may differ from what is written in their files.
+    """
 
     answers: dict[str, Called | None] = field(default_factory=dict)
-    imported: dict[str, frozenset[str]] = field(default_factory=dict)
-    calls: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    calls: dict[tuple[Path, bool], tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
 
 _known: WeakKeyDictionary[Project, _Read] = WeakKeyDictionary()
@@ -71,14 +75,18 @@ def never_called(name: str, module: Module, project: Project) -> frozenset[str]:
 
 
 def _called(module: Module, project: Project, read: _Read) -> Called | None:
-    texts = _around(module, project, read)
-    if texts is None:
+    around = _around(module, project)
+    if around is None:
         return None
     found: dict[str, set[str]] = {method: set() for method in METHODS}
-    for text in texts:
-        if text not in read.calls:
-            read.calls[text] = tuple(_calls(text))
-        for method, holder in read.calls[text]:
+    for path, held in around.items():
+        key = path, held is not None
+        if key not in read.calls:
+            text = _text(path) if held is None else held
+            if text is None:
+                return None
+            read.calls[key] = tuple(_calls(text))
+        for method, holder in read.calls[key]:
             found[method].add(holder)
     return {method: frozenset(names) for method, names in found.items()}
 
@@ -95,8 +103,8 @@ def _calls(text: str) -> Iterator[tuple[str, str]]:
             yield match[1], holder[1]
 
 
-def _around(module: Module, project: Project, read: _Read) -> list[str] | None:
-    """The texts of a file, of all that it imports, and of all that imports it."""
+def _around(module: Module, project: Project) -> dict[Path, str | None] | None:
+    """A file, all that it imports and all that imports it, with the texts that are at hand."""
     below = reached(module, project)
     path = Path(module.filename).absolute()
     root = _root(path)
@@ -106,30 +114,28 @@ def _around(module: Module, project: Project, read: _Read) -> list[str] | None:
         noted.asked.update(str(folder / name) for name in (*ROOTS, "__init__.py"))
         if folder == root:
             break
-    if root not in project.texts:
-        project.texts[root] = _read(root)
-    others = project.texts[root]
+    if root not in project.imported:
+        project.imported[root] = _read(root)
+    others = project.imported[root]
     if below is None or others is None:
         return None
-    texts = {Path(each.filename).absolute(): each.text for each in below}
+    found: dict[Path, str | None] = {Path(m.filename).absolute(): m.text for m in below}
     news = {path}
     while news:
         names = {p.stem if p.stem != "__init__" else p.parent.name for p in news}
         news = {
             path
-            for path, text in others.items()
-            if path not in texts and not names.isdisjoint(_imported(text, read))
+            for path, words in others.items()
+            if path not in found and not names.isdisjoint(words)
         }
-        texts |= {p: others[p] for p in news}
-    return list(texts.values())
+        found |= dict.fromkeys(news)
+    return found
 
 
-def _imported(text: str, read: _Read) -> frozenset[str]:
+def _imported(text: str) -> frozenset[str]:
     """The words of the import lines of a file."""
-    if text not in read.imported:
-        lines = _IMPORT.findall(text)
-        read.imported[text] = frozenset(word for line in lines for word in _WORD.findall(line))
-    return read.imported[text]
+    lines = _IMPORT.findall(text)
+    return frozenset(intern(word) for line in lines for word in _WORD.findall(line))
 
 
 def _root(path: Path) -> Path:
@@ -143,17 +149,25 @@ def _root(path: Path) -> Path:
     return folder
 
 
-def _read(root: Path) -> dict[Path, str] | None:
+def _read(root: Path) -> dict[Path, frozenset[str]] | None:
+    """What the files of a program import, in words."""
     paths = scripts(root)
     if paths is None:
         return None
-    found: dict[Path, str] = {}
+    found: dict[Path, frozenset[str]] = {}
     for path in paths:
-        try:
-            found[path] = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        text = _text(path)
+        if text is None:
             return None
+        found[path] = _imported(text)
     return found
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
 
 
 def scripts(root: Path) -> list[Path] | None:

@@ -79,14 +79,14 @@ class Project:
         self._exists: dict[str, bool] = {}
         self._names: dict[Path, str] = {}
         self._found: dict[tuple[str, str, int], Module | None] = {}
-        self.texts: dict[Path, dict[Path, str] | None] = {}
-        """What `mpaudit.source.absence` has read, by the root of a program."""
+        self.imported: dict[Path, dict[Path, frozenset[str]] | None] = {}
+        """What `mpaudit.source.absence` has read of files, by the root of a program."""
 
     def again(self) -> Project:
         """A project that has read what this one has, and that knows no name yet."""
         other = Project(self.target)
         other._modules.update(self._modules)
-        other._exists, other.texts = self._exists, self.texts
+        other._exists, other.imported = self._exists, self.imported
         return other
 
     def anew(self) -> Project:
