@@ -85,7 +85,6 @@ from mpaudit.source.library.registry import (
     attribute,
     augmented,
     entering,
-    finished,
     harmless,
     kind_of,
     operated,
@@ -93,6 +92,7 @@ from mpaudit.source.library.registry import (
     stored,
     summary,
 )
+from mpaudit.source.library.result import finished
 from mpaudit.source.library.torch_placement import attached, moved_elsewhere
 
 FAMILIES = (

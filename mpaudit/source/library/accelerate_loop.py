@@ -16,7 +16,8 @@ from mpaudit.event import (
 )
 from mpaudit.source.library.accelerate import PREPARED, is_foreign, known_of, the_one
 from mpaudit.source.library.accelerate_division import division
-from mpaudit.source.library.registry import called, method, on_result, others
+from mpaudit.source.library.registry import called, method, others
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_half_model import cast_by_hand
 from mpaudit.source.library.torch_wrapped import call_wrapper
 from mpaudit.source.library.trainer_region import backward_in
@@ -196,7 +197,7 @@ def forward(call: Call) -> Value | None:
     return call_wrapper(call)
 
 
-@on_result
+@on_result(functions=(), given=PREPARED)
 def told(call: Call, function: Value, result: Value) -> None:
     """`model(x)`: what comes out went through the prepared model. `loss.backward()`: around it."""
     path = call.path

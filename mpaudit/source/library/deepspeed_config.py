@@ -11,7 +11,7 @@ from mpaudit.event import EngineConfigured
 from mpaudit.finding import Related
 from mpaudit.source.config_file import UnreadableConfigError, beside, read_config
 from mpaudit.source.library.accelerate import entry
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.requirement import allowed
 from mpaudit.source.tree_text import Tree
 from mpaudit.source.values import FALSE, NONE, TRUE, Const, External, Thing, Value
@@ -162,22 +162,24 @@ def _on_in(tree: Tree, name: str) -> bool | None:
 # Who changes a configuration, and who takes one
 
 
-@on_result
+@on_result(functions=(), methods=CHANGES)
 def changed(call: Call, _: Value, __: Value) -> None:
     """`config.pop("fp16")`, `config.update(other)`: what it holds then is not known."""
-    if call.name in CHANGES and isinstance(call.receiver, Thing) and call.receiver.kind == "dict":
+    if isinstance(call.receiver, Thing) and call.receiver.kind == "dict":
         call.path.learn(call.receiver, changed=TRUE)
 
 
-@on_result
+def _takes(name: str) -> bool:
+    return name.rpartition(".")[2] in TAKERS and name.startswith(LIBRARIES)
+
+
+@on_result(functions=_takes, methods=())
 def given_to_library(call: Call, callee: Value, _: Value) -> None:
     """`TrainingArguments(deepspeed={...})`, `HfDeepSpeedConfig({...})` and their like."""
     if not isinstance(callee, External):
         return
     name = callee.name.rpartition(".")[2]
-    place = TAKERS.get(name)
-    if place is None or not callee.name.startswith(LIBRARIES):
-        return
+    place = TAKERS[name]
     config = call.argument(*place)
     if isinstance(config, Thing) and config.kind == "dict":
         tell(call, config)

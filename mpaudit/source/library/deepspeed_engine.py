@@ -15,7 +15,8 @@ from mpaudit.event import (
 from mpaudit.finding import Related
 from mpaudit.source.library.deepspeed_config import CONFIG, configured, silent_about, tell
 from mpaudit.source.library.owned import spelled
-from mpaudit.source.library.registry import called, function, method, on_result, others
+from mpaudit.source.library.registry import called, function, method, others
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_wrapped import call_wrapper
 from mpaudit.source.values import NONE, UNKNOWN, Const, Pack, Thing, Value
 
@@ -141,10 +142,10 @@ def step_of_optimizer(call: Call) -> Value:
     return NONE
 
 
-@on_result
+@on_result(functions=(), methods=("backward", "step"))
 def around(call: Call, function: Value, _: Value) -> None:  # noqa: ARG001 - as all hooks
     """`loss.backward()`, and the step of an optimizer that is none of an engine's own."""
-    if call.name not in ("backward", "step") or not isinstance(call.receiver, Thing):
+    if not isinstance(call.receiver, Thing):
         return
     if call.name == "step" and call.receiver.kind == "GradScaler":
         optimizer = call.argument(0, "optimizer")

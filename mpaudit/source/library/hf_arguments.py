@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from mpaudit.event import PrecisionAsked, PrecisionRefused
 from mpaudit.source.compat import expected, guarded
 from mpaudit.source.library.accelerate import ACCELERATORS, MANY, PRECISIONS, entry, given
-from mpaudit.source.library.registry import base, function, on_result, others
+from mpaudit.source.library.registry import base, function, others
+from mpaudit.source.library.result import on_result
 from mpaudit.source.path import lookup
 from mpaudit.source.requirement import allowed
-from mpaudit.source.values import NONE, TRUE, Class, Const, External, Function, Thing, Value
+from mpaudit.source.values import NONE, TRUE, Class, Const, Function, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
@@ -163,11 +164,9 @@ def attribute(engine: Calls, arguments: Thing, name: str, _: Path) -> Value:
     return engine.term(".", arguments, Const(name))
 
 
-@on_result
-def asked_of_accelerator(call: Call, callee: Value, _: Value) -> None:
+@on_result(functions=ACCELERATORS, methods=())
+def asked_of_accelerator(call: Call, _: Value, __: Value) -> None:
     """`Accelerator(mixed_precision="float16")`, `Accelerator(fp16=True)`."""
-    if not isinstance(callee, External) or callee.name not in ACCELERATORS:
-        return
     if expected(call.node, call.path.frame.module):
         return
     keyword = _keyword(call, "fp16")

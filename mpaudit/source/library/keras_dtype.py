@@ -14,7 +14,8 @@ from mpaudit.source.dtypes import Dtype
 from mpaudit.source.library.keras_names import everywhere, last, text
 from mpaudit.source.library.keras_policy_name import DTYPES, compute_dtype, policy_name
 from mpaudit.source.library.keras_values import Tensor, origin, read
-from mpaudit.source.library.registry import attributes, function, on_operation, on_result
+from mpaudit.source.library.registry import attributes, function, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow_dtypes import (
     FLOATS,
     HALF,
@@ -196,12 +197,10 @@ def joined(operands: Sequence[Value], path: Path, *, promote: bool) -> Dtype | N
     return found[0] if len({each.name for each in found}) == 1 else None
 
 
-@on_result
+@on_result(functions=lambda name: name.startswith(LIBRARIES), methods=())
 def called(call: Call, callee: Value, made: Value) -> None:
     """A function of TensorFlow or of `keras.ops` is over."""
     if not isinstance(callee, External) or not isinstance(made, Thing):
-        return
-    if not callee.name.startswith(LIBRARIES):
         return
     path = call.path
     if not made.kind and origin(made, path) is None:

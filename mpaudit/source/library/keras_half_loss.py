@@ -8,7 +8,7 @@ from mpaudit.event import HalfLossGiven, HalfLossMade
 from mpaudit.source.library.keras_dtype import SEEN, dtype_named, held
 from mpaudit.source.library.keras_losses import WITH_LOGITS
 from mpaudit.source.library.keras_names import ROOTS, last, text
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.values import External, Thing, Value
 
 if TYPE_CHECKING:
@@ -23,19 +23,22 @@ MEASURING = frozenset(
 """Losses whose labels are measured, and not counted: those lose digits in float16."""
 
 
-@on_result
+def _is_loss(name: str) -> bool:
+    return name in WITH_LOGITS or name.startswith(_LOSSES)
+
+
+@on_result(functions=_is_loss, methods=(), kinds=("KerasLoss",))
 def called(call: Call, callee: Value, made: Value) -> None:
     """`MeanSquaredError(dtype="float16")`, `loss_fn(tf.cast(y, tf.float16), prediction)`."""
     if isinstance(callee, External):
         if callee.name in WITH_LOGITS:
             _given(call, last(callee.name), None, call.argument(1, "logits"))
-        elif callee.name.startswith(_LOSSES):
+        elif isinstance(made, Thing) and made.kind == "KerasLoss":
+            _made(call, last(callee.name))
+        else:
             name = last(callee.name)
-            if isinstance(made, Thing) and made.kind == "KerasLoss":
-                _made(call, name)
-            else:
-                _given(call, name, call.argument(0, "y_true"), call.argument(1, "y_pred"))
-    elif isinstance(callee, Thing) and callee.kind == "KerasLoss":
+            _given(call, name, call.argument(0, "y_true"), call.argument(1, "y_pred"))
+    else:
         name = text(call.path.known(callee, "@loss")) or "the loss"
         _given(call, name, call.argument(0, "y_true"), call.argument(1, "y_pred"))
 

@@ -11,7 +11,7 @@ from mpaudit.source.library.keras_names import everywhere, flat
 from mpaudit.source.library.keras_values import LayerOf, origin
 from mpaudit.source.library.numpy_range import RANGED, reach
 from mpaudit.source.library.python_number import number
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.values import TRUE, Class, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -39,18 +39,15 @@ _MAKING = everywhere(
 MAX_TENSORS = 2000
 
 
-@on_result
+@on_result(functions=_MAKING, given=SEEN)
 def called(call: Call, callee: Value, made: Value) -> None:
     """A layer or model is called, fitted, adapted, or made for inputs that float16 does not have."""
-    path = call.path
-    if SEEN not in path.heap:
-        return
     if isinstance(callee, External):
-        if callee.name in _MAKING and isinstance(made, Thing):
+        if isinstance(made, Thing):
             _made_for(call, made)
         return
     receiver = call.receiver
-    if RANGED not in path.heap or not isinstance(receiver, Thing):
+    if RANGED not in call.path.heap or not isinstance(receiver, Thing):
         return
     if receiver.kind == "KerasModel" and (callee == receiver or call.name in _USING):
         given(call, receiver, call.argument(0, "x"))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from mpaudit.event import Ref, TensorsMixed
 from mpaudit.source.library.keras_dtype import SEEN, held, in_call, reasons, tensors_of
 from mpaudit.source.library.keras_names import last
-from mpaudit.source.library.registry import on_binary, on_result
+from mpaudit.source.library.registry import on_binary
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow_dtypes import FLOATS, HALF, Kind, kind_of
-from mpaudit.source.values import External, Thing, Value
+from mpaudit.source.values import Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
@@ -40,17 +41,13 @@ def met(
     _mixed(engine, operation, path.frame.module.span(node), (left, right), nodes, path)
 
 
-@on_result
-def joined(call: Call, callee: Value, _: Value) -> None:
+@on_result(functions=lambda name: kind_of(name) is Kind.JOIN, methods=(), given=SEEN)
+def joined(call: Call, _: Value, __: Value) -> None:
     """`tf.matmul(tf.cast(x, tf.float32), self.kernel)`."""
-    if not isinstance(callee, External) or SEEN not in call.path.heap:
-        return
-    if kind_of(callee.name) is not Kind.JOIN:
-        return
     operands, nodes = tensors_of(call), _nodes(call)
-    skipped = 1 if last(callee.name) == "where" else 0
+    skipped = 1 if last(call.name) == "where" else 0
     if len(operands) == len(nodes):
-        at, name = call.span, last(callee.name)
+        at, name = call.span, last(call.name)
         _mixed(call.engine, name, at, operands[skipped:], nodes[skipped:], call.path)
 
 

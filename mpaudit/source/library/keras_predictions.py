@@ -17,7 +17,8 @@ from mpaudit.source.library.keras_names import ROOTS, last
 from mpaudit.source.library.keras_sequence import through_call
 from mpaudit.source.library.keras_training import use
 from mpaudit.source.library.keras_values import read
-from mpaudit.source.library.registry import method, on_operation, on_result
+from mpaudit.source.library.registry import method, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow_dtypes import HALF
 from mpaudit.source.values import Const, External, Pack, Thing, Value
 
@@ -90,11 +91,11 @@ def _number(value: Value) -> bool:
     return isinstance(value, Const) and isinstance(value.value, (int, float))
 
 
-@on_result
+@on_result(given=SEEN)
 def called(call: Call, callee: Value, made: Value) -> None:
     """A call of a library is over: it made such an array, passed it on, or used it."""
     path = call.path
-    if SEEN not in path.heap or in_call(path):
+    if in_call(path):
         return
     if isinstance(callee, External):
         _function(call, callee.name, made)

@@ -23,7 +23,8 @@ from mpaudit.source.library.keras_dtype import (
 )
 from mpaudit.source.library.keras_names import flat, last
 from mpaudit.source.library.keras_values import read
-from mpaudit.source.library.registry import on_binary, on_operation, on_result
+from mpaudit.source.library.registry import on_binary, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow_dtypes import kind_of, promotes
 from mpaudit.source.values import Const, External, Pack, Thing, Value
 
@@ -61,11 +62,11 @@ def negated(_: Calls, operation: str, operands: tuple[Value, ...], made: Thing, 
         path.learn(made, raw=path.known(operands[0], "@raw"))
 
 
-@on_result
+@on_result(given=SEEN)
 def called(call: Call, callee: Value, made: Value) -> None:
     """`tf.square(error)`; and in the end, `tape.gradient(loss, variables)`."""
     path = call.path
-    if SEEN not in path.heap or not isinstance(made, Thing) or in_call(path):
+    if not isinstance(made, Thing) or in_call(path):
         return
     if isinstance(callee, External):
         _function(call, callee.name, made)

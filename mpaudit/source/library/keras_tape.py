@@ -14,7 +14,8 @@ from mpaudit.event import (
 from mpaudit.source.library.keras_models import layers_of, tell
 from mpaudit.source.library.keras_names import everywhere, flat, last
 from mpaudit.source.library.keras_scaling import factor, legacy, scales, version
-from mpaudit.source.library.registry import function, method, on_operation, on_result
+from mpaudit.source.library.registry import function, method, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.tape import taped, taped_in
 from mpaudit.source.values import NONE, UNKNOWN, Bound, Const, Pack, Thing, Value
 
@@ -239,13 +240,16 @@ def _given(call: Call) -> Value | None:
 # What else is done to gradients
 
 
-@on_result
+def _may_unscale(name: str) -> bool:
+    return last(name) not in (*KEEPING, *CLIPS, "clip")
+
+
+@on_result(functions=_may_unscale, methods=_may_unscale)
 def handled(call: Call, _: Value, result: Value) -> None:
     """Gradients that went through a function which may have unscaled them are not followed further."""
     tape = call.path.known(result, "@tape")
     if tape is not None and isinstance(result, Thing) and tape != result:
-        if last(call.name) not in (*KEEPING, *CLIPS, "clip"):
-            call.path.learn(result, tape=UNKNOWN)
+        call.path.learn(result, tape=UNKNOWN)
 
 
 @on_operation

@@ -8,8 +8,8 @@ from mpaudit.event import CombinationRefused
 from mpaudit.finding import Related, Span
 from mpaudit.source.facts import parts
 from mpaudit.source.library.lightning_names import MIXED, because, hook, option
-from mpaudit.source.library.registry import on_result
-from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, External, Thing, Value
+from mpaudit.source.library.result import on_result
+from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.path import Path
@@ -180,13 +180,12 @@ def clip_refused_by_fabric(call: Call, fabric: Thing, precision: str | None) -> 
         )
 
 
-@on_result
-def made(call: Call, function: Value, result: Value) -> None:
+@on_result(functions=lambda name: name.startswith("torch.optim."), methods=())
+def made(call: Call, _: Value, result: Value) -> None:
     """An optimizer is built: note whether it is fused, and where it stands."""
-    if isinstance(function, External) and function.name.startswith("torch.optim."):
-        if isinstance(result, Thing) and result.kind == "Optimizer":
-            call.engine.places.setdefault(result.uid, call.span)
-            call.path.learn(result, fused=call.keywords.get("fused"))
+    if isinstance(result, Thing) and result.kind == "Optimizer":
+        call.engine.places.setdefault(result.uid, call.span)
+        call.path.learn(result, fused=call.keywords.get("fused"))
 
 
 def _made(call: Call, optimizer: Thing) -> tuple[Related, ...]:

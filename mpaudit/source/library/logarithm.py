@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpaudit.event.logarithm import LogTaken
 from mpaudit.source.dtypes import Dtype
 from mpaudit.source.library.keras_values import read
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_activation import nature_of
 from mpaudit.source.logarithm import LOGARITHMS, activation_in, read_otherwise
 from mpaudit.source.values import Choice, Const, External, Thing, Value
@@ -18,18 +18,14 @@ if TYPE_CHECKING:
     from mpaudit.source.request import Call
 
 
-@on_result
+@on_result(functions=[name for name in LOGARITHMS if name.endswith(".log")], methods=("log",))
 def logarithm(call: Call, callee: Value, _: Value) -> None:
     """`torch.log(model(x))`; what one function's text shows is another check's."""
-    if call.name != "log" and not call.name.endswith(".log"):
-        return
     given, node = call.argument(0), call.argument_node(0)
     if not isinstance(callee, External):
         given, node = call.receiver, getattr(call.node.func, "value", None)
         if call.arguments:
             return
-    elif callee.name not in LOGARITHMS:
-        return
     module = call.path.frame.module
     if not isinstance(given, Thing) or node is None or _cared_for(given, call):
         return

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from mpaudit.source.library.keras_names import last
 from mpaudit.source.library.python_number import number
-from mpaudit.source.library.registry import on_operation, on_result, on_stored
+from mpaudit.source.library.registry import on_operation, on_stored
+from mpaudit.source.library.result import on_result
 from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -61,15 +62,15 @@ def _learn(made: Thing, known: Range | None, path: Path) -> None:
     path.learn(made, range=Pack((Const(low), Const(high), TRUE if whole else FALSE)))
 
 
-@on_result
+@on_result(
+    functions=lambda name: name.startswith(_LIBRARIES), methods=_DRAWING | _SAME | {*_JOINING}
+)
 def called(call: Call, callee: Value, made: Value) -> None:
     """`np.random.uniform(0, 1e6, (512, 8))`, `x.astype("float32")`, `np.stack([a, b], axis=1)`."""
     path = call.path
     if not isinstance(made, Thing):
         return
     if isinstance(callee, External):
-        if not callee.name.startswith(_LIBRARIES):
-            return
         if callee.name in _GENERATORS:
             path.learn(made, generates=TRUE)
         name, source = last(callee.name), call.arguments[0] if call.arguments else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import RawBackward, Ref
 from mpaudit.source.library.lightning_names import derives
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.values import Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ def in_view(call: Call, owner: Thing) -> None:
         call.path.heap[OWNERS] = Pack((*others, owner))
 
 
-@on_result
+@on_result(functions=(), methods=("backward",))
 def raw_backward(call: Call, function: Value, _: Value) -> None:  # noqa: ARG001 - as all hooks
     """`loss.backward()`; with an argument by position it is somebody's `engine.backward(loss)`."""
-    if call.name != "backward" or call.arguments or not call.keywords.keys() <= _OPTIONS:
+    if call.arguments or not call.keywords.keys() <= _OPTIONS:
         return
     if not isinstance(call.receiver, Thing) or call.receiver.kind not in ("", "list"):
         return

@@ -6,7 +6,8 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ThreadForward
-from mpaudit.source.library.registry import method, on_result
+from mpaudit.source.library.registry import method
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_layers import multiplies
 from mpaudit.source.library.torch_model_call import model_call
 from mpaudit.source.values import NONE, TRUE, External, Pack, Thing, Value
@@ -37,7 +38,7 @@ _ONE = ("submit",)
 _STARTED = (0, "@thread_region")
 
 
-@on_result
+@on_result(functions=("threading.Thread", *POOLS), methods=(), kinds=("Module",))
 def called(call: Call, callee: Value, made: Value) -> None:
     """A thread or a pool of threads is made, or a model runs in one."""
     if isinstance(callee, External):

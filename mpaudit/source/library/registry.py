@@ -17,7 +17,6 @@ Summary = Callable[["Call"], Value | None]
 Attribute = Callable[["Calls", Thing, "Path"], Value | None]
 Other = Callable[["Calls", Thing, str, "Path"], Value | None]
 Augmented = Callable[["Calls", ast.AugAssign, Value, Value, "Path"], None]
-Result = Callable[["Call", Value, Value], None]
 Binary = Callable[["Calls", ast.BinOp | ast.AugAssign, Value, Value, "Path"], None]
 Stored = Callable[["Calls", ast.Subscript, Value, Value, Value, "Path"], None]
 Operation = Callable[["Calls", str, tuple[Value, ...], Thing, "Path"], None]
@@ -33,7 +32,6 @@ _initialised: dict[str, Callable[[Call, Thing], None]] = {}
 _attributes: dict[str, list[Attribute]] = {}
 _others: dict[str, Other] = {}
 _augmented: list[Augmented] = []
-_results: list[Result] = []
 _binaries: list[Binary] = []
 _stores: list[Stored] = []
 _operations: list[Operation] = []
@@ -165,12 +163,6 @@ def on_augmented(hook: Augmented) -> Augmented:
     return hook
 
 
-def on_result(hook: Result) -> Result:
-    """Register a hook for calls of libraries: the call, what was called, what came of it."""
-    _results.append(hook)
-    return hook
-
-
 def on_binary(hook: Binary) -> Binary:
     """Register a hook for `left op right` and `target op= value` where they stand in the source."""
     _binaries.append(hook)
@@ -273,13 +265,6 @@ def augmented(engine: Calls, node: ast.AugAssign, left: Value, right: Value, pat
     applied(engine, node, left, right, path)
     for hook in _augmented:
         hook(engine, node, left, right, path)
-
-
-def finished(call: Call, function: Value, result: Value) -> Value:
-    """Tell the summaries what came of a call of a library. Returns the result."""
-    for hook in _results:
-        hook(call, function, result)
-    return result
 
 
 def operated(

@@ -14,7 +14,8 @@ from mpaudit.event import ConstantMet, Ref
 from mpaudit.source.library.keras_dtype import SEEN, held, reasons
 from mpaudit.source.library.keras_names import ROOTS, last
 from mpaudit.source.library.python_number import number
-from mpaudit.source.library.registry import on_binary, on_operation, on_result
+from mpaudit.source.library.registry import on_binary, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow_dtypes import kind_of
 from mpaudit.source.library.tensorflow_masks import hidden_by
 from mpaudit.source.values import TRUE, Const, External, Thing, Value
@@ -66,10 +67,10 @@ def negated(_: Calls, operation: str, operands: tuple[Value, ...], made: Thing, 
             path.learn(made, constant=Const(-known.value))
 
 
-@on_result
+@on_result(methods=(), given=SEEN)
 def called(call: Call, callee: Value, made: Value) -> None:
     """`tf.where(mask, scores, -1e9)`, `tf.maximum(x, 1e-8)`, `tf.clip_by_value(p, 1e-8, 1.0)`."""
-    if SEEN not in call.path.heap or not isinstance(callee, External):
+    if not isinstance(callee, External):
         return
     name, path = last(callee.name), call.path
     if name == "ones_like" and isinstance(made, Thing):

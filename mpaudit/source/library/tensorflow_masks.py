@@ -12,7 +12,8 @@ from mpaudit.event import ConstantMet
 from mpaudit.source.library.keras_dtype import SEEN
 from mpaudit.source.library.keras_names import last, text
 from mpaudit.source.library.keras_values import LayerOf
-from mpaudit.source.library.registry import on_operation, on_result
+from mpaudit.source.library.registry import on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow_dtypes import kind_of
 from mpaudit.source.values import Const, External, Thing, Value
 
@@ -47,21 +48,24 @@ def operated(
         path.learn(made, infinite=_of(operands, path))
 
 
-@on_result
+@on_result(
+    functions=lambda name: kind_of(name) is not None,
+    methods=(),
+    kinds=("KerasLayer",),
+    given=SEEN,
+)
 def called(call: Call, callee: Value, made: Value) -> None:
     """`tf.nn.softmax(scores)`, `self.softmax(scores)`."""
     path = call.path
-    if SEEN not in path.heap or not call.arguments:
+    if not call.arguments:
         return
     if isinstance(callee, External):
-        if kind_of(callee.name) is None:
-            return
         name = last(callee.name)
         if name in _SOFTMAX:
             _tell(call)
         elif name in _SAME and isinstance(made, Thing) and not path.known(made, "@infinite"):
             path.learn(made, infinite=_of(call.arguments, path))
-    elif isinstance(callee, Thing) and callee.kind == "KerasLayer":
+    else:
         known = path.known(callee, "@layer")
         if isinstance(known, LayerOf) and "softmax" in (
             known.name.lower(),

@@ -11,7 +11,8 @@ from mpaudit.source.library.half_sum import LARGEST_SHARE, is_assigned_back, sha
 from mpaudit.source.library.keras_dtype import SEEN, WEIGHT, dtype_named, held, reasons
 from mpaudit.source.library.keras_names import ROOTS, last, text
 from mpaudit.source.library.keras_policy_name import policy_name
-from mpaudit.source.library.registry import on_binary, on_result
+from mpaudit.source.library.registry import on_binary
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow_dtypes import HALF
 from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
 
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
+_OWN = ("tensorflow.", "keras.", "tf_keras.")
 _METRICS = tuple(f"{root}.metrics." for root in ROOTS)
 _MAKING = ("constant", "Variable", "convert_to_tensor", "cast", "zeros", "ones", "fill")
 _STEPS = ("train_step", "test_step", "update_state")
 """Methods that Keras runs for every batch."""
 
 
-@on_result
+@on_result(
+    functions=lambda name: name.startswith((*_OWN, *_METRICS)), methods=("assign_add", "assign")
+)
 def called(call: Call, callee: Value, made: Value) -> None:
     """A call of a library is over: a number made, added to; an average moved; a metric made."""
     path = call.path
@@ -61,7 +65,7 @@ def _metric(call: Call, name: str) -> None:
 
 def _is_one_number(call: Call, name: str) -> bool:
     word, path = last(name), call.path
-    if not name.startswith(("tensorflow.", "keras.", "tf_keras.")) or word not in _MAKING:
+    if not name.startswith(_OWN) or word not in _MAKING:
         return False
     given = call.arguments[0] if call.arguments else call.keywords.get("initial_value")
     if word in ("zeros", "ones", "fill"):

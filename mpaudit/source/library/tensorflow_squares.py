@@ -16,7 +16,8 @@ from mpaudit.finding import Span
 from mpaudit.source.library.keras_dtype import SEEN, name_of, reasons
 from mpaudit.source.library.keras_names import last, text
 from mpaudit.source.library.keras_values import LayerOf
-from mpaudit.source.library.registry import on_binary, on_operation, on_result
+from mpaudit.source.library.registry import on_binary, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow_dtypes import kind_of
 from mpaudit.source.values import NONE, Const, External, Pack, Thing, Value
 
@@ -43,18 +44,21 @@ _SUMS = {"reduce_sum": "sum", "sum": "sum", "reduce_mean": "mean", "mean": "mean
 _NORMS = ("norm", "l2_loss")
 
 
-@on_result
+@on_result(
+    functions=lambda name: kind_of(name) is not None,
+    methods=(),
+    kinds=("KerasLayer",),
+    given=SEEN,
+)
 def called(call: Call, callee: Value, made: Value) -> None:
     """A layer, a square or a sum of TensorFlow is over."""
     path = call.path
-    if SEEN not in path.heap or not isinstance(made, Thing) or not call.arguments:
+    if not isinstance(made, Thing) or not call.arguments:
         return
-    if isinstance(callee, Thing) and callee.kind == "KerasLayer":
+    if isinstance(callee, Thing):
         path.learn(made, wide16=_through(callee, path.known(call.arguments[0], "@wide16"), path))
         return
-    if not isinstance(callee, External) or kind_of(callee.name) is None:
-        return
-    name, tensor, node = last(callee.name), call.arguments[0], call.argument_node(0)
+    name, tensor, node = last(call.name), call.arguments[0], call.argument_node(0)
     if not isinstance(tensor, Thing) or node is None:
         return
     if name in _OPEN:

@@ -11,7 +11,7 @@ from mpaudit.source.library.keras_dtype import SEEN, WEIGHT, dtype_named, held
 from mpaudit.source.library.keras_models import layers_of
 from mpaudit.source.library.keras_names import flat, text
 from mpaudit.source.library.keras_values import origin
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow_dtypes import HALF
 from mpaudit.source.values import FALSE, TRUE, Const, External, Pack, Thing, Value
 
@@ -25,12 +25,12 @@ _FITTING = ("fit", "fit_generator", "train_on_batch")
 MAX_LAYERS = 500
 
 
-@on_result
+@on_result(functions=_VARIABLES, methods=(*_WEIGHTS, *_FITTING, "gradient", "minimize"))
 def called(call: Call, callee: Value, made: Value) -> None:
     """A variable is made, or variables are trained."""
     path = call.path
     if isinstance(callee, External):
-        if callee.name in _VARIABLES and isinstance(made, Thing):
+        if isinstance(made, Thing):
             _made(call, made)
         return
     receiver = call.receiver

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import function, method, on_operation, on_result
+from mpaudit.source.library.registry import function, method, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.values import TRUE, Class, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -110,13 +111,21 @@ def activation_in_place(call: Call) -> Value:
     return activated(call.thing, "sigmoid", None, call)
 
 
-@on_result
+_JOINING = ("cat", "concat", "stack")
+
+
+def _passes_on(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last in KEEPS or last in _JOINING or last == "exp"
+
+
+@on_result(functions=_passes_on, methods=_passes_on)
 def passed_on(call: Call, callee: Value, made: Value) -> None:
     """`probabilities.squeeze(1)`, `torch.flatten(probabilities)`, `torch.cat([p, q])`."""
     if not isinstance(made, Thing) or made.kind not in ("", "library"):
         return
     name = call.name.rpartition(".")[2]
-    if name in ("cat", "concat", "stack") and isinstance(callee, External):
+    if name in _JOINING and isinstance(callee, External):
         _joined(call, made)
     elif name in KEEPS or name == "exp":
         source = call.receiver

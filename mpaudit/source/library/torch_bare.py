@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from mpaudit.event import ScaledBare
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.reach import reached
 from mpaudit.source.values import Thing, Value
 from mpaudit.source.walk import walk
@@ -28,11 +28,11 @@ _LOW = re.compile(
 _KNOWN: WeakKeyDictionary[Project, dict[str, bool]] = WeakKeyDictionary()
 
 
-@on_result
+@on_result(functions=(), methods=("scale",))
 def scaled(call: Call, _: Value, __: Value) -> None:
     """`scaler.scale(loss)` where no file of the program mentions anything of low precision."""
     receiver = call.receiver
-    if call.name != "scale" or not isinstance(receiver, Thing) or receiver.kind != "GradScaler":
+    if not isinstance(receiver, Thing) or receiver.kind != "GradScaler":
         return
     if call.path.known(receiver, "@off") is not None or call.path.regions:
         return

@@ -11,9 +11,9 @@ from mpaudit.source.library.registry import (
     kind_of,
     method,
     on_operation,
-    on_result,
     on_stored,
 )
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_activation import last_layer, leaving, own_tail
 from mpaudit.source.library.torch_pretrained import from_head
 from mpaudit.source.path import lookup
@@ -61,10 +61,10 @@ def concatenated(
         path.learn(made, tail=last)
 
 
-@on_result
+@on_result(functions=(), methods=CHANGES)
 def lengthened(call: Call, _: Value, __: Value) -> None:
     """`layers.append(nn.Softmax(dim=1))` of a list whose items are not all known."""
-    if call.name not in CHANGES or not isinstance(call.receiver, Thing):
+    if not isinstance(call.receiver, Thing):
         return
     if call.receiver.kind not in ("", "list") or not call.arguments:
         return

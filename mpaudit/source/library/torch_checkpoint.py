@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, ScalerStateTaken, StateSaved
 from mpaudit.finding import Span
-from mpaudit.source.library.registry import function, harmless, method, on_result
+from mpaudit.source.library.registry import function, harmless, method
+from mpaudit.source.library.result import on_result
 from mpaudit.source.values import NONE, Bound, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -102,27 +103,30 @@ def save(call: Call) -> Value:
     return NONE
 
 
-@on_result
+def _saves(name: str) -> bool:
+    return name.rpartition(".")[2] in SAVES and name not in SAVED
+
+
+@on_result(functions=_saves, methods=SAVES)
 def saved_elsewhere(call: Call, function: Value, _: Value) -> None:
     """`accelerator.save(checkpoint, path)`, `self.save(...)` of a trainer: the state is taken by then."""
-    if call.name.rpartition(".")[2] in SAVES and call.name not in SAVED:
-        if isinstance(function, External) or call.receiver is not None:
-            for given in (*call.arguments, *call.keywords.values()):
-                if isinstance(given, Thing) and given.kind == "dict":
-                    _written(call, given)
-            if isinstance(
-                call.receiver, Thing
-            ):  # the class it derives from may look for `self.scaler`
-                for held in [value for _, value in call.path.heap.of(call.receiver.uid)]:
-                    if isinstance(held, Thing) and held.kind == "GradScaler":
-                        _scaler_taken(call, Ref(held.uid, ""))
+    if not isinstance(function, External) and call.receiver is None:
+        return
+    for given in (*call.arguments, *call.keywords.values()):
+        if isinstance(given, Thing) and given.kind == "dict":
+            _written(call, given)
+    if isinstance(call.receiver, Thing):  # the class it derives from may look for `self.scaler`
+        for held in [value for _, value in call.path.heap.of(call.receiver.uid)]:
+            if isinstance(held, Thing) and held.kind == "GradScaler":
+                _scaler_taken(call, Ref(held.uid, ""))
 
 
-@on_result
+@on_result(functions=lambda name: not harmless(name))
 def handed_over(call: Call, function: Value, _: Value) -> None:
     """`Checkpointer(path, scaler=scaler)` of a library: whoever is given a scaler may save it."""
-    foreign = isinstance(function, External) and not harmless(function.name)
-    if foreign or (isinstance(function, Bound) and function.function is None):
+    if isinstance(function, External) or (
+        isinstance(function, Bound) and function.function is None
+    ):
         for given in (*call.arguments, *call.keywords.values()):
             if isinstance(given, Thing) and given.kind == "GradScaler":
                 _scaler_taken(call, Ref(given.uid, ""))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from mpaudit.event import ConstantMet, Ref
 from mpaudit.source.dtypes import HALF, possible, reasons_of
 from mpaudit.source.library.python_number import number
-from mpaudit.source.library.registry import on_binary, on_result
+from mpaudit.source.library.registry import on_binary
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_tensor import certain
 from mpaudit.source.values import Const, External, Thing, Value
 
@@ -50,7 +51,7 @@ _NORMS = {
 }
 
 
-@on_result
+@on_result(functions=("torch.full", "torch.where", *_NORMS, *_FUNCTIONS), methods=_METHODS)
 def filled(call: Call, callee: Value, made: Value) -> None:
     """`scores.masked_fill(mask, -1e9)`, `torch.where(mask, scores, -1e9)`, `torch.full(...)`."""
     if isinstance(callee, External):
@@ -61,9 +62,9 @@ def filled(call: Call, callee: Value, made: Value) -> None:
                 _met(call, call.argument(other), call.argument_node(other), place, None)
         elif callee.name in _NORMS:  # the norm is what is computed in the dtype of the result
             _met(call, made, call.argument_node(0), *_NORMS[callee.name])
-        elif callee.name in _FUNCTIONS:
+        else:
             _met(call, call.argument(0, "input"), call.argument_node(0), *_FUNCTIONS[callee.name])
-    elif call.name in _METHODS and isinstance(call.receiver, Thing) and not call.receiver.kind:
+    elif isinstance(call.receiver, Thing) and not call.receiver.kind:
         node = call.node.func.value if isinstance(call.node.func, ast.Attribute) else None
         _met(call, call.receiver, node, *_METHODS[call.name])
 

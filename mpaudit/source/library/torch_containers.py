@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import method, on_result
-from mpaudit.source.values import NONE, External, Pack, Thing, Value
+from mpaudit.source.library.registry import method
+from mpaudit.source.library.result import on_result
+from mpaudit.source.values import NONE, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.request import Call
@@ -13,11 +14,9 @@ if TYPE_CHECKING:
 CONTAINERS = ("torch.nn.ModuleList", "torch.nn.ModuleDict")
 
 
-@on_result
-def held(call: Call, callee: Value, made: Value) -> None:
+@on_result(functions=CONTAINERS, methods=())
+def held(call: Call, _: Value, made: Value) -> None:
     """`nn.ModuleList([Block(), Block()])`, `nn.ModuleDict({"head": head})`."""
-    if not isinstance(callee, External) or callee.name not in CONTAINERS:
-        return
     given, path = call.argument(0, "modules"), call.path
     if not isinstance(made, Thing):
         return

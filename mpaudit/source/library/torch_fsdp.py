@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from mpaudit.event import PlainScalerStep, Ref
 from mpaudit.finding import Related, Span
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import function, on_result
+from mpaudit.source.library.registry import function
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_amp import LEGACY_SCALERS, SCALERS
 from mpaudit.source.values import NONE, TRUE, Const, External, Thing, Value
 
@@ -48,17 +49,17 @@ def make_policy(call: Call) -> Value:
     return call.path.learn(call.made("library"), param_dtype=call.argument(0, "param_dtype"))
 
 
-@on_result
+@on_result(functions=PLAIN, methods=("step", "unscale_"))
 def stepped(call: Call, function: Value, made: Value) -> None:
     """A plain scaler is built, or steps an optimizer; the step has been told: nothing may fork here."""
     path = call.path
     if isinstance(function, External):
-        if function.name in PLAIN and isinstance(made, Thing) and made.kind == "GradScaler":
+        if isinstance(made, Thing) and made.kind == "GradScaler":
             aware = TRUE if path.frame.module.mentions("ShardedGradScaler") else None
             path.learn(made, plain=Const(call.span), aware=aware)
         return
     scaler = call.receiver
-    if call.name not in ("step", "unscale_") or not isinstance(scaler, Thing):
+    if not isinstance(scaler, Thing):
         return
     plain = path.known(scaler, "@plain") if scaler.kind == "GradScaler" else None
     if not isinstance(plain, Const) or not isinstance(plain.value, Span):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientRead, ScaleAsked
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_gradient import optimizers_of
 from mpaudit.source.values import Const, External, Thing, Value
 
@@ -27,7 +27,7 @@ FUNCTIONS = frozenset(
 CLIPS = frozenset(["torch.nn.utils.clip_grad_norm_", "torch.nn.utils.clip_grad.clip_grad_norm_"])
 
 
-@on_result
+@on_result(functions=FUNCTIONS | CLIPS, methods=METHODS | {"get_scale"})
 def read(call: Call, function: Value, _: Value) -> None:
     """`p.grad.norm()`, `torch.norm(p.grad)`, `clip_grad_norm_(parameters, inf)`, `get_scale()`."""
     receiver = call.receiver

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from mpaudit.event import HalfStep, HalfUnscaled, Ref
 from mpaudit.source.dtypes import HALF, Dtype, dtype_named
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import harmless, on_operation, on_result
+from mpaudit.source.library.registry import harmless, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_half_model import cast_by_hand, dtype_of_model
 from mpaudit.source.path import UNSET
 from mpaudit.source.values import FALSE, NONE, TRUE, Choice, Const, External, Pack, Thing, Value
@@ -48,7 +49,7 @@ KNOWN = frozenset(
 )
 
 
-@on_result
+@on_result()
 def told(call: Call, callee: Value, made: Value) -> None:
     """A call of a library is over."""
     if isinstance(callee, External):

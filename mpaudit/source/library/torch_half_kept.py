@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfKept, Ref
 from mpaudit.source.dtypes import HALF, dtype, reasons_of
-from mpaudit.source.library.registry import on_binary, on_result
+from mpaudit.source.library.registry import on_binary
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_dtypes import Kind, kind_of_layer, kind_of_operation
 from mpaudit.source.values import FALSE, Const, External, Thing, Value
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 COMPUTING = (Kind.LOSS, Kind.LOWER, Kind.FLOAT32)
 
 
-@on_result
+@on_result()
 def applied(call: Call, callee: Value, made: Value) -> None:
     """`with autocast(enabled=False): loss = criterion(output, target)`."""
     off = _switched_off(call.engine, call.path)

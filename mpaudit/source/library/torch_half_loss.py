@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfLoss
 from mpaudit.source.dtypes import HALF, Dtype, possible, reasons_of
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_dtypes import LOSSES, Kind, kind_of_layer
 from mpaudit.source.library.torch_half_input import without_gradients
 from mpaudit.source.library.torch_tensor import certain
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from mpaudit.source.request import Call
 
 
-@on_result
+def _is_loss(name: str) -> bool:
+    below, _, word = name.rpartition(".")
+    return below == "torch.nn.functional" and word in LOSSES
+
+
+@on_result(functions=_is_loss)
 def loss_computed(call: Call, callee: Value, made: Value) -> None:
     """`criterion(output, target)` after `with autocast(): output = model(x)`."""
     name = _loss(call, callee)
@@ -46,8 +51,7 @@ def _from_region(known: Dtype) -> bool:
 
 def _loss(call: Call, callee: Value) -> str:
     if isinstance(callee, External):
-        below, _, name = callee.name.rpartition(".")
-        return name if below == "torch.nn.functional" and name in LOSSES else ""
+        return callee.name.rpartition(".")[2]
     layer = call.path.known(callee, "@layer") if isinstance(callee, Thing) else None
     name = str(layer.value) if isinstance(layer, Const) else ""
     return name if kind_of_layer(name) is Kind.LOSS else ""

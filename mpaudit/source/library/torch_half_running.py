@@ -9,7 +9,8 @@ from mpaudit.event import HalfAverageMoved
 from mpaudit.source.dtypes import HALF, Dtype, parameter_dtype, possible, reasons_of
 from mpaudit.source.library.half_sum import LARGEST_SHARE, is_assigned_back, share_of, tell_added
 from mpaudit.source.library.python_number import number
-from mpaudit.source.library.registry import on_binary, on_result
+from mpaudit.source.library.registry import on_binary
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_tensor import certain
 from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
 
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 _SIZED = ("torch.zeros", "torch.ones", "torch.empty", "torch.full")
 _GIVEN = ("torch.tensor", "torch.as_tensor", "torch.scalar_tensor")
 _SAME = frozenset(["half", "bfloat16", "to", "cuda", "cpu"])
+_MOVING = ("mul_", "lerp_", "copy_")
 
 
-@on_result
+@on_result(functions=(*_GIVEN, *_SIZED), methods=(*_SAME, "add_", *_MOVING))
 def called(call: Call, callee: Value, made: Value) -> None:
     """A call of a library is over: a number made, cast, or added to; an average moved."""
     if isinstance(callee, External):
@@ -39,7 +41,7 @@ def called(call: Call, callee: Value, made: Value) -> None:
         pair = (receiver, call.argument(0), call.node.func.value)
         _added(call.engine, call.path, call.node, *pair)
         _moved(call, receiver, made)
-    elif call.name in ("mul_", "lerp_", "copy_") and call.arguments:
+    elif call.name in _MOVING and call.arguments:
         _moved(call, receiver, made)
 
 

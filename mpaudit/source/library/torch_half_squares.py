@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from mpaudit.event import Ref, SquaresReduced
 from mpaudit.finding import Span
 from mpaudit.source.dtypes import dtype, possible, reasons_of
-from mpaudit.source.library.registry import on_binary, on_operation, on_result
+from mpaudit.source.library.registry import on_binary, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_dtypes import Kind, kind_of_layer
 from mpaudit.source.library.torch_tensor import certain
 from mpaudit.source.values import Const, External, Pack, Thing, Value
@@ -38,7 +39,11 @@ _ANY, _DIFFERENCE, _DATA = Const("any"), Const("difference"), Const("data")
 _REDUCING = ("sum", "mean")
 
 
-@on_result
+@on_result(
+    functions=lambda name: name.rpartition(".")[0] in ("torch", "torch.nn.functional"),
+    methods={"square", "pow", *_OPEN, *_REDUCING},
+    kinds=("Module",),
+)
 def called(call: Call, callee: Value, made: Value) -> None:
     """A call of a library is over: a layer, a cast, a square or a sum."""
     if not isinstance(made, Thing) or made.kind:
@@ -49,9 +54,7 @@ def called(call: Call, callee: Value, made: Value) -> None:
             _of_layer(call, callee, made)
         return
     if isinstance(callee, External):
-        where, _, name = callee.name.rpartition(".")
-        if where not in ("torch", "torch.nn.functional"):
-            return
+        name = callee.name.rpartition(".")[2]
         tensor = call.argument(0, "input")
         node, rest = call.argument_node(0, "input"), call.arguments[1:]
     else:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import DtypesMixed, Ref
 from mpaudit.source.dtypes import HALF, dtype, reasons_of
-from mpaudit.source.library.registry import on_result, on_stored
+from mpaudit.source.library.registry import on_stored
+from mpaudit.source.library.result import on_result
 from mpaudit.source.values import Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ _QUESTIONS = frozenset({"==", "Lt", "not", "Invert"})
 _WHOLE = ("int64", "int32", "bool", "uint8")
 
 
-@on_result
+@on_result(functions=(), methods=SOURCES)
 def written(call: Call, _: Value, made: Value) -> None:
     """`out.scatter_(0, index, values)`."""
-    if call.name in SOURCES and isinstance(call.node.func, ast.Attribute):
+    if isinstance(call.node.func, ast.Attribute):
         value, node = call.argument(*SOURCES[call.name]), call.argument_node(*SOURCES[call.name])
         if isinstance(call.receiver, Thing) and isinstance(made, Thing) and node is not None:
             target = call.node.func.value

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, ScaledLossRead
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.values import Const, External, Pack, Thing, Value
 from mpaudit.source.walk import walk
 
@@ -21,7 +21,7 @@ ARITHMETIC = frozenset(["Add", "Sub", "Mult", "Div"])
 MAX_STEPS = 6
 
 
-@on_result
+@on_result(functions=("builtins.float",), methods=METHODS)
 def read(call: Call, function: Value, _: Value) -> None:
     """`scaled_loss.item()`, `float(scaled_loss)`."""
     node = call.node.func

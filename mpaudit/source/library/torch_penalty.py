@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ScaledGradientTaken, ScaledPartScaled
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_gradient import GRAPH
 from mpaudit.source.values import TRUE, UNKNOWN, External, Pack, Thing, Value
 
@@ -21,7 +21,12 @@ PRODUCTS = frozenset(["mul", "div", "multiply", "divide", "true_divide", "where"
 IN_PLACE = frozenset(["mul_", "div_", "multiply_", "divide_", "copy_"])
 
 
-@on_result
+def _computes(name: str) -> bool:
+    grouped = name.startswith("torch._foreach_")
+    return grouped or name == "torch.autograd.grad" or name.rpartition(".")[2] in PRODUCTS
+
+
+@on_result(functions=_computes, methods=PRODUCTS | IN_PLACE | {"scale"})
 def told(call: Call, function: Value, made: Value) -> None:
     """`torch.autograd.grad(...)`, `scaler.scale(loss)`, `gradient.mul_(inv_scale)`."""
     path = call.path
@@ -47,7 +52,7 @@ def told(call: Call, function: Value, made: Value) -> None:
                 call.emit(ScaledPartScaled(at=call.span, occasional=call.occasional, scaler=scaler))
 
 
-@on_result
+@on_result(functions=(), methods=("unscale_", "zero_grad", "step", "backward"))
 def graph_kept(call: Call, _: Value, __: Value) -> None:
     """`scaler.scale(loss).backward(create_graph=True)`: a penalty can be computed from each `.grad`."""
     if call.name in ("unscale_", "zero_grad", "step"):

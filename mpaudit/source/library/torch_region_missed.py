@@ -12,13 +12,8 @@ from typing import TYPE_CHECKING
 from mpaudit.event import RegionMissed
 from mpaudit.finding import Span
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import (
-    function,
-    harmless,
-    method,
-    on_operation,
-    on_result,
-)
+from mpaudit.source.library.registry import function, harmless, method, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_half_input import gradients_off
 from mpaudit.source.library.torch_layers import PRODUCTS, multiplies
 from mpaudit.source.library.torch_model_call import model_call
@@ -51,7 +46,7 @@ def moved_loss(call: Call) -> Value:
     return call.thing
 
 
-@on_result
+@on_result()
 def called(call: Call, callee: Value, made: Value) -> None:
     """A call is over: where did it run, and on what?"""
     path = call.path

@@ -6,7 +6,8 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsSanitized
-from mpaudit.source.library.registry import on_result, on_stored
+from mpaudit.source.library.registry import on_stored
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_gradient import optimizers_of
 from mpaudit.source.values import Const, External, Thing, Value
 from mpaudit.source.walk import walk
@@ -21,21 +22,23 @@ FILLS = frozenset(["masked_fill", "masked_fill_"])
 NUMBERS = frozenset(["nan_to_num", "nan_to_num_"])
 
 
-@on_result
+def _replaces(name: str) -> bool:
+    return name.startswith("torch.") and name.rpartition(".")[2] in NUMBERS | {"where"}
+
+
+@on_result(functions=_replaces, methods=NUMBERS | FILLS | {"copy_"})
 def replaced(call: Call, function: Value, made: Value) -> None:
     """`p.grad = torch.nan_to_num(p.grad)`, in all its forms."""
     name = call.name.rpartition(".")[2]
     if isinstance(function, External):
-        known = name in NUMBERS | {"where"} and function.name.startswith("torch.")
         values: tuple[Value | None, ...] = (
             call.arguments[1:] if name == "where" else call.arguments[:1]
         )
         values = values or (call.keywords.get("input"),)
     else:
-        known = name in NUMBERS | FILLS | {"copy_"} and isinstance(call.receiver, Thing)
         values = (call.receiver,)
-    if not known:
-        return
+        if not isinstance(call.receiver, Thing):
+            return
     gradient = next((v for v in values if v is not None and _is_gradient(v, call.path)), None)
     if gradient is None:
         return

@@ -15,7 +15,8 @@ from mpaudit.finding import Span
 from mpaudit.source.dtypes import Dtype, combined, dtype_named, fact, learned
 from mpaudit.source.library import torch_cast
 from mpaudit.source.library.python_number import is_number, measured, sized
-from mpaudit.source.library.registry import function, on_operation, on_result
+from mpaudit.source.library.registry import function, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_dtypes import (
     LOWER_METHODS,
     NUMBER,
@@ -103,7 +104,7 @@ def _under(
     return Choice(switch, on or UNKNOWN, off or UNKNOWN)
 
 
-@on_result
+@on_result()
 def called(call: Call, callee: Value, made: Value) -> None:
     """A call is over: work out what its result is."""
     if not isinstance(made, Thing):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfGiven
 from mpaudit.source.dtypes import HALF, possible, reasons_of
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_dtypes import Mode
 from mpaudit.source.library.torch_tensor import certain, mode
 from mpaudit.source.values import Const, External, Pack, Thing, Value
@@ -51,20 +51,25 @@ _WHERE = ("torch", "torch.linalg", "torch.fft")
 _NUMPY = ("numpy.asarray", "numpy.array", "numpy.stack", "numpy.concatenate")
 
 
-@on_result
+def _takes_no_half(name: str) -> bool:
+    where, _, operation = name.rpartition(".")
+    without = operation in _CAST_ON_CPU or operation in _NEVER_CAST
+    return name in _NUMPY or (where in _WHERE and without)
+
+
+@on_result(functions=_takes_no_half, methods=_METHODS | {"numpy"})
 def given(call: Call, callee: Value, made: Value) -> None:  # noqa: ARG001 - as all hooks
     """A call of a library is over: look at what it was given."""
     if isinstance(callee, External):
         if callee.name in _NUMPY:
             _to_numpy(call, call.arguments[0] if call.arguments else None)
-            return
-        where, _, name = callee.name.rpartition(".")
-        if where in _WHERE and (name in _CAST_ON_CPU or name in _NEVER_CAST) and call.arguments:
+        elif call.arguments:
+            name = callee.name.rpartition(".")[2]
             _without_kernel(call, name, call.arguments[0], of_function=True)
     elif isinstance(call.receiver, Thing) and not call.receiver.kind:
         if call.name == "numpy":
             _to_numpy(call, call.receiver)
-        elif call.name in _METHODS:
+        else:
             _without_kernel(call, call.name, call.receiver, of_function=False)
 
 

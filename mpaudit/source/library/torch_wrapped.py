@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import called, on_operation, on_result
+from mpaudit.source.library.registry import called, on_operation
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_activation import activated, nature_of
 from mpaudit.source.library.torch_chain import leaving_model
 from mpaudit.source.path import lookup
@@ -34,16 +35,16 @@ FUNCTIONS = ("deepspeed.initialize", "apex.amp.initialize")
 """What they return begins with the model."""
 
 
-@on_result
+@on_result(functions=FUNCTIONS, methods=METHODS)
 def wrapped(call: Call, callee: Value, made: Value) -> None:
     """`model, optimizer = accelerator.prepare(model, optimizer)`."""
     if not isinstance(made, Thing) or made.kind not in ("", "library"):
         return
     if isinstance(callee, External):
-        model = call.argument(0, "model") if callee.name in FUNCTIONS else None
+        model = call.argument(0, "model")
         if isinstance(model, Thing) and model.kind == "Module":
             call.path.learn(made, returned=Pack((model,)))
-    elif isinstance(callee, Bound) and call.name in METHODS and call.arguments:
+    elif isinstance(callee, Bound) and call.arguments:
         if any(isinstance(a, Thing) and a.kind == "Module" for a in call.arguments):
             call.path.learn(made, returned=Pack(call.arguments))
         if len(call.arguments) == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import on_result
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_activation import KEEPS
 from mpaudit.source.values import TRUE, Bound, External, Thing, Value
 
@@ -37,14 +37,14 @@ def unseen(value: object, engine: Calls, path: Path) -> bool:
     return False
 
 
-@on_result
+@on_result(functions=lambda name: name.rpartition(".")[2] in _SAME)
 def came_out(call: Call, callee: Value, made: Value) -> None:
     """`model(x)` and `x.flatten(1)`, where `model` and `x` were handed over."""
     if not isinstance(made, Thing) or made.kind:
         return
     source: object = callee
     if isinstance(callee, External):
-        source = call.argument(0) if call.name.rpartition(".")[2] in _SAME else None
+        source = call.argument(0)
     elif isinstance(callee, Bound):
         source = callee.receiver
         if isinstance(source, Thing) and source.kind == "instance":
