@@ -18,8 +18,8 @@ from mpaudit.report import count as count_of
 from mpaudit.rewrite import replace_bytes, write_atomically
 from mpaudit.source.config_file import SUFFIXES
 from mpaudit.source.document import Document, Script, from_text, read
-from mpaudit.source.module import UnparsableError
 from mpaudit.source.notebook import Notebook
+from mpaudit.source.parsing import UnparsableError
 
 __all__ = [
     "add_ignore",

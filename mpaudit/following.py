@@ -13,8 +13,9 @@ from mpaudit.fix import Fix
 from mpaudit.source.config_file import UnreadableConfigError
 from mpaudit.source.discovery import concerns
 from mpaudit.source.document import Document, Script, read
-from mpaudit.source.module import Module, UnparsableError
+from mpaudit.source.module import Module
 from mpaudit.source.notebook_json import UnreadableNotebookError
+from mpaudit.source.parsing import UnparsableError
 from mpaudit.source.project import Project, Trail
 
 Found = tuple[Problem, Fix | None]

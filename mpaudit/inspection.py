@@ -26,7 +26,7 @@ from mpaudit.settings.exclusion import Exclusion
 from mpaudit.source.config_file import SUFFIXES, ConfigFile
 from mpaudit.source.discovery import files
 from mpaudit.source.document import Document, from_text, read
-from mpaudit.source.module import UnparsableError
+from mpaudit.source.parsing import UnparsableError
 from mpaudit.source.project import Project
 from mpaudit.source.requirement import forget
 from mpaudit.survey import Survey

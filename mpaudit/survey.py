@@ -20,7 +20,7 @@ from mpaudit.source.absence import scripts
 from mpaudit.source.config_file import named_in
 from mpaudit.source.discovery import concerns, importers, imports, silences
 from mpaudit.source.document import Document, Script, read
-from mpaudit.source.module import UnparsableError
+from mpaudit.source.parsing import UnparsableError
 from mpaudit.source.project import Project
 from mpaudit.source.requirement import statements
 

@@ -16,7 +16,7 @@ from mpaudit.rule import rule
 from mpaudit.runtime.merge import merge
 from mpaudit.runtime.summary import RunReport, join, stamp, summarise
 from mpaudit.runtime.trace import Reader
-from mpaudit.source.module import UnparsableError, decode
+from mpaudit.source.parsing import UnparsableError, decode
 
 Say = Callable[[str], None]
 

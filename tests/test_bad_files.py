@@ -17,7 +17,6 @@ from test_cli import BAD, CLEAN, REPAIRED, call, python
 
 from mpaudit import audit
 from mpaudit.output_format import CHECK_FORMATS
-from mpaudit.source import module
 
 NOBODY = 65534
 
@@ -346,7 +345,7 @@ def test_names_of_any_bytes_are_shown_in_every_format(here: Path, name: str, fil
 
 
 def test_too_much_code_is_said_and_not_parsed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CHARACTERS", 1000)
+    monkeypatch.setattr("mpaudit.source.parsing.MAX_CHARACTERS", 1000)
     monkeypatch.setattr("mpaudit.source.notebook.MAX_CHARACTERS", 1000)
     write("a.py", BAD + "#" * 1000)
     cell = {"cell_type": "code", "metadata": {}, "outputs": [], "source": BAD}

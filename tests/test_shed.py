@@ -11,7 +11,8 @@ from test_cli import BAD
 
 from mpaudit.execution import Execution, settle
 from mpaudit.source import importing, shed
-from mpaudit.source.module import Module, UnparsableError
+from mpaudit.source.module import Module
+from mpaudit.source.parsing import UnparsableError
 from mpaudit.source.project import Project
 from mpaudit.source.walk import walk
 

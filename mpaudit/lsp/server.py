@@ -19,7 +19,7 @@ from mpaudit.settings import Configuration
 from mpaudit.settings.exclusion import Exclusion
 from mpaudit.source.discovery import concerns, silences
 from mpaudit.source.document import Document, from_text
-from mpaudit.source.module import UnparsableError
+from mpaudit.source.parsing import UnparsableError
 
 PAUSE = 0.2
 """Seconds without a keystroke after which a text is checked."""

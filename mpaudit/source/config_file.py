@@ -11,7 +11,8 @@ from pathlib import Path
 from mpaudit.cell import Cell
 from mpaudit.finding import Position, Span
 from mpaudit.fix import Edit, rewrite
-from mpaudit.source.module import Encoding, Module, UnparsableError
+from mpaudit.source.module import Module
+from mpaudit.source.parsing import Encoding, UnparsableError
 from mpaudit.source.tree_text import BrokenTextError, Tree, comment_at, read_json, read_yaml
 
 SUFFIXES = (".json", ".yaml", ".yml")

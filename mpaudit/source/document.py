@@ -9,8 +9,9 @@ from mpaudit.cell import Cell
 from mpaudit.fix import Edit, rewrite
 from mpaudit.source import config_file, notebook
 from mpaudit.source.config_file import ConfigFile
-from mpaudit.source.module import Encoding, Module, UnparsableError, decode
+from mpaudit.source.module import Module
 from mpaudit.source.notebook import Notebook
+from mpaudit.source.parsing import Encoding, UnparsableError, decode
 
 
 @dataclass(frozen=True, slots=True)

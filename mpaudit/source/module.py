@@ -8,10 +8,7 @@ text itself, so nothing is lost by the tree having no white space.
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
-import warnings
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Hashable
@@ -22,64 +19,20 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mpaudit.config import Target
 from mpaudit.finding import Position, Span
-from mpaudit.source.shed import AnyFunction, body, is_bare, outer, outside, shed
-from mpaudit.source.walk import children, statements, walk
+from mpaudit.source.parsing import Encoding, UnparsableError, decode, parsed
+from mpaudit.source.shed import AnyFunction, body, is_bare, outer, parents, shed
+from mpaudit.source.walk import statements, walk
 
 if TYPE_CHECKING:
     from mpaudit.source.project import Project
 
 N = TypeVar("N", bound=ast.AST)
 T = TypeVar("T")
-MAX_CHARACTERS = 8_000_000
-"""Of one text; the longest scripts that people write have a tenth of that."""
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"#[^\r\n]*")
 
 SPARED = 500_000
 """The trees that were only glanced at are kept for who asks next, for so many characters of text."""
-
-
-class UnparsableError(Exception):
-    """The text is not Python that this interpreter can read; `span` is where it says so."""
-
-    def __init__(self, message: str, span: Span) -> None:
-        super().__init__(message)
-        self.span = span
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How a file's bytes became text, so that it can be written back as it was."""
-
-    name: str = "utf-8"
-    bom: bool = False
-
-    def gives_back(self, data: bytes, text: str) -> bool:
-        """Whether `text`, which `data` was read as, is written as the same bytes."""
-        try:
-            return self.encode(text) == data
-        except UnicodeError:
-            return False
-
-    def encode(self, text: str) -> bytes:
-        """The bytes of `text`, byte order mark included where there was one."""
-        return (b"\xef\xbb\xbf" if self.bom else b"") + text.encode(self.name)
-
-
-def decode(data: bytes, filename: str) -> tuple[str, Encoding]:
-    """Decode source bytes as Python does (PEP 263). Raises UnparsableError where they are no text."""
-    try:
-        name, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        bom = data.startswith(b"\xef\xbb\xbf")
-        encoding = Encoding("utf-8" if name == "utf-8-sig" else name, bom)
-        text = data[3:].decode("utf-8") if bom else data.decode(encoding.name)
-    except (SyntaxError, UnicodeError, LookupError) as problem:
-        row = data[: getattr(problem, "start", 0)].count(b"\n") + 1
-        at = Position(row, 1)
-        raise UnparsableError(
-            f"not text in a known encoding: {problem}", Span(filename, at, at)
-        ) from None
-    return text, encoding
 
 
 @dataclass(eq=False)
@@ -121,7 +74,7 @@ class Module:
 
     def parsed(self) -> Module:
         """This module, its tree at hand. Raises UnparsableError."""
-        self.__dict__["_tree"] = _parsed(self.text, self.filename)
+        self.__dict__["_tree"] = parsed(self.text, self.filename)
         return self
 
     @property
@@ -138,7 +91,7 @@ class Module:
             spare, self._spare = self._spare, None
             return spare
         try:
-            return _parsed(self.text, self.filename)
+            return parsed(self.text, self.filename)
         except UnparsableError as problem:
             self.problem = problem
             return ast.Module([], [])
@@ -189,7 +142,7 @@ class Module:
         if "parents" in self.__dict__:
             self.parents.update(dict.fromkeys(found, function))
             for each in found:
-                self.parents.update(_parents(each))
+                self.parents.update(parents(each))
         return found
 
     @classmethod
@@ -253,7 +206,7 @@ class Module:
     @cached_property
     def parents(self) -> dict[ast.AST, ast.AST]:
         """The parent of every node; of what a function holds whose body was dropped, once it is back."""
-        return _parents(self._tree)
+        return parents(self._tree)
 
     def every(self, kind: type[N]) -> list[N]:
         """All nodes of just this type, in the order of the text."""
@@ -339,41 +292,6 @@ class Module:
             ):
                 return node
         return None
-
-
-def _parsed(text: str, filename: str) -> ast.Module:
-    """The tree of a text. Raises UnparsableError.
-
-    Also for more than MAX_CHARACTERS: a tree takes some 200 times the memory of its text.
-    """
-    if len(text) > MAX_CHARACTERS:
-        at = Position(1, 1)
-        said = f"{len(text) / 1e6:.0f} million characters of code are too many"
-        raise UnparsableError(said, Span(filename, at, at))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(text, filename)
-    except SyntaxError as problem:
-        at = Position(max(problem.lineno or 1, 1), max(problem.offset or 1, 1))
-        raise UnparsableError(problem.msg, Span(filename, at, at)) from None
-    except (ValueError, RecursionError, MemoryError) as problem:
-        at = Position(1, 1)
-        reason = str(problem) or "nested too deeply"
-        raise UnparsableError(reason, Span(filename, at, at)) from None
-
-
-def _parents(tree: ast.AST) -> dict[ast.AST, ast.AST]:
-    """The parent of every node below another."""
-    parents: dict[ast.AST, ast.AST] = {}
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
-        parts = children(node) if not is_bare(node) else outside(node)
-        for part in parts:
-            parents[part] = node
-        waiting += parts
-    return parents
 
 
 _spared: deque[Module] = deque()

@@ -11,8 +11,9 @@ from mpaudit.cell import BETWEEN, Cell
 from mpaudit.finding import Position, Span
 from mpaudit.fix import Edit
 from mpaudit.source import magic
-from mpaudit.source.module import MAX_CHARACTERS, Module, UnparsableError
+from mpaudit.source.module import Module
 from mpaudit.source.notebook_json import Source, UnreadableNotebookError, sources, spliced
+from mpaudit.source.parsing import MAX_CHARACTERS, UnparsableError
 
 SUFFIX = ".ipynb"
 MAX_LEAD = 1000

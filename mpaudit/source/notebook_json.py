@@ -14,7 +14,7 @@ from typing import Any
 
 from mpaudit.finding import Position, Span
 from mpaudit.fix import Edit
-from mpaudit.source.module import UnparsableError
+from mpaudit.source.parsing import UnparsableError
 
 _IN_NOTEBOOK = (("language_info", "name"), ("kernelspec", "language"))
 _IN_CELL = (

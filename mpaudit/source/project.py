@@ -11,7 +11,8 @@ from os.path import dirname, exists, join
 from pathlib import Path
 
 from mpaudit.config import Target
-from mpaudit.source.module import Module, UnparsableError
+from mpaudit.source.module import Module
+from mpaudit.source.parsing import UnparsableError
 
 _FOREIGN = frozenset(
     [

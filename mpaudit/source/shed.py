@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import TypeGuard
 
-from mpaudit.source.walk import blocks, same_fields
+from mpaudit.source.walk import blocks, children, same_fields
 
 LEAST = 4
 """Functions of fewer lines keep their bodies: dropping them frees too little."""
@@ -62,6 +62,19 @@ def outside(function: AnyFunction) -> list[ast.AST]:
     returns = [] if function.returns is None else [function.returns]
     types: list[ast.AST] = getattr(function, "type_params", [])
     return [function.args, *function.decorator_list, *returns, *types]
+
+
+def parents(tree: ast.AST) -> dict[ast.AST, ast.AST]:
+    """The parent of every node below another."""
+    parents: dict[ast.AST, ast.AST] = {}
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        parts = children(node) if not is_bare(node) else outside(node)
+        for part in parts:
+            parents[part] = node
+        waiting += parts
+    return parents
 
 
 def outer(tree: ast.Module) -> Iterator[AnyFunction]:
