@@ -81,7 +81,7 @@ class Project:
         self._names: dict[Path, str] = {}
         self._found: dict[tuple[str, str, int], Module | None] = {}
         self.imported: dict[Path, dict[Path, frozenset[str]] | None] = {}
-        """What `mpaudit.source.absence` has read of files, by the root of a program."""
+        """What `mpaudit.source.surrounding` has read of files, by the root of a program."""
 
     def again(self) -> Project:
         """A project that has read what this one has, and that knows no name yet."""
