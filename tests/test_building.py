@@ -103,6 +103,11 @@ class Agent:
         for name, each in self.kept.items():
             states[name] = each.state_dict()
         torch.save(states, "agent.pt")
+
+    def read(self):
+        states = torch.load("agent.pt")
+        for name, each in self.kept.items():
+            each.load_state_dict(states[name])
 """
 LEARNER = """\
 import torch

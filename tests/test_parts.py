@@ -161,7 +161,8 @@ def test_an_object_that_two_parts_share_is_theirs_together(again: list[list[str]
         start + "for x in []:\n    optimizer.zero_grad()\n"
         "    with torch.autocast('cuda', dtype=torch.float16):\n        loss = model(x).sum()\n"
         "    scaler.scale(loss).backward()\n    scaler.step(optimizer)\n    scaler.update()\n"
-        "torch.save({'optimizer': optimizer.state_dict()}, 'a')\n",
+        "torch.save({'optimizer': optimizer.state_dict()}, 'a')\n"
+        "optimizer.load_state_dict(torch.load('a')['optimizer'])\n",
     )
     assert [each.code for each in audit.check([Path()]).findings] == ["MP112"]
     write("keep.py", start + "torch.save({'scaler': scaler.state_dict()}, 'b')\n")

@@ -22,9 +22,10 @@ class StateSaved(Event):
 
     `taken` is where the state was taken, and where the functions around that place were called from,
     innermost first. `unseen` says that nobody saw the optimizer being set, so that only its spelling
-    tells which it is.
+    tells which it is, `resumed` that the program may load an optimizer's state somewhere.
     """
 
     optimizer: Ref
     taken: tuple[Span, ...]
     unseen: bool = False
+    resumed: bool = True

@@ -20,6 +20,8 @@ from mpaudit.protocols.protocol import Noted, Protocol, Verdict
 class CheckpointProtocol(Protocol):
     """MP112. Whether a scaler's state is saved can stand anywhere: it is judged at the end.
 
+    A checkpoint whose optimizer is never loaded is there for its weights: nothing is lost.
+
     State: ("stepper", optimizer) -> the scaler that stepped it last. Facts: ("made", scaler) -> where.
     """
 
@@ -70,7 +72,7 @@ class _Seen:
 
     `kept` are the scalers whose state is taken, or that went where nobody can tell, by key and by the
     place that made them, and the places that make one anew in a loop; `unseen` are the files in which
-    some scaler's state is taken.
+    some scaler's state is taken. What nobody reads again is not among the `saved`.
     """
 
     made: dict[Hashable, Span]
@@ -88,7 +90,7 @@ class _Seen:
         kept |= {made[key] for key in kept & made.keys()}
         kept |= {fact for fact in facts if isinstance(fact, Span)}
         steps = [e for e in facts if isinstance(e, ScalerStep)]
-        saved = [e for e in facts if isinstance(e, StateSaved)]
+        saved = [e for e in facts if isinstance(e, StateSaved) and e.resumed]
         return cls(made, steps, saved, kept, {e.at.filename for e in taken if e.scaler is None})
 
     def cared_for(self, saved: StateSaved, step: ScalerStep) -> bool:

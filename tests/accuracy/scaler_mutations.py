@@ -50,7 +50,9 @@ def bfloat16_with_scaler(program: Program) -> Iterator[Change]:
 
 @operator("scaler-not-checkpointed")
 def state_not_saved(program: Program) -> Iterator[Change]:
-    """The scaler's entry is taken out of a checkpoint that holds the optimizer's state."""
+    """The scaler's entry is taken out of a checkpoint that holds the optimizer's state, to be read again."""
+    if not any(resumes(script) for script in program.scripts):
+        return
     for script in program.scripts:
         for node in ast.walk(script.tree):
             if (
@@ -93,6 +95,16 @@ def is_state(program: Program, script: Script, value: ast.expr) -> bool:
         return False
     slot = program.slot(script, value.func.value)
     return slot is not None and any(map(program.live, program.scalers.get(slot, ())))
+
+
+def resumes(script: Script) -> bool:
+    """Whether a script loads what may be an optimizer's state."""
+    return any(
+        isinstance(node, ast.Call)
+        and getattr(node.func, "attr", "") == "load_state_dict"
+        and "opt" in script.source(node)
+        for node in ast.walk(script.tree)
+    )
 
 
 def is_optimizer_state(program: Program, script: Script, value: ast.expr) -> bool:

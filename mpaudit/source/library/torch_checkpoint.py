@@ -11,6 +11,7 @@ from mpaudit.event import Ref, ScalerStateTaken, StateSaved
 from mpaudit.finding import Span
 from mpaudit.source.library.registry import function, harmless, method
 from mpaudit.source.library.result import on_result
+from mpaudit.source.resuming import resumed
 from mpaudit.source.values import NONE, Bound, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -152,8 +153,16 @@ def _saved(call: Call, optimizer: Ref, taken: tuple[Span, ...]) -> None:
             optimizer=optimizer,
             taken=taken,
             unseen=optimizer.key == ("value", NONE),
+            resumed=_resumed(call, optimizer),
         )
     )
+
+
+def _resumed(call: Call, optimizer: Ref) -> bool:
+    """Whether a file around those in progress loads an optimizer's state."""
+    modules = dict.fromkeys(frame.module for frame in reversed(call.path.frames))
+    project = call.engine.relevance.project
+    return any(resumed(optimizer.text, each, project) for each in modules)
 
 
 def _either(fact: Value | None) -> list[Value | None]:
