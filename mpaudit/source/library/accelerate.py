@@ -67,8 +67,7 @@ def _told(call: Call, made: Thing) -> None:
     plugin = given(call, 14, "gradient_accumulation_plugin")
     if isinstance(plugin, Thing):
         steps = path.known(plugin, "@steps") or UNKNOWN
-    elsewhere = [given(call, MANY, name) for name in ENGINES]
-    if any(each not in (None, NONE) for each in elsewhere):
+    if any(_handed(call, name) for name in ENGINES):
         path.learn(made, foreign=TRUE)
     path.learn(made, precision=precision or NONE, steps=steps or Const(1))
     call.engine.places.setdefault(made.uid, call.span)
@@ -81,6 +80,12 @@ def _told(call: Call, made: Thing) -> None:
 def make_plugin(call: Call) -> Value:
     """`GradientAccumulationPlugin(num_steps=4)`."""
     return call.path.learn(call.made("library"), steps=given(call, 0, "num_steps") or UNKNOWN)
+
+
+def _handed(call: Call, name: str) -> bool:
+    """Whether an argument is given; what nobody sees in `**kwargs` of a caller may as well be missing."""
+    value = given(call, MANY, name)
+    return value not in (None, NONE) and (value != UNKNOWN or name in call.keywords)
 
 
 def given(call: Call, position: int, name: str) -> Value | None:
