@@ -27,7 +27,7 @@ def backward(call: Call) -> Value | None:
         scalers = tuple(Ref(s.uid, "") for s in scaled.items if isinstance(s, Thing))
     weighted = path.known(receiver, "@weighted") is not None
     made_in = path.known(receiver, "@region")
-    if weighted or path.known(made_in or NONE, "@lent") is not None:
+    if (weighted and not scalers) or path.known(made_in or NONE, "@lent") is not None:
         made_in = None  # the library that lends a region is the one to scale
     region = engine.describe(made_in, path)
     call.emit(
