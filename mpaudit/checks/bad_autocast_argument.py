@@ -18,7 +18,7 @@ from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.library.torch_amp import AUTOCASTS
 from mpaudit.source.names import Names
 from mpaudit.source.place import root_of
-from mpaudit.source.sort import Sort, sort_of
+from mpaudit.source.sort import Sort, sort_of, stands_for
 from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _RULE = "bad-autocast-argument"
 _MODERN = ("device_type", "dtype", "enabled", "cache_enabled")
 _LEGACY = ("enabled", "dtype", "cache_enabled")
-_INDEXED = re.compile(r"(cpu|cuda|xpu|mps):\d+")
+_INDEXED = re.compile(r"(cpu|cuda|xpu|mps):(\d+|\{.+\})")
 _WRONG_DEVICE = {"gpu": "cuda", "GPU": "cuda", "CUDA": "cuda", "CPU": "cpu"}
 _DTYPE_NAMES = {
     "float16": "float16",
@@ -62,6 +62,13 @@ def check(module: Module) -> Iterator[Found]:
             and Names.of(module).resolve(call.func) == "functools.partial"
         ):
             yield from _Arguments(module, call, call.args[1:], order, later=True).check()
+
+
+def _spelled(text: ast.expr) -> str | None:
+    """What a text says, with what is not known of an f-string as the program has it: "cuda:{rank}"."""
+    if isinstance(text, ast.JoinedStr):
+        return ast.unparse(text)[2:-1]
+    return text.value if isinstance(text, ast.Constant) and isinstance(text.value, str) else None
 
 
 class _Arguments:
@@ -117,10 +124,12 @@ class _Arguments:
                 says.format(_CLASSES[sort]),
                 fix,
             )
-        elif isinstance(device, ast.Constant) and isinstance(device.value, str):
-            yield from self._device_name(device, device.value)
+        elif sort is Sort.TEXT:
+            name = _spelled(stands_for(device, self.module))
+            if name is not None:
+                yield from self._device_name(device, name)
 
-    def _device_name(self, node: ast.Constant, name: str) -> Iterator[Found]:
+    def _device_name(self, node: ast.expr, name: str) -> Iterator[Found]:
         if name in _WRONG_DEVICE:
             right = _WRONG_DEVICE[name]
             consequence = (
@@ -134,11 +143,13 @@ class _Arguments:
             )
         else:
             return
-        quoted = self.module.source(node)[0]
+        literal = isinstance(node, ast.Constant)
+        quoted = self.module.source(node)[0] if literal else self.module.quote
         edit = Edit(*self.module.range(node), f"{quoted}{right}{quoted}")
+        what = f'"{name}" is' if literal else f'`{self._text(node)}` is "{name}",'
         yield self._problem(
             node,
-            f'"{name}" is no device type; write "{right}"',
+            f'{what} no device type; write "{right}"',
             consequence,
             self._fix(f'Write "{right}"', edit),
         )

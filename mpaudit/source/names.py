@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mpaudit.source.module import Module
 
 _BUILTINS = frozenset(dir(builtins))
+LENT = frozenset(["torch"])
+"""Libraries that a package imports in one place, for all its files: `from .compat import torch`."""
 MAX_BINDINGS = 50
 """A name that is bound more often than this means nothing for certain."""
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -309,7 +311,9 @@ def _bound_by(node: ast.AST, package: str) -> Iterator[tuple[str, str | None, as
         case ast.ImportFrom(names=aliases):
             source = _imported_from(node, package)
             for alias in aliases:
-                yield alias.asname or alias.name, f"{source}{alias.name}", alias
+                lent = node.level and alias.name in LENT
+                origin = alias.name if lent else f"{source}{alias.name}"
+                yield alias.asname or alias.name, origin, alias
                 for name in STARS.get(source[:-1], ()) if alias.name == "*" else ():
                     yield name, f"{source}{name}", alias
         case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():

@@ -83,6 +83,21 @@ def sort_of(node: ast.expr, module: Module, steps: int = MAX_STEPS) -> Sort | No
     return None
 
 
+def stands_for(node: ast.expr, module: Module, steps: int = MAX_STEPS) -> ast.expr:
+    """The expression that a name or an attribute of `self` holds, if it is the only one assigned to it."""
+    found: list[ast.expr | None] = []
+    if isinstance(node, ast.Name):
+        origins = [each.origin for each in Names.of(module).bindings(node)]
+        found = [each if isinstance(each, ast.expr) else None for each in origins]
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        owner = _class_around(node, module)
+        if owner is not None and node.value.id == _receiver(node, module):
+            found = list(_assigned(owner, node.attr, module))
+    if steps == 0 or len(found) != 1 or found[0] is None:
+        return node
+    return stands_for(found[0], module, steps - 1)
+
+
 def _agreed(sorts: Iterator[Sort | None]) -> Sort | None:
     found = set(sorts)
     return found.pop() if len(found) == 1 else None
