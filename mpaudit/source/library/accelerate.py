@@ -63,6 +63,8 @@ def _told(call: Call, made: Thing) -> None:
     """Note what an Accelerator was told."""
     path = call.path
     precision = given(call, 2, "mixed_precision")
+    if precision == UNKNOWN and "mixed_precision" not in call.keywords:
+        precision = None  # nobody sees whether the caller chooses one
     steps = given(call, 3, "gradient_accumulation_steps")
     plugin = given(call, 14, "gradient_accumulation_plugin")
     if isinstance(plugin, Thing):
