@@ -26,6 +26,7 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.way_out import leads_out
 
 MAX_PATHS = 48
 EVENT = 4
@@ -170,7 +171,10 @@ class Flow(Allowances):
         return method(node, path) if method else [path]
 
     def _do_Expr(self, node: ast.Expr, path: Path) -> list[Path]:
-        return [each for each, _ in self.run(path, node.value)]
+        ended = [each for each, _ in self.run(path, node.value)]
+        if path.frame.function is not None and leads_out(node, path.frame.module):
+            return [out for each in ended for out in self._out(each)]
+        return ended
 
     def _do_Assign(self, node: ast.Assign, path: Path) -> list[Path]:
         return [
@@ -224,6 +228,10 @@ class Flow(Allowances):
         return paths
 
     def _do_Raise(self, _: ast.Raise, path: Path) -> list[Path]:
+        return self._out(path)
+
+    def _out(self, path: Path) -> list[Path]:
+        """The path on which something was raised."""
         if not self.guards:  # the program ends here, and nothing that follows is reached
             return []
         path.exit = "raise"
