@@ -15,6 +15,7 @@ from mpaudit.source.driver import AnyFunction, drivers
 from mpaudit.source.facts import PLAIN, parts
 from mpaudit.source.heap import Heap, Layer
 from mpaudit.source.importing import BUDGET, Importing, State
+from mpaudit.source.member import left_open
 from mpaudit.source.module import Module
 from mpaudit.source.narrow import NARROWNESS, judged
 from mpaudit.source.path import Fork, Frame, Path, Standing, lookup
@@ -252,15 +253,18 @@ class Engine(Importing):
         number = self.identities.number("instance", cls.uid)
         made = Thing(number, kind or "instance")
         path.learn(made, **{"class": cls})
-        init = lookup(path, cls, "__init__")
-        if not isinstance(init, Function):
-            return made, [path]
-        before = path.copy()
-        self.building = cls.module.filename
-        try:
-            paths = self._call(init, (made,), path) or [before]
-        finally:
-            self.building = None
+        init, paths = lookup(path, cls, "__init__"), [path]
+        if isinstance(init, Function):
+            before = path.copy()
+            self.building = cls.module.filename
+            try:
+                paths = self._call(init, (made,), path) or [before]
+            finally:
+                self.building = None
+        for each in paths:
+            for name in sorted(left_open(made, cls, each)):
+                held = self.derive(self.term(".", made, Const(name)), (made,), each)
+                each.heap[(made.uid, name)] = held
         return made, sorted(paths, key=lambda each: not _scales(made, each))
 
     def _call(self, function: Function, arguments: tuple[Value, ...], path: Path) -> list[Path]:

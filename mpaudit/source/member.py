@@ -1,4 +1,8 @@
-"""Attributes that only `__init__` sets, so that to read one says which way it went there."""
+"""Attributes that only `__init__` sets, and those that it leaves to other methods.
+
+To read one of the first says which way it went in `__init__`. Of the others nothing is known in an object
+that was made and set up where nobody looked.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ import ast
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mpaudit.source.memo import by_node
 from mpaudit.source.path import UNSET, Path, lookup
-from mpaudit.source.values import Choice, Class, External, Thing, Value
-from mpaudit.source.walk import children
+from mpaudit.source.values import NONE, Choice, Class, External, Thing, Value
+from mpaudit.source.walk import children, walk
 
 if TYPE_CHECKING:
     from mpaudit.source.logic import Logic
@@ -56,6 +61,44 @@ def _set_at_first(owner: Class, name: str) -> bool:
         elif not isinstance(base, External) or base.name not in BASES:
             return False
     return _set_later(owner.module).isdisjoint((name, _ANY))
+
+
+def left_open(instance: Thing, owner: Class, path: Path) -> frozenset[str]:
+    """The attributes that are None once an object is made, and that methods of its class set later."""
+    later: set[str] = set()
+    waiting, seen = [owner], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if each.uid not in seen:
+            seen.add(each.uid)
+            later |= _set_by_methods(each.node)
+            waiting += [base for base in each.bases if isinstance(base, Class)]
+    held = ((n, path.heap.get((instance.uid, n)) or lookup(path, owner, n)) for n in later)
+    return frozenset(name for name, value in held if value == NONE)
+
+
+@by_node
+def _set_by_methods(owner: ast.ClassDef) -> frozenset[str]:
+    """The attributes of its own object that the methods of a class set to anything but None."""
+    found: set[str] = set()
+    for method in owner.body:
+        if isinstance(method, ast.FunctionDef) and method.name != "__init__":
+            first = next(iter((*method.args.posonlyargs, *method.args.args)), None)
+            for node in walk(method) if first is not None else ():
+                if isinstance(node, (ast.Assign, ast.AnnAssign)) and not _is_none(node.value):
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    held = [each for target in targets for each in walk(target)]
+                    found.update(
+                        each.attr
+                        for each in held
+                        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store)
+                        if first is not None and getattr(each.value, "id", None) == first.arg
+                    )
+    return frozenset(found)
+
+
+def _is_none(node: ast.expr | None) -> bool:
+    return node is None or (isinstance(node, ast.Constant) and node.value is None)
 
 
 @lru_cache(maxsize=256)
