@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from mpaudit.source.values import Bound, Class, External, Thing, Value
+from mpaudit.source.values import Bound, Class, Const, External, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -41,7 +41,7 @@ _bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
 UNTOLD = ("", "library")
 """The kinds that say nothing of what an object can do: of a class of a library nobody knows."""
 ACCELERATED = frozenset(
-    ["prepare", "backward", "clip_grad_norm_", "clip_grad_value_", "accumulate"]
+    ["prepare", "backward", "clip_grad_norm_", "clip_grad_value_", "accumulate", "autocast"]
 )
 """Methods by which an Accelerator that nobody has seen being made is taken for one."""
 
@@ -232,11 +232,16 @@ def _role(call: Call, receiver: Thing) -> str:
     """The kind of a receiver: as made, else as its use in the file gives it away."""
     if receiver.kind in ("super", "instance"):
         return receiver.kind
-    if receiver.kind not in UNTOLD or not isinstance(call.node.func, ast.Attribute):
+    if receiver.kind not in UNTOLD:
         return receiver.kind
+    roles = call.engine.roles(call.path)
+    if not isinstance(call.node.func, ast.Attribute):
+        known = call.name in ACCELERATED and not roles.accelerators.isdisjoint(
+            _spelled(call, receiver)
+        )
+        return "Accelerator" if known else receiver.kind
     if call.path.known(receiver, "@accelerator") is not None:
         return "Prepared"
-    roles = call.engine.roles(call.path)
     if call.name in ACCELERATED and ast.unparse(call.node.func.value) in roles.accelerators:
         return "Accelerator"
     if call.name in ("scale", "unscale_", "step", "update", "is_enabled", "get_scale"):
@@ -246,6 +251,23 @@ def _role(call: Call, receiver: Thing) -> str:
     if call.name in ("step", "zero_grad") and ast.unparse(call.node.func.value) in roles.optimizers:
         return "Optimizer"
     return receiver.kind
+
+
+def _spelled(call: Call, receiver: Thing) -> Iterator[str]:
+    """How a method spells what its own object holds, where a bound method of that is called."""
+    path, function = call.path, call.path.frame.function
+    if function is None or isinstance(function.node, ast.Lambda):
+        return
+    first = next(iter((*function.node.args.posonlyargs, *function.node.args.args)), None)
+    own = path.heap.get((path.frame.scopes[0], first.arg)) if first is not None else None
+    if first is None or not isinstance(own, Thing) or path.known(own, "@class") is None:
+        return
+    operation, *operands = call.engine.identities.description(receiver.uid)
+    if operation == "." and operands[0] == own and isinstance(operands[1], Const):
+        yield f"{first.arg}.{operands[1].value}"
+    for name, value in path.heap.of(own.uid):
+        if value == receiver and name[0] not in "@[":
+            yield f"{first.arg}.{name}"
 
 
 def attribute(engine: Calls, base: Thing, name: str, path: Path) -> Value | None:
