@@ -79,12 +79,14 @@ class GradientsClipped(Event):
 
     `exact` says that some gradients of each of these optimizers are among them for certain, `left` where
     it is asked whether their norm is finite, and the pass left, and the scaler not updated, if it is not.
+    `called_at` is the call of the function around it, where that makes no gradients itself.
     """
 
     how: str
     optimizers: tuple[Ref, ...] | None = None
     exact: bool = True
     left: tuple[Span, Span] | None = None
+    called_at: Span | None = None
 
 
 @event

@@ -170,7 +170,7 @@ def clip_before_unscale(event: GradientsClipped, at: Span | None, why: str) -> B
             "gradients are clipped while they are still multiplied by the loss scale",
             "the limit is compared with values 65536 times too large (at the initial scale): every "
             "step is clipped, and training almost stands still",
-            related((at, why)),
+            related((at, why), (event.called_at, "the function that clips is called here")),
         )
     )
 

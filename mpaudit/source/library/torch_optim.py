@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsClipped, GradientsZeroed, OptimizerStep
+from mpaudit.finding import Span
 from mpaudit.source.guard import left_if_infinite
 from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch_gradient import optimizers_of, told_apart
@@ -127,9 +128,18 @@ def clip(call: Call) -> Value:
                 optimizers=concerned,
                 exact=told_apart(concerned, call.path),
                 left=left_if_infinite(call.path.frame.module, call.node),
+                called_at=_called_at(call),
             )
         )
     return call.made()
+
+
+def _called_at(call: Call) -> Span | None:
+    """Where a function was called that clips what others made; None for one with a backward pass."""
+    frame = call.path.frame
+    if frame.function is None or "backward(" in frame.module.source(frame.function.node):
+        return None
+    return next(iter(call.places[1:]), None)
 
 
 @method("Module", "clip_grad_norm_")
