@@ -23,7 +23,7 @@ _NAMES: tuple[tuple[bytes, tuple[bytes, ...]], ...] = (
         ),
     ),
     (b"recision", (b"mixed_precision", b"fp32_precision", b"float32_matmul_precision")),
-    (b"caler", (b"GradScaler", b"scaler.step(", b"scaler.scale(")),
+    (b"caler", (b"GradScaler", b"NativeScaler", b"scaler.step(", b"scaler.scale(")),
     (b"ntropy", (b"CrossEntropyLoss", b"cross_entropy", b"rossentropy")),
     (b"half", (b".half(", b"torch.half", b"half_precision_backend")),
     (b"_policy", (b"set_global_policy", b"set_dtype_policy")),

@@ -8,6 +8,7 @@ HANDLING = frozenset(
     [
         "autocast",
         "GradScaler",
+        "NativeScaler",
         "backward",
         "unscale_",
         "step()",

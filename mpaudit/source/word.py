@@ -7,6 +7,7 @@ from mpaudit.source.outline import HELD, PRECISION
 WORDS: frozenset[str] = frozenset(
     [
         "GradScaler",
+        "NativeScaler",
         "autocast",
         "amp",
         "backward",
@@ -158,6 +159,7 @@ TELLING = frozenset(
         "BCEWithLogitsLoss",
         "binary_cross_entropy_with_logits",
         "GradScaler",
+        "NativeScaler",
     ]
 )
 """What an entry point must mention, itself or in what it calls, to break any protocol."""
