@@ -47,6 +47,7 @@ from mpaudit.event.half_running import HalfAdded, HalfAverageMoved, HalfMetricMa
 from mpaudit.event.half_step import HalfStep, HalfUnscaled
 from mpaudit.event.half_sum import SquaresReduced
 from mpaudit.event.half_trained import HalfTrained, HalfVariableTrained
+from mpaudit.event.hooked import GradientsHooked
 from mpaudit.event.keras import (
     GradientsApplied,
     LayerMade,
@@ -106,6 +107,7 @@ __all__ = [
     "GradientRead",
     "GradientsApplied",
     "GradientsClipped",
+    "GradientsHooked",
     "GradientsSanitized",
     "GradientsZeroed",
     "HalfAdded",

@@ -30,6 +30,7 @@ from mpaudit.protocols.half_running import HalfRunningProtocol
 from mpaudit.protocols.half_sums import HalfSumsProtocol
 from mpaudit.protocols.half_trained import HalfTrainedProtocol
 from mpaudit.protocols.half_unscaled import HalfUnscaledProtocol
+from mpaudit.protocols.hooked_gradients import HookedGradientsProtocol
 from mpaudit.protocols.keras_half import KerasHalfProtocol
 from mpaudit.protocols.keras_loss_scale import KerasLossScaleProtocol
 from mpaudit.protocols.keras_policy import KerasPolicyProtocol
@@ -83,6 +84,7 @@ _ALL: tuple[type[Protocol], ...] = (
     BareScalerProtocol,
     GradientReadProtocol,
     SanitizedProtocol,
+    HookedGradientsProtocol,
     PenaltyProtocol,
     ScaledLossProtocol,
     HalfConstantsProtocol,

@@ -238,7 +238,7 @@ class Calls(Binding):
     def _worth(self, function: Function, inputs: Sequence[Value], path: Path) -> bool:
         """Whether a call can matter to a protocol."""
         if not self.relevance.following(function):
-            return False
+            return any(path.known(each, "@hooked") is not None for each in inputs)
         if not self.relevance.speaking(function) and not any(carries(v, path) for v in inputs):
             return False
         elsewhere = self.building is not None and function.module.filename != self.building

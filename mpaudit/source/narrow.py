@@ -17,6 +17,7 @@ HANDLING = frozenset(
         "update()",
         "zero_grad",
         "clip_grad_norm_",
+        "register_hook",
         "grad",
         "clip_grad_value_",
         "state_dict()",

@@ -15,6 +15,7 @@ WORDS: frozenset[str] = frozenset(
         "clip_grad_norm_",
         "clip_grad_value_",
         "clip_grad_norm",
+        "register_hook",
         "nn.Class",
         "optim.Class",
         "cuda()",
