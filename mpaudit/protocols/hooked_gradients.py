@@ -76,4 +76,4 @@ def _problem(hook: GradientsHooked, backward: Backward, step: ScalerStep) -> Bro
             "the limit is compared with values 65536 times too large (at the initial scale): every "
             "step is clipped, and training almost stands still"
         )
-    return Broken(Problem(rule, at, message, consequence, tuple(related)))
+    return Broken(Problem(rule, at, message, consequence, tuple(related), (("by", "hook"),)))

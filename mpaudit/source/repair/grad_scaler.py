@@ -103,6 +103,9 @@ def step_through_scaler(context: Context) -> Fix | None:
 def unscale_first(context: Context) -> Fix | None:
     """Insert `scaler.unscale_(optimizer)` above the clip, where one optimizer is stepped."""
     module, clip = context.module, context.statement_at(context.problem.span)
+    if ("by", "hook") in context.problem.subjects:  # it clips in each backward, wherever that is
+        message = "Leave the hooks out, and clip after `scaler.unscale_(optimizer)`"
+        return Fix(message, (), Safety.SUGGESTION)
     if clip is None or "after" in context.problem.message:
         return None
     function = _function_around(module, clip)
