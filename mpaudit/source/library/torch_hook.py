@@ -46,6 +46,7 @@ def register(call: Call) -> Value | None:
     given = _returned(call, hook, gradient)
     results = (gradient, *(parts(given, call.path) if given is not None else ()))
     edit = next((how for each in results for how in _ways(call.path.known(each, "@edit"))), None)
+    edit = edit or _by_library(hook)
     if edit is not None:
         call.emit(
             GradientsHooked(
@@ -64,23 +65,28 @@ def register(call: Call) -> Value | None:
 def _returned(call: Call, hook: Value, gradient: Thing) -> Value | None:
     """What a hook makes of a gradient; None for code that cannot be looked into."""
     node = call.argument_node(0, "hook")
-    if node is None:
-        return None
-    site = call.engine.site(node, 1)
-    if isinstance(hook, Partial) and isinstance(hook.function, Function):
-        keywords = dict(hook.keywords)
-        return call.path.frame.done.get(site) or call.engine.enter(
-            site, hook.function, (*hook.arguments, gradient), keywords, call.path, short=True
-        )
-    if isinstance(hook, Function):
-        return call.path.frame.done.get(site) or call.engine.enter(
-            site, hook, (gradient,), {}, call.path, short=True
-        )
+    arguments: tuple[Value, ...] = (gradient,)
+    keywords: dict[str, Value] = {}
+    if isinstance(hook, Partial):
+        arguments, keywords = (*hook.arguments, gradient), dict(hook.keywords)
+        hook = hook.function
     if isinstance(hook, Bound) and hook.function is not None:
-        return call.path.frame.done.get(site) or call.engine.enter(
-            site, hook.function, (hook.receiver, gradient), {}, call.path, short=True
-        )
-    return None
+        arguments, hook = (hook.receiver, *arguments), hook.function
+    if node is None or not isinstance(hook, Function):
+        return None
+    site, done = call.engine.site(node, 1), call.path.frame.done
+    if site in done:
+        return done[site]
+    return call.engine.enter(site, hook, arguments, keywords, call.path, short=True)
+
+
+def _by_library(hook: Value) -> str | None:
+    """`torch.nan_to_num`, `partial(torch.clamp, min=-1, max=1)`."""
+    function = hook.function if isinstance(hook, Partial) else hook
+    if not isinstance(function, External) or not function.name.startswith("torch."):
+        return None
+    name = function.name.rpartition(".")[2]
+    return name if name in CLAMPS or name in NUMBERS else None
 
 
 def _ways(fact: Value | None) -> Iterator[str]:
