@@ -10,6 +10,7 @@ from mpaudit import protocols
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, within
 from mpaudit.source import library
 from mpaudit.source.allowance import Oversized
+from mpaudit.source.annotation import stated
 from mpaudit.source.binding import Enter, Exhausted
 from mpaudit.source.driver import AnyFunction, drivers
 from mpaudit.source.facts import PLAIN, parts
@@ -18,14 +19,13 @@ from mpaudit.source.importing import BUDGET, Importing, State
 from mpaudit.source.member import left_open
 from mpaudit.source.module import Module
 from mpaudit.source.narrow import NARROWNESS, judged
-from mpaudit.source.path import Fork, Frame, Path, Standing, lookup
+from mpaudit.source.path import Frame, Path, Standing, lookup
 from mpaudit.source.project import Project
 from mpaudit.source.relevance import Relevance
 from mpaudit.source.share import Shares
 from mpaudit.source.values import (
     Class,
     Const,
-    External,
     Function,
     Imported,
     Thing,
@@ -287,14 +287,8 @@ class Engine(Importing):
             value = path.heap.get((frame.scopes[0], parameter.arg))
             if parameter.annotation is None or not isinstance(value, Thing) or value.kind:
                 continue
-            if isinstance(parameter.annotation, (ast.Name, ast.Attribute)):
-                try:
-                    stated = self.evaluate(parameter.annotation, path)
-                except (Enter, Fork):  # it depends on what is not known here: no statement
-                    continue
-                if isinstance(stated, External):
-                    kind = library.stated_kind(stated.name)
-                    path.heap[(frame.scopes[0], parameter.arg)] = Thing(value.uid, kind)
+            held = stated(self, value, parameter.annotation, path)
+            path.heap[(frame.scopes[0], parameter.arg)] = held
         path.frames.pop()
 
 
