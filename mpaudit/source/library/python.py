@@ -150,10 +150,14 @@ def executed(call: Call) -> Value:
 
 @function("builtins.getattr")
 def get_attribute(call: Call) -> Value | None:
-    """`getattr(x, "name")` with a literal name."""
+    """`getattr(x, "name")`; by a name made at run time it is what an object held before this."""
     base, name = call.argument(0), call.argument(1)
     if not isinstance(name, Const) or not isinstance(name.value, str) or base is None:
-        return None
+        if call.path.known(base or NONE, "@class") is None or len(call.arguments) != 2:
+            return None
+        assert base is not None and name is not None
+        made = call.engine.term("getattr", base, name)
+        return call.engine.derive(made, (base,), call.path)
     return call.engine.attribute(base, name.value, call.node, call.path)
 
 

@@ -82,7 +82,7 @@ def _picked(call: Call) -> bool:
     node = operands[0] if operands else None
     if operation == "made" and isinstance(node, ast.Call):
         return isinstance(node.func, ast.Name) and node.func.id == "getattr"
-    return operation == "each"
+    return operation in ("each", "getattr")
 
 
 def _taken(call: Call, owner: Value) -> Thing:
