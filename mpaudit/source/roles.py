@@ -33,12 +33,15 @@ def roles(module: Module) -> Roles:
     methods: dict[str, set[str]] = defaultdict(set)
     arguments: dict[str, set[str]] = defaultdict(set)
     engines: set[str] = set()
+    others: set[str] = set()  # engines of another kind: they step, or are told whose loss it is
     for node in module.every(ast.Call):
         if not isinstance(node.func, ast.Attribute):
             continue
         method, receiver = node.func.attr, node.func.value
         if method == "backward" and node.args:
-            engines.add(ast.unparse(receiver))
+            (engines if len(node.args) == 1 else others).add(ast.unparse(receiver))
+        if method in ("step", "zero_grad"):
+            others.add(ast.unparse(receiver))
         if method == "backward" and _is_call_of(receiver, "scale"):
             assert isinstance(receiver, ast.Call) and isinstance(receiver.func, ast.Attribute)
             methods[ast.unparse(receiver.func.value)].add("scale().backward")
@@ -69,7 +72,8 @@ def roles(module: Module) -> Roles:
     stepped = {text for text, used in methods.items() if {"zero_grad", "step()"} <= used}
     optimizers |= stepped - holders
     owners = _owners(module, ACCELERATOR) if engines else set()
-    return Roles(frozenset(scalers), frozenset(optimizers - scalers), frozenset(engines & owners))
+    accelerators = engines & owners - others
+    return Roles(frozenset(scalers), frozenset(optimizers - scalers), frozenset(accelerators))
 
 
 def _owners(module: Module, members: frozenset[str]) -> set[str]:
