@@ -379,14 +379,16 @@ class Expressions(Operators):
         if isinstance(value, Choice):
             value = self.logic.pick(value, path)
         items = value if isinstance(value, Pack) else path.known(value, "@items")
-        starred = any(isinstance(element, ast.Starred) for element in target.elts)
-        exact = isinstance(items, Pack) and len(items.items) == len(target.elts) and not starred
+        stars = [isinstance(element, ast.Starred) for element in target.elts]
+        fits = isinstance(items, Pack) and len(items.items) == len(target.elts) and not any(stars)
         for index, element in enumerate(target.elts):
-            part = (
-                items.items[index]
-                if exact and isinstance(items, Pack)
-                else self.item(value, Const(index), path)
-            )
+            if fits and isinstance(items, Pack):
+                part = items.items[index]
+            elif isinstance(value, Pack) and not any(stars):
+                part = self.made(element, path)  # it raises: what a name holds then is not known
+            else:  # behind a star it is counted from the end
+                place = index - len(stars) if any(stars[:index]) else index
+                part = self.item(value, Const(place), path)
             self.assign(element, part, path)
 
 
