@@ -15,6 +15,7 @@ from mpaudit.source.repair.registry import (
     reindent,
     repairs,
     spans_lines,
+    unit,
 )
 
 _TAKES = {
@@ -75,14 +76,12 @@ def guarded(module: Module, node: ast.AST, test: str, change: Edit | None = None
         return None
     if spans_lines([statement]):
         return None
-    indent, parent = indentation(module, statement), module.parents[statement]
-    around = indentation(module, parent) if isinstance(parent, ast.stmt) else ""
-    unit = indent.removeprefix(around) or "    "
+    indent = indentation(module, statement)
     start, end = lines_of(module, statement)
     text = module.text[start:end]
     if change is not None:
         text = text[: change.start - start] + change.content + text[change.end - start :]
-    inner = reindent(text, indent, indent + unit)
+    inner = reindent(text, indent, indent + unit(module, statement))
     return Edit(start, end, f"{indent}if {test}:{module.newline}{inner}")
 
 

@@ -3,41 +3,108 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
-from mpaudit.source.repair.registry import Context, insert_after, repairs
-from mpaudit.source.walk import walk
+from mpaudit.source.repair.known_scaler import around, made_before, there
+from mpaudit.source.repair.registry import Context, insert_after, repairs, unit
+from mpaudit.source.walk import statements
 
 KEY = "scaler"
+NAMED = re.compile(r"(?:optimizer|optim|opt)(_state(?:_dict)?|_dict)?")
+"""How the entry of an optimizer is called that is the only one; the scaler's is called alike."""
 
 
 @repairs("scaler-not-checkpointed")
 def save_scaler(context: Context) -> Fix | None:
-    """Add the scaler's state to the dictionary that holds the optimizer's."""
-    module, taken, scaler = context.module, context.node(ast.Call), context.subject("scaler")
-    if not isinstance(taken, ast.Call) or scaler is None or not _there(module, taken, scaler):
+    """Add the scaler's state to each dictionary of the file that holds the optimizer's, and load it."""
+    module, scaler = context.module, context.subject("scaler")
+    if scaler is None:
         return None
+    saved: dict[tuple[object, str], Edit] = {}
+    loaded: dict[tuple[object, str], Edit] = {}
+    for taken in _taken(context):
+        key, holder = _key(module, taken), module.parents[taken]
+        if key is None or not there(module, taken, scaler):
+            return None
+        place = _place(module, holder)
+        if place not in saved:
+            edit = _saved(module, holder, taken, key, scaler)
+            if edit is None:
+                return None
+            saved[place] = edit
+        for where, edit in _loads(module, taken, key, scaler):
+            loaded.setdefault(where, edit)
+    if not saved:
+        return None
+    told = "(and load it where the optimizer's is loaded)"
+    message = f"Save the state of `{scaler}` too" + (f", {told[5:-1]}" if loaded else f" {told}")
+    return Fix(message, (*saved.values(), *loaded.values()), Safety.SAFE)
+
+
+def _taken(context: Context) -> list[ast.Call]:
+    """The calls of `state_dict()` in the file that the problem is about."""
+    module, problem = context.module, context.problem
+    spans = [problem.span, *(each.span for each in problem.related)]
+    nodes = [module.node_at(s, ast.Call) for s in spans if s.filename == problem.span.filename]
+    return [n for n in nodes if isinstance(n, ast.Call) and _method(n) == "state_dict"]
+
+
+def _method(node: ast.expr) -> str:
+    called = node.func if isinstance(node, ast.Call) else None
+    return called.attr if isinstance(called, ast.Attribute) else ""
+
+
+def _key(module: Module, taken: ast.Call) -> ast.Constant | None:
+    """The word that a state is kept under: `{"optimizer": state}`, `checkpoint["optimizer"] = state`."""
     holder = module.parents[taken]
-    edit = None
+    key: ast.expr | None = None
     if isinstance(holder, ast.Dict):
-        edit = _entry(module, holder, taken, scaler)
+        key = holder.keys[holder.values.index(taken)]
     elif isinstance(holder, ast.Assign) and len(holder.targets) == 1:
-        edit = _item(module, holder, holder.targets[0], scaler)
-    if edit is None:
-        return None
-    message = f"Save the state of `{scaler}` too (and load it where the optimizer's is loaded)"
-    return Fix(message, (edit,), Safety.SAFE)
+        target = holder.targets[0]
+        key = target.slice if isinstance(target, ast.Subscript) else None
+    return key if isinstance(key, ast.Constant) and isinstance(key.value, str) else None
 
 
-def _entry(module: Module, holder: ast.Dict, taken: ast.Call, scaler: str) -> Edit | None:
-    """One more entry of `{"optimizer": optimizer.state_dict()}`."""
-    key = holder.keys[holder.values.index(taken)]
-    keys = [each.value for each in holder.keys if isinstance(each, ast.Constant)]
-    if not isinstance(key, ast.Constant) or KEY in keys:
-        return None
+def _place(module: Module, holder: ast.AST) -> tuple[object, str]:
+    """What tells one dictionary of a file from another."""
+    if isinstance(holder, ast.Assign) and isinstance(holder.targets[0], ast.Subscript):
+        function = around(module, holder, ast.FunctionDef)
+        return function, module.source(holder.targets[0].value)
+    return holder, ""
+
+
+def _named(key: ast.Constant) -> str:
+    """The word for the scaler's state beside that of the optimizer."""
+    alike = NAMED.fullmatch(str(key.value))
+    return KEY + (alike[1] or "") if alike else KEY
+
+
+def _quoted(module: Module, key: ast.Constant) -> str:
     mark = module.source(key)[-1]
-    added = f"{mark}{KEY}{mark}: {scaler}.state_dict()"
+    return mark + _named(key) + mark
+
+
+def _saved(
+    module: Module, holder: ast.AST, taken: ast.Call, key: ast.Constant, scaler: str
+) -> Edit | None:
+    if isinstance(holder, ast.Dict):
+        return _entry(module, holder, taken, key, scaler)
+    if isinstance(holder, ast.Assign) and isinstance(holder.targets[0], ast.Subscript):
+        return _item(module, holder, holder.targets[0], key, scaler)
+    return None
+
+
+def _entry(
+    module: Module, holder: ast.Dict, taken: ast.Call, key: ast.Constant, scaler: str
+) -> Edit | None:
+    """One more entry of `{"optimizer": optimizer.state_dict()}`."""
+    if _named(key) in [each.value for each in holder.keys if isinstance(each, ast.Constant)]:
+        return None
+    added = f"{_quoted(module, key)}: {scaler}.state_dict()"
     _, end = module.range(taken)
     start, _ = module.range(key)
     first, _ = module.line_range(key.lineno)
@@ -51,65 +118,46 @@ def _entry(module: Module, holder: ast.Dict, taken: ast.Call, scaler: str) -> Ed
     return Edit(end, end, gap + added)
 
 
-def _item(module: Module, holder: ast.Assign, target: ast.expr, scaler: str) -> Edit | None:
+def _item(
+    module: Module, holder: ast.Assign, target: ast.Subscript, key: ast.Constant, scaler: str
+) -> Edit | None:
     """One more line below `checkpoint["optimizer"] = optimizer.state_dict()`."""
-    if not isinstance(target, ast.Subscript) or not isinstance(target.slice, ast.Constant):
-        return None
-    mark = module.source(target.slice)[-1]
-    checkpoint = f"{module.source(target.value)}[{mark}{KEY}{mark}]"
-    if checkpoint in module.text:
-        return None
-    return insert_after(module, holder, f"{checkpoint} = {scaler}.state_dict()")
+    entry = f"{module.source(target.value)}[{_quoted(module, key)}]"
+    for each in statements(module.tree):
+        if isinstance(each, ast.Assign) and entry in map(module.source, each.targets):
+            return None
+    return insert_after(module, holder, f"{entry} = {scaler}.state_dict()")
 
 
-def _there(module: Module, node: ast.AST, scaler: str) -> bool:
-    """Whether `scaler` is sure to be a GradScaler at `node`, as the text alone shows."""
-    if scaler.startswith("self.") and scaler.count(".") == 1:
-        owner = _around(module, node, ast.ClassDef)
-        body = owner.body if isinstance(owner, ast.ClassDef) else []
-        makers = [s for s in body if isinstance(s, ast.FunctionDef) and s.name == "__init__"]
-        return any(_builds(s, scaler) for maker in makers for s in maker.body)
-    if not scaler.isidentifier():
-        return False
-    function = _around(module, node, ast.FunctionDef)
-    if isinstance(function, ast.FunctionDef):
-        if any(_builds(s, scaler) for s in function.body):
-            return True
-        if scaler in {a.arg for a in walk(function.args) if isinstance(a, ast.arg)}:
-            return _steps(function, scaler)
-        if any(n.id == scaler and isinstance(n.ctx, ast.Store) for n in _names(function)):
-            return False
-    return any(_builds(s, scaler) for s in module.tree.body)
+def _loads(
+    module: Module, taken: ast.Call, key: ast.Constant, scaler: str
+) -> Iterator[tuple[tuple[object, str], Edit]]:
+    """Lines below `optimizer.load_state_dict(checkpoint["optimizer"])`, where the scaler is there.
 
-
-def _around(module: Module, node: ast.AST, kind: type[ast.AST]) -> ast.AST | None:
-    while node in module.parents:
-        node = module.parents[node]
-        if isinstance(node, kind):
-            return node
-    return None
-
-
-def _names(node: ast.AST) -> list[ast.Name]:
-    return [each for each in walk(node) if isinstance(each, ast.Name)]
-
-
-def _builds(statement: ast.stmt, scaler: str) -> bool:
-    """`scaler = GradScaler(...)`, without a condition."""
-    return (
-        isinstance(statement, ast.Assign)
-        and [ast.unparse(target) for target in statement.targets] == [scaler]
-        and isinstance(statement.value, ast.Call)
-        and ast.unparse(statement.value.func).endswith("GradScaler")
-    )
-
-
-def _steps(function: ast.FunctionDef, scaler: str) -> bool:
-    """Whether a function steps the scaler it is given, and never asks whether there is one."""
-    asked = [n.test for n in walk(function) if isinstance(n, (ast.If, ast.IfExp, ast.While))]
-    if any(name.id == scaler for test in asked for name in _names(test)):
-        return False
-    return any(
-        isinstance(n, ast.Attribute) and n.attr == "step" and ast.unparse(n.value) == scaler
-        for n in walk(function)
-    )
+    Checkpoints that were written before lack its state, and that of a scaler that was off is empty, which
+    one that is on does not take.
+    """
+    assert isinstance(taken.func, ast.Attribute)
+    owner = ast.unparse(taken.func.value)
+    if f"{scaler}.load_state_dict" in module.text:
+        return
+    for each in statements(module.tree):
+        loading = each.value if isinstance(each, ast.Expr) else None
+        if not isinstance(loading, ast.Call) or not isinstance(loading.func, ast.Attribute):
+            continue
+        if _method(loading) != "load_state_dict" or ast.unparse(loading.func.value) != owner:
+            continue
+        given = loading.args[0] if len(loading.args) == 1 else None
+        if not isinstance(given, ast.Subscript) or not isinstance(given.slice, ast.Constant):
+            continue
+        if given.slice.value != key.value or not isinstance(given.value, (ast.Name, ast.Attribute)):
+            continue
+        if there(module, each, scaler) and made_before(module, each, scaler):
+            checkpoint, word = module.source(given.value), _quoted(module, given.slice)
+            lines = (
+                f"if {checkpoint}.get({word}):",
+                f"{unit(module, each)}{scaler}.load_state_dict({checkpoint}[{word}])",
+            )
+            edit = insert_after(module, each, *lines)
+            if edit is not None:
+                yield (module.parents[each], checkpoint), edit

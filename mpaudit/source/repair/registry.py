@@ -76,6 +76,13 @@ def indentation(module: Module, statement: ast.stmt) -> str:
     return line[: len(line) - len(line.lstrip())]
 
 
+def unit(module: Module, statement: ast.stmt) -> str:
+    """By what a block is indented further than the statement that it belongs to, as here around."""
+    indent, parent = indentation(module, statement), module.parents[statement]
+    outside = indentation(module, parent) if isinstance(parent, ast.stmt) else ""
+    return indent.removeprefix(outside) or "    "
+
+
 def alone(module: Module, statement: ast.stmt) -> bool:
     """Whether a statement has its lines to itself."""
     start, end = module.range(statement)
