@@ -15,7 +15,7 @@ _HOLED = frozenset(["keys", "kw_defaults"])
 
 
 def _parts(kind: type[ast.AST]) -> tuple[str, ...]:
-    if kind in (ast.Constant, ast.Global, ast.Nonlocal):
+    if kind in (ast.Constant, ast.Global, ast.Nonlocal, ast.MatchSingleton):  # True, a name
         return ()
     return tuple(name for name in kind._fields if name not in _PLAIN)
 
