@@ -276,8 +276,11 @@ def run(module: str | None, code: str | None, command: tuple[str, ...], **given:
     help="html: one page, written beside TRACE.",
 )
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write to FILE, not to stdout.")
+@click.option("--all", "whole", is_flag=True, help="text: every layer, also of a large model.")
 @options.color
-def report(traces: tuple[Path, ...], kind: str, output: Path | None, color: str | None) -> None:
+def report(
+    traces: tuple[Path, ...], kind: str, output: Path | None, color: str | None, *, whole: bool
+) -> None:
     """Show what TRACE, written by `mpaudit run`, recorded.
 
     The traces of several ranks are shown as one run; of a folder, the last run in it.
@@ -294,7 +297,8 @@ def report(traces: tuple[Path, ...], kind: str, output: Path | None, color: str 
         return _print(f"{output}\n")
     if kind == "json":
         return _deliver(run_json.render(summary), output)
-    return _deliver(run_text.render(summary, colour=output is None and _coloured(color)), output)
+    colour = output is None and _coloured(color)
+    return _deliver(run_text.render(summary, colour=colour, whole=whole), output)
 
 
 @main.command()

@@ -6,34 +6,36 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from mpaudit.render import outcome
+from mpaudit.render import outcome, run_layers
 from mpaudit.render.colour import Paint, painter
 from mpaudit.render.columns import table
 from mpaudit.render.text import block
 from mpaudit.report import Report, count, shown
 from mpaudit.runtime.advice import Advice, advise
 from mpaudit.runtime.advice import outcome as measured
-from mpaudit.runtime.histogram import FLOAT16, KINDS
-from mpaudit.runtime.record import LOW_PRECISION, Flow
+from mpaudit.runtime.record import LOW_PRECISION
 from mpaudit.runtime.sampling import told
-from mpaudit.runtime.summary import Numbers, RunReport, Steps
+from mpaudit.runtime.summary import RunReport, Steps
 
-ROWS = 40  # changes of the loss scale that are listed
-STEPS = 20  # skipped steps, or operations, that are listed
-WORST, LEAST = 5, 0.01  # kinds of numbers of which float16 loses most, and at least so much
+ROWS = 20  # changes of the loss scale, or places where numbers went wrong, that are listed
+STEPS = 20  # skipped steps that are listed
+ALL = "`--all` shows them"
 
 
-def render(report: RunReport, *, colour: bool = False) -> str:
-    """Facts, dtype flow, ranges, loss scale, what went wrong, findings."""
+def render(report: RunReport, *, colour: bool = False, whole: bool = False) -> str:
+    """Facts, dtype flow, ranges, loss scale, what went wrong, findings.
+
+    Of what there is much of, the worst; all of it if it is to be the `whole`.
+    """
     paint = painter(colour)
     parts = [
         ("", _facts(report, paint)),
-        ("dtype flow per layer", _flow(report)),
-        ("range of values per layer", _ranges(report)),
-        ("what float16 does worst by", _octaves(report)),
-        ("16-bit values computed in float32", _fallen(report)),
-        ("loss scale and steps", _scale(report)),
-        ("where numbers went wrong", _incidents(report, paint)),
+        run_layers.flow(report, whole=whole),
+        run_layers.ranges(report, whole=whole),
+        ("what float16 does worst by", run_layers.octaves(report, whole=whole)),
+        ("16-bit values computed in float32", run_layers.fallen(report, whole=whole)),
+        ("loss scale and steps", _scale(report, whole=whole)),
+        ("where numbers went wrong", _incidents(report, paint, whole=whole)),
         ("findings", _findings(report, paint)),
         ("advice", _advice(report)),
         ("applied: before and after", _applied(report)),
@@ -151,124 +153,7 @@ def overhead(cost: Any) -> str | None:
     return f"{cost['seconds']:.3g} s, {cost['share']:.1%} of the run"
 
 
-def _flow(report: RunReport) -> list[str]:
-    columns: dict[str, Flow] = {
-        "inputs": "input",
-        "outputs": "output",
-        "parameters": "parameter",
-        "gradients": "parameter_grad",
-        "output gradients": "output_grad",
-    }
-    if report.light:  # the others were not looked at
-        columns = {each: columns[each] for each in ("parameters", "gradients")}
-    titles = ("layer", "type", *columns)
-    rows = [
-        (
-            each.layer.path or "(model)",
-            each.layer.type,
-            *(", ".join(each.dtypes.get(flow, ())) or "-" for flow in columns.values()),
-        )
-        for each in report.layers
-    ]
-    return table(titles, rows) if rows else ["  no layer was called"]
-
-
-def _ranges(report: RunReport) -> list[str]:
-    titles = (
-        "layer",
-        "pass",
-        "dtype",
-        "amax",
-        "headroom",
-        "trend",
-        "inf",
-        "nan",
-        "first step",
-        "flushed to zero",
-    )
-    rows = [
-        (each.layer.path or "(model)", name, ", ".join(numbers.dtypes), *_numbers(numbers))
-        for each in report.layers
-        for name, numbers in (
-            ("forward", each.forward),
-            ("backward", each.backward),
-            ("parameter gradients", each.update),
-        )
-        if numbers != Numbers()
-    ]
-    if not rows:
-        return []
-    told = "log2(65504 / amax), the doublings that fp16 allows; trend: first to last quarter"
-    return [*table(titles, rows), f"  headroom: {told}"]
-
-
-def _numbers(numbers: Numbers) -> tuple[str, ...]:
-    headroom, flushed = numbers.headroom_bits, numbers.flushed_share
-    trend = None if numbers.peaks is None else numbers.peaks.trend
-    return (
-        "-" if numbers.amax is None else f"{numbers.amax:.3g}",
-        "-" if headroom is None else f"{headroom:.1f} bits",
-        "-" if trend is None else f"{round(trend, 1) or 0:+.1f}",
-        str(numbers.inf),
-        str(numbers.nan),
-        "-" if numbers.first_bad_step is None else str(numbers.first_bad_step),
-        "-" if flushed is None else f"{flushed:.2%}",
-    )
-
-
-def _octaves(report: RunReport) -> list[str]:
-    """The kinds of numbers of which float16 loses most, where a layer uses it; see WORST."""
-    if not any(each.dtype == "float16" for flow in report.layers for each in flow.histograms):
-        return []
-    found = []
-    for flow in report.layers:
-        for what in KINDS:
-            counted, unscaled = flow.counted(what), flow.unscaled(what)
-            shares = counted.shares(FLOAT16) if counted is not None else None
-            if counted is None or shares is None or shares.all < LEAST:
-                continue
-            without = unscaled.shares(FLOAT16) if unscaled is not None else None
-            cells = (
-                flow.layer.path or "(model)",
-                what.replace("_", " "),
-                f"{counted.zeros / counted.sampled:.1%}",
-                *(f"{each:.1%}" for each in (shares.subnormal, shares.flushed, shares.overflow)),
-                "-" if without is None else f"{without.flushed:.1%}",
-            )
-            found.append((shares.all, cells))
-    if not found:
-        return []
-    found.sort(key=lambda each: -each[0])
-    titles = ("layer", "numbers", "zero", "subnormal", "flushed", "too large", "unscaled flushed")
-    more = [f"  ... {len(found) - WORST} more: `--format json` has all"] if found[WORST:] else []
-    told = "  shares of the sampled numbers that are not zero, were each cast to float16"
-    return [*table(titles, [cells for _, cells in found[:WORST]]), *more, told]
-
-
-def _fallen(report: RunReport) -> list[str]:
-    """The operations, in Keras layers, that computed in float32, the most frequent ones first."""
-    why = {
-        "listed": "autocast does so with it",
-        "operand": "another operand is float32",
-        "policy": "the layer's policy is float32",
-        "layer": "the layer casts to it itself",
-    }
-    steps = report.meta.get("cast_steps") or 1
-    found = [
-        (number / steps, path, operation, why[reason])
-        for path, operations in (report.meta.get("float32_operations") or {}).items()
-        for operation, reasons in operations.items()
-        for reason, number in reasons.items()
-    ]
-    found.sort(key=lambda each: -each[0])
-    rows = [(path or "(model)", name, f"{each:.3g}", told) for each, path, name, told in found]
-    more = len(rows) - STEPS
-    left = [f"  ... {count(more, 'more row')}: `--format json` has all"] if more > 0 else []
-    titles = ("layer", "operation", "per step", "because")
-    return [*table(titles, rows[:STEPS]), *left] if rows else []
-
-
-def _scale(report: RunReport) -> list[str]:
+def _scale(report: RunReport, *, whole: bool) -> list[str]:
     lines = []
     for steps in report.optimizers:
         skipped = steps.skipped
@@ -277,7 +162,7 @@ def _scale(report: RunReport) -> list[str]:
             listed = ", ".join(map(str, skipped[:STEPS])) + (", ..." if skipped[STEPS:] else "")
             outcome += f", {len(skipped)} skipped: {listed}"
         lines.append(f"  {steps.type} (optimizer {steps.index}): {outcome}")
-    return [*lines, *_losses(report), *_timeline(report.scaled)]
+    return [*lines, *_losses(report), *_timeline(report.scaled, whole=whole)]
 
 
 def _losses(report: RunReport) -> list[str]:
@@ -295,7 +180,7 @@ def _losses(report: RunReport) -> list[str]:
     return lines
 
 
-def _timeline(steps: Steps | None) -> list[str]:
+def _timeline(steps: Steps | None, *, whole: bool) -> list[str]:
     """The loss scale over time, one row for each stretch of one scale and one outcome."""
     if steps is None:
         return []
@@ -307,10 +192,10 @@ def _timeline(steps: Steps | None) -> list[str]:
             f"{a.scale:g}",
             told[a.applied] + (_because(steps.culprits(a.first)) if a.applied is False else ""),
         )
-        for a in scaled[:ROWS]
+        for a in (scaled if whole else scaled[:ROWS])
     ]
-    more = len(scaled) - ROWS
-    left = [f"  ... {count(more, 'more change')}: `--format json` has all"] if more > 0 else []
+    more = len(scaled) - len(rows)
+    left = [f"  ... {count(more, 'more change')}: {ALL}"] if more else []
     return [*table(("step", "loss scale", ""), rows), *left]
 
 
@@ -321,9 +206,11 @@ def _because(layers: Sequence[str]) -> str:
     return f": {', '.join(named[:2])}{more}" if named else ""
 
 
-def _incidents(report: RunReport, paint: Paint) -> list[str]:
+def _incidents(report: RunReport, paint: Paint, *, whole: bool) -> list[str]:
     lines = []
-    for each in report.incidents:
+    expected = ("benign", "masked")
+    told = sorted(report.incidents, key=lambda each: each.judgement in expected)
+    for each in told if whole else told[:ROWS]:
         kind = {"defect": "error", "from-data": "warning"}.get(each.judgement, "frame")
         steps = f"step {each.first_step}"
         if each.last_step != each.first_step:
@@ -331,7 +218,8 @@ def _incidents(report: RunReport, paint: Paint) -> list[str]:
         at = "" if each.filename is None else f", {shown(each.filename)}:{each.row}"
         place = f"{each.layer or '(model)'}, {steps}, call {each.call}{at}"
         lines.append(f"  {paint(each.judgement, kind)} {each.kind} at {place}: {each.message}")
-    return lines
+    more = len(told) - len(lines)
+    return [*lines, *([f"  ... {more} more: {ALL}"] if more else [])]
 
 
 def _findings(report: RunReport, paint: Paint) -> list[str]:

@@ -1,0 +1,111 @@
+"""What the text report tells of the layers of a large model, and what of a small one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from mpaudit import cli  # noqa: E402
+from mpaudit.render import run_text  # noqa: E402
+from mpaudit.runtime.summary import RunReport, summarise  # noqa: E402
+from tests.watched import batches, model, trace, train  # noqa: E402
+
+DEEP, LOUD, WIDE = 12, 7, 4  # blocks, the one that overflows, the one in float32
+
+
+class Block(nn.Module):  # type: ignore[misc]
+    """A residual block whose inside is a container of its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 12), nn.ReLU())
+        self.number = number
+
+    def forward(self, x: Any) -> Any:
+        if self.number == WIDE:
+            with torch.autocast("cuda", enabled=False):
+                return x + self.inside(x.float())
+        return x + self.inside(x)
+
+
+class Loud(nn.Module):  # type: ignore[misc]
+    """Its sum is beyond float16."""
+
+    def forward(self, x: Any) -> Any:
+        return x.half() * 60000.0 * 60000.0
+
+
+def large() -> nn.Sequential:
+    torch.manual_seed(0)
+    blocks: list[nn.Module] = [Block(number) for number in range(DEEP)]
+    blocks[LOUD].inside.append(Loud())
+    return nn.Sequential(*blocks, nn.Linear(12, 4))
+
+
+def read(folder: Path, network: nn.Module) -> RunReport:
+    _, reader = trace(folder, lambda: train(network))
+    return summarise(reader)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> RunReport:
+    return read(tmp_path_factory.mktemp("large"), large())
+
+
+def section(text: str, title: str) -> list[str]:
+    part = next(part for part in text.split("\n\n") if part.startswith(title))
+    return part.splitlines()[1:]
+
+
+def test_a_large_model_is_told_in_a_screen_or_two(report: RunReport) -> None:
+    assert len(report.layers) > 60
+    text = run_text.render(report)
+    assert len(text.splitlines()) < 90
+    assert "`--all`" in text
+
+
+def test_layers_that_are_alike_share_a_row_and_the_odd_one_has_its_own(report: RunReport) -> None:
+    head, *rows = section(run_text.render(report), "dtype flow of ")
+    linear = [row.split("  ") for row in rows if "  Linear " in row]
+    found = [tuple(filter(None, map(str.strip, row))) for row in linear]
+    assert head.split()[:2] == ["layers", "type"]
+    kinds = {row[0]: row[2:5] for row in found}
+    assert kinds == {
+        "0.inside.1 and 11 more": ("float32", "float16", "float32"),  # of 12 blocks, and the head
+        f"{WIDE}.inside.1": ("float32", "float32", "float32"),
+    }
+
+
+def test_what_went_wrong_is_among_the_ranges_and_once(report: RunReport) -> None:
+    rows = section(run_text.render(report), "range of values")
+    paths = [row.split()[0] for row in rows if "forward" in row]
+    assert f"{LOUD}.inside.3" in paths
+    assert f"{LOUD}.inside" not in paths  # it hands on what the layer in it gave
+
+
+def test_all_is_told_to_those_who_ask(report: RunReport) -> None:
+    text = run_text.render(report, whole=True)
+    told = {row.split()[0] for row in section(text, "dtype flow per layer")[1:]}
+    assert told == {each.layer.path or "(model)" for each in report.layers}
+    assert "--all" not in text
+    done = CliRunner().invoke(cli.main, ["report", str(report.path), "--all"])
+    assert done.exit_code == 0, done.output
+    assert all(f"\n  {path} " in done.output for path in told)
+
+
+def test_a_small_model_has_all_its_layers_in_either(tmp_path: Path) -> None:
+    small = read(tmp_path, model())
+    assert run_text.render(small) == run_text.render(small, whole=True)
+    assert len(batches()) == 6
+
+
+def test_the_operations_in_float32_are_told_by_kind(report: RunReport) -> None:
+    _, *rows = section(run_text.render(report), "16-bit values computed in float32")
+    names = [row.split("  ")[1:] for row in rows]
+    assert len(rows) <= 6, names
