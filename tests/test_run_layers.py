@@ -19,7 +19,7 @@ from tests.watched import batches, model, trace, train  # noqa: E402
 DEEP, LOUD, WIDE = 12, 7, 4  # blocks, the one that overflows, the one in float32
 
 
-class Block(nn.Module):  # type: ignore[misc]
+class Block(nn.Module):
     """A residual block whose inside is a container of its own."""
 
     def __init__(self, number: int) -> None:
@@ -34,7 +34,7 @@ class Block(nn.Module):  # type: ignore[misc]
         return x + self.inside(x)
 
 
-class Loud(nn.Module):  # type: ignore[misc]
+class Loud(nn.Module):
     """Its sum is beyond float16."""
 
     def forward(self, x: Any) -> Any:

@@ -206,6 +206,70 @@ def test_cuda_calls_are_remapped_and_it_is_said_once(tmp_path: Path) -> None:
     assert done.stderr.count("cuda calls run on the CPU") == 1
 
 
+ACCELERATOR_CALLS = """
+import torch
+assert torch.accelerator.is_available() and torch.accelerator.device_count() == 1
+device = torch.accelerator.current_accelerator()
+assert device == torch.device("cuda") and torch.accelerator.current_device_index() == 0
+torch.accelerator.set_device_index(0); torch.accelerator.synchronize()
+model = torch.nn.Linear(3, 2).to(device)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+scaler = torch.amp.GradScaler(device.type)
+loader = torch.utils.data.DataLoader(torch.ones(4, 3), batch_size=2, pin_memory=True)
+for batch in loader:
+    optimizer.zero_grad()
+    with torch.autocast(device.type, dtype=torch.float16):
+        loss = model(batch.to(device)).square().mean()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+torch.optim.Adam(model.parameters()).step()
+print(model(batch).shape)
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch, "accelerator"), reason="torch.accelerator came with 2.6")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_script_that_asks_for_any_accelerator_gets_the_stand_in(tmp_path: Path) -> None:
+    (tmp_path / "calls.py").write_text(ACCELERATOR_CALLS)
+    done = launch(tmp_path / "calls.py", tmp_path)
+    assert done.stdout == "torch.Size([2, 2])\n", done.stderr
+    (path,) = tmp_path.glob("*.mpa")
+    with Reader(path) as run:
+        assert {each.dtype for each in run.statistics()} == {"float16", "float32"}
+
+
+RARE_CALLS = """
+import functools
+import torch
+device = torch.device("cuda")
+stream = torch.cuda.Stream(device=device)
+with functools.partial(torch.cuda.stream, stream=stream)():
+    torch.cuda.current_stream().wait_stream(stream)
+with torch.cuda.device(device=0), torch.cuda.nvtx.range("step"):
+    torch.cuda.nvtx.range_push("forward"); torch.cuda.nvtx.range_pop()
+made = [
+    torch.fft.fftfreq(8, device=device),
+    torch.fft.rfftfreq(8, d=0.5, device="cuda"),
+    torch.normal(0.0, 1.0, size=(2, 3), device=device),
+    torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], device=device),
+    torch.ones(2, 2).to_sparse_csr(),
+    torch.sparse_csr_tensor([0, 1, 2], [0, 1], [1.0, 2.0], device=device),
+]
+with torch.device("cuda"):
+    made.append(torch.fft.fftfreq(8))
+print({each.device.type for each in made})
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_rarer_cuda_calls_are_remapped_too(tmp_path: Path) -> None:
+    (tmp_path / "calls.py").write_text(RARE_CALLS)
+    done = launch(tmp_path / "calls.py", tmp_path)
+    assert done.stdout == "{'cpu'}\n", done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_generator_of_the_script_is_on_the_cpu(tmp_path: Path) -> None:
     def draw() -> Any:
         generator = torch.Generator(device="cuda").manual_seed(3)

@@ -36,6 +36,14 @@ def is_users(filename: str) -> bool:
     return not str(Path(filename).absolute()).startswith(_foreign())
 
 
+def asking() -> str:
+    """The name of the module that has called mpaudit, in the place of what it meant to call."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(OWN) and frame.f_back is not None:
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", ""))
+
+
 def user_frame(frame: FrameType | None = None) -> FrameType | None:
     """The innermost frame of the user's code, from `frame` (default: the caller's) outwards."""
     found: FrameType | None = frame or sys._getframe(1)

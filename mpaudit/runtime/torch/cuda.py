@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from mpaudit.runtime.frame import OWN
+from mpaudit.runtime.frame import asking
+from mpaudit.runtime.torch.accelerator import answer_as_one_accelerator
 from mpaudit.runtime.torch.patch import Patches
 
 _MEMORY = 2**34  # bytes: some answer is needed by scripts that divide by it
@@ -38,7 +38,7 @@ _ANSWERS: dict[str, Any] = {
 }
 _NOTHING = """init set_device synchronize empty_cache manual_seed manual_seed_all seed seed_all
 reset_peak_memory_stats reset_max_memory_allocated reset_accumulated_memory_stats ipc_collect
-set_per_process_memory_fraction set_rng_state set_rng_state_all"""
+set_per_process_memory_fraction set_rng_state set_rng_state_all set_stream set_sync_debug_mode"""
 _BYTES = """memory_allocated max_memory_allocated memory_reserved max_memory_reserved memory_cached
 max_memory_cached utilization"""
 
@@ -55,8 +55,13 @@ def answer_as_one_gpu(patches: Patches) -> None:
     patches.replace(torch.cuda, "is_available", _available)
     patches.replace(torch.cuda, "current_stream", Stream)
     patches.replace(torch.cuda, "default_stream", Stream)
-    patches.replace(torch.cuda, "stream", contextlib.nullcontext)
-    patches.set(torch.cuda, "device", contextlib.nullcontext)
+    patches.replace(torch.cuda, "stream", Nothing)
+    patches.set(torch.cuda, "device", Nothing)
+    for name in ("range_push", "range_pop", "range_start"):
+        patches.replace(torch.cuda.nvtx, name, lambda *_, **__: 0)
+    for name in ("range_end", "mark"):
+        patches.replace(torch.cuda.nvtx, name, lambda *_, **__: None)
+    answer_as_one_accelerator(patches, _MEMORY, Stream, Nothing)
     patches.set(torch.cuda, "Stream", _as_torchs("Stream", Stream))
     patches.set(torch.cuda, "Event", _as_torchs("Event", Event))
     for name in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool", "Byte"):
@@ -66,10 +71,7 @@ def answer_as_one_gpu(patches: Patches) -> None:
 def _available() -> bool:
     """Whether there is a GPU: for the script there is. Keras asks where it is to run by itself, and
     then no line of the script asks for CUDA: it is told the truth."""
-    frame = sys._getframe(2)  # beyond the replacement's own
-    while frame.f_code.co_filename.startswith(OWN) and frame.f_back is not None:
-        frame = frame.f_back
-    return not str(frame.f_globals.get("__name__", "")).startswith("keras.")
+    return not asking().startswith("keras.")
 
 
 def _generator(torchs: type) -> type:
@@ -93,6 +95,13 @@ def _as_torchs(name: str, plain: type) -> type:
     if hasattr(abstract, "register"):  # up to torch 2.5
         abstract.register(made)
     return made
+
+
+class Nothing(contextlib.nullcontext[None]):
+    """A context in which nothing is different, whatever it is made of."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
 
 
 class Stream:

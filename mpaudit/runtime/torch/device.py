@@ -22,9 +22,11 @@ from mpaudit.runtime.torch.policy import CudaPolicy
 from mpaudit.runtime.torch.watch import Watch
 
 _FACTORIES = """arange as_tensor asarray empty empty_like empty_strided eye full full_like linspace
-logspace ones ones_like rand rand_like randint randint_like randn randn_like randperm tensor
-tril_indices triu_indices zeros zeros_like scalar_tensor sparse_coo_tensor frombuffer
-bartlett_window blackman_window hamming_window hann_window kaiser_window"""
+logspace ones ones_like rand rand_like randint randint_like randn randn_like randperm range tensor
+tril_indices triu_indices zeros zeros_like scalar_tensor normal frombuffer empty_permuted
+empty_quantized sparse_coo_tensor sparse_csr_tensor sparse_csc_tensor sparse_bsr_tensor
+sparse_bsc_tensor sparse_compressed_tensor bartlett_window blackman_window hamming_window hann_window
+kaiser_window fft.fftfreq fft.rfftfreq nested.nested_tensor nested.as_nested_tensor"""
 _METHODS = "new_empty new_full new_ones new_tensor new_zeros new_empty_strided"
 
 
@@ -124,7 +126,8 @@ class Remap:
     def _factories(self) -> None:
         _device_constructors()  # torch keeps the set of them: it must hold its own functions
         for name in _FACTORIES.split():
-            self._watch.patches.wrap(torch, name, self._made)
+            folder, _, short = name.rpartition(".")
+            self._watch.patches.wrap(getattr(torch, folder or "_", torch), short, self._made)
 
         def load(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             where = args[1] if len(args) > 1 else kwargs.get("map_location")
