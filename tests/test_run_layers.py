@@ -41,6 +41,13 @@ class Loud(nn.Module):
         return x.half() * 60000.0 * 60000.0
 
 
+class Label(nn.Module):
+    """A part of a model that is called with no numbers."""
+
+    def forward(self, name: str) -> str:
+        return name.upper()
+
+
 def large() -> nn.Sequential:
     torch.manual_seed(0)
     blocks: list[nn.Module] = [Block(number) for number in range(DEEP)]
@@ -49,7 +56,12 @@ def large() -> nn.Sequential:
 
 
 def read(folder: Path, network: nn.Module) -> RunReport:
-    _, reader = trace(folder, lambda: train(network))
+    def loop() -> None:
+        train(network)
+        label = Label()
+        assert label("x") == "X"
+
+    _, reader = trace(folder, loop)
     return summarise(reader)
 
 
@@ -80,6 +92,36 @@ def test_layers_that_are_alike_share_a_row_and_the_odd_one_has_its_own(report: R
         "0.inside.1 and 11 more": ("float32", "float16", "float32"),  # of 12 blocks, and the head
         f"{WIDE}.inside.1": ("float32", "float32", "float32"),
     }
+
+
+def test_what_gets_no_numbers_has_no_row(report: RunReport) -> None:
+    assert "Label" in {each.layer.type for each in report.layers}
+    text = run_text.render(report)
+    assert not [row for row in section(text, "dtype flow of ") if " Label " in row]
+    assert [
+        row
+        for row in section(run_text.render(report, whole=True), "dtype flow")
+        if " Label " in row
+    ]
+
+
+class Tiny(nn.Module):
+    """A normalisation and a layer, all whose weights are too small for float16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(12), nn.Linear(12, 4)
+        for each in self.parameters():
+            nn.init.constant_(each, 1e-6)
+
+    def forward(self, x: Any) -> Any:
+        return self.linear(self.norm(x))
+
+
+def test_weights_that_nobody_casts_are_no_loss(tmp_path: Path) -> None:
+    rows = section(run_text.render(read(tmp_path, Tiny())), "what float16 does worst by")
+    weights = {row.split()[0] for row in rows if " weight " in row}
+    assert weights == {"linear"}
 
 
 def test_what_went_wrong_is_among_the_ranges_and_once(report: RunReport) -> None:

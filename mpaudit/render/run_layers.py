@@ -73,7 +73,8 @@ def flow(report: RunReport, *, whole: bool) -> tuple[str, list[str]]:
         rows = [(named(each.layer.path), *cells(each)) for each in report.layers]
         lines = table(("layer", "type", *columns), rows) if rows else ["  no layer was called"]
         return "dtype flow per layer", lines
-    groups = _grouped(report.layers, cells)
+    # what only got other things than numbers, as transforms of images do, has no row
+    groups = [each for each in _grouped(report.layers, cells) if set(cells(each[0])[1:]) != {"-"}]
     holders = _holders(each.layer.path for each in report.layers)
     within = sorted(range(len(groups)), key=lambda n: groups[n][0].layer.path in holders)[:GROUPS]
     kept = [groups[number] for number in sorted(within)]
@@ -180,6 +181,9 @@ def octaves(report: RunReport, *, whole: bool) -> list[str]:
             shares = counted.shares(FLOAT16) if counted is not None else None
             if counted is None or shares is None or shares.all < LEAST:
                 continue
+            if what in ("weight", "weight_gradient") and report.meta.get("cast_steps"):
+                if not _uses_half_weights(flow):
+                    continue  # as a normalisation does not: in float32 they lose nothing
             without = unscaled.shares(FLOAT16) if unscaled is not None else None
             cells = (
                 named(flow.layer.path),
@@ -196,6 +200,12 @@ def octaves(report: RunReport, *, whole: bool) -> list[str]:
     rows = [cells for _, cells in (found if whole else found[:BADLY])]
     told = "  shares of the sampled numbers that are not zero, were each cast to float16"
     return [*table(titles, rows), *_more(len(found) - len(rows)), told]
+
+
+def _uses_half_weights(flow: LayerFlow) -> bool:
+    """Whether a layer computes with its weights in float16, or has them so."""
+    cast = {each.target for each in flow.casts if each.what == "parameter"}
+    return "float16" in cast or "float16" in flow.dtypes.get("parameter", ())
 
 
 def fallen(report: RunReport, *, whole: bool) -> list[str]:
