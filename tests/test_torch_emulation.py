@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -11,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
-from watched import launch, trace, traced  # noqa: E402
+from watched import batches, launch, trace, traced  # noqa: E402
 
 from mpaudit.render import html, run_text  # noqa: E402
 from mpaudit.runtime.summary import summarise  # noqa: E402
@@ -268,6 +269,107 @@ def test_rarer_cuda_calls_are_remapped_too(tmp_path: Path) -> None:
     done = launch(tmp_path / "calls.py", tmp_path)
     assert done.stdout == "{'cpu'}\n", done.stderr
     assert "Traceback" not in done.stderr
+
+
+class Rotary(torch.nn.Module):
+    """As transformers has it: its angles are computed in float32, on whatever device."""
+
+    def forward(self, x: Any) -> Any:
+        places = torch.arange(4096.0, device=x.device)[-2:, None]
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return places @ torch.full((1, 2), 0.9, device=x.device)
+
+
+class Asking(torch.nn.Module):
+    """A model that goes by where tensors are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rotary = torch.nn.Linear(12, 8), Rotary()
+        self.recurrent = torch.nn.LSTM(8, 4, batch_first=True)
+        self.asked: set[str] = set()
+
+    def forward(self, x: Any) -> Any:
+        hidden = self.first(x)
+        assert hidden.device == x.device == self.first.weight.device
+        self.asked.add(str(x.device))
+        lengths = torch.tensor([2, 1])
+        pack, unpack = (
+            torch.nn.utils.rnn.pack_padded_sequence,
+            torch.nn.utils.rnn.pad_packed_sequence,
+        )
+        packed = pack(hidden.float().view(-1, 2, 8)[:2], lengths, batch_first=True)
+        out, _ = unpack(self.recurrent(packed)[0], batch_first=True)
+        zeros = torch.zeros(out.shape, device=out.device)
+        return out + zeros, self.rotary(hidden)
+
+
+def test_in_a_region_a_tensor_says_that_it_is_on_cuda(tmp_path: Path) -> None:
+    plain = torch.Tensor.device
+
+    def loop() -> Any:
+        model = Asking().to("cuda")
+        optimizer = torch.optim.Adam(model.parameters())
+        scaler = torch.amp.GradScaler("cuda")
+        for samples, _ in batches(2):
+            samples = samples.to("cuda")
+            outside = model.first.weight.device
+            with torch.autocast("cuda", dtype=torch.float16):
+                loader = torch.utils.data.DataLoader(samples, batch_size=8, num_workers=1)
+                (loaded,) = loader  # in a process that is forked from this one
+                out, angles = model(loaded)
+                loss = out.square().mean()
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                copied = copy.deepcopy(model)
+            scaler.update()
+            optimizer.zero_grad()
+        return model.asked, outside, angles, copied.first.weight.device
+
+    (asked, outside, angles, copied), run = trace(tmp_path, loop)
+    assert asked == {"cuda:0"}
+    assert {outside.type, copied.type} == {"cpu"}
+    assert angles.dtype is torch.float32
+    assert float(angles[1, 0]) == pytest.approx(4095 * 0.9)  # float16 would say 3686
+    assert run.dtypes()["rotary"]["output"] == ["float32"]
+    assert torch.Tensor.device is plain
+
+
+RANKS = """
+import os
+import torch
+rank = int(os.environ["LOCAL_RANK"])
+assert torch.cuda.device_count() == torch.accelerator.device_count() == 2
+assert torch.cuda.current_device() == 0
+torch.cuda.set_device(rank)
+assert torch.cuda.current_device() == torch.accelerator.current_device_index() == rank
+layer = torch.nn.Linear(2, 2).to(rank)
+with torch.autocast("cuda", dtype=torch.float16):
+    assert layer.weight.device == layer(torch.ones(1, 2).cuda()).device == torch.device("cuda", rank)
+    torch.ones(1).to("cuda:0")
+    print(layer.weight.device)
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch, "accelerator"), reason="torch.accelerator came with 2.6")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_each_process_of_a_launcher_has_a_gpu_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    (tmp_path / "ranks.py").write_text(RANKS)
+    done = launch(tmp_path / "ranks.py", tmp_path)
+    assert done.stdout == "cuda:0\n", done.stderr
+
+
+def test_what_was_never_sent_to_cuda_says_that_it_is_not(tmp_path: Path) -> None:
+    def loop() -> Any:
+        with torch.autocast("cuda", dtype=torch.float16):
+            return torch.ones(2).device
+
+    device, _ = trace(tmp_path, loop)
+    assert device.type == "cpu"
 
 
 def test_a_generator_of_the_script_is_on_the_cpu(tmp_path: Path) -> None:

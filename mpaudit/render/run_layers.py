@@ -105,7 +105,8 @@ def ranges(report: RunReport, *, whole: bool) -> tuple[str, list[str]]:
         for path, name, numbers in chosen
     ]
     if len(chosen) < len(every):
-        title = f"range of values: {len(chosen)} of {len(every)}, the worst ones (`--all`: all)"
+        told = f"{len(chosen)} of {len(every)}, nearest to the ends of float16"
+        title = f"range of values: {told} (`--all`: all)"
     told = "log2(65504 / amax), the doublings that fp16 allows; trend: first to last quarter"
     return title, [*table(_RANGES, rows), f"  headroom: {told}"]
 

@@ -133,7 +133,8 @@ def precision(report: RunReport) -> str | None:
     """The precision that the run trained in; None where that is not known.
 
     A stand-in says so where it may be why nothing is mixed: a tensor that was sent to cuda lies on the
-    CPU and says that, and libraries (ultralytics is one) then switch mixed precision off.
+    CPU and, outside of autocast regions, says that; libraries (ultralytics is one) then switch mixed
+    precision off.
     """
     if found := report.meta.get("precision"):
         return str(found)

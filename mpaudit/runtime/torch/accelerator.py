@@ -1,4 +1,4 @@
-"""What `torch.accelerator` answers and does where the CPU stands in for one GPU.
+"""What `torch.accelerator` answers and does where the CPU stands in for GPUs.
 
 It answers torch itself with the truth, for what torch does on an accelerator (streams, memory that is
 pinned) cannot be done here; and Keras, which asks by itself where it is to run.
@@ -6,7 +6,7 @@ pinned) cannot be done here; and Keras, which asks by itself where it is to run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,33 +14,26 @@ import torch
 from mpaudit.runtime.frame import asking
 from mpaudit.runtime.torch.patch import Patches
 
-_NOTHING = """set_device_index set_device_idx set_stream synchronize empty_cache empty_host_cache
-reset_accumulated_memory_stats reset_peak_memory_stats"""
+_NOTHING = """set_stream synchronize empty_cache empty_host_cache reset_accumulated_memory_stats
+reset_peak_memory_stats"""
 _NONE_USED = "memory_allocated max_memory_allocated memory_reserved max_memory_reserved"
 
 
-def answer_as_one_accelerator(
-    patches: Patches, memory: int, stream: Callable[..., Any], nothing: Callable[..., Any]
-) -> None:
-    """Have `torch.accelerator`, which torch has from 2.6 on, speak of a GPU with so many bytes of
-    `memory`; `stream` makes its current stream, `nothing` a context in which nothing is different."""
+def answer_as_accelerator(patches: Patches, answers: Mapping[str, Callable[..., Any]]) -> None:
+    """Have `torch.accelerator`, which torch has from 2.6 on, speak of GPUs on which nothing is
+    allocated; what `torch.cuda` has an answer to is among the `answers`."""
     module = getattr(torch, "accelerator", None)
     if module is None:
         return
-    answers: dict[str, Callable[..., Any]] = {
+    every: dict[str, Callable[..., Any]] = {
+        **answers,
         "is_available": lambda: True,
-        "device_count": lambda: 1,
         "current_accelerator": lambda *_, **__: torch.device("cuda"),
-        "current_device_index": lambda: 0,
-        "current_device_idx": lambda: 0,
-        "current_stream": stream,
-        "device_index": nothing,
         "memory_stats": lambda *_: {},
-        "get_memory_info": lambda *_: (memory, memory),
+        **dict.fromkeys(_NOTHING.split(), lambda *_: None),
+        **dict.fromkeys(_NONE_USED.split(), lambda *_: 0),
     }
-    answers |= dict.fromkeys(_NOTHING.split(), lambda *_: None)
-    answers |= dict.fromkeys(_NONE_USED.split(), lambda *_: 0)
-    for name, answer in answers.items():
+    for name, answer in every.items():
         patches.wrap(module, name, _to_the_script(answer))
 
 

@@ -1,8 +1,9 @@
-"""What `torch.cuda` answers and does where the CPU stands in for one GPU."""
+"""What `torch.cuda` answers and does where the CPU stands in for GPUs."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from mpaudit.runtime.frame import asking
-from mpaudit.runtime.torch.accelerator import answer_as_one_accelerator
+from mpaudit.runtime.torch.accelerator import answer_as_accelerator
 from mpaudit.runtime.torch.patch import Patches
 
 _MEMORY = 2**34  # bytes: some answer is needed by scripts that divide by it
@@ -24,8 +25,6 @@ _PROPERTIES = SimpleNamespace(
 )
 _ANSWERS: dict[str, Any] = {
     "is_initialized": True,
-    "device_count": 1,
-    "current_device": 0,
     "is_bf16_supported": True,
     "get_device_name": _PROPERTIES.name,
     "get_device_capability": (_PROPERTIES.major, _PROPERTIES.minor),
@@ -36,23 +35,49 @@ _ANSWERS: dict[str, Any] = {
     "memory_summary": "",
     "is_current_stream_capturing": False,
 }
-_NOTHING = """init set_device synchronize empty_cache manual_seed manual_seed_all seed seed_all
+_NOTHING = """init synchronize empty_cache manual_seed manual_seed_all seed seed_all
 reset_peak_memory_stats reset_max_memory_allocated reset_accumulated_memory_stats ipc_collect
 set_per_process_memory_fraction set_rng_state set_rng_state_all set_stream set_sync_debug_mode"""
 _BYTES = """memory_allocated max_memory_allocated memory_reserved max_memory_reserved memory_cached
 max_memory_cached utilization"""
 
 
-def answer_as_one_gpu(patches: Patches) -> None:
-    """Have `torch.cuda` behave as with one GPU on which nothing is allocated."""
-    answers = {**_ANSWERS, **dict.fromkeys(_NOTHING.split()), **dict.fromkeys(_BYTES.split(), 0)}
+class Chosen:
+    """GPUs that the script has named: its current one, and the one where things were sent last."""
+
+    def __init__(self) -> None:
+        self.current = self.last = 0
+
+    def choose(self, device: Any = None, *_: Any, **__: Any) -> None:
+        """`torch.cuda.set_device`; what names no index changes nothing."""
+        self.send(device)
+        self.current = self.last
+
+    def send(self, device: Any) -> None:
+        """Something is sent to a device, which need not say its index."""
+        index = device if isinstance(device, int) else torch.device(device or "cuda").index
+        self.last = self.current if index is None or index < 0 else index
+
+
+def gpus() -> int:
+    """How many GPUs there are: each of the processes that a launcher has started here has its own."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(processes)) if processes.isdecimal() else 1
+
+
+def answer_as_gpus(patches: Patches, chosen: Chosen) -> None:
+    """Have `torch.cuda` behave as with a GPU for each process, on which nothing is allocated."""
+    fixed = {**_ANSWERS, **dict.fromkeys(_NOTHING.split()), **dict.fromkeys(_BYTES.split(), 0)}
     patches.set(torch, "Generator", _generator(torch.Generator))
     for module in (torch.cuda, torch.cuda.random, torch.cuda.memory):  # some ask where it is made
-        for name, answer in answers.items():
+        for name, answer in fixed.items():
             patches.replace(module, name, lambda *_, _answer=answer, **__: _answer)
         patches.replace(module, "get_rng_state", lambda *_: torch.get_rng_state())
         patches.replace(module, "get_rng_state_all", lambda *_: [torch.get_rng_state()])
     patches.replace(torch.cuda, "is_available", _available)
+    patches.replace(torch.cuda, "device_count", gpus)
+    patches.replace(torch.cuda, "current_device", lambda: chosen.current)
+    patches.replace(torch.cuda, "set_device", chosen.choose)
     patches.replace(torch.cuda, "current_stream", Stream)
     patches.replace(torch.cuda, "default_stream", Stream)
     patches.replace(torch.cuda, "stream", Nothing)
@@ -61,7 +86,17 @@ def answer_as_one_gpu(patches: Patches) -> None:
         patches.replace(torch.cuda.nvtx, name, lambda *_, **__: 0)
     for name in ("range_end", "mark"):
         patches.replace(torch.cuda.nvtx, name, lambda *_, **__: None)
-    answer_as_one_accelerator(patches, _MEMORY, Stream, Nothing)
+    answers = {
+        "device_count": gpus,
+        "current_device_index": lambda: chosen.current,
+        "current_device_idx": lambda: chosen.current,
+        "set_device_index": chosen.choose,
+        "set_device_idx": chosen.choose,
+        "current_stream": Stream,
+        "device_index": Nothing,
+        "get_memory_info": lambda *_: (_MEMORY, _MEMORY),
+    }
+    answer_as_accelerator(patches, answers)
     patches.set(torch.cuda, "Stream", _as_torchs("Stream", Stream))
     patches.set(torch.cuda, "Event", _as_torchs("Event", Event))
     for name in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool", "Byte"):

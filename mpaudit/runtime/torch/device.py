@@ -16,7 +16,7 @@ from torch.utils._device import DeviceContext, _device_constructors
 from torch.utils.checkpoint import DefaultDeviceType
 
 from mpaudit.runtime.torch.casts import Casts
-from mpaudit.runtime.torch.cuda import answer_as_one_gpu
+from mpaudit.runtime.torch.cuda import Chosen, answer_as_gpus
 from mpaudit.runtime.torch.emulation import Emulation
 from mpaudit.runtime.torch.policy import CudaPolicy
 from mpaudit.runtime.torch.watch import Watch
@@ -52,14 +52,16 @@ class Remap:
         self._factories()
         self._modules()
         self._distributed()
-        answer_as_one_gpu(watch.patches)
-        Emulation(watch.patches, self._policy, self._used)
+        self._chosen = Chosen()
+        answer_as_gpus(watch.patches, self._chosen)
+        self._emulation = Emulation(watch.patches, self._policy, self._used, self._chosen)
 
     def _moved(self, original: Callable[..., Any], owner: Any, *args: Any, **kwargs: Any) -> Any:
         """`.to(...)` of a tensor or a module."""
         cuda = any(is_cuda(each) for each in (*args[:1], kwargs.get("device")))
         if cuda:
             self._used()
+            self._chosen.send(next(filter(is_cuda, (*args[:1], kwargs.get("device")))))
             args = (torch.device("cpu"), *args[1:]) if args and is_cuda(args[0]) else args
             if is_cuda(kwargs.get("device")):
                 kwargs["device"] = torch.device("cpu")
@@ -67,6 +69,7 @@ class Remap:
         return original(owner, *args, **kwargs)
 
     def _mark(self, owner: Any) -> None:
+        self._emulation.sent()
         if isinstance(owner, torch.nn.Module):
             for parameter in owner.parameters():
                 self._watch.on_cuda.set(parameter, True)
@@ -81,8 +84,11 @@ class Remap:
                 if parameter is not None:
                     self._watch.on_cuda.setdefault(parameter, False)
 
-    def _cuda(self, _original: Callable[..., Any], owner: Any, *_: Any, **__: Any) -> Any:
+    def _cuda(
+        self, _original: Callable[..., Any], owner: Any, device: Any = None, *_: Any, **__: Any
+    ) -> Any:
         self._used()
+        self._chosen.send(device)
         self._mark(owner)
         return owner
 
@@ -121,6 +127,7 @@ class Remap:
 
     def _made_on_cuda(self) -> None:
         self._used()
+        self._emulation.sent()
         self._watch.cuda_made = True
 
     def _factories(self) -> None:
