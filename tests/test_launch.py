@@ -17,6 +17,7 @@ from mpaudit.fix import Fix, Safety
 from mpaudit.rule import rule
 from mpaudit.runtime import failure
 from mpaudit.runtime.launch import run
+from mpaudit.runtime.target import script
 from mpaudit.runtime.trace import Reader
 
 LAUNCH = (
@@ -236,6 +237,18 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
         with pytest.raises(MpauditError, match=f"-m {name}"):
             run(name, [], how="module")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_program_of_this_environment_is_found_though_nobody_activated_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = Path(sys.executable).with_name("pytest")  # this test needs it anyway
+    other = tmp_path / "pytest"
+    other.write_text("#!/usr/bin/python3\n")
+    other.chmod(0o755)
+    for path in ("", str(tmp_path)):
+        monkeypatch.setenv("PATH", path)
+        assert Path(script("pytest").filename) == beside
 
 
 def test_a_missing_framework_is_named_with_its_extra(tmp_path: Path) -> None:

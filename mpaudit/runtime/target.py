@@ -75,7 +75,7 @@ def script(path: str, source: str | None = None) -> Target:
     if file.is_dir():
         raise MpauditError(f"{path}: is a directory; give the script, or -m and a module's name")
     if not file.exists():
-        installed = shutil.which(path) if file.name == path else None
+        installed = _installed(path) if file.name == path else None
         if installed is None or not _is_python(installed):
             raise MpauditError(f"{path}: there is no such script")
         file, path = Path(installed), installed
@@ -104,6 +104,12 @@ def code(text: str) -> Target:
     """The program that `python -c TEXT` runs. Raises MpauditError if it is no Python."""
     _, compiled = _compiled("-c", _TEXT, text)
     return Target("command", _TEXT, "-c", "", text, compiled)
+
+
+def _installed(program: str) -> str | None:
+    """The program of that name: that of this environment, also where nobody has activated it."""
+    ours = str(Path(sys.executable).parent)
+    return shutil.which(program, path=ours) or shutil.which(program)
 
 
 def _is_python(path: str) -> bool:
