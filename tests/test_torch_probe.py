@@ -534,3 +534,18 @@ def test_a_limit_of_infinity_asks_for_the_norm_and_clips_nothing(
 
     _, run = trace(tmp_path, loop)
     assert [each.rule for each in run.problems()] == found
+
+
+def test_the_largest_of_negative_zeros_is_zero(tmp_path: Path) -> None:
+    def loop() -> None:
+        network = torch.nn.Linear(12, 1)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for samples, _ in batches(2):  # one class: it is always right, the gradients are zero
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(network(samples), torch.ones(8, 1))
+            (-loss).backward()
+            optimizer.step()
+
+    _, run = trace(tmp_path, loop)
+    back = [each for each in run.statistics() if each.phase == "backward"]
+    assert [str(each.amax) for each in back] == ["0.0"]

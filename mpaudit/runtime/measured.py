@@ -53,7 +53,7 @@ def of_range(elements: int, low: float, high: float) -> Values:
         return Values(elements, None, 0, 1)
     if math.isinf(low) or math.isinf(high):
         return Values(elements, None, 1, 0, only_minus=high < math.inf)
-    return Values(elements, max(-low, high), 0, 0, top=high)
+    return Values(elements, max(-low, high) + 0.0, 0, 0, top=high)  # -0.0 is 0
 
 
 def of_counts(elements: int, row: Sequence[float]) -> Values:

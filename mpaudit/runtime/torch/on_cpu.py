@@ -46,14 +46,14 @@ def _range_on_cpu(tensor: torch.Tensor) -> tuple[float, float]:
 def amax_on_cpu(tensor: torch.Tensor) -> float:
     """The largest magnitude; inf and NaN where there are such."""
     low, high = _range_on_cpu(tensor)
-    return max(-low, high)
+    return max(-low, high) + 0.0  # of zeros it may be -0.0
 
 
 def on_cpu(tensor: torch.Tensor) -> Values:
     """In one pass over the tensor, and in more only where something is not finite."""
     low, high = _range_on_cpu(tensor)
     if math.isfinite(low) and math.isfinite(high):
-        return Values(tensor.numel(), max(-low, high), 0, 0, top=high)
+        return Values(tensor.numel(), max(-low, high) + 0.0, 0, 0, top=high)
     with aside(), unwatched():
         return of_counts(tensor.numel(), _counted(tensor))
 
