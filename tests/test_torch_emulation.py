@@ -385,6 +385,17 @@ def test_a_generator_of_the_script_is_on_the_cpu(tmp_path: Path) -> None:
     assert torch.equal(found, torch.rand(4, generator=torch.Generator().manual_seed(3)))
 
 
+def test_a_report_gives_no_such_reason_where_there_is_no_mixed_precision(tmp_path: Path) -> None:
+    def loop() -> None:
+        network = nn.Linear(12, 4).to("cuda")
+        for samples, _ in batches(2):
+            network(samples.to("cuda")).sum().backward()
+
+    _, run = trace(tmp_path, loop)
+    report = summarise(run, [], {})
+    assert "float32: nothing ran in 16 bits\n" in run_text.render(report)
+
+
 @pytest.mark.parametrize(
     ("asks", "said"),
     [

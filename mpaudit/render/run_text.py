@@ -132,9 +132,9 @@ def _clock(time: datetime) -> str:
 def precision(report: RunReport) -> str | None:
     """The precision that the run trained in; None where that is not known.
 
-    A stand-in says so where it may be why nothing is mixed: a tensor that was sent to cuda lies on the
-    CPU and, outside of autocast regions, says that; libraries (ultralytics is one) then switch mixed
-    precision off.
+    On a stand-in it is said why the script may have switched mixed precision off: a tensor that was
+    sent to cuda lies on the CPU and, outside of autocast regions, says that. Libraries (ultralytics is
+    one) go by it.
     """
     if found := report.meta.get("precision"):
         return str(found)
@@ -142,7 +142,7 @@ def precision(report: RunReport) -> str | None:
     if report.light or not flowed or flowed & LOW_PRECISION:
         return None
     told = f"{' and '.join(sorted(flowed))}: nothing ran in 16 bits"
-    if report.meta.get("emulated"):
+    if report.meta.get("emulated") and report.meta.get("switched_off"):
         told += " (on a GPU it may: `tensor.device` says cpu here, and the script may go by that)"
     return told
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,7 +87,7 @@ def answer_as_gpus(patches: Patches, chosen: Chosen) -> None:
         patches.replace(torch.cuda.nvtx, name, lambda *_, **__: 0)
     for name in ("range_end", "mark"):
         patches.replace(torch.cuda.nvtx, name, lambda *_, **__: None)
-    answers = {
+    answers: dict[str, Callable[..., Any]] = {
         "device_count": gpus,
         "current_device_index": lambda: chosen.current,
         "current_device_idx": lambda: chosen.current,

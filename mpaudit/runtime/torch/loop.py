@@ -38,7 +38,7 @@ from mpaudit.runtime.torch.edited import Edits
 from mpaudit.runtime.torch.graph import activation, marks_behind, maybe_scaled
 from mpaudit.runtime.torch.guard import unseen_by
 from mpaudit.runtime.torch.progress import Progress, number
-from mpaudit.runtime.torch.regions import MADE_IN, Made
+from mpaudit.runtime.torch.regions import MADE_IN, SWITCHED_OFF, Made
 from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
 SCALED_BY = "mpaudit.scaled_by"
@@ -110,6 +110,8 @@ class Loop:
             self.scaler_built_before(scaler)
             enabled = args[5] if len(args) > 5 else kwargs.get("enabled", True)
             self._done_without |= not enabled
+            if not enabled:
+                self._watch.tracer.note(SWITCHED_OFF, True)
             if self._live(scaler):
                 self._watch.scalers.set(scaler, user_span())
                 way = hash(tuple(stack(user_frame()).values()))

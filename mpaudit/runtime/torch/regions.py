@@ -21,6 +21,8 @@ from mpaudit.runtime.torch.watch import Entered, Watch, unwatched
 LOW = ("float16", "bfloat16")
 MADE_IN = "mpaudit.made_in"
 """The key in the metadata of a node of the graph under which `mark` says where it was made."""
+SWITCHED_OFF = "switched_off"
+"""The fact that the script has entered a region, or made a scaler, that it had switched off."""
 _OWN = str(Path(__file__).parent) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 
@@ -92,6 +94,8 @@ def watch_regions(watch: Watch) -> None:
                     if watch.tracer.fact("precision") is None:
                         watch.tracer.note("precision", f"{dtype} autocast")
                     watch.region_entered()
+                elif watch.tracer.fact(SWITCHED_OFF) is None:
+                    watch.tracer.note(SWITCHED_OFF, True)
         return result
 
     def leave(original: Any, region: Any, *problem: Any) -> Any:
