@@ -131,6 +131,15 @@ def test_what_went_wrong_is_among_the_ranges_and_once(report: RunReport) -> None
     assert f"{LOUD}.inside" not in paths  # it hands on what the layer in it gave
 
 
+def test_what_is_handed_on_is_told_once(report: RunReport) -> None:
+    _, *rows = section(run_text.render(report), "range of values")
+    told = {row.split()[0] for row in rows if " forward " in row}
+    assert "0.inside.1" in told
+    assert "0.inside.2" not in told
+    ours = {each.layer.path: each.forward.amax for each in report.layers}
+    assert ours["0.inside.1"] == ours["0.inside.2"]  # a ReLU after a layer
+
+
 def test_all_is_told_to_those_who_ask(report: RunReport) -> None:
     text = run_text.render(report, whole=True)
     told = {row.split()[0] for row in section(text, "dtype flow per layer")[1:]}

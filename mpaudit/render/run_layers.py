@@ -115,7 +115,8 @@ def _worth_a_look(every: Sequence[_Range], begun: Container[tuple[str, str]]) ->
     """Those in which inf or NaN has `begun`, those nearest to the end of float16, and those that it
     flushes.
 
-    What a container passes on of a layer inside of it is told once, there.
+    What a container passes on of a layer inside of it is told once, there; what layers one after
+    another have for their largest (a ReLU, a pooling), with the first of them.
     """
     made = list(_made_here(every))
     bad = [each for each in made if each.numbers.inf or each.numbers.nan]
@@ -124,7 +125,8 @@ def _worth_a_look(every: Sequence[_Range], begun: Container[tuple[str, str]]) ->
     for name, most in WORST.items():
         ours = [each for each in made if each.name == name]
         half = [each for each in ours if "float16" in each.numbers.dtypes]
-        chosen |= {each[:2] for each in sorted(half or ours, key=_room)[:most]}
+        apart = {each.numbers.amax: each for each in reversed(half or ours)}
+        chosen |= {each[:2] for each in sorted(apart.values(), key=_room)[:most]}
     lossy = [each for each in made if _flushed(each) >= LEAST]
     chosen |= {each[:2] for each in sorted(lossy, key=_flushed, reverse=True)[:LOST]}
     return [each for each in every if each[:2] in chosen]
