@@ -16,7 +16,7 @@ from mpaudit.event import (
     TapeGradientsUnscaled,
 )
 from mpaudit.finding import Span
-from mpaudit.runtime.frame import spelling, user_frame
+from mpaudit.runtime.frame import spelling
 from mpaudit.runtime.keras.built import Built
 from mpaudit.runtime.keras.clips import Clips
 from mpaudit.runtime.keras.family import Family
@@ -25,7 +25,7 @@ from mpaudit.runtime.keras.loss import Losses
 from mpaudit.runtime.keras.narration import Narration
 from mpaudit.runtime.keras.optimizer import Optimizers
 from mpaudit.runtime.keras.patch import Call, Patches
-from mpaudit.runtime.keras.place import place
+from mpaudit.runtime.keras.place import innermost, place
 from mpaudit.runtime.keras.steps import Steps
 from mpaudit.runtime.keras.tagged import GRADIENTS, SCALED, UNSCALED, gradients, tag
 
@@ -128,7 +128,7 @@ class Events:
         self._narration.tell(
             TapeGradient(
                 at=at,
-                loss=Ref(("loss", at), spelling(target, user_frame())),
+                loss=Ref(("loss", at), spelling(target, innermost())),
                 gradients=taken,
                 model=models[0] if models else None,
                 others=tuple(models[1:]),

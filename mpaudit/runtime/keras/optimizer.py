@@ -8,12 +8,12 @@ from typing import Any
 
 from mpaudit.event import OptimizerWrapped, Ref
 from mpaudit.finding import Span
-from mpaudit.runtime.frame import spelling, user_frame
+from mpaudit.runtime.frame import spelling
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.identity import ByObject
 from mpaudit.runtime.keras.narration import Narration
 from mpaudit.runtime.keras.patch import Call, Patches
-from mpaudit.runtime.keras.place import by_hand, constructor, place
+from mpaudit.runtime.keras.place import by_hand, constructor, innermost, place
 
 
 class Optimizers:
@@ -43,7 +43,7 @@ class Optimizers:
         if number is None:
             self._serial += 1
             number = self._numbers.put(optimizer, self._serial)
-        return Ref(("optimizer", number), spelling(optimizer, user_frame()))
+        return Ref(("optimizer", number), spelling(optimizer, innermost()))
 
     def _around_made(self, original: Call) -> Call:
         def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:

@@ -12,6 +12,7 @@ from types import FrameType
 
 from mpaudit.finding import Position, Span
 from mpaudit.runtime.frame import OWN, is_users, user_frame, user_span
+from mpaudit.runtime.keras.replica_thread import behind
 
 _REWRITTEN = "__autograph_generated_file"
 
@@ -22,15 +23,20 @@ def place(*names: str, frame: FrameType | None = None) -> Span | None:
     `names` are what the called function may be called there; they find the exact call in a line
     that autograph has rewritten.
     """
-    found = user_frame(frame or sys._getframe(1))
+    thread, found = _running(frame or sys._getframe(1))
     while found is not None and _REWRITTEN in found.f_code.co_filename:
-        original = _before_autograph(found)
+        original = _before_autograph(found, thread)
         if original is None:
             return None
         if is_users(original[0]):
             return _call_at(*original, names)
         found = user_frame(found.f_back) if found.f_back else None  # Keras 2's own training step
     return None if found is None else user_span(found)
+
+
+def innermost() -> FrameType | None:
+    """The innermost frame of the user's code, None if there is none."""
+    return _running(sys._getframe(1))[1]
 
 
 def constructor(made: object) -> FrameType | None:
@@ -54,11 +60,22 @@ def by_hand(through: str) -> bool:
     return frame is not None and user_frame(frame) is frame
 
 
-def _before_autograph(frame: FrameType) -> tuple[str, int] | None:
+def _running(frame: FrameType) -> tuple[int, FrameType | None]:
+    """The innermost frame of the user's code from `frame` outwards, and its thread.
+
+    Where a thread that computes a replica has none of it, the thread which waits for it has.
+    """
+    found = user_frame(frame)
+    if found is None and (waiting := behind()) is not None:
+        return waiting[0], user_frame(waiting[1])
+    return threading.get_ident(), found
+
+
+def _before_autograph(frame: FrameType, thread: int) -> tuple[str, int] | None:
     """File and row that a line of autograph's output was made from, by TensorFlow's own map."""
     from tensorflow.python.util import tf_stack
 
-    mapper = tf_stack._source_mapper_stacks[threading.get_ident()][-1]
+    mapper = tf_stack._source_mapper_stacks[thread][-1]
     found = mapper.get_effective_source_map().get((frame.f_code.co_filename, frame.f_lineno))
     return (str(found[0]), int(found[1])) if found else None
 

@@ -22,6 +22,7 @@ from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import ROOM
 from mpaudit.runtime.keras.register import Register
 from mpaudit.runtime.keras.remedy import Remedy
+from mpaudit.runtime.keras.replica_thread import ReplicaThreads
 from mpaudit.runtime.keras.rollup import Rollup
 from mpaudit.runtime.keras.rounding import Roundings
 from mpaudit.runtime.keras.rows import SLOTS
@@ -72,7 +73,8 @@ class Watch:
         self._parts: list[Any] = [layers, steps, built, events]
         if remedy is not None:  # last: the others are to see what it changes
             self._parts.append(Remedy(remedy, patches, register))
-        for part in (events, Roundings(patches), Ends(patches), self._drain):
+        by_itself = (Roundings(patches), Ends(patches), ReplicaThreads(patches))
+        for part in (events, *by_itself, self._drain):
             with patches.guarded("installing the Keras probe"):
                 part.install()
         tracer.draining.append(self._drain)
