@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from watched import ROOT, batches, model, train  # noqa: E402
 
+from mpaudit.finding import Finding, Position, Span  # noqa: E402
 from mpaudit.protocols import machines  # noqa: E402
 from mpaudit.render import html, run_json, run_text  # noqa: E402
 from mpaudit.render import outcome as render  # noqa: E402
+from mpaudit.rule import Severity  # noqa: E402
 from mpaudit.runtime.advice import Advice, advise, outcome  # noqa: E402
 from mpaudit.runtime.summary import RunReport, stamp, summarise  # noqa: E402
 from mpaudit.runtime.torch import probe as torch_probe  # noqa: E402
@@ -237,6 +240,14 @@ def test_where_nothing_is_wrong_nothing_is_advised(tmp_path: Path) -> None:
     )
     data = json.loads(run_json.render(report))
     assert (Advice.read(data["advice"]), data["applied"]) == (Advice(), None)
+
+
+def test_where_a_mistake_was_found_the_loss_scale_is_not_said_to_fit(tmp_path: Path) -> None:
+    _, report = watched(tmp_path / "0.mpa", lambda: train(model()))
+    at = Position(1, 1)
+    mistake = Finding("MP504", "missing-scale-loss", Severity.ERROR, "", Span("a.py", at, at))
+    text = run_text.render(replace(report, findings=[mistake]))
+    assert "advice\n  none: no layer overflows; mend what was found first\n" in text
 
 
 def test_float32_gets_no_advice(tmp_path: Path) -> None:

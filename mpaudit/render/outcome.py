@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from mpaudit.render.columns import table as columns
+from mpaudit.rule import Severity
 from mpaudit.runtime.advice import Advice
+from mpaudit.runtime.summary import RunReport
 
 Outcome = Mapping[str, Any]
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_FRAME = re.compile(r'File ".*", line \d+, in ')
+_LONGEST = 400
 
 
-def told(advice: Advice) -> list[str]:
-    """What to change, each with its reason below it, and what nothing can be done about here."""
+def told(advice: Advice, *, errors: bool = False) -> list[str]:
+    """What to change, each with its reason below it, and what nothing can be done about here.
+
+    `errors` says that there are findings which a training goes wrong by.
+    """
     if advice.empty and not advice.beside:
-        return ["  none: no layer overflows, and the loss scale fits"]
+        return [f"  none: {nothing(errors=errors)}"]
     lines = [f"  {each}" for each in changes(advice)]
     return [*lines, *(f"    {each}" for each in advice.reasons), *(f"  {e}" for e in advice.beside)]
+
+
+def errors(report: RunReport) -> bool:
+    """Whether something was found by which the training goes wrong."""
+    return any(each.severity is Severity.ERROR for each in report.findings)
+
+
+def nothing(*, errors: bool) -> str:
+    """Why there is no advice."""
+    if errors:  # a loss that is never scaled, say: then its scale says nothing
+        return "no layer overflows; mend what was found first"
+    return "no layer overflows, and the loss scale fits"
+
+
+def gist(error: str) -> str:
+    """The text of an exception in a line: what autograph and Keras write around it is left out."""
+    kept: list[str] = []
+    lines = iter(_COLOUR.sub("", error).splitlines())
+    for line in map(str.strip, lines):
+        if line.startswith("Arguments received by "):
+            break
+        if _FRAME.match(line):
+            next(lines, None)  # of source
+        elif line and not line.endswith("in user code:"):
+            kept.append(line)
+    text = " ".join(kept)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def changes(advice: Advice) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from mpaudit.render import outcome, run_layers
 from mpaudit.render.colour import Paint, painter
 from mpaudit.render.columns import table
+from mpaudit.render.outcome import gist
 from mpaudit.render.text import block
 from mpaudit.report import Report, count, shown
 from mpaudit.runtime.advice import Advice, advise
@@ -63,7 +64,7 @@ def _facts(report: RunReport, paint: Paint) -> list[str]:
         "ranks": ranks(meta),
         "first bad": first_bad(meta.get("first_bad")),
         "ranks part": parting(meta.get("ranks_part")),
-        "ended by": meta.get("exception"),
+        "ended by": gist(meta.get("exception") or ""),
         "not seen": "; ".join(meta.get("probe_errors") or ()),
     }
     lines = [f"{paint('mpaudit', 'strong')} {shown(str(report.path))}"]
@@ -239,7 +240,8 @@ def _advice(report: RunReport) -> list[str]:
     if advice is None:
         return []
     tried = "  try it: `mpaudit run --apply TRACE`, then the script and its arguments"
-    return [*outcome.told(advice), *([] if advice.empty else [tried])]
+    lines = outcome.told(advice, errors=outcome.errors(report))
+    return [*lines, *([] if advice.empty else [tried])]
 
 
 def _applied(report: RunReport) -> list[str]:

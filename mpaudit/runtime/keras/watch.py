@@ -17,6 +17,7 @@ from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.events import Events
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.layers import Layers
+from mpaudit.runtime.keras.message import Messages
 from mpaudit.runtime.keras.narration import Narration
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import ROOM
@@ -73,8 +74,8 @@ class Watch:
         self._parts: list[Any] = [layers, steps, built, events]
         if remedy is not None:  # last: the others are to see what it changes
             self._parts.append(Remedy(remedy, patches, register))
-        by_itself = (Roundings(patches), Ends(patches), ReplicaThreads(patches))
-        for part in (events, *by_itself, self._drain):
+        by_itself = (Roundings, Ends, ReplicaThreads, Messages)
+        for part in (events, *(each(patches) for each in by_itself), self._drain):
             with patches.guarded("installing the Keras probe"):
                 part.install()
         tracer.draining.append(self._drain)
