@@ -23,9 +23,11 @@ LASTING = 5  # values at the end that have to be apart, at least
 APART = 8.0  # times the yardstick
 LOSS_APART, GRADIENT_APART, OUTPUT_APART = 0.2, 0.5, 0.2  # and so far in any case
 SAME = 0.01  # what parameters and inputs may differ by at the start (they may be halves)
+SAME_LOSS = 0.05  # what first losses in float32 may differ by, one of which is rounded
 START = ("parameters", "random")
+_SEED = {"torch": "torch.manual_seed", "keras": "keras.utils.set_random_seed"}
 _UNLIKE = {
-    "parameters": "every run starts from other parameters; a seed is missing (torch.manual_seed)",
+    "parameters": "every run starts from other parameters; a seed is missing ({seed})",
     "random": "torch draws other random numbers in every run; a seed is missing",
     "inputs": "the model gets other inputs in every run; a seed is missing (random, numpy, torch)",
 }
@@ -88,7 +90,7 @@ def unlike(one: Record, other: Record, *what: str) -> str | None:
             pairs = zip(mine, theirs, strict=False)
             differ = len(mine) != len(theirs) or any(_distance(a, b) > SAME for a, b in pairs)
         if differ:
-            return _UNLIKE[each]
+            return _UNLIKE[each].format(seed=_SEED.get(one.framework or "", "any"))
     return None
 
 
@@ -97,7 +99,11 @@ def compare(ours: Record, reference: Record, yardstick: Record) -> Comparison:
     why = unlike(ours, reference, *START) or unlike(reference, yardstick, *START, "inputs")
     if why is not None:
         return Comparison(0, refused=why)
+    if _begin_apart(reference, yardstick):
+        return Comparison(0, refused=_UNLIKE["inputs"])
     steps = min(len(each.steps) for each in (ours, reference, yardstick))
+    if steps >= FEWEST and not ours.losses:
+        return Comparison(steps, refused="the losses of its steps are not known")
     series = [*_losses(ours, reference, yardstick), *_gradients(ours, reference, yardstick)]
     if not any(len(each.ours) >= FEWEST for each in series):
         why = f"{steps} steps are too few, at least {FEWEST} are needed"
@@ -169,6 +175,17 @@ def _losses(ours: Record, reference: Record, yardstick: Record) -> list[_Series]
     return found
 
 
+def _begin_apart(one: Record, other: Record) -> bool:
+    """Whether the first losses of two runs in float32 differ by more than rounding makes them.
+
+    They tell of other inputs, which are not recorded of Keras.
+    """
+    if one.framework != "keras" or not (one.losses and other.losses):
+        return False
+    first, second = one.losses[0].value, other.losses[0].value
+    return math.isfinite(first) and _apart(second, first, abs(first)) > SAME_LOSS
+
+
 def _levels(values: Sequence[float]) -> list[float]:
     """What a difference in each value of a loss is measured by: the usual size around it.
 
@@ -195,7 +212,7 @@ def _gradients(ours: Record, reference: Record, yardstick: Record) -> list[_Seri
         for a, b, c in rows:
             if not a.applied == b.applied == c.applied:
                 break
-            if not a.applied:
+            if not (a.applied and a.gradients):  # where they are not known there are none at all
                 continue
             at = at or ours.span(a.place)
             right = _joined(b.gradients, b.gradients)
@@ -253,4 +270,6 @@ def _apart(value: float, wanted: float, level: float) -> float:
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.2g} %" if math.isfinite(value) else "more than all"
+    if not math.isfinite(value):
+        return "more than all"
+    return f"{100 * value:.0f} %" if value >= 0.995 else f"{100 * value:.2g} %"

@@ -78,7 +78,7 @@ def _run(plan: Plan, folder: Path) -> Record | str:
     done = follow(replace(plan, record=str(record)), file)
     how = "as it is" if plan.kind == "plain" else "in float32"
     if not record.exists():
-        return f"the script, run {how}, recorded nothing (is it a PyTorch script?)"
+        return f"the script, run {how}, recorded nothing (does it train with PyTorch or Keras 3?)"
     found = Record.read(record)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if _is_error(line)]

@@ -107,7 +107,12 @@ class Record:
         return Span(filename, Position(row, column), Position(end_row, end_column))
 
     def write(self, path: str) -> None:
-        """Write the record at once, whole or not at all."""
+        """Write the record at once, whole or not at all; of nothing only where there is none.
+
+        A script may import a framework that it does not train with.
+        """
+        if not self.steps and Path(path).exists():
+            return
         part = Path(f"{path}.part")
         part.write_text(json.dumps(asdict(self)), encoding="utf-8")
         part.replace(path)

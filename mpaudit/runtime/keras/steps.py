@@ -10,10 +10,11 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from mpaudit.finding import Span
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.identity import ByObject
@@ -28,12 +29,22 @@ ROOM = 4096
 _COLUMNS = 5  # index of the optimizer, applied, scale, whether the loss is known, the loss
 
 
+class Settled(NamedTuple):
+    """The outcome of an attempt, None for what is not known of it; `at` is where the optimizer is told."""
+
+    optimizer: int
+    step: int
+    applied: bool | None
+    loss: float | None
+    at: Span | None
+
+
 class Steps:
     """The attempts of all optimizers, in order.
 
     `on_apply` is told of every attempt that Python sees (in a graph: once, when it is traced)
     before it happens: of which Keras, the optimizer, the gradients, the variables; then `on_applied`
-    is. `on_end` is told when one in eager mode is over.
+    is. `on_end` is told when one in eager mode is over, `on_settled` when the host knows how.
     """
 
     def __init__(self, patches: Patches, clock: Clock) -> None:
@@ -47,6 +58,9 @@ class Steps:
         self._read = 0  # attempts handed to the tracer so far
         self.on_end: Callable[[], None] = lambda: None
         self.on_applied: Callable[[], None] = lambda: None
+        self.on_settled: Callable[[Settled], None] = lambda _: None
+        self.on_start: Callable[[Family, Sequence[Any]], None] = lambda *_: None
+        self._places: dict[int, Span] = {}
         self.over = False  # no attempt will come any more
         self._settled: dict[int, tuple[int, bool | None, float | None]] = {}
         self._loss: Any = None  # the last one that gradients were taken of
@@ -69,10 +83,12 @@ class Steps:
             before: Any = None
             with self._patches.guarded("optimizer"):
                 grads, variables = family.pairs(optimizer, (args, kwargs))
+                self.on_start(family, variables)
                 self.on_apply(family, optimizer, grads, variables)
                 self.on_applied()
                 if (at := place("apply_gradients", "apply", "fit", "train_on_batch")) is not None:
-                    self._tracer.stepped(self._index(optimizer), at)
+                    self._tracer.stepped(self.index(optimizer), at)
+                    self._places.setdefault(self.index(optimizer), at)
                 before = self._before(family, optimizer) if grads else None
             self._inside.apply = True
             inner = id(getattr(optimizer, "inner_optimizer", None))
@@ -111,7 +127,7 @@ class Steps:
         """
         if (scale := family.scale(optimizer)) is not None:
             return tf.identity(scale)
-        index = self._index(optimizer)
+        index = self.index(optimizer)
         if index not in self._scales:
             with tf.init_scope():
                 start = tf.constant(family.start(optimizer)[0], tf.float32)
@@ -119,7 +135,7 @@ class Steps:
         return tf.raw_ops.ReadVariableOp(resource=self._scales[index], dtype=tf.float32)
 
     def _after(self, family: Family, optimizer: Any, scale: Any, progress: Any) -> None:
-        index = self._index(optimizer)
+        index = self.index(optimizer)
         outcome = family.applied(optimizer, progress, family.progress(optimizer))
         applied = tf.cast(outcome, tf.float64)
         if index in self._scales:
@@ -139,7 +155,8 @@ class Steps:
         self._clock.unless(outcome)
         self._clock.advance()
 
-    def _index(self, optimizer: Any) -> int:
+    def index(self, optimizer: Any) -> int:
+        """The number of an optimizer."""
         found = self._indices.get(optimizer)
         if found is None:
             found = self._indices.put(optimizer, self._tracer.optimizer(type(optimizer).__name__))
@@ -170,8 +187,11 @@ class Steps:
             in_force = float(scale) if known and not math.isnan(scale) else None
             self._settled[tick] = step, outcome, in_force
             self._tracer.settled(int(index), step, outcome, in_force)
-            if known and has_loss and int(index) == 0:
-                self._progress.add(float(loss))
+            value = float(loss) if known and has_loss else None
+            if value is not None and int(index) == 0:
+                self._progress.add(value)
+            at = self._places.get(int(index))
+            self.on_settled(Settled(int(index), step, outcome, value, at))
         self._progress.tell(now, self._time)
         return range(started, now)
 

@@ -21,6 +21,7 @@ from mpaudit.runtime.keras.message import Messages
 from mpaudit.runtime.keras.narration import Narration
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import ROOM
+from mpaudit.runtime.keras.recorder import Recorder
 from mpaudit.runtime.keras.register import Register
 from mpaudit.runtime.keras.remedy import Remedy
 from mpaudit.runtime.keras.replica_thread import ReplicaThreads
@@ -67,6 +68,9 @@ class Watch:
         events = Events(patches, layers, built, steps, narration)
         self._drain = _Drain(patches, clock, Rollup(tracer, register), steps, narration)
         steps.on_apply = events.applied
+        self._recorder = None
+        if rehearsal is not None and rehearsal.kind != "trial":
+            self._recorder = self._drain.ends = Recorder(rehearsal, patches, steps)
         steps.on_applied = casts.over
         tracer.draining.append(casts.drain)
         steps.on_end = self._drain.look
@@ -74,13 +78,16 @@ class Watch:
         self._parts: list[Any] = [layers, steps, built, events]
         if remedy is not None:  # last: the others are to see what it changes
             self._parts.append(Remedy(remedy, patches, register))
+        if self._recorder is not None:
+            self._parts.append(self._recorder)
+            steps.on_start = self._recorder.began
         by_itself = (Roundings, Ends, ReplicaThreads, Messages)
         for part in (events, *(each(patches) for each in by_itself), self._drain):
             with patches.guarded("installing the Keras probe"):
                 part.install()
         tracer.draining.append(self._drain)
         if rehearsal is not None and rehearsal.kind == "trial":
-            self._drain.trial = Trial(rehearsal.steps, tracer, self.end)
+            self._drain.ends = Trial(rehearsal.steps, tracer, self.end)
         self._followed: set[str] = set()
         Watch._running = self
 
@@ -102,6 +109,8 @@ class Watch:
         """Hand over the rest, and put everything back."""
         Watch._running = None
         self._drain.close()
+        if self._recorder is not None:
+            self._recorder.write()
         self._tracer.draining.remove(self._drain)
         self._casts.drain()
         self._tracer.draining.remove(self._casts.drain)
@@ -114,7 +123,7 @@ class _Drain:
     def __init__(
         self, patches: Patches, clock: Clock, rollup: Rollup, steps: Steps, narration: Narration
     ) -> None:
-        self.trial: Trial | None = None
+        self.ends: Trial | Recorder | None = None
         self._patches = patches
         self._clock = clock
         self._rollup = rollup
@@ -154,8 +163,9 @@ class _Drain:
         if self._calls >= (_ROOM if self._drained else COUNTED):
             self()
         self._patches.tracer.flush_if_due()
-        if self.trial is not None and self._clock.on_host() >= self.trial.steps:
-            self.trial.end()
+        if self.ends is not None and self._clock.on_host() >= self.ends.steps:
+            self()
+            self.ends.end()
 
     def _around_function(self, original: Call) -> Call:
         def call(function: Any, *args: Any, **kwargs: Any) -> Any:
