@@ -662,3 +662,19 @@ def test_a_browser_shows_it_light_and_dark(trace: Path) -> None:
     dark, complaints = photograph(page, "--blink-settings=preferredColorScheme=0")
     assert complaints == ""
     assert dark[1:4] == bytes.fromhex("0f1318")
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.0, "0%"),
+        (1e-6, "<0.001%"),
+        (0.0123, "1.2%"),
+        (0.99, "99%"),
+        (0.9949, "99%"),
+        (0.995, ">99%"),
+        (1.0, "100%"),
+    ],
+)
+def test_a_share_is_never_told_as_a_power_of_ten(share: float, told: str) -> None:
+    assert html.percent(share) == told

@@ -172,6 +172,25 @@ def test_the_histograms_of_a_run_are_those_of_the_arithmetic_by_hand(
         assert row.sampled == row.elements
 
 
+@pytest.mark.parametrize("scales", [True, False])
+def test_gradients_of_a_loss_that_is_not_scaled_are_not_said_to_be(
+    tmp_path: Path, scales: bool
+) -> None:
+    """An optimizer has a loss scale all the same: it divides by it (MP504)."""
+    with watched(tmp_path):
+        model = keras.Sequential([keras.layers.Dense(1)])
+        model.build((None, 2))
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01))
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.cast(model(tf.ones([4, 2]), training=True), "float32"))
+            loss = optimizer.scale_loss(loss) if scales else loss
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+    rows = [row for each in histograms(tmp_path).values() for row in each if "gradient" in row.what]
+    assert {row.what for row in rows} == {"gradient", "weight_gradient"}
+    assert {row.scale for row in rows} == {2.0**15 if scales else 1.0}
+
+
 @pytest.mark.slow
 def test_fit_and_its_validation(tmp_path: Path) -> None:
     with watched(tmp_path):

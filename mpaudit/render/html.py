@@ -36,6 +36,7 @@ SMALLEST = -24  # log2 of float16's smallest subnormal: where the bars of the ra
 LISTED = 200  # skipped stretches of an optimizer that are listed
 CULPRITS = 4  # layers of one that are named
 _CODE = re.compile(r"`([^`\n]+)`")
+_ALL = 0.995  # a share that two digits would round to all
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +266,8 @@ def brief(number: float | None) -> str:
 
 def percent(share: float) -> str:
     """A share (0 to 1) in two digits; what is next to nothing as such."""
+    if share >= _ALL:
+        return "100%" if share >= 1 else ">99%"
     return "0%" if not share else "<0.001%" if share < 1e-5 else f"{100 * share:.2g}%"
 
 

@@ -68,8 +68,9 @@ class Events:
         def scale_loss(optimizer: Any, loss: Any) -> Any:
             result = original(optimizer, loss)
             with self._patches.guarded(family.scale_loss):
-                at = place(family.scale_loss)
-                if family.scales(optimizer) and at is not None:
+                at, scales = place(family.scale_loss), family.scales(optimizer)
+                self._steps.scaled |= scales
+                if scales and at is not None:
                     self._scaling_seen = True
                     tag(result, UNSCALED, loss)
                     ref = self._optimizers.ref(optimizer)

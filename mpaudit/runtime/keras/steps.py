@@ -62,6 +62,7 @@ class Steps:
         self.on_start: Callable[[Family, Sequence[Any]], None] = lambda *_: None
         self._places: dict[int, Span] = {}
         self.over = False  # no attempt will come any more
+        self.scaled = False  # whether a loss was multiplied by a loss scale
         self._settled: dict[int, tuple[int, bool | None, float | None]] = {}
         self._loss: Any = None  # the last one that gradients were taken of
         self._progress = Progress(patches.tracer)
@@ -200,7 +201,13 @@ class Steps:
         return self._settled[tick][0] if tick in self._settled else self._tracer.step()
 
     def scale(self, tick: int) -> float | None:
-        """The loss scale in force at a tick of the last interval, else the last one that was."""
+        """The loss scale in force at a tick of the last interval, else the last one that was.
+
+        None while no loss was multiplied by it: gradients are what they are, whatever an optimizer
+        divides them by.
+        """
+        if not self.scaled:
+            return None
         return self._settled[tick][2] if tick in self._settled else self._tracer.scale()
 
     def ended(self, tick: int) -> bool:
