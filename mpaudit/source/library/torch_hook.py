@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from mpaudit.event import GradientsHooked
 from mpaudit.finding import Span
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import method, on_result
+from mpaudit.source.library.registry import method
+from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch_gradient import optimizers_of
 from mpaudit.source.path import UNSET
 from mpaudit.source.values import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 CLAMPS = frozenset(["clamp", "clamp_", "clip", "clip_"])
 NUMBERS = frozenset(["nan_to_num", "nan_to_num_"])
+EDITS = CLAMPS | NUMBERS
 
 
 @method("", "register_hook")
@@ -86,7 +88,7 @@ def _by_library(hook: Value) -> str | None:
     if not isinstance(function, External) or not function.name.startswith("torch."):
         return None
     name = function.name.rpartition(".")[2]
-    return name if name in CLAMPS or name in NUMBERS else None
+    return name if name in EDITS else None
 
 
 def _ways(fact: Value | None) -> Iterator[str]:
@@ -98,16 +100,14 @@ def _ways(fact: Value | None) -> Iterator[str]:
         yield str(fact.value)
 
 
-@on_result
+@on_result(functions=[f"torch.{name}" for name in EDITS], methods=EDITS)
 def edited(call: Call, function: Value, made: Value) -> None:
     """`gradient.clamp(-1, 1)`, `torch.nan_to_num(gradient)` in a hook; not with a limit times the scale."""
     name = call.name.rpartition(".")[2]
-    if name not in CLAMPS and name not in NUMBERS:
-        return
     inputs = (*call.arguments, *call.keywords.values())
     gradient: Value | None = call.receiver
     if isinstance(function, External):
-        gradient = call.argument(0, "input") if function.name.startswith("torch.") else None
+        gradient = call.argument(0, "input")
     if gradient is None or call.path.known(gradient, "@hooked") is None:
         return
     if any(call.path.known(each, "@scale_of") is not None for each in inputs):
