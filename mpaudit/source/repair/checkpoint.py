@@ -39,8 +39,9 @@ def save_scaler(context: Context) -> Fix | None:
             loaded.setdefault(where, edit)
     if not saved:
         return None
-    told = "(and load it where the optimizer's is loaded)"
-    message = f"Save the state of `{scaler}` too" + (f", {told[5:-1]}" if loaded else f" {told}")
+    what = f"Save the state of `{scaler}` too"
+    where = "load it where the optimizer's is loaded"
+    message = f"{what}, {where}" if loaded else f"{what} (and {where})"
     return Fix(message, (*saved.values(), *loaded.values()), Safety.SAFE)
 
 
