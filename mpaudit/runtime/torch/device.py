@@ -134,7 +134,8 @@ class Remap:
         _device_constructors()  # torch keeps the set of them: it must hold its own functions
         for name in _FACTORIES.split():
             folder, _, short = name.rpartition(".")
-            self._watch.patches.wrap(getattr(torch, folder or "_", torch), short, self._made)
+            module = getattr(torch, folder) if folder else torch
+            self._watch.patches.wrap(module, short, self._made)
 
         def load(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             where = args[1] if len(args) > 1 else kwargs.get("map_location")
