@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from mpaudit.source.binding import Enter
 from mpaudit.source.generator import Generators
 from mpaudit.source.guard import GUARDED
+from mpaudit.source.matching import branches, chain
 from mpaudit.source.narrow import STEPPING, TRAINING
 from mpaudit.source.path import Fork, Frame, Path
 from mpaudit.source.values import (
@@ -136,7 +137,13 @@ class Compound(Generators):
         )
 
     def _do_Match(self, node: ast.Match, path: Path) -> list[Path]:
-        paths: list[Path] = []
+        asked = branches(node)
+        if asked is not None:
+            paths = self._do_If(asked, path)
+            for made in chain(asked):  # of which nothing else of the file knows
+                self.executed.pop(made, None)
+            return paths
+        paths = []
         for each, _ in self.run(path, node.subject):
             for case in node.cases:
                 paths.extend(self.block(case.body, [each.copy()]))
