@@ -15,6 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 from watched import ROOT  # noqa: E402
 
+from mpaudit import verdict  # noqa: E402
+from mpaudit.render import run_json  # noqa: E402
 from mpaudit.runtime.record import Attempts  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 
@@ -140,6 +142,11 @@ def losses(folder: Path, *options: str) -> list[float]:
 
 def test_each_process_applies_the_advice_of_one_trace(tmp_path: Path) -> None:
     assert all(math.isnan(each) for each in losses(tmp_path, "-o", "a.mpa"))
+    both = json.loads(run_json.render(verdict.read(*tmp_path.glob("a.r*.mpa"))))
+    (norm,) = [each for each in both["layers"] if each["path"] == "3"]
+    assert norm["float32_operations"] == [
+        {"operation": "layer_norm", "why": "listed", "per_step": 1.0}  # in each of the processes
+    ]
     told = losses(tmp_path, "--apply", "a.r0.mpa", "-o", "b.mpa")
     for rank in range(2):
         with Reader(tmp_path / f"b.r{rank}.mpa") as trace:

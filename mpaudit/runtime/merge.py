@@ -166,10 +166,33 @@ def _facts(metas: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         "exception": "; ".join(died) or None,
         "probe_errors": sorted(unseen),
         "cast_steps": sum(meta.get("cast_steps") or 0 for meta in everyone) or None,
+        "float32_operations": _operations(everyone),
+        "repeated_casts": _repeated(everyone),
         "skips": _skips(everyone),
         "overhead": max(costs, key=lambda each: each["share"], default=None),
         "sources": {k: v for meta in everyone for k, v in (meta.get("sources") or {}).items()},
     }
+
+
+def _operations(metas: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
+    """The operations that computed in float32, counted in the same steps as the casts."""
+    total: dict[str, dict[str, dict[str, int]]] = {}
+    for meta in metas:
+        for layer, operations in (meta.get("float32_operations") or {}).items():
+            for operation, reasons in operations.items():
+                known = total.setdefault(layer, {}).setdefault(operation, {})
+                for why, number in reasons.items():
+                    known[why] = known.get(why, 0) + number
+    return total
+
+
+def _repeated(metas: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """By layer, the casts that repeat others, in the step and the rank that had most."""
+    most: dict[str, int] = {}
+    for meta in metas:
+        for layer, number in (meta.get("repeated_casts") or {}).items():
+            most[layer] = max(number, most.get(layer, 0))
+    return most
 
 
 def _skips(metas: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
