@@ -149,6 +149,18 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, changes: dict[str, str]
     assert f"cannot compare with float32: {reader.meta['reference']['refused']}" in said
 
 
+@pytest.mark.slow
+def test_keras_2_is_refused(tmp_path: Path) -> None:
+    """Its policies would compute as ever: two runs that are the same would be called float32."""
+    pytest.importorskip("tf_keras")
+    code = fit().replace("import keras, numpy", "import tf_keras as keras, numpy")
+    policy = "keras.mixed_precision.set_global_policy"
+    said, reader = run(tmp_path, code.replace("keras.config.set_dtype_policy", policy))
+    assert found(reader) == []
+    assert "recorded nothing" in reader.meta["reference"]["refused"]
+    assert "cannot compare with float32" in said
+
+
 @contextmanager
 def changed(folder: Path, change: Callable[[Patches], object]) -> Iterator[None]:
     """What `change` does to Keras, under a mixed policy and a seed of its own."""
