@@ -19,6 +19,7 @@ from mpaudit.source.library.torch_amp import AUTOCASTS
 from mpaudit.source.names import Names
 from mpaudit.source.place import root_of
 from mpaudit.source.sort import Sort, sort_of, stands_for
+from mpaudit.source.torch_version import torch_of
 from mpaudit.source.walk import walk
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _RULE = "bad-autocast-argument"
 _MODERN = ("device_type", "dtype", "enabled", "cache_enabled")
 _LEGACY = ("enabled", "dtype", "cache_enabled")
+NUMBERS_TAKEN = (2, 4)
+"""From this release of torch on a device's number is let pass."""
 _INDEXED = re.compile(r"(cpu|cuda|xpu|mps):(\d+|\{.+\})")
 _WRONG_DEVICE = {"gpu": "cuda", "GPU": "cuda", "CUDA": "cuda", "CPU": "cpu"}
 _DTYPE_NAMES = {
@@ -135,11 +138,11 @@ class _Arguments:
             consequence = (
                 f'it raises "Expected one of cpu, cuda, ... at start of device string: {name}"'
             )
-        elif _INDEXED.fullmatch(name):
+        elif _INDEXED.fullmatch(name) and not self._takes_numbers():
             right = name.partition(":")[0]
             consequence = (
-                'it raises "User specified an unsupported autocast device_type" in many releases of '
-                f"torch; newer ones leave out their checks of {right}, such as whether it is there"
+                'it raises "User specified an unsupported autocast device_type" before torch 2.4; '
+                f"newer releases leave out their checks of {right}, such as whether it is there"
             )
         else:
             return
@@ -153,6 +156,11 @@ class _Arguments:
             consequence,
             self._fix(f'Write "{right}"', edit),
         )
+
+    def _takes_numbers(self) -> bool:
+        """Whether only releases are meant that take "cuda:0"."""
+        floor = torch_of(self.module).floor
+        return floor is not None and floor >= NUMBERS_TAKEN
 
     def _misnamed(self, keyword: ast.keyword) -> Found:
         start, _ = self.module.range(keyword)
