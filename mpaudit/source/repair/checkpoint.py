@@ -39,9 +39,8 @@ def save_scaler(context: Context) -> Fix | None:
             loaded.setdefault(where, edit)
     if not saved:
         return None
-    what = f"Save the state of `{scaler}` too"
-    where = "load it where the optimizer's is loaded"
-    message = f"{what}, {where}" if loaded else f"{what} (and {where})"
+    first, second = f"Save the state of `{scaler}` too", "load it where the optimizer's is loaded"
+    message = f"{first}, {second}" if loaded else f"{first} (and {second})"
     return Fix(message, (*saved.values(), *loaded.values()), Safety.SAFE)
 
 
