@@ -12,6 +12,7 @@ from mpaudit.source import library
 from mpaudit.source.call import Calls
 from mpaudit.source.dtypes import dtype_named, same_dtype
 from mpaudit.source.path import Path
+from mpaudit.source.torch_version import reached
 from mpaudit.source.values import (
     FALSE,
     NONE,
@@ -41,6 +42,13 @@ _ORDER: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.GtE: operator.ge,
 }
 _MIRRORED = {ast.Gt: ast.Lt, ast.LtE: ast.GtE}
+_TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.Gt,
+    ast.LtE: ast.GtE,
+    ast.Gt: ast.Lt,
+    ast.GtE: ast.LtE,
+}
+"""What a comparison is, read from the right."""
 
 
 class Operators(Calls):
@@ -140,6 +148,8 @@ class Operators(Calls):
             answers = [self._compare(ast.Eq(), left, item, path) for item in right.items]
             if TRUE in answers or all(answer == FALSE for answer in answers):
                 return TRUE if TRUE in answers else FALSE
+        if type(op) in _ORDER and (asked := self._of_release(op, left, right, path)) is not None:
+            return asked
         compute = _ORDER.get(type(op))
         if compute and isinstance(left, Const) and isinstance(right, Const):
             try:
@@ -153,6 +163,16 @@ class Operators(Calls):
         if isinstance(op, ast.GtE):
             return self.logic.negate(self.term("Lt", left, right))
         return self.term(type(op).__name__, left, right)
+
+    def _of_release(self, op: ast.cmpop, left: Value, right: Value, path: Path) -> Value | None:
+        """What is known of `torch.__version__ >= "1.6"`, on either side of the sign."""
+        module, kind = path.frame.module, type(op)
+        if isinstance(left, Const):
+            left, right, kind = right, left, _TURNED[kind]
+        beyond = kind in (ast.Gt, ast.LtE)
+        if not reached(left, right, module, beyond=beyond):
+            return None
+        return TRUE if kind in (ast.Gt, ast.GtE) else FALSE
 
     def _IfExp(self, node: ast.IfExp, path: Path) -> Value:
         test = self.evaluate(node.test, path)
