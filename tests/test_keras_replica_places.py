@@ -83,7 +83,8 @@ def told(found: list[Problem]) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("package", "kind"), [("keras", "fit"), ("tf_keras", "fit"), ("keras", "own")]
+    ("package", "kind"),
+    [("keras", "fit"), pytest.param("tf_keras", "fit", marks=pytest.mark.slow), ("keras", "own")],
 )
 def test_what_one_replica_is_told_two_are_told_at_the_same_lines(
     tmp_path: Path, package: str, kind: str

@@ -135,7 +135,7 @@ def test_casts_of_all_replicas_are_counted(
 
 @pytest.mark.parametrize("bad", ["inputs", "targets"])
 @pytest.mark.parametrize("replica", [0, 1])
-@pytest.mark.parametrize("package", ["keras", "tf_keras"])
+@pytest.mark.parametrize("package", ["keras", pytest.param("tf_keras", marks=pytest.mark.slow)])
 def test_the_replica_that_overflows_is_told(
     tmp_path: Path, package: str, replica: int, bad: str
 ) -> None:

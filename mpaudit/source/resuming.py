@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from mpaudit.source.module import Module
     from mpaudit.source.project import Project
 
-_LOADS = re.compile(r"\w*(?:load|resum|restor)\w*\s*\(", re.IGNORECASE)
+_LOADS = re.compile(r"(?:load|resum|restor)\w*\s*\(", re.IGNORECASE)
+"""The end of a called name; where it begins is looked for then, which is several times faster."""
 _HOLDER = re.compile(r"(?:(\w+)\s*|[\])]\s*)\.\s*\Z")
 """What `load_state_dict` is called on: its last name, or something that was picked or called."""
 _OPTIMIZER = re.compile(r"optim|(?<![a-z])opts?(?![a-z]|\s*\.\s*\w)|solver|adam|sgd", re.IGNORECASE)
 """How optimizers are called; `opt.weights` is one of the options of a command line."""
-_TAKEN_OUT = re.compile(r"\w*optim\w*\s*=\s*\w*(?:ckpt|check|state|snap|saved|load)\w*\s*\[", re.I)
+_TAKEN_OUT = re.compile(r"optim\w*\s*=\s*\w*(?:ckpt|check|state|snap|saved|load)\w*\s*\[", re.I)
 """`optimizer = checkpoint["optimizer"]`, which was saved as it is."""
 _WHOLE = re.compile(
     r"set_optimizer_state_dict|set_state_dict|\.load_state\(|optim_state_dict_to_load"
@@ -72,9 +73,10 @@ def _read(text: str) -> _Loads:
     names: set[str] = set()
     sure = _TAKEN_OUT.search(text) is not None or _WHOLE.search(text) is not None
     for match in () if sure else _LOADS.finditer(text):
-        given = _arguments(text, match.end())
-        if match[0].startswith("load_state_dict"):
-            before = text[max(0, match.start() - _REACH) : match.start()]
+        given, start = _arguments(text, match.end()), _begin(text, match.start())
+        called = text[start : match.end()]
+        if called.startswith("load_state_dict"):
+            before = text[max(0, start - _REACH) : start]
             holder = _HOLDER.search(before)
             if holder is None:
                 continue
@@ -87,11 +89,18 @@ def _read(text: str) -> _Loads:
                 sure = True
             else:
                 names.add(holder[1])
-        elif _OPTIMIZER.search(f"{match[0]} {given}"):
+        elif _OPTIMIZER.search(f"{called} {given}"):
             sure = True
         if sure:
             break
     return _Loads(sure, frozenset(names))
+
+
+def _begin(text: str, inside: int) -> int:
+    """Where the word begins in which a place is."""
+    while inside and (text[inside - 1].isalnum() or text[inside - 1] == "_"):
+        inside -= 1
+    return inside
 
 
 def _arguments(text: str, start: int) -> str:
