@@ -141,7 +141,7 @@ def built_anew() -> list[Any]:
 
 def traced_again_and_again() -> list[Any]:
     model = dense(keras.layers.Dense(5, activation="relu"))
-    batches = [tf.constant(samples(size, 6)) for size in range(1, 25)]
+    batches = [tf.constant(samples(size, 6)) for size in range(1, 11)]
     return trained(model, batches, lambda: model.trainable_variables)
 
 

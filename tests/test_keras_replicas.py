@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,11 @@ STEPS, REPLICAS, BAD = 3, 2, 1
 PLACES = {"dense": ("model/dense", "float16"), "head": ("model/head", "float32")}
 
 
+Watched = Callable[..., tuple[dict[str, Any], Path]]
+"""What a run under the probe printed, and the folder of its trace."""
+
+
+@cache
 def trained(*arguments: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *arguments],
@@ -30,6 +37,18 @@ def trained(*arguments: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """Runs under the probe, each made once for all tests of it."""
+
+    @cache
+    def run(how: str, *options: str) -> tuple[dict[str, Any], Path]:
+        folder = tmp_path_factory.mktemp(how)
+        return trained(how, str(folder / "run.mpa"), *options), folder
+
+    return run
 
 
 def arrays(tensors: list[Any]) -> list[Any]:
@@ -48,10 +67,11 @@ def largest(tensors: list[Any]) -> float:
         ("fit", "multi"),
     ],
 )
-def test_numbers_of_all_replicas_are_joined(tmp_path: Path, how: str, strategy: str) -> None:
-    seen = trained(how, str(tmp_path / "run.mpa"), "--strategy", strategy)
-    replicas = REPLICAS if strategy == "mirrored" else 1
-    with read(tmp_path) as reader:
+def test_numbers_of_all_replicas_are_joined(watched: Watched, how: str, strategy: str) -> None:
+    options = () if strategy == "mirrored" else ("--strategy", strategy)
+    seen, folder = watched(how, *options)
+    replicas = 1 if options else REPLICAS
+    with read(folder) as reader:
         found, steps = numbers(reader), attempts(reader)
         histograms, layers = reader.histograms(), reader.layers()
         incidents, peaks = reader.incidents(), reader.peaks()
@@ -90,9 +110,9 @@ def test_numbers_of_all_replicas_are_joined(tmp_path: Path, how: str, strategy: 
     assert peaks
 
 
-def test_a_light_look_at_replicas_measures_the_gradients_of_parameters(tmp_path: Path) -> None:
-    seen = trained("light", str(tmp_path / "run.mpa"))
-    with read(tmp_path) as reader:
+def test_a_light_look_at_replicas_measures_the_gradients_of_parameters(watched: Watched) -> None:
+    seen, folder = watched("light")
+    with read(folder) as reader:
         found, steps = numbers(reader), attempts(reader)
     assert {phase for _, phase in found} == {"update"}
     for name, (layer, _) in PLACES.items():
@@ -103,22 +123,15 @@ def test_a_light_look_at_replicas_measures_the_gradients_of_parameters(tmp_path:
 
 
 @pytest.mark.parametrize("how", ["fit", "function"])
-def test_replicas_train_to_the_same_bits(tmp_path: Path, how: str) -> None:
-    assert trained(how)["weights"] == trained(how, str(tmp_path / "run.mpa"))["weights"]
-
-
-@pytest.fixture(scope="module")
-def unwatched() -> dict[str, Any]:
-    return trained("fit")
+def test_replicas_train_to_the_same_bits(watched: Watched, how: str) -> None:
+    assert trained(how)["weights"] == watched(how)[0]["weights"]
 
 
 @pytest.mark.parametrize(("how", "batch"), [("fit", 8), ("odd", 7), ("eager", 8), ("function", 8)])
-def test_casts_of_all_replicas_are_counted(
-    tmp_path: Path, unwatched: dict[str, Any], how: str, batch: int
-) -> None:
+def test_casts_of_all_replicas_are_counted(watched: Watched, how: str, batch: int) -> None:
     """What a step casts is what the model's graph does for each replica, of its samples."""
-    trained(how, str(tmp_path / "run.mpa"))
-    with read(tmp_path) as reader:
+    unwatched = trained("fit")
+    with read(watched(how)[1]) as reader:
         found, steps = reader.casts(), reader.meta["cast_steps"]
     assert steps == (2 if how == "eager" else 1)
     counts: Counter[tuple[str, str]] = Counter()
@@ -137,11 +150,13 @@ def test_casts_of_all_replicas_are_counted(
 @pytest.mark.parametrize("replica", [0, 1])
 @pytest.mark.parametrize("package", ["keras", pytest.param("tf_keras", marks=pytest.mark.slow)])
 def test_the_replica_that_overflows_is_told(
-    tmp_path: Path, package: str, replica: int, bad: str
+    watched: Watched, package: str, replica: int, bad: str
 ) -> None:
     """Keras 3 skips a step by what the first replica finds; tf_keras adds gradients up before."""
-    options = ["--keras", package, "--replica", str(replica), "--bad", bad]
-    seen = trained("fit", str(tmp_path / "run.mpa"), *options)
+    chosen = ("--keras", package), ("--replica", str(replica)), ("--bad", bad)
+    left = ("--keras", "keras"), ("--replica", "0"), ("--bad", "inputs")  # as the program has them
+    options = [word for each in chosen if each not in left for word in each]
+    seen, folder = watched("fit", *options)
     place, layer = ("dense forward", "model/dense"), "dense"
     if bad == "targets":
         place, layer = ("dense backward", "model/head"), "head"
@@ -151,7 +166,7 @@ def test_the_replica_that_overflows_is_told(
     skips = package == "tf_keras" or replica == 0
     final = [numpy.frombuffer(bytes.fromhex(each), "float32") for each in seen["weights"]]
     assert skips == all(numpy.isfinite(each).all() for each in final)
-    with read(tmp_path) as reader:
+    with read(folder) as reader:
         steps, incidents = attempts(reader), reader.incidents()
     outcome = {True: (True, 256.0), False: (False, 512.0)}[skips]
     assert steps == {0: (True, 512.0), 1: (not skips, 512.0), 2: outcome}
