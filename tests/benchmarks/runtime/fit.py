@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import random
+import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from ..goal import Goal
+from ..peer import ROOT, clean
+from ..timing import Run
 from . import turn
 from .pair import Pair, added, mean
-from .time import timed
-from .turn import PLAIN, Worker, seconds
+from .time import shares, timed
+from .turn import PLAIN, Worker, pair, seconds
 
 WORKER = Path(__file__).with_name("fit_worker.py")
+SAME = Path(__file__).with_name("fit_same.py")
 OURS, AGAIN, PEER = "mpaudit", "none again", "enable_check_numerics"
 SHAPES = {"toy": "Keras, MLP of 4 layers", "resnet": "Keras, ResNet-50 at 96 x 96"}
 LIMITS = {"toy": 25, "resnet": 5}  # percent of a step
-STEPS = {"toy": 400, "resnet": 10}
-"""Steps of one turn: of ten steps one is looked at, and a trace is written each second."""
-TURNS = {"toy": 6, "resnet": 2}
+STEPS = {"toy": 400, "resnet": 1}
+"""Steps of one turn. In many one is looked at in ten, and a trace is written each second."""
+TURNS = {"toy": 12, "resnet": 24}
 """Times as many turns as were asked for."""
+THEIRS = {"toy": 400, "resnet": 4}
+"""Steps of a turn of the other tool."""
 WARM = 2
-"""Turns before those that count: graphs are traced in them, and the first ten steps are all looked at."""
+"""Turns of the other tool before those that count: graphs are traced in them."""
 
 
 def rows(shape: str) -> Iterator[Goal]:
@@ -35,34 +42,55 @@ def rows(shape: str) -> Iterator[Goal]:
 
 
 def timed_row(shape: str, rounds: int) -> Goal:
-    """What is added to a step: turns of processes, in an order that is drawn each time.
+    """What is added to a step: without and with mpaudit in one process, the other tool in two.
 
-    Two of them do without a watcher: what they differ by is noise, that of two processes included, and
-    the others are compared with both.
+    Two models do without a watcher: what they differ by is noise, and ours is compared with both.
     """
-    pairs: dict[str, list[Pair]] = {OURS: [], AGAIN: [], PEER: []}
-    order = random.Random(0)
-    with ExitStack() as stack:
-        where = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        names = [PLAIN, *pairs]
-        workers = {each: _start(stack, shape, each, where) for each in names}
-        for number in range(-WARM, TURNS[shape] * rounds):
-            few = names if number < rounds else names[:-1]  # of the other tool few are enough
-            drawn = order.sample(few, len(few))
-            found = {each: workers[each].steps(STEPS[shape]) for each in drawn}
-            both = mean(found[PLAIN], found[AGAIN])
-            for name in few[1:] if number >= 0 else ():
-                plain = found[PLAIN] if name == AGAIN else both
-                pairs[name].append(Pair(plain, found[name]))
-    peer, noise = added(pairs[PEER]), added(pairs[AGAIN])
+    ours, control = _same(shape, TURNS[shape] * rounds)
+    pairs = {OURS: ours, AGAIN: control, PEER: _theirs(shape, rounds)}
+    peer, noise = added(pairs[PEER]), added(control)
     ends = f"({100 * noise.low:.1f} to {100 * noise.high:.1f})"
     return timed(
         f"{SHAPES[shape]}: time added to a step",
-        f"{PEER} {100 * peer.share:.0f} %; a second process without {100 * noise.share:.1f} % {ends}",
-        pairs[OURS],
+        f"{PEER} {100 * peer.share:.0f} %; a second model without {100 * noise.share:.1f} % {ends}",
+        ours,
         LIMITS[shape],
+        shares(OURS) if STEPS[shape] == 1 else None,
         seconds=seconds(pairs),
     )
+
+
+def _same(shape: str, turns: int) -> tuple[list[Pair], list[Pair]]:
+    """Pairs of turns without and with mpaudit; and of two without, what was looked at by mpaudit aside."""
+    done = subprocess.run(
+        [sys.executable, str(SAME), shape, str(turns), str(STEPS[shape])],
+        env={**clean(), "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"turns of fit failed: {done.stderr}")
+    ours, control = list[Pair](), list[Pair]()
+    for line in map(json.loads, done.stdout.splitlines()):
+        plain, again = (Run(*line[name], 0) for name in (PLAIN, AGAIN))
+        *watched, look = line[OURS]
+        ours.append(Pair(mean(plain, again), Run(*watched, 0), look))
+        control.append(Pair(plain, again))
+    return ours, control
+
+
+def _theirs(shape: str, rounds: int) -> list[Pair]:
+    """Pairs of turns of two processes, one of them with the other tool."""
+    found: list[Pair] = []
+    with ExitStack() as stack:
+        where = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        plain, watched = (_start(stack, shape, each, where) for each in (PLAIN, PEER))
+        for number in range(-WARM, rounds):
+            each = pair(plain, watched, THEIRS[shape], number)
+            if number >= 0:
+                found.append(each)
+    return found
 
 
 def _start(stack: ExitStack, shape: str, watcher: str, where: Path) -> Worker:

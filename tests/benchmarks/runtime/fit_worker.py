@@ -37,6 +37,14 @@ def model(shape: str, *, xla: bool) -> Any:
     return made
 
 
+def batches(shape: str, trained: Any) -> Any:
+    """The same batch without an end."""
+    random = numpy.random.default_rng(0)
+    inputs = random.normal(size=(BATCH[shape], *trained.input_shape[1:])).astype("float32")
+    labels = numpy.arange(BATCH[shape]) % 10
+    return tf.data.Dataset.from_tensors((inputs, labels)).repeat()
+
+
 def main() -> None:
     name, watcher = sys.argv[1:]
     shape = name.removesuffix(XLA).removesuffix(SAME)
@@ -45,10 +53,7 @@ def main() -> None:
     if watcher == "enable_check_numerics":
         tf.debugging.enable_check_numerics()
     trained = model(shape, xla=name.endswith(XLA))
-    random = numpy.random.default_rng(0)
-    inputs = random.normal(size=(BATCH[shape], *trained.input_shape[1:])).astype("float32")
-    labels = numpy.arange(BATCH[shape]) % 10
-    data = tf.data.Dataset.from_tensors((inputs, labels)).repeat()
+    data = batches(shape, trained)
     print("ready", flush=True)
     for line in sys.stdin:
         if line.strip() == "weights":
