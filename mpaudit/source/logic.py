@@ -92,6 +92,7 @@ class Logic:
 
         It outlives a join of paths that agree in it for different reasons.
         """
+        value = self._positive(value)
         if isinstance(value, Choice):
             known = self.truth(value, path)
             if known is not None and not (
@@ -104,6 +105,15 @@ class Logic:
             known = self.truth(value, path) if composed else None
             if known is not None:
                 path.facts[value] = known
+
+    def _positive(self, value: Value) -> Value:
+        """The question that `not` turns round: it is the one that is asked again."""
+        while isinstance(value, Thing):
+            operation, *operands = self.identities.description(value.uid)
+            if operation != "not":
+                break
+            value = _value(operands[0])
+        return value
 
     def whole(self, value: Choice) -> Thing:
         """What stands for the question whether a Choice is true, whatever its sides are."""
