@@ -297,6 +297,13 @@ class Path:
         return thing
 
 
+def of_making(fact: Value | None) -> Value | None:
+    """What a fact is that an object has from its making: on paths without the fact there is no object."""
+    while isinstance(fact, Choice) and UNSET in (fact.yes, fact.no):
+        fact = fact.no if fact.yes == UNSET else fact.yes
+    return fact
+
+
 def unset(value: Value) -> bool:
     """Whether a place that holds this was not set on some of the paths that were joined."""
     return value == UNSET or (isinstance(value, Choice) and (unset(value.yes) or unset(value.no)))

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mpaudit.source.library.registry import answers
-from mpaudit.source.values import FALSE, TRUE, Class, Const, External, Pack, Thing, Value
+from mpaudit.source.path import of_making
+from mpaudit.source.values import (
+    FALSE,
+    TRUE,
+    Choice,
+    Class,
+    Const,
+    External,
+    Pack,
+    Thing,
+    Value,
+)
 
 if TYPE_CHECKING:
     from mpaudit.source.path import Path
@@ -22,19 +33,31 @@ ADAMS = frozenset(["torch.optim.Adam", "torch.optim.AdamW"])
 def is_of_class(call: Call) -> Value | None:
     """`isinstance(x, C)` of an object that was made in view; None where that does not settle it."""
     value, asked = call.argument(0), call.argument(1)
-    if not isinstance(value, Thing) or asked is None:
+    if value is None or asked is None:
+        return None
+    return _answered(call, value, asked.items if isinstance(asked, Pack) else (asked,))
+
+
+def _answered(call: Call, value: Value, asked: Sequence[Value]) -> Value | None:
+    """The answer for either side of a Choice, for an object that was made."""
+    if isinstance(value, Choice):
+        yes, no = _answered(call, value.yes, asked), _answered(call, value.no, asked)
+        if yes is None or no is None:
+            return None
+        return yes if yes == no else Choice(value.condition, yes, no)
+    if not isinstance(value, Thing):
         return None
     if call.engine.identities.description(value.uid)[0] != "made":
         return None
-    each = [
-        _is(value, one, call.path) for one in (asked.items if isinstance(asked, Pack) else (asked,))
-    ]
+    each = [_is(value, one, call.path) for one in asked]
     if True in each:
         return TRUE
     return None if None in each else FALSE
 
 
 def _is(value: Thing, asked: Value, path: Path) -> bool | None:
+    if value.kind == "Loss":
+        return _is_loss(of_making(path.known(value, "@layer")), asked)
     owner, maker = path.known(value, "@class"), path.known(value, "@maker")
     if isinstance(owner, Class):
         line = list(_line(owner))
@@ -53,6 +76,15 @@ def _is(value: Thing, asked: Value, path: Path) -> bool | None:
             False if optimizers and both != ADAMS and "torch.optim.Optimizer" not in both else None
         )
     return None
+
+
+def _is_loss(made: Value | None, asked: Value) -> bool | None:
+    """Whether a loss of `torch.nn` is what is asked for: none of them derives from another."""
+    if not isinstance(made, Const) or not isinstance(asked, External):
+        return None
+    package, _, name = asked.name.rpartition(".")
+    public = name.endswith("Loss") and not name.startswith("_")
+    return name == made.value if public and package.startswith("torch.nn") else None
 
 
 def _line(owner: Class, depth: int = 0) -> Iterator[Value]:

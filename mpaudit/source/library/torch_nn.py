@@ -22,6 +22,7 @@ from mpaudit.source.library.torch_placement import certain_device
 from mpaudit.source.library.torch_region import compiling
 from mpaudit.source.library.torch_training import mark_mean
 from mpaudit.source.library.unseen import unseen
+from mpaudit.source.path import of_making
 from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def make_timm_loss(call: Call) -> Value:
 @called("Loss")
 def loss(call: Call) -> Value:
     """`criterion(prediction, target)`."""
-    name = call.path.known(call.thing, "@layer")
+    name = of_making(call.path.known(call.thing, "@layer"))
     return _loss(call, str(name.value) if isinstance(name, Const) else "")
 
 
