@@ -319,6 +319,20 @@ def test_arguments_that_disagree_with_a_file(project: Path) -> None:
     assert not check([project / "ds.json"]).findings
 
 
+def test_a_template_is_read_as_far_as_it_says_something(project: Path) -> None:
+    path = project / "ds_config_TEMPLATE.json"
+    for place in ("BATCH_SIZE", "CL_1st_MIN", "LR", "{{ batch }}", "${BATCH}", "<batch>"):
+        path.write_text(f'{{"train_batch_size": {place},\n"fp16": {{"enabled": {place}}}}}')
+        assert places(path) == []
+        path.write_text(
+            f'{{"train_batch_size": {place},\n"fp16": {{"enabled": true}}, "bf16": {{"enabled": true}}}}'
+        )
+        assert places(path) == [("ds_config_TEMPLATE.json", 2, 1, RULE)]
+    for word in ("None", "True", "maybe"):
+        path.write_text(f'{{"train_batch_size": 8, "fp16": {word}}}')
+        assert [name for *_, name in places(path)] == ["unparsable-source"]
+
+
 def test_places_of_keys_and_values() -> None:
     text = '{"a": {"b": [1, {"c": "}"}], "d": -1.5e3}} // end'
     tree = read_json(text)

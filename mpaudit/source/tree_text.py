@@ -16,6 +16,8 @@ _SPACE = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|#[^\r\n]*|/\*.*?\*/)*", re.DOTALL
 _STRING = re.compile(r'"(?:[^"\\\r\n]|\\.)*"')
 _WORD = re.compile(r"[A-Za-z_$][\w.$-]*")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_LEFT_OPEN = re.compile(r"\{\{.*?\}\}|\$\{\w+\}|\$\w+|<\w+>|[A-Z](?=\w*_|[A-Z\d]*\b)\w*")
+"""What a template has in place of a value, until a program fills it in."""
 _LITERALS = {"true": True, "false": False, "null": None}
 _ROW = re.compile(r"^(?P<indent> *)(?P<key>\"[^\"\n]*\"|'[^'\n]*'|[A-Za-z_][\w.-]*) *:(?=[ \n]|$)")
 _FLOW_KEY = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|[A-Za-z_][\w.-]*")
@@ -33,6 +35,8 @@ class Opaque:
 
 
 OPAQUE = Opaque()
+OPEN = "auto"
+"""The value of what a template leaves open, as of what DeepSpeed takes from elsewhere."""
 
 
 class BrokenTextError(ValueError):
@@ -115,6 +119,9 @@ def _object(text: str, at: int, depth: int) -> tuple[Tree, int]:
 
 
 def _value(text: str, at: int, depth: int) -> tuple[Tree | Scalar | Opaque, int]:
+    match = _LEFT_OPEN.match(text, at)
+    if match is not None:
+        return OPEN, match.end()
     if text.startswith("{", at):
         return _object(text, at, depth + 1)
     if text.startswith("[", at):
