@@ -17,7 +17,7 @@ BACKWARD = "accelerate-raw-backward"
 CLIP = "accelerate-raw-clip"
 
 
-def _under_fp16(accelerator: Accelerated) -> str:
+def under_fp16(accelerator: Accelerated) -> str:
     """When a consequence of loss scaling comes about."""
     if accelerator.scales:
         return ""
@@ -33,7 +33,7 @@ def raw_backward(raw: PlainBackward, event: PreparedStep) -> Broken:
     said = []
     if accelerator.scales is not False:
         said.append(
-            f'{_under_fp16(accelerator)}the first step raises "Attempted step but _scale is None", and '
+            f'{under_fp16(accelerator)}the first step raises "Attempted step but _scale is None", and '
             "any later one divides gradients by a loss scale that they were never multiplied by"
         )
     if accelerator.accumulates is not False:
@@ -69,7 +69,7 @@ def raw_clip(event: GradientsClipped, backward: AcceleratorBackward) -> Broken:
             CLIP,
             event.at,
             f"{event.how} on gradients that `{accelerator.text or 'the Accelerator'}` has scaled",
-            f"{_under_fp16(accelerator)}they are 65536 times too large at the initial scale: the limit cuts "
+            f"{under_fp16(accelerator)}they are 65536 times too large at the initial scale: the limit cuts "
             "them to nothing, and the update is as good as zero",
             (Related(backward.at, "the loss is scaled and the gradients are made here"),),
             _subjects(event, backward),
@@ -97,7 +97,7 @@ def raw_step(event: OptimizerStep, backward: AcceleratorBackward) -> Broken:
             CLIP,
             event.at,
             f"`{optimizer}` is not what `prepare()` returned for it: nothing unscales the gradients it steps",
-            f"{_under_fp16(accelerator)}the update is 65536 times too large at the initial scale, and "
+            f"{under_fp16(accelerator)}the update is 65536 times too large at the initial scale, and "
             "overflows are not skipped",
             (Related(backward.at, "the loss is scaled and the gradients are made here"),),
             (("optimizer", optimizer),),

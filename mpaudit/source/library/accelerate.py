@@ -135,12 +135,22 @@ def known_of(engine: Calls, accelerator: Thing, path: Path) -> Accelerated:
     since = path.known(accelerator, "@gathering")
     return Accelerated(
         Ref(accelerator.uid, ""),
-        scales=_scales(engine, precision or UNKNOWN, path),
+        scales=(
+            False
+            if _scalerless(engine, accelerator, path)
+            else _scales(engine, precision or UNKNOWN, path)
+        ),
         chosen=precision not in (None, NONE),
         accumulates=_accumulates(steps),
         gathering=isinstance(since, Thing) and since.since == path.frame.iteration,
         text=next(_spellings(accelerator, path, engine), ""),
     )
+
+
+def _scalerless(engine: Calls, accelerator: Thing, path: Path) -> bool:
+    """Whether the script has asked for the scaler of an Accelerator, and there is none."""
+    scaler = engine.term(".", accelerator, Const("scaler"))
+    return path.facts.get(engine.term("is None", scaler), not path.facts.get(scaler, True))
 
 
 def _scales(engine: Calls, precision: Value, path: Path) -> bool | None:

@@ -31,7 +31,7 @@ CLIPS = frozenset(["torch.nn.utils.clip_grad_norm_", "torch.nn.utils.clip_grad.c
 def read(call: Call, function: Value, _: Value) -> None:
     """`p.grad.norm()`, `torch.norm(p.grad)`, `clip_grad_norm_(parameters, inf)`, `get_scale()`."""
     receiver = call.receiver
-    if call.name == "get_scale" and isinstance(receiver, Thing) and receiver.kind == "GradScaler":
+    if call.name == "get_scale" and isinstance(receiver, Thing) and _is_scaler(call, receiver):
         call.emit(ScaleAsked(at=call.span, occasional=call.occasional, scaler=call.ref(receiver)))
         return
     gradient: Value | None = None
@@ -52,6 +52,14 @@ def read(call: Call, function: Value, _: Value) -> None:
                 optimizers=optimizers_of(gradient, call.path),
             )
         )
+
+
+def _is_scaler(call: Call, value: Thing) -> bool:
+    """A scaler of the script's own, or the one that an Accelerator holds."""
+    operation, *operands = call.engine.identities.description(value.uid)
+    owner = operands[0] if operation == "." else None
+    held = isinstance(owner, Thing) and owner.kind == "Accelerator"
+    return held or value.kind == "GradScaler"
 
 
 def _is_gradient(call: Call, value: Value) -> bool:

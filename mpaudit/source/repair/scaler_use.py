@@ -63,12 +63,18 @@ def _reads_state(module: Module) -> bool:
 
 
 @repairs("scaled-gradient-read")
-def suggest_unscale(_: Context) -> Fix:
+def suggest_unscale(context: Context) -> Fix:
     """Where `unscale_` belongs depends on what else unscales in the iteration: shown, never applied."""
     message = (
         "Call `scaler.unscale_(optimizer)` once before the gradients are read; `scaler.step()` "
         "will not divide them again"
     )
+    if "accelerator" in dict(context.problem.subjects):
+        accelerator = context.subject("accelerator") or "accelerator"
+        message = (
+            f"Read the gradients behind `{accelerator}.clip_grad_norm_(...)`, which returns their norm, or "
+            f"behind `{accelerator}.unscale_gradients()`: one of the two, once for each step"
+        )
     return Fix(message, (), Safety.SUGGESTION)
 
 
