@@ -104,6 +104,15 @@ def test_a_home_that_cannot_be_entered(
     assert [code for _, code, _ in found("a.py")] == ["MP104"]
 
 
+def test_templates_are_left_out_unless_they_are_named(here: Path) -> None:
+    inside = "src/{{cookiecutter.name}}/train.py"
+    for name in (inside, "src/train_{{ name }}.py"):
+        write(name, "{% if amp %}\n" + BAD)
+    write("src/a.py", BAD)
+    assert [code for _, code, _ in found("src")] == ["MP104"]
+    assert [code for _, code, _ in found(inside)] == ["MP001"]
+
+
 def test_links_that_lead_nowhere_and_in_circles(here: Path) -> None:
     write("src/a.py", BAD)
     Path("src/self").symlink_to(".", target_is_directory=True)

@@ -179,6 +179,11 @@ def files(paths: Sequence[Path], left_out: LeftOut) -> list[Path]:
     return list(found)
 
 
+def _fills_in(name: str) -> bool:
+    """Whether a file or folder is a template: its name, as its text, is filled in when it is copied."""
+    return "{{" in name and "}}" in name
+
+
 def _walk(folder: Path, left_out: LeftOut, skipped: list[str]) -> Iterator[Path]:
     """The files in a folder; what is left out goes to `skipped`."""
     from mpaudit.source.config_file import is_config_name  # the gate itself has to be light
@@ -194,13 +199,14 @@ def _walk(folder: Path, left_out: LeftOut, skipped: list[str]) -> Iterator[Path]
         here = absolute + root[len(top) :]
         kept: list[str] = []
         for name in sorted(names):
-            (skipped if left_out(f"{here}/{name}", folder=True) else kept).append(name)
+            out = _fills_in(name) or left_out(f"{here}/{name}", folder=True)
+            (skipped if out else kept).append(name)
         names[:] = kept
         for filename in sorted(filenames):
             if filename.startswith(".#"):  # the lock of an editor, a link to nothing
                 continue
             if filename.endswith(SUFFIXES) or is_config_name(filename):
-                if left_out(f"{here}/{filename}", folder=False):
+                if _fills_in(filename) or left_out(f"{here}/{filename}", folder=False):
                     skipped.append(filename)
                 else:
                     yield Path(root, filename)
