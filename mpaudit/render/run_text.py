@@ -144,7 +144,7 @@ def precision(report: RunReport) -> str | None:
         return None
     told = f"{' and '.join(sorted(flowed))}: nothing ran in 16 bits"
     if report.meta.get("emulated") and report.meta.get("switched_off"):
-        told += " (on a GPU it may: `tensor.device` says cpu here, and the script may go by that)"
+        told += " (on a GPU it may: the script has switched it off, maybe by what only a GPU's torch has)"
     return told
 
 

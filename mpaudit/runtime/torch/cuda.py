@@ -56,7 +56,11 @@ class Chosen:
 
     def send(self, device: Any) -> None:
         """Something is sent to a device, which need not say its index."""
-        index = device if isinstance(device, int) else torch.device(device or "cuda").index
+        if isinstance(device, str):  # a device made of it would be seen by the script's modes
+            number = device.partition(":")[2]
+            index = int(number) if number else None
+        else:
+            index = device if isinstance(device, int) else getattr(device, "index", None)
         self.last = self.current if index is None or index < 0 else index
 
 

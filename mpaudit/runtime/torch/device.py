@@ -7,36 +7,32 @@ the CPU itself is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils import data
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext, _device_constructors
 from torch.utils.checkpoint import DefaultDeviceType
 
+from mpaudit.runtime.frame import asking
 from mpaudit.runtime.torch.casts import Casts
 from mpaudit.runtime.torch.cuda import Chosen, answer_as_gpus
 from mpaudit.runtime.torch.emulation import Emulation
+from mpaudit.runtime.torch.moves import Moves, torchs_own
+from mpaudit.runtime.torch.place import HOST, Places, is_cuda, is_host
 from mpaudit.runtime.torch.policy import CudaPolicy
-from mpaudit.runtime.torch.watch import Watch
+from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
-_FACTORIES = """arange as_tensor asarray empty empty_like empty_strided eye full full_like linspace
-logspace ones ones_like rand rand_like randint randint_like randn randn_like randperm range tensor
-tril_indices triu_indices zeros zeros_like scalar_tensor normal frombuffer empty_permuted
+_FACTORIES = """arange empty empty_strided eye full linspace logspace ones rand randint randn randperm
+range tril_indices triu_indices zeros scalar_tensor normal frombuffer empty_permuted
 empty_quantized sparse_coo_tensor sparse_csr_tensor sparse_csc_tensor sparse_bsr_tensor
 sparse_bsc_tensor sparse_compressed_tensor bartlett_window blackman_window hamming_window hann_window
 kaiser_window fft.fftfreq fft.rfftfreq nested.nested_tensor nested.as_nested_tensor"""
+_LIKE = """as_tensor asarray empty_like full_like ones_like rand_like randint_like randn_like tensor
+zeros_like"""
 _METHODS = "new_empty new_full new_ones new_tensor new_zeros new_empty_strided"
-
-
-def is_cuda(device: object) -> bool:
-    """Whether a device argument names a GPU ("cuda", "cuda:0", a torch.device, an index)."""
-    if isinstance(device, torch.device):
-        return str(device.type) == "cuda"
-    if isinstance(device, str):
-        return device.split(":")[0] == "cuda"
-    return isinstance(device, int) and not isinstance(device, bool)
 
 
 class Remap:
@@ -45,77 +41,15 @@ class Remap:
     def __init__(self, watch: Watch, casts: Casts, used: Callable[[], None]) -> None:
         self._watch = watch
         self._tell: Callable[[], None] | None = used  # told when the first cuda call is remapped
-        self._policy = CudaPolicy(casts)
-        watch.emulated = True
-        watch.patches.also(self._policy.deactivate)
-        self._tensors()
+        policy, chosen = CudaPolicy(casts), Chosen()
+        watch.patches.also(policy.deactivate)
+        self._places = watch.places = Places(watch.patches, chosen)
+        self._moves = Moves(watch, self._places, self._used)
+        self._contexts = Known()  # those that make a GPU the default device -> its index
         self._factories()
-        self._modules()
         self._distributed()
-        self._chosen = Chosen()
-        answer_as_gpus(watch.patches, self._chosen)
-        self._emulation = Emulation(watch.patches, self._policy, self._used, self._chosen)
-
-    def _moved(self, original: Callable[..., Any], owner: Any, *args: Any, **kwargs: Any) -> Any:
-        """`.to(...)` of a tensor or a module."""
-        cuda = any(is_cuda(each) for each in (*args[:1], kwargs.get("device")))
-        if cuda:
-            self._used()
-            self._chosen.send(next(filter(is_cuda, (*args[:1], kwargs.get("device")))))
-            args = (torch.device("cpu"), *args[1:]) if args and is_cuda(args[0]) else args
-            if is_cuda(kwargs.get("device")):
-                kwargs["device"] = torch.device("cpu")
-            self._mark(owner)
-        return original(owner, *args, **kwargs)
-
-    def _mark(self, owner: Any) -> None:
-        self._emulation.sent()
-        if isinstance(owner, torch.nn.Module):
-            for parameter in owner.parameters():
-                self._watch.on_cuda.set(parameter, True)
-        elif isinstance(owner, torch.nn.Parameter):
-            self._watch.cuda_made = True
-
-    def _restored(self, original: Callable[..., Any], module: Any, state: Any) -> None:
-        """A module is a copy, or comes from a file: where it is nobody said."""
-        original(module, state)
-        with self._watch.guard("Module.__setstate__"):
-            for parameter in module._parameters.values():
-                if parameter is not None:
-                    self._watch.on_cuda.setdefault(parameter, False)
-
-    def _cuda(
-        self, _original: Callable[..., Any], owner: Any, device: Any = None, *_: Any, **__: Any
-    ) -> Any:
-        self._used()
-        self._chosen.send(device)
-        self._mark(owner)
-        return owner
-
-    def _tensors(self) -> None:
-        wrap = self._watch.patches.wrap
-        wrap(torch.Tensor, "to", self._moved)
-        wrap(torch.Tensor, "cuda", self._cuda)
-        self._watch.patches.replace(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)
-        wrap(torch.Tensor, "type", self._typed)
-        lazy = torch.nn.parameter.UninitializedTensorMixin._allowed_methods
-        moves = [torch.Tensor.to, torch.Tensor.cuda]
-        lazy.extend(moves)
-        self._watch.patches.also(lambda: [lazy.remove(each) for each in moves])
-        for name in _METHODS.split():
-            wrap(torch.Tensor, name, self._made)
-
-    def _typed(self, original: Callable[..., Any], owner: Any, *args: Any, **kwargs: Any) -> Any:
-        if args and isinstance(args[0], str):
-            args = (args[0].replace("torch.cuda.", "torch."), *args[1:])
-        return original(owner, *args, **kwargs)
-
-    def _made(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if is_cuda(kwargs.get("device")):
-            kwargs["device"] = torch.device("cpu")
-            self._made_on_cuda()
-        kwargs.pop("pin_memory", None)
-        return original(*args, **kwargs)
+        answer_as_gpus(watch.patches, chosen)
+        Emulation(watch.patches, policy, self._used)
 
     def _used(self) -> None:
         if self._tell is not None:
@@ -125,54 +59,82 @@ class Remap:
             self._watch.patches.also(lambda: DefaultDeviceType.set_device_type(usual))
             tell()
 
-    def _made_on_cuda(self) -> None:
-        self._used()
-        self._emulation.sent()
+    def _made_on_cuda(self, device: Any) -> int:
         self._watch.cuda_made = True
+        return self._moves.sent(device)
+
+    def _made(
+        self, original: Callable[..., Any], *args: Any, _like: bool = False, **kwargs: Any
+    ) -> Any:
+        """A tensor is made; one that is made `_like` another one, or of it, is where that is."""
+        device = kwargs.get("device")
+        given = args[0] if args else None
+        place: int | None = None
+        if is_cuda(device):
+            kwargs["device"] = torch.device("cpu")
+            place = self._made_on_cuda(device)
+        elif device is None:
+            like = _like and isinstance(given, torch.Tensor)
+            place = self._places.of(given) if like else self._default_place()
+        elif is_host(device) and not torchs_own():
+            place = HOST
+        kwargs.pop("pin_memory", None)
+        made = original(*args, **kwargs)
+        if place is not None and isinstance(made, torch.Tensor) and not unwatched():
+            if device is not None and original.__name__ in ("as_tensor", "asarray"):
+                made = self._moves.held(given, made, place)
+            self._places.put(made, place)
+        return made
+
+    def _default_place(self) -> int:
+        """Where tensors are made when nobody says where."""
+        if torch._C._len_torch_function_stack():
+            for mode in reversed(_get_current_function_mode_stack()):
+                if isinstance(mode, DeviceContext):
+                    place: int | None = self._contexts.get(mode)
+                    return HOST if place is None else place
+        return HOST
 
     def _factories(self) -> None:
         _device_constructors()  # torch keeps the set of them: it must hold its own functions
+        wrap = self._watch.patches.wrap
+        like = partial(self._made, _like=True)
         for name in _FACTORIES.split():
             folder, _, short = name.rpartition(".")
-            module = getattr(torch, folder) if folder else torch
-            self._watch.patches.wrap(module, short, self._made)
+            wrap(getattr(torch, folder) if folder else torch, short, self._made)
+        for name in _LIKE.split():
+            wrap(torch, name, like)
+        for name in _METHODS.split():
+            wrap(torch.Tensor, name, like)
+        wrap(torch, "load", self._load)
+        wrap(torch, "get_default_device", self._default)
+        wrap(DeviceContext, "__init__", self._context)
 
-        def load(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            where = args[1] if len(args) > 1 else kwargs.get("map_location")
-            if where is None or is_cuda(where):
-                args, kwargs["map_location"] = args[:1], torch.device("cpu")
-            return original(*args, **kwargs)
+    def _load(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        where = args[1] if len(args) > 1 else kwargs.get("map_location")
+        if where is None or is_cuda(where):
+            args, kwargs["map_location"] = args[:1], torch.device("cpu")
+        loaded = original(*args, **kwargs)
+        with self._watch.guard("torch.load"):
+            if is_cuda(where):
+                place = self._moves.sent(where)
+            elif is_host(where):
+                place = HOST
+            else:
+                return loaded
+            for tensor in _within(loaded):
+                self._places.put(tensor, place)
+        return loaded
 
-        self._watch.patches.wrap(torch, "load", load)
-        self._watch.patches.wrap(torch, "set_default_device", self._default)
-        self._watch.patches.wrap(DeviceContext, "__init__", self._context)
-
-    def _default(self, original: Callable[..., Any], device: Any) -> Any:
-        if is_cuda(device):
-            self._made_on_cuda()
-        return original(torch.device("cpu") if is_cuda(device) else device)
+    def _default(self, original: Callable[..., Any]) -> Any:
+        place = HOST if asking().startswith("torch.") else self._default_place()
+        return original() if place == HOST else torch.device("cuda", place)
 
     def _context(self, original: Callable[..., Any], context: Any, device: Any) -> Any:
         if is_cuda(device):
-            self._made_on_cuda()
-        return original(context, torch.device("cpu") if is_cuda(device) else device)
-
-    def _modules(self) -> None:
-        wrap = self._watch.patches.wrap
-        wrap(torch.nn.Module, "to", self._moved)
-        wrap(torch.nn.Module, "cuda", self._cuda)
-        wrap(torch.nn.Module, "__setstate__", self._restored)
-
-        def loader(original: Callable[..., Any], owner: Any, *args: Any, **kwargs: Any) -> None:
-            kwargs["pin_memory"] = False
-            original(owner, *args, **kwargs)
-
-        wrap(data.DataLoader, "__init__", loader)
-        wrap(
-            torch.nn.DataParallel,
-            "forward",
-            lambda _, owner, *args, **kwargs: owner.module(*args, **kwargs),
-        )
+            self._contexts.set(context, self._made_on_cuda(device))
+            device = torch.device("cpu")
+        return original(context, device)
 
     def _distributed(self) -> None:
         """Process groups: gloo in the place of nccl, and no device for DistributedDataParallel."""
@@ -191,5 +153,22 @@ class Remap:
             original(owner, *args[:1], **kwargs)
 
         wrap = self._watch.patches.wrap
+        wrap(torch.nn.DataParallel, "forward", _whole)
         wrap(torch.distributed, "init_process_group", start)
         wrap(torch.nn.parallel.DistributedDataParallel, "__init__", parallel)
+
+
+def _whole(_: Callable[..., Any], owner: Any, *args: Any, **kwargs: Any) -> Any:
+    """`DataParallel.forward` where nothing is parallel."""
+    return owner.module(*args, **kwargs)
+
+
+def _within(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in what was loaded from a file."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, torch.nn.Module):
+        yield from (*value.parameters(), *value.buffers())
+    elif isinstance(value, (dict, list, tuple)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _within(each)

@@ -4,18 +4,10 @@ On a GPU machine CUDA tensors follow the innermost cuda region and CPU tensors t
 region. Here all tensors are on the CPU, so the innermost of the two that is enabled decides for all
 of them: a cuda region brings CUDA's cast policy, a cpu region the CPU's own. What the script asks
 about the CPU's autocast is answered as if there were no emulation.
-
-In a cuda region tensors say that they are on cuda, because models go by it: transformers' rotary
-embedding switches autocast off for the device type of its input, and would else run in float16 here.
-Everything there is on the GPU, so that no two answers differ. Outside of regions nothing tells which
-of all tensors would be, and there they say cpu, as they say to torch itself, whose own code means to
-work with them.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +15,6 @@ from typing import Any
 
 import torch
 
-from mpaudit.runtime.torch.cuda import Chosen
 from mpaudit.runtime.torch.patch import Patches
 from mpaudit.runtime.torch.policy import CudaPolicy
 
@@ -39,24 +30,17 @@ class _Entered:
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.entered: list[_Entered] = []
-        self.cuda = False  # one of them is CUDA's, and enabled
 
 
 class Emulation:
     """Follows the regions of every thread and keeps the CPU's autocast as they say.
 
-    `used` is told that CUDA is; `chosen` knows which GPU.
+    `used` is told that CUDA is.
     """
 
-    def __init__(
-        self, patches: Patches, policy: CudaPolicy, used: Callable[[], None], chosen: Chosen
-    ) -> None:
-        self._chosen = chosen
-        self._patches = patches
+    def __init__(self, patches: Patches, policy: CudaPolicy, used: Callable[[], None]) -> None:
         self._policy = policy
         self._used = used
-        self._process = os.getpid()  # those that load data are forked, maybe within a region
-        self._device: Any = None  # as torch has it, once something was sent to cuda
         self._thread = _Thread()
         self._is_enabled = torch.is_autocast_enabled
         self._dtype = torch.get_autocast_dtype
@@ -92,26 +76,8 @@ class Emulation:
             self._apply()
         if len(entered) == 1:
             entered.clear()
-            self._thread.cuda = False
             self._policy.clear()
         return result
-
-    def sent(self) -> None:
-        """Something was sent to cuda: from here on tensors say so, see above."""
-        if self._device is None:
-            self._device = torch.Tensor.device
-            told = property(self._told, doc=self._device.__doc__)
-            self._patches.set(torch.Tensor, "device", told)
-
-    def _told(self, tensor: Any) -> Any:
-        """Where a tensor says that it is."""
-        device = self._device.__get__(tensor)
-        if not self._thread.cuda or device.type != "cpu" or os.getpid() != self._process:
-            return device
-        reader = str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
-        if reader in ("torch", "mpaudit"):
-            return device
-        return torch.device("cuda", self._chosen.last)
 
     def _forget(self, original: Callable[..., Any]) -> None:
         original()
@@ -120,7 +86,6 @@ class Emulation:
     def _apply(self) -> None:
         """Set the CPU's autocast to what the regions come to."""
         entered = self._thread.entered
-        self._thread.cuda = any(each.device == "cuda" and each.enabled for each in entered)
         innermost: dict[str, _Entered] = {}
         for each in reversed(entered):
             innermost.setdefault(each.device, each)

@@ -20,6 +20,7 @@ from mpaudit.runtime.torch.guard import Guard, around
 from mpaudit.runtime.torch.measure import Numbers
 from mpaudit.runtime.torch.own import Own
 from mpaudit.runtime.torch.patch import Patches
+from mpaudit.runtime.torch.place import HOST, Places
 from mpaudit.runtime.tracer import Tracer
 
 
@@ -120,7 +121,7 @@ class Watch:
         self.thread = _Thread()
         self.numbers = Numbers(tracer.failed)
         self.own = Own()
-        self.emulated = False  # the script's cuda calls are remapped to the CPU
+        self.places: Places | None = None  # where the CPU stands in for GPUs
         self.compiles = False  # torch.compile was called
         self.eager = False  # nothing that is compiled from here on runs as compiled code
         self.cuda_made = False  # a remapped call made tensors on cuda: who is on it is not known
@@ -128,7 +129,7 @@ class Watch:
         self.sent_by: str | None = None  # the hook by which ranks exchange their gradients
         self.scalers = Known()  # live scaler -> where it was made
         self.optimizers = Known()  # optimizer -> its index and how many parameters it has
-        self.on_cuda = Known()  # parameters -> True if moved there, False if copied or loaded
+        self.restored = Known()  # parameters that were copied or loaded
         self.before_step: Callable[[Any, bool], None] = lambda *_: None
         """Called with an optimizer right before it steps, and whether its gradients are without the
         loss scale by then."""
@@ -218,12 +219,14 @@ class Watch:
 
     def model_device(self, parameter: Any) -> str | None:
         """The type of the device a parameter is on as the script sees it (a remapped one is cuda)."""
-        if not self.emulated:
+        if self.places is None:
             return str(parameter.device.type)
         if not isinstance(parameter, torch.nn.Parameter):
             return None  # put in its place for one call
-        moved = self.on_cuda.get(parameter)
-        return "cuda" if moved else None if self.cuda_made or moved is not None else "cpu"
+        place = self.places.of(parameter)
+        if place is None or place == HOST:
+            return None if self.cuda_made or self.restored.get(parameter) else "cpu"
+        return "cuda"
 
     def step(self, model: Any) -> int:
         """The attempt that work on a model belongs to: that of the optimizer of its parameters.
