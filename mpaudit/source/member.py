@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.source.memo import by_node
 from mpaudit.source.path import UNSET, Path, lookup
-from mpaudit.source.values import NONE, Choice, Class, External, Thing, Value
+from mpaudit.source.values import NONE, Choice, Class, External, Function, Thing, Value
 from mpaudit.source.walk import children, walk
 
 if TYPE_CHECKING:
@@ -50,6 +50,39 @@ def in_place(
             known = path.facts[value.condition] = value.no == UNSET
         value = value.yes if known else value.no
     return value
+
+
+def is_default(base: Thing, name: str, path: Path) -> bool:
+    """Whether what a class has for an attribute may not be what an object of it holds.
+
+    That was set by name, or by an `__init__` that was not followed.
+    """
+    if path.known(base, "@by_name") is not None:
+        return True
+    init = path.known(base, "@unmade")
+    if isinstance(init, Function):
+        return not _sets(init.node).isdisjoint((name, _ANY))
+    return init is not None
+
+
+def unmade(init: Function, made: Value | None, path: Path) -> None:
+    """Note that the `__init__` of an object is not followed."""
+    if init.name == "__init__" and isinstance(made, Thing):
+        path.learn(made, unmade=init)
+
+
+@by_node
+def _sets(init: ast.AST) -> frozenset[str]:
+    """The attributes that an `__init__` sets, of whatever object."""
+    found: set[str] = set()
+    for node in walk(init):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setattr":
+            found.add(_named(node))
+        elif _name(node) in _BY_NAME:
+            found.add(_ANY)
+    return frozenset(found)
 
 
 def _set_at_first(owner: Class, name: str) -> bool:

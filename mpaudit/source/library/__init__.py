@@ -39,6 +39,7 @@ from mpaudit.source.library import (
     owned,
     python,
     python_class,
+    python_setattr,
     python_threads,
     tensorflow_constants,
     tensorflow_masks,
@@ -101,6 +102,7 @@ from mpaudit.source.library.torch_placement import attached, moved_elsewhere
 FAMILIES = (
     python,
     python_class,
+    python_setattr,
     python_threads,
     contexts,
     torch_activation,

@@ -227,7 +227,10 @@ def dictionary(call: Call) -> Value | None:
     if call.name in ("get", "pop", "setdefault"):
         if not isinstance(key, Const):
             return None
-        return call.path.heap.get((call.thing.uid, f"[{key.value!r}]"), call.argument(1))
+        held = call.path.heap.get((call.thing.uid, f"[{key.value!r}]"))
+        if held is None and call.path.known(call.thing, "@items") is None:
+            return None  # who knows what else is in it
+        return held or call.argument(1)
     entries = {
         name: value for name, value in call.path.heap.of(call.thing.uid) if name.startswith("[")
     }
