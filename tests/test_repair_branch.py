@@ -1,4 +1,4 @@
-"""unscale_ goes where there is a scaler: under the condition that the step itself stands under."""
+"""unscale_ goes where there is a scaler, and where an accumulation steps: under the step's condition."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpaudit.audit import check_text, fix_text
+from mpaudit.fix import Safety
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 LOOP = """
@@ -206,3 +207,45 @@ def test_a_name_of_another_function_is_not_put_in() -> None:
     )
     fixed = fix_text(shared, "train.py", unsafe=True)
     assert "        self.scaler.scale(self.loss).backward()" in fixed
+
+
+ACCUMULATED = """
+import torch
+from torch import nn
+
+
+def train(model, optimizer, batches, steps):
+    scaler = torch.amp.GradScaler("cuda")
+    for i, (x, y) in enumerate(batches):
+        with torch.autocast("cuda"):
+            loss = nn.functional.cross_entropy(model(x), y) / steps
+        scaler.scale(loss).backward()
+        {clip}
+        if (i + 1) % steps == 0:
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        print(i)
+"""
+
+
+def test_the_sum_of_an_accumulation_is_clipped_once() -> None:
+    clip = "nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
+    text = ACCUMULATED.format(clip=clip)
+    (finding,) = check_text(text, "train.py")
+    assert finding.name == "clip-before-unscale"
+    inside = f"            {UNSCALE}\n            {clip}\n            scaler.step(optimizer)"
+    right = text.replace(f"        {clip}\n", "").replace(
+        "            scaler.step(optimizer)", inside
+    )
+    assert fix_text(text, "train.py", unsafe=False) == right
+    assert check_text(right, "train.py") == []
+
+
+def test_a_norm_that_is_asked_for_in_every_pass_stays_where_it_is() -> None:
+    clip = "norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
+    text = ACCUMULATED.format(clip=clip).replace("print(i)", "print(i, norm)")
+    (finding,) = check_text(text, "train.py")
+    assert finding.fix is not None
+    assert finding.fix.safety is Safety.SUGGESTION
+    assert fix_text(text, "train.py", unsafe=True) == text

@@ -19,6 +19,11 @@ def is_clip(statement: ast.stmt) -> bool:
     )
 
 
+def is_count(test: ast.expr) -> bool:
+    """Whether a condition counts micro-batches: `(i + 1) % steps == 0`."""
+    return any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mod) for n in walk(test))
+
+
 def unscaled_clips(module: Module, backward: ast.stmt, scaler: str) -> list[Edit] | None:
     """`scaler.unscale_(optimizer)` above the clip between a backward pass and its step.
 

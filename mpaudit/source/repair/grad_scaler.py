@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+from typing import TypeGuard
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.module import Module
 from mpaudit.source.repair.branch import unscaling
-from mpaudit.source.repair.clipping import is_clip, unscaled_clips
+from mpaudit.source.repair.clipping import is_clip, is_count, unscaled_clips
 from mpaudit.source.repair.registry import (
     Context,
     alone,
@@ -125,6 +126,9 @@ def unscale_first(context: Context) -> Fix | None:
     if lines is None:
         return None
     block = block_of(module, clip)
+    guard = next(iter(block[block.index(clip) + 1 :]), None)
+    if isinstance(guard, ast.If) and is_count(guard.test) and _steps(guard, scaler):
+        return _clip_in_guard(module, clip, guard, f"{scaler}.unscale_({optimizer})")
     late = [s for s in block[block.index(clip) + 1 :] if _is_call(s, scaler, "unscale_")]
     edit = insert_before(module, clip, *lines)
     if edit is None:
@@ -225,8 +229,36 @@ def hoist_scaler(context: Context) -> Fix | None:
     return Fix("Build the GradScaler once, before the loop", edits, Safety.SAFE)
 
 
+def _clip_in_guard(module: Module, clip: ast.stmt, guard: ast.If, unscale: str) -> Fix | None:
+    """Clip the whole sum of an accumulation, once, instead of each micro-batch's share of it."""
+    message = "Unscale and clip once, before the step"
+    if guard.orelse or not isinstance(clip, (ast.Expr, ast.Assign)) or not alone(module, clip):
+        return None
+    if any(_mentions(each, unscale.rpartition(".")[0], "unscale_") for each in guard.body):
+        return None
+    kept = {each.id for each in walk(clip) if _is_stored(each)}
+    inside = set(walk(guard))
+    if any(
+        isinstance(each, ast.Name) and each.id in kept and each not in inside
+        for each in walk(_function_around(module, clip))
+        if not _is_stored(each)
+    ):  # it is asked for in every pass
+        return Fix(message, (), Safety.SUGGESTION)
+    return _into_guard(module, [clip], guard, first=True, message=message, above=unscale)
+
+
+def _is_stored(node: ast.AST) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
 def _into_guard(
-    module: Module, moved: list[ast.stmt], guard: ast.If, *, first: bool, message: str
+    module: Module,
+    moved: list[ast.stmt],
+    guard: ast.If,
+    *,
+    first: bool,
+    message: str,
+    above: str = "",
 ) -> Fix | None:
     inner = guard.body[0]
     if not alone(module, inner) or inner.lineno == guard.lineno or spans_lines(moved):
@@ -237,6 +269,8 @@ def _into_guard(
     )
     if not text.endswith(("\n", "\r")):
         text += module.newline
+    if above:
+        text = f"{indentation(module, inner)}{above}{module.newline}{text}"
     if first:
         place, _ = module.line_range(inner.lineno)
     else:
