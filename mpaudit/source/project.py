@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from os.path import dirname, exists, join
 from pathlib import Path
@@ -78,6 +78,8 @@ class Project:
         self._modules: dict[Path, Module | None] = {}
         self._noted = Trail()
         self._exists: dict[str, bool] = {}
+        self._nowhere: dict[tuple[str, str], tuple[str, ...]] = {}
+        """What was asked for from a folder upwards where a package lies in none, as most libraries."""
         self._names: dict[Path, str] = {}
         self._found: dict[tuple[str, str, int], Module | None] = {}
         self.imported: dict[Path, dict[Path, frozenset[str]] | None] = {}
@@ -131,18 +133,35 @@ class Project:
             for _ in range(level - 1):
                 base = dirname(base)
             return self._at(base, name)
+        for root in self._roots(base, top):
+            found = self._at(root, name)
+            if found is not None and found is not importer:  # a script named as its folder
+                return found
+        return None
+
+    def _roots(self, base: str, top: str) -> Iterator[str]:
+        """The folders that hold a package, from `base` upwards."""
+        start, asked, found = (base, top), list[str](), False
+        if start in self._nowhere:
+            self._noted.asked.update(self._nowhere[start])
+            return
+
+        def there(path: str) -> bool:
+            asked.append(path)
+            return self._there(path)
+
         for _ in range(1 + _MAX_LEVELS):
             for root in (base, join(base, "src")):
-                if self._there(join(root, f"{top}.py")) or self._there(join(root, top)):
-                    found = self._at(root, name)
-                    if found is not None and found is not importer:  # a script named as its folder
-                        return found
-            if self._there(join(base, ".git")) or self._there(join(base, "pyproject.toml")):
+                if there(join(root, f"{top}.py")) or there(join(root, top)):
+                    found = True
+                    yield root
+            if there(join(base, ".git")) or there(join(base, "pyproject.toml")):
                 break
             if base == dirname(base):
                 break
             base = dirname(base)
-        return None
+        if not found:
+            self._nowhere[start] = tuple(asked)
 
     def _at(self, base: str, name: str) -> Module | None:
         target = join(base, *name.split(".")) if name else base
