@@ -192,8 +192,17 @@ class Module:
 
     def span(self, node: ast.AST) -> Span:
         """Where a node stands."""
-        start, end = self.range(node)
-        return Span(self.filename, self.position(start), self.position(end))
+        place = _place(node)
+        if place not in self._spans:
+            row, column, end_row, end_column = place
+            start, end = self.offset(row, column), self.offset(end_row, end_column)
+            self._spans[place] = Span(self.filename, self.position(start), self.position(end))
+        return self._spans[place]
+
+    @cached_property
+    def _spans(self) -> dict[tuple[int, int, int, int], Span]:
+        """Those that were asked for: of a call, they are for each path that makes it."""
+        return {}
 
     @cached_property
     def _kinds(self) -> dict[type[ast.AST], list[ast.AST]]:
@@ -262,7 +271,7 @@ class Module:
 
     def forget(self) -> None:
         """Drop what was worked out of the tree, which takes as much memory; it can be worked out again."""
-        for name in ("line_starts", "parents", "_kinds", "_recalled"):
+        for name in ("line_starts", "parents", "_kinds", "_recalled", "_spans"):
             self.__dict__.pop(name, None)
 
     @cached_property

@@ -25,6 +25,8 @@ S = TypeVar("S", bound=Summary)
 
 _functions: dict[str, Summary] = {}
 _prefixes: list[tuple[str, Summary]] = []
+_found: dict[str, Summary | None] = {}
+"""The summaries of the functions that were called, by either."""
 _methods: dict[tuple[str, str], Summary] = {}
 _called: dict[str, Summary] = {}
 _entered: dict[str, Callable[[Call], None]] = {}
@@ -81,6 +83,7 @@ def function(*names: str) -> Callable[[S], S]:
                 _prefixes.append((name[:-1], summary))
             else:
                 _functions[name] = summary
+        _found.clear()
         return summary
 
     return register
@@ -208,9 +211,11 @@ def base(kind: str, *names: str, adopt: Callable[[Call, Thing, str], None] | Non
 def summary(call: Call, function: Value) -> Value | None:
     """The result of a call that a summary knows, None for all others."""
     if isinstance(function, External):
-        known = _functions.get(function.name)
-        if known is None:
-            known = next((s for p, s in _prefixes if function.name.startswith(p)), None)
+        name = function.name
+        if name not in _found:
+            below = (s for prefix, s in _prefixes if name.startswith(prefix))
+            _found[name] = _functions.get(name) or next(below, None)
+        known = _found[name]
         return known(call) if known else None
     receiver = call.receiver
     if isinstance(receiver, Thing):
