@@ -63,9 +63,9 @@ class Allowances(Expressions):
 
     def within_its_share(self, path: Path, call: Enter) -> list[Path]:
         """Follow a call as far as its share of the budget goes, more narrowly if need be, or give it up."""
-        node, before, told = call.function.node, path.copy(), self.told
+        node, told = call.function.node, self.told
         if self.fruitless.get(node, 0) > FRUITLESS:
-            return [self.given_up(before, call)]
+            return [self.given_up(path, call)]
         trains = self.relevance.handling(call.function, TRAINING)
         ladder = NARROWNESS[NARROWNESS.index(self.narrow) :] if trains else (self.narrow, STEPPING)
         for narrow in ladder:
@@ -75,13 +75,13 @@ class Allowances(Expressions):
             allowed = self.shares.of(left, path.frame.module, call.site, trains=trains)
             if self.oversized.hopeless(node, level, allowed, self.turn):
                 continue
-            ended = self._allowed(allowed, before.copy(), call, narrow, trains=trains)
+            ended = self._allowed(allowed, path.copy(), call, narrow, trains=trains)
             if ended is not None:
-                if told == self.told and self._idle(call, before, ended):
+                if told == self.told and self._idle(call, path, ended):
                     self.fruitless[node] = self.fruitless.get(node, 0) + 1
                 return ended
             self.oversized.note(node, level, allowed, self.turn)
-        return [self.given_up(before, call)]
+        return [self.given_up(path, call)]
 
     def _allowed(
         self, allowed: int, path: Path, call: Enter, narrow: frozenset[str] | None, *, trains: bool

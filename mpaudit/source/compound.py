@@ -71,7 +71,7 @@ class Compound(Generators):
                 each.heap[GUARDED] = TRUE if shifting else FALSE
             if known is None:
                 paths.extend(self._branches(node, each, test))
-            elif any(self._changes(fact, each) for fact in each.facts if fact not in asked):
+            elif any(self._changes(fact, each) for fact in each.facts.keys() - asked):
                 each.frame.occasional = True
                 decided[known].append(each)
             else:

@@ -32,6 +32,10 @@ PLAIN = frozenset(
 """Kinds of things that matter only by what they hold."""
 INHERITED = ("@region", "@scale_of", "@engine")
 """What a computed value has in common with what it was computed from."""
+PASSED_ON = frozenset(
+    ["@scaled", "@owners", "@weighted", "@scale_of", "@tape", "@through", *INHERITED]
+)
+"""What is asked of the sources of a computed value."""
 TELLING = (
     "@region",
     "@activation",
@@ -75,6 +79,8 @@ def inherit(made: Thing, sources: Sequence[Value], path: Path, *, scales: bool =
     weighted, is_scale, is_taped = 0, False, False
     for part, assumed in flat:
         facts = path.heap.names(part.uid)
+        if PASSED_ON.isdisjoint(facts):
+            continue
         fact = _known(facts.get("@scaled"), path, assumed)
         if fact is not None and (scaled is None or scaled == UNKNOWN):
             scaled = fact
@@ -171,8 +177,9 @@ def _assumed(
 
 
 def _known(fact: Value | None, path: Path, assumed: Mapping[Thing, bool]) -> Value | None:
-    if fact is not None:
-        fact = path.settled(fact)
+    if fact is None:
+        return None
+    fact = path.settled(fact)
     if fact is None or not assumed:
         return fact
     while isinstance(fact, Choice) and fact.condition in assumed:
@@ -182,6 +189,11 @@ def _known(fact: Value | None, path: Path, assumed: Mapping[Thing, bool]) -> Val
 
 def parts(value: Value, path: Path) -> list[Value]:
     """A value and, for a container, what is known to be in it."""
+    if isinstance(value, Thing):
+        items = path.known(value, "@items") if value.kind in ("list", "dict") else None
+        if isinstance(items, Pack):
+            return [value, *(part for item in items.items for part in parts(item, path))]
+        return [value]
     if isinstance(value, Pack):
         return [part for item in value.items for part in parts(item, path)]
     if isinstance(value, Choice):
@@ -190,9 +202,6 @@ def parts(value: Value, path: Path) -> list[Value]:
         return [
             p for v in (*value.arguments, *(v for _, v in value.keywords)) for p in parts(v, path)
         ]
-    items = path.known(value, "@items")
-    if isinstance(items, Pack) and isinstance(value, Thing) and value.kind in ("list", "dict"):
-        return [value, *(part for item in items.items for part in parts(item, path))]
     return [value]
 
 

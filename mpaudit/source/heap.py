@@ -52,7 +52,8 @@ class Heap:
 
     def get(self, place: Place, default: Value | None = None) -> Value | None:
         """What a place holds, `default` if nothing."""
-        value = self.look(place[0], place[1])
+        owner, name = place
+        value = self.look(owner, name)
         return default if value is None else value
 
     def look(self, owner: int, name: str) -> Value | None:
@@ -86,7 +87,12 @@ class Heap:
 
     def holds(self, owner: int) -> bool:
         """Whether anything is known of an owner."""
-        return owner in self.owners or any(owner in layer.owners for layer in self.layers)
+        if owner in self.owners:
+            return True
+        for layer in self.layers:  # noqa: SIM110 - it is asked for every operand
+            if owner in layer.owners:
+                return True
+        return False
 
     def __getitem__(self, place: Place) -> Value:
         value = self.get(place)
@@ -98,7 +104,8 @@ class Heap:
         self._writable(place[0])[place[1]] = value
 
     def __contains__(self, place: Place) -> bool:
-        return self.look(place[0], place[1]) is not None
+        owner, name = place
+        return self.look(owner, name) is not None
 
     def __len__(self) -> int:
         """How many owners this path has written to."""
@@ -149,12 +156,12 @@ class Heap:
             for name, value in mine.items():
                 found = theirs.get(name)
                 if found is not value:
-                    found = found or other.get((owner, name))
+                    found = found or other.look(owner, name)
                     if found is not value and found != value:
                         yield (owner, name), value, found
             for name, value in theirs.items():
                 if name not in mine:
-                    held = self.get((owner, name))
+                    held = self.look(owner, name)
                     if held != value:
                         yield (owner, name), held, value
 

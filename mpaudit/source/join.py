@@ -47,14 +47,16 @@ def _join(kept: Path, other: Path, identities: Identities, telling: Telling) -> 
     Where the paths differ in the answer to exactly one condition, what they hold becomes a Choice;
     otherwise it becomes unknown, unless it is a thing that a protocol watches.
     """
+    agreed = kept.facts == other.facts  # then none of them is looked at
     conditions = [
         asked
-        for asked, answer in kept.facts.items()
+        for asked, answer in (() if agreed else kept.facts.items())
         if other.facts.get(asked, answer) is not answer
     ]
     condition = _deciding(conditions, identities)
     if (
-        kept.standing.busy
+        not agreed
+        and kept.standing.busy
         and not identities.decisive.isdisjoint(
             asked for asked, _ in kept.facts.items() ^ other.facts.items() if asked != condition
         )
@@ -90,7 +92,8 @@ def _join(kept: Path, other: Path, identities: Identities, telling: Telling) -> 
             kept.heap[where] = choice
         else:
             kept.result = choice
-    kept.facts = {asked: a for asked, a in kept.facts.items() if other.facts.get(asked) is a}
+    if not agreed:
+        kept.facts = {asked: a for asked, a in kept.facts.items() if other.facts.get(asked) is a}
     return True
 
 
@@ -171,11 +174,12 @@ def _either(
 ) -> Value | None:
     """One value for two: a Choice, something unknown, or None where neither will do."""
     one, two = one or UNSET, two or UNSET
+    told = telling is not _nothing and (telling(one) or telling(two))
     if condition is not None and _depth(one) + _depth(two) < MAX_CHOICE_DEPTH:
-        if telling(one) or telling(two):
+        if told:
             identities.decisive.add(condition)
         return Choice(condition, one, two) if positive else Choice(condition, two, one)
-    if telling(one) or telling(two):
+    if told:
         return None
     return Thing(identities.number("either", one, two), since=newest(one, two))
 
@@ -185,4 +189,7 @@ def _nothing(_: Value) -> bool:
 
 
 def _depth(value: Value) -> int:
-    return 1 + max(_depth(value.yes), _depth(value.no)) if isinstance(value, Choice) else 0
+    if not isinstance(value, Choice):
+        return 0
+    yes, no = _depth(value.yes), _depth(value.no)
+    return 1 + (yes if yes > no else no)  # max() would take longer than all the rest

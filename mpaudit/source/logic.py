@@ -184,16 +184,19 @@ class Logic:
         if operation == "==":
             subject, constant = operands
             for asked, answer in path.facts.items():
+                if not answer:
+                    continue
                 other, *others = self.identities.description(asked.uid)
-                if answer and other == "==" and others[0] == subject and others[1] != constant:
+                if other != "==":
+                    continue
+                if others[0] == subject and others[1] != constant:
                     return False
-                if answer and other == "==" and others[1] == constant:
-                    if self._neighbours(others[0], subject):
-                        return False
+                if others[1] == constant and self._neighbours(others[0], subject):
+                    return False
             return None
         if thing.kind:
             return True if thing.kind not in ("list", "dict") else None
-        none = path.facts.get(self.term("is None", thing))
+        none = path.facts.get(Thing(self.identities.number("is None", thing)))
         return None if none is None else not none
 
     def _neighbours(self, one: object, other: object) -> bool:

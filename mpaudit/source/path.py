@@ -220,7 +220,10 @@ class Standing:
 
     def joined(self, other: Standing) -> Standing:
         """This state, with the facts that the machines of both paths have gathered."""
-        if all(m.facts == t.facts for m, t in zip(self.machines, other.machines, strict=True)):
+        for machine, twin in zip(self.machines, other.machines, strict=True):
+            if machine is not twin and machine.facts != twin.facts:
+                break
+        else:
             return self
         machines = [machine.copy() for machine in self.machines]
         for machine, twin in zip(machines, other.machines, strict=True):
@@ -278,7 +281,9 @@ class Path:
         if not isinstance(thing, Thing):
             return None
         fact = self.heap.look(thing.uid, name)
-        return None if fact is None else self.settled(fact)
+        if isinstance(fact, Choice):
+            return self.settled(fact)
+        return None if fact is UNSET else fact
 
     def settled(self, fact: Value) -> Value | None:
         """What a hidden fact is on this path."""

@@ -262,7 +262,9 @@ def _matters(mentions: Mentions, seen: Outline, words: frozenset[str], names: se
     if mentioned & words:
         return True
     # `model.train()` is no call of a method of the project that wants arguments.
-    return bool((mentioned & names & (handed | seen.plain)) - foreign)
+    return any(
+        each not in foreign and (each in handed or each in seen.plain) for each in mentioned & names
+    )
 
 
 def _owner_words(seen: Outline) -> frozenset[str]:

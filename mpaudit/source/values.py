@@ -145,6 +145,15 @@ class Choice(Value):
     def __post_init__(self) -> None:
         self._hash = hash((self.condition, self.yes, self.no))
 
+    def __eq__(self, other: object) -> bool:  # as would be generated; most that differ do so here
+        return self is other or (
+            isinstance(other, Choice)
+            and self._hash == other._hash
+            and self.condition == other.condition
+            and self.yes == other.yes
+            and self.no == other.no
+        )
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -186,5 +195,6 @@ def newest(*values: object) -> Iteration:
             since = newest(value.condition, value.yes, value.no)
         else:
             continue
-        latest = max(latest, since)
+        if since > latest:
+            latest = since
     return latest
