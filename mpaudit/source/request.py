@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from mpaudit.event import Event, Ref
 from mpaudit.finding import Span
 from mpaudit.source.path import Frame, Path
-from mpaudit.source.values import Bound, Function, Thing, Value
+from mpaudit.source.values import Bound, Choice, Function, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
+
+_COUNTED = frozenset(["==", "not", "and", "or", "whole", "Lt", "Add", "Sub", "int"])
+"""What may be made of a count of passes and still rest on it: `last or (i + 1) % steps == 0`."""
 
 
 @dataclass(slots=True)
@@ -93,12 +96,13 @@ class Call:
         )
 
     def _counts(self, value: object) -> bool:
+        if isinstance(value, Choice):
+            return any(self._counts(part) for part in (value.condition, value.yes, value.no))
         if not isinstance(value, Thing):
             return False
         operation, *operands = self.engine.identities.description(value.uid)
         return operation == "Mod" or (
-            operation in ("==", "not", "Lt", "Add", "Sub", "int")
-            and any(self._counts(operand) for operand in operands)
+            operation in _COUNTED and any(self._counts(operand) for operand in operands)
         )
 
     def callback(self, position: int, keyword: str | None = None, times: int = 1) -> None:
