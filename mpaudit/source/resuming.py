@@ -23,6 +23,8 @@ _HOLDER = re.compile(r"(?:(\w+)\s*|[\])]\s*)\.\s*\Z")
 """What `load_state_dict` is called on: its last name, or something that was picked or called."""
 _OPTIMIZER = re.compile(r"optim|(?<![a-z])opts?(?![a-z]|\s*\.\s*\w)|solver|adam|sgd", re.IGNORECASE)
 """How optimizers are called; `opt.weights` is one of the options of a command line."""
+_MODEL = re.compile(r"model|net(?![a-z])", re.IGNORECASE)
+"""How models are called, even where they are picked from several by a name."""
 _TAKEN_OUT = re.compile(r"optim\w*\s*=\s*\w*(?:ckpt|check|state|snap|saved|load)\w*\s*\[", re.I)
 """`optimizer = checkpoint["optimizer"]`, which was saved as it is."""
 _WHOLE = re.compile(
@@ -116,7 +118,8 @@ def _arguments(text: str, start: int) -> str:
 def _is_each(name: str, text: str) -> bool:
     """Whether a name stands for one of several things: in a loop, or picked by a name."""
     return (
-        re.search(
+        _MODEL.search(name) is None
+        and re.search(
             rf"\bfor\b[^\n:]*\b{name}\b[^\n:]*\bin\b"
             rf"|\b{name}\s*=\s*(?:getattr\(|[\w.]+\.get\(|[\w.]+\[(?!['\"]))",
             text,
