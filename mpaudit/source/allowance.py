@@ -9,11 +9,11 @@ from mpaudit.protocols.protocol import Verdict
 from mpaudit.source.binding import Enter, Exhausted
 from mpaudit.source.expression import Expressions
 from mpaudit.source.facts import beyond, carries
-from mpaudit.source.member import unmade
 from mpaudit.source.narrow import NARROWNESS, STEPPING, TRAINING, judged
 from mpaudit.source.outline import is_short
 from mpaudit.source.path import Path
 from mpaudit.source.share import Shares
+from mpaudit.source.unfollowed import not_followed
 from mpaudit.source.values import UNKNOWN, Thing
 
 FRUITLESS = 2
@@ -130,7 +130,7 @@ class Allowances(Expressions):
         path.heap.forget_owner(scope)
         if isinstance(call.site, ast.Call):
             self.lose(given, path, path.frame.module.span(call.site), elsewhere=True)
-        unmade(call.function, call.result, path)
+        not_followed(call.function, call.result or next(iter(given), None), path, self.identities)
         made = call.result or beyond(self.made(call.site, path), given, path)
         if call.result is None and isinstance(made, Thing):
             path.learn(made, scaled=UNKNOWN, activation=UNKNOWN)

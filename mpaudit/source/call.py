@@ -13,13 +13,14 @@ from mpaudit.source.binding import Binding, Enter, Exhausted
 from mpaudit.source.facts import beyond, carries, computed, parts
 from mpaudit.source.handover import given_back, given_to, handed
 from mpaudit.source.logic import Logic
-from mpaudit.source.member import unmade
 from mpaudit.source.outline import generates, left_to_heirs
 from mpaudit.source.path import Frame, Identities, Path, lookup, unset
 from mpaudit.source.relevance import Relevance
 from mpaudit.source.request import Call
 from mpaudit.source.roles import Roles
+from mpaudit.source.unfollowed import not_followed
 from mpaudit.source.values import (
+    TRUE,
     UNKNOWN,
     Bound,
     Class,
@@ -222,14 +223,14 @@ class Calls(Binding):
         if not short and not self._worth(function, inputs, path):
             name = given_back(function.node)
             back = given_to(function, arguments, keywords).get(name) if name else None
-            unmade(function, result or next(iter(arguments), None), path)
+            not_followed(function, result or next(iter(arguments), None), path, self.identities)
             return result or back or self._computed(site, inputs, path)
         if self.narrow and isinstance(result, Thing) and result.kind == "Module":
             return result  # what a model is made of is not worth it
         if self.narrow and not short and not self.relevance.handling(function, self.narrow):
             lost = handed(function, given_to(function, arguments, keywords), path, self.identities)
             self.lose(lost, path, path.frame.module.span(site), elsewhere=True)
-            unmade(function, result or next(iter(arguments), None), path)
+            not_followed(function, result or next(iter(arguments), None), path, self.identities)
             return result or self._computed(site, inputs, path)
         if generates(function.node):
             begun = Partial(function, arguments, tuple(keywords.items()))
@@ -292,7 +293,7 @@ class Calls(Binding):
                 path.heap[(made.uid, field.target.id)] = value
         for name, value in keywords.items():
             path.heap[(made.uid, name)] = value
-        return made
+        return path.learn(made, by_name=TRUE if "**" in keywords else None)
 
     def unknown_call(self, call: Call, function: Value) -> Value:
         """The result of a call that cannot be looked into."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mpaudit.source import library
 from mpaudit.source.fstring import joined
-from mpaudit.source.member import in_place, is_default
+from mpaudit.source.member import in_place
 from mpaudit.source.operators import Operators
 from mpaudit.source.outline import is_short
 from mpaudit.source.path import Path, filled, lookup, unset
+from mpaudit.source.unfollowed import is_default
 from mpaudit.source.values import (
     NONE,
     TRUE,
@@ -158,9 +159,7 @@ class Expressions(Operators):
             found = lookup(path, owner, name)
             if isinstance(found, Function):
                 return self._bind(base, owner, name, found, node, path)
-            if found is not None and not (
-                isinstance(found, Const) and is_default(base, name, path)
-            ):
+            if found is not None and not (isinstance(found, Const) and is_default(base, path)):
                 return found
         handled = self.library_attribute(base, name, path)
         if handled is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.source.memo import by_node
 from mpaudit.source.path import UNSET, Path, lookup
-from mpaudit.source.values import NONE, Choice, Class, External, Function, Thing, Value
+from mpaudit.source.values import NONE, Choice, Class, External, Thing, Value
 from mpaudit.source.walk import children, walk
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ BASES = frozenset(
     ["builtins.object", "torch.nn.Module", "torch.nn.modules.module.Module", "abc.ABC"]
 )
 """Classes of libraries that give their instances no attributes but their own."""
-_ANY = "*"
+ANY = "*"
 """Stands for attributes whose names nobody can read in the text."""
-_BY_NAME = frozenset(["__getattr__", "__getattribute__", "__setattr__", "__dict__"])
+BY_NAME = frozenset(["__getattr__", "__getattribute__", "__setattr__", "__dict__"])
 """What makes attributes of names that are not written as such."""
 
 
@@ -52,39 +52,6 @@ def in_place(
     return value
 
 
-def is_default(base: Thing, name: str, path: Path) -> bool:
-    """Whether what a class has for an attribute may not be what an object of it holds.
-
-    That was set by name, or by an `__init__` that was not followed.
-    """
-    if path.known(base, "@by_name") is not None:
-        return True
-    init = path.known(base, "@unmade")
-    if isinstance(init, Function):
-        return not _sets(init.node).isdisjoint((name, _ANY))
-    return init is not None
-
-
-def unmade(init: Function, made: Value | None, path: Path) -> None:
-    """Note that the `__init__` of an object is not followed."""
-    if init.name == "__init__" and isinstance(made, Thing):
-        path.learn(made, unmade=init)
-
-
-@by_node
-def _sets(init: ast.AST) -> frozenset[str]:
-    """The attributes that an `__init__` sets, of whatever object."""
-    found: set[str] = set()
-    for node in walk(init):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            found.add(node.attr)
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setattr":
-            found.add(_named(node))
-        elif _name(node) in _BY_NAME:
-            found.add(_ANY)
-    return frozenset(found)
-
-
 def _set_at_first(owner: Class, name: str) -> bool:
     """Whether an attribute of a class' instances is set in `__init__`, or never."""
     for base in owner.bases:
@@ -93,7 +60,7 @@ def _set_at_first(owner: Class, name: str) -> bool:
                 return False
         elif not isinstance(base, External) or base.name not in BASES:
             return False
-    return _set_later(owner.module).isdisjoint((name, _ANY))
+    return _set_later(owner.module).isdisjoint((name, ANY))
 
 
 def left_open(instance: Thing, owner: Class, path: Path) -> frozenset[str]:
@@ -147,9 +114,9 @@ def _set_later(module: Module) -> frozenset[str]:
             if not first:
                 found.add(node.attr)
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("setattr", "delattr"):
-            found.add(_named(node))
-        if _name(node) in _BY_NAME:
-            found.add(_ANY)
+            found.add(named(node))
+        if name_of(node) in BY_NAME:
+            found.add(ANY)
         waiting += [(child, first) for child in children(node)]
     return frozenset(found)
 
@@ -164,13 +131,14 @@ def _is_tried(node: ast.AST, module: Module) -> bool:
     return False
 
 
-def _named(call: ast.Call) -> str:
+def named(call: ast.Call) -> str:
     """The attribute that `setattr(x, "name", ...)` sets."""
     key = call.args[1] if len(call.args) > 1 else None
-    return key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else _ANY
+    return key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else ANY
 
 
-def _name(node: ast.AST) -> str:
+def name_of(node: ast.AST) -> str:
+    """The name that a node reads, or that a `def` gives; "" for any other."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):

@@ -1,15 +1,24 @@
-"""Attributes that are set by name: `setattr(self, key, value)`, `self.__dict__.update(options)`."""
+"""Attributes and entries set by name: `setattr(self, key, value)`, `config.merge_from_file(path)`."""
 
 from __future__ import annotations
 
+import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import function
+from mpaudit.source.library.registry import function, on_stored
 from mpaudit.source.library.result import on_result
+from mpaudit.source.unfollowed import forget_held
 from mpaudit.source.values import NONE, TRUE, Const, Thing, Value
 
 if TYPE_CHECKING:
+    from mpaudit.source.call import Calls
+    from mpaudit.source.path import Path
     from mpaudit.source.request import Call
+
+MERGES = ("update", "merge", "load", "from_", "set_from", "override")
+"""How the methods of configurations begin that set what is in them."""
+MAX_NESTING = 3
+"""How deep a configuration is looked into."""
 
 
 @function("builtins.setattr")
@@ -26,28 +35,55 @@ def set_attribute(call: Call) -> Value | None:
     return None
 
 
-@on_result(methods=("update",))
-def updated(call: Call, _: Value, __: Value) -> None:
-    """`self.__dict__.update(options)`, `vars(self).update(options)`."""
-    base, options = _attributes_of(call), call.argument(0)
-    if base is None:
+@on_result(methods=lambda name: name.startswith(MERGES))
+def merged(call: Call, _: Value, __: Value) -> None:
+    """`self.__dict__.update(options)`, `config.merge_from_file(path)`, `options.update(json.load(file))`."""
+    if not isinstance(call.receiver, Thing) or not (call.arguments or call.keywords):
         return
-    heap = call.path.heap
+    options = call.argument(0)
+    base = _attributes_of(call, call.receiver)
+    if base is None:
+        kind = call.receiver.kind
+        if kind == "library" or (kind == "dict" and not _is_known(call, options)):
+            _merged_into(call.receiver, call.path, call.engine)
+        return
     given = options if isinstance(options, Thing) and options.kind == "dict" else None
-    for name, value in [] if given is None else list(heap.of(given.uid)):
+    for name, value in [] if given is None else list(call.path.heap.of(given.uid)):
         if name.startswith("['"):
-            heap[(base.uid, name[2:-2])] = value
+            call.path.heap[(base.uid, name[2:-2])] = value
     for name, value in call.keywords.items():
-        heap[(base.uid, name)] = value
-    if options is not None and call.path.known(options, "@items") is None:
+        call.path.heap[(base.uid, name)] = value
+    if options is not None and not _is_known(call, options):
         _set_by_name(call, base, "")
 
 
-def _attributes_of(call: Call) -> Thing | None:
+@on_stored
+def entry(engine: Calls, _: ast.Subscript, base: Value, key: Value, __: Value, path: Path) -> None:
+    """`options[key] = value` with a key that is not known."""
+    if isinstance(base, Thing) and base.kind == "dict" and not isinstance(key, Const):
+        forget_held(base, path, engine.identities, "['")
+
+
+def _is_known(call: Call, options: Value | None) -> bool:
+    """Whether all is known that a dict holds; what is given by keywords alone is."""
+    if options is None:
+        return call.receiver is not None and "**" not in call.keywords
+    return isinstance(options, Thing) and call.path.known(options, "@items") is not None
+
+
+def _merged_into(owner: Thing, path: Path, engine: Calls, depth: int = 0) -> None:
+    """Forget the plain values of a configuration, and of those within it."""
+    forget_held(owner, path, engine.identities)
+    for name, value in list(path.heap.of(owner.uid)):
+        nested = isinstance(value, Thing) and value.kind in ("library", "dict")
+        if nested and name[0] != "@" and depth < MAX_NESTING:
+            assert isinstance(value, Thing)
+            _merged_into(value, path, engine, depth + 1)
+
+
+def _attributes_of(call: Call, receiver: Thing) -> Thing | None:
     """The object whose `__dict__` a method is called on."""
-    if not isinstance(call.receiver, Thing):
-        return None
-    operation, *operands = call.engine.identities.description(call.receiver.uid)
+    operation, *operands = call.engine.identities.description(receiver.uid)
     if operation == "." and operands[1] == Const("__dict__"):
         return operands[0] if isinstance(operands[0], Thing) else None
     return None
@@ -55,8 +91,5 @@ def _attributes_of(call: Call) -> Thing | None:
 
 def _set_by_name(call: Call, base: Thing, begins: str) -> None:
     """What an object is known to hold of plain values may be another one by now."""
-    for name, value in list(call.path.heap.of(base.uid)):
-        if isinstance(value, Const) and name[0] not in "_@[" and name.startswith(begins):
-            number = call.engine.identities.number("set by name", call.node, base.uid, name)
-            call.path.heap[(base.uid, name)] = Thing(number, text=name)
+    forget_held(base, call.path, call.engine.identities, begins)
     call.path.learn(base, by_name=TRUE if not begins else None)
