@@ -276,6 +276,35 @@ def test_paths_are_those_of_named_modules(tmp_path: Path) -> None:
     assert {each.removeprefix("copied").removeprefix(".") for each in paths} == expected
 
 
+class Averaged(nn.Module):
+    """As timm's ModelEmaV3: no wrapper, whatever it calls what it holds."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        import copy
+
+        self.module = copy.deepcopy(network)
+
+    def forward(self, x: Any) -> Any:
+        return self.module(x)
+
+
+def test_a_copy_is_named_as_whoever_holds_it_says(tmp_path: Path) -> None:
+    def loop() -> None:
+        network = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        network(torch.ones(2, 4))
+        averaged = Averaged(network)
+        averaged(torch.ones(2, 4))
+        nn.DataParallel(Averaged(network))(torch.ones(2, 4))
+
+    _, run = trace(tmp_path, loop)
+    assert [each.path for each in run.layers()] == [
+        *("", "0", "1"),
+        *("averaged", "averaged.module", "averaged.module.0", "averaged.module.1"),
+        *("Averaged", "Averaged.module", "Averaged.module.0", "Averaged.module.1"),
+    ]
+
+
 def test_a_layer_that_is_put_into_a_copy_has_its_path_there(tmp_path: Path) -> None:
     import copy
 

@@ -42,6 +42,15 @@ def _joined(*paths: str) -> str:
     return ".".join(filter(None, paths))
 
 
+def _named(outermost: Any, path: str) -> Iterator[str]:
+    """The parts of a path, those aside by which wrappers hold what they are around."""
+    holder = outermost
+    for part in filter(None, path.split(".")):
+        if part not in _PARTS or type(holder).__name__ not in WRAPPERS:
+            yield part
+        holder = holder._modules[part]
+
+
 @dataclass(slots=True)
 class Part:
     """What is known of one module: there is one for every module of a model, and nothing beside it.
@@ -139,7 +148,7 @@ class Names:
         """Where in `outermost` the `root` is, if it is there, that nobody is known to hold."""
         for path, found in outermost.named_modules():
             if found is root:
-                return ".".join(part for part in path.split(".") if part not in _PARTS)
+                return ".".join(_named(outermost, path))
         return type(module).__name__ if root is module else ""
 
     def _prefix(self, root: Any, spelled: str) -> str:
