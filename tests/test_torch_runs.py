@@ -129,3 +129,30 @@ def test_the_articles_code_is_unchanged_in_the_runnable_scripts(name: str) -> No
     assert before.count(b"\n") < 10
     assert after.strip().count(b"\n") == 0
     assert b"final loss" in after
+
+
+BOTH = """
+import torch
+{imports}
+import keras
+model = torch.nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+model(torch.ones(2, 4)).square().mean().backward()
+optimizer.step()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", ["keras", "torch"])
+def test_a_run_is_of_the_framework_that_it_uses(tmp_path: Path, last: str) -> None:
+    pytest.importorskip("tensorflow")
+    first = "import tensorflow\nimport keras\n" if last == "torch" else ""
+    (tmp_path / "train.py").write_text(first + BOTH.format(imports="import tensorflow"))
+    done = launch(tmp_path / "train.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*.mpa")
+    with Reader(path) as run:
+        assert {"torch", "tensorflow"} <= run.meta["versions"].keys()
+        assert run.meta["framework"] == "torch"
+        assert run.meta["sampling"] == {"every": 10, "outputs_every": 1}
+        assert [each.type for each in run.layers()] == ["Linear"]

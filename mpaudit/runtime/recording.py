@@ -92,7 +92,7 @@ class Recording:
     @property
     def _on_tensorflow(self) -> bool:
         fact = self.tracer.fact
-        return bool(fact("framework") == "keras" and fact("keras_backend") != "torch")
+        return "tensorflow" in (fact("versions") or {}) and fact("keras_backend") != "torch"
 
     def close(self, code: int | None, error: BaseException | None = None) -> None:
         """Finish the trace; where that cannot be written any more, say so."""

@@ -16,6 +16,7 @@ from mpaudit.event import Event
 from mpaudit.finding import Position, Problem, Span
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, settle
 from mpaudit.runtime import collapse, unmixed
+from mpaudit.runtime.claim import Claims
 from mpaudit.runtime.histogram import Histogram
 from mpaudit.runtime.lane import Judges, Lane
 from mpaudit.runtime.record import (
@@ -79,6 +80,7 @@ class Tracer:
         self._verdicts: dict[Hashable, Verdict] = {}
         self._problems: dict[Hashable, Problem] = {}
         self._facts: dict[str, Any] = {}
+        self.claims = Claims(self.note)
         self._seen = False
         self._waiting: dict[Hashable, Row] = {}  # since the last flush
         self._incidents: dict[Hashable, Incident] = {}

@@ -112,6 +112,7 @@ class Layers:
             watched.known = True
             place = watched.made
             filename, row = (place.filename, place.start.row) if place else (None, None)
+            self._tracer.claims.used("keras")
             self._tracer.layer(watched.path, watched.kind, filename=filename, row=row)
             self._register.own(layer, watched)
         entered = [each for each in inputs if isinstance(each, tf.Tensor)]

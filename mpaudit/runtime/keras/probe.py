@@ -33,7 +33,7 @@ def install(
     the other arrives, this follows that one as well. Where Keras 3 is on torch, the torch probe is
     told what Keras knows. With another backend nothing is watched, and the trace says so.
     """
-    tracer.note("framework", "keras")
+    tracer.claims.claim("keras")
     there = [name for name in packages if name in sys.modules]
     if "keras" in there and (end := _on_torch(tracer, remedy)) is not None:
         return end

@@ -160,6 +160,7 @@ class Steps:
         """The number of an optimizer."""
         found = self._indices.get(optimizer)
         if found is None:
+            self._tracer.claims.used("keras")
             found = self._indices.put(optimizer, self._tracer.optimizer(type(optimizer).__name__))
         return found
 

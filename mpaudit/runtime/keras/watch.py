@@ -59,7 +59,7 @@ class Watch:
         self._tracer = tracer
         asked = tracer.sampling
         every = asked.every or (1 if asked.light else EVERY)
-        tracer.note("sampling", asked.fact(every, LIGHT))
+        tracer.claims.claim("keras", sampling=asked.fact(every, LIGHT))
         self._patches = patches = Patches(tracer, within=timeless)
         clock, register, narration = Clock(every), Register(), Narration(tracer, replica)
         self._casts = casts = Casts(patches, Batch())

@@ -189,6 +189,7 @@ class Layers:
         if part.dtypes == dtypes:
             return
         span = user_span()
+        tracer.claims.used(self._watch.framework)
         tracer.layer(path, type_name(module), filename=span.filename, row=span.start.row)
         for parameter in parameters:
             if parameter is not None and parameter.is_floating_point():

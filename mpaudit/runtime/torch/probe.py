@@ -67,9 +67,8 @@ def install(
                     loop.built_before(thing)
                 elif issubclass(type(thing), torch.amp.GradScaler):
                     loop.scaler_built_before(thing)
-        tracer.note("framework", "torch")
         every = 1 if asked.light and not watch.glances else watch.turns.every
-        tracer.note("sampling", asked.fact(every, outputs=watch.glances))
+        tracer.claims.claim("torch", sampling=asked.fact(every, outputs=watch.glances))
         tracer.note("versions", {**(tracer.fact("versions") or {}), "torch": torch.__version__})
         if available and device != "cpu":
             tracer.note("device", torch.cuda.get_device_name())

@@ -115,6 +115,8 @@ class Watch:
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
+        self.framework = "torch"
+        """What the modules and optimizers that are watched are of: Keras may run on torch."""
         self.around = around(tracer)
         """Seconds that it costs, at most, to call a hook at all, which no guard can time."""
         self.patches = Patches()
@@ -201,6 +203,7 @@ class Watch:
         """The index of an optimizer; its first use makes it known, with its parameters."""
         index, known = self.optimizers.get(optimizer) or (None, 0)
         if index is None:
+            self.tracer.claims.used(self.framework)
             index = self.tracer.optimizer(type(optimizer).__name__)
         count = self.own.count(optimizer)
         if count != known:

@@ -23,6 +23,7 @@ from mpaudit.runtime.torch.watch import Watch
 def follow(watch: Watch, remedy: Advice | None = None) -> Callable[[], None]:
     """Have the torch probe `watch` Keras, with a `remedy` put into effect; what comes back ends it."""
     tracer, family = watch.tracer, Keras3OnTorch()
+    watch.framework = "keras"
     versions = tracer.fact("versions") or {}
     tracer.note("versions", {**versions, family.name: family.version})
     patches, register, narration = (
