@@ -73,11 +73,12 @@ class Remap:
         if is_cuda(device):
             kwargs["device"] = torch.device("cpu")
             place = self._made_on_cuda(device)
-        elif device is None:
-            like = _like and isinstance(given, torch.Tensor)
-            place = self._places.of(given) if like else self._default_place()
-        elif is_host(device) and not torchs_own():
-            place = HOST
+        elif device is None and _like and isinstance(given, torch.Tensor):
+            place = self._places.of(given)
+        elif device is None or is_host(device):
+            place = self._default_place() if device is None else HOST
+            if place == HOST and torchs_own():  # the weights of a layer: a mark each costs memory
+                place = None
         kwargs.pop("pin_memory", None)
         made = original(*args, **kwargs)
         if place is not None and isinstance(made, torch.Tensor) and not unwatched():
