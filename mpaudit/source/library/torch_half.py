@@ -117,6 +117,10 @@ def _method(call: Call, receiver: Thing, made: Value) -> None:
                 path.learn(made, param_dtype=known)
         if isinstance(path.frame.module.parents.get(call.node), ast.Expr):
             path.learn(receiver, param_dtype=known)
+    elif call.name == "to" and isinstance(path.frame.module.parents.get(call.node), ast.Expr):
+        known = path.known(made, "@dtype")
+        if known is not None:  # a tensor's result would be lost: it is a model, changed in place
+            path.learn(receiver, param_dtype=known)
     elif call.name in SAME and isinstance(made, Thing) and made != receiver:
         known = path.known(receiver, "@param_dtype")
         if known is not None and path.known(made, "@dtype") is None:
