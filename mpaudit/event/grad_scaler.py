@@ -139,8 +139,10 @@ class ScalerUpdate(Event):
 class GradientsZeroed(Event):
     """`optimizer.zero_grad()` (or a model's: then `optimizer` is None).
 
-    `to_none` says that the gradients are dropped, and not filled with zeros.
+    `to_none` says that the gradients are dropped, and not filled with zeros. `emptied` are the
+    optimizers that hold parameters of that model and of no other.
     """
 
     optimizer: Ref | None
     to_none: bool = True
+    emptied: tuple[Ref, ...] = ()

@@ -43,6 +43,10 @@ class SteppingProtocol(Protocol):
             case GradientsZeroed(optimizer=Ref() as optimizer):
                 if "open" in self.state and ("stepped", optimizer) not in self.state:
                     self.state[("zeroed", optimizer)] = event
+            case GradientsZeroed(optimizer=None) if "open" in self.state:
+                for optimizer in event.emptied:
+                    if ("stepped", optimizer) not in self.state:
+                        self.state[("zeroed", optimizer)] = event
             case Unscaled(optimizer=Ref() as optimizer) if "open" in self.state:
                 self.state[("unscaled", optimizer)] = event.at
             case ScalerStep():

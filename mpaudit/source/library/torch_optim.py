@@ -85,10 +85,29 @@ def zero_grad_of_model(call: Call) -> Value:
     """`model.zero_grad()`."""
     call.emit(
         GradientsZeroed(
-            at=call.span, occasional=call.occasional, counted=call.counted, optimizer=None
+            at=call.span,
+            occasional=call.occasional,
+            counted=call.counted,
+            optimizer=None,
+            to_none=call.argument(0, "set_to_none") != FALSE,
+            emptied=tuple(
+                call.ref(optimizer) for optimizer in _optimizers_of_only(call.receiver, call.path)
+            ),
         )
     )
     return NONE
+
+
+def _optimizers_of_only(model: Value | None, path: Path) -> list[Thing]:
+    """The optimizers whose parameters are all of one model."""
+    known = path.heap.get((0, "@optimizers"))
+    return [
+        optimizer
+        for optimizer in (known.items if isinstance(known, Pack) else ())
+        if isinstance(optimizer, Thing)
+        and isinstance(owners := path.known(optimizer, "@owners"), Pack)
+        and owners.items == (model,)
+    ]
 
 
 @method("", "zero_grad")
