@@ -31,6 +31,7 @@ _COMPARED = re.compile(
 )
 _NEW = re.compile(
     r"\bkeras\.(?:ops|config|random|tree|distribution)\b|from keras import [^\n]*\bops\b|KERAS_BACKEND"
+    r"|\bset_dtype_policy\b|\boptimizers\.LossScaleOptimizer\b"
 )
 """What only Keras 3 has."""
 _ON, _OFF = ("1", "true"), ("0", "false")
