@@ -41,6 +41,9 @@ def add_update(context: Context) -> Fix | None:
     scaler, step = context.subject("scaler"), context.statement_at(context.problem.span)
     if scaler is None or step is None:
         return None
+    if _updates_around(context.module, step, scaler):  # under a condition that it is to leave
+        message = f"Call `{scaler}.update()` right after the step, whatever the condition"
+        return Fix(message, (), Safety.SUGGESTION)
     last = step
     for other in block_of(context.module, step):
         if _is_call(other, scaler, "step"):
@@ -85,14 +88,15 @@ def step_through_scaler(context: Context) -> Fix | None:
     if scaler is None:
         return None
     edits = [Edit(*module.range(node), f"{scaler}.step({optimizer})")]
-    block = block_of(module, statement)
-    after = block[block.index(statement) + 1 :]
+    after = _after(module, statement)
     for other in after:
         if _is_call(other, scaler, "step") and _steps_that(other, optimizer):
             if not alone(module, statement):
                 return None
             edits = [Edit(*lines_of(module, statement), "")]
     if not any(_mentions(other, scaler, "update") for other in after):
+        if _updates_around(module, statement, scaler):  # twice would be as wrong as not at all
+            return None
         edit = insert_after(module, statement, f"{scaler}.update()")
         if edit is None:
             return None
@@ -153,6 +157,8 @@ def unscale_in_guard(context: Context) -> Fix | None:
             return Fix(message, (), Safety.SUGGESTION)
         if not alone(module, unscale):
             return None
+        if len(block) == 1:
+            return Fix("Leave out the division by hand", (), Safety.SUGGESTION)
         edit = Edit(*lines_of(module, unscale), "")
         return Fix("Remove the second unscale_", (edit,), Safety.SAFE)
     guard = next((s for s in rest if isinstance(s, ast.If) and _steps(s, scaler)), None)
@@ -305,6 +311,25 @@ def _function_around(module: Module, node: ast.AST) -> ast.AST:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             return node
     return node
+
+
+def _after(module: Module, statement: ast.stmt) -> list[ast.stmt]:
+    """What runs after a statement in its block, and after the loops whose body that is."""
+    found: list[ast.stmt] = []
+    node: ast.AST | None = statement
+    while isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef):
+        block = block_of(module, node)
+        found += block[block.index(node) + 1 :]
+        node = module.parents.get(node)
+        if not isinstance(node, (ast.For, ast.With)):
+            break
+    return found
+
+
+def _updates_around(module: Module, statement: ast.stmt, scaler: str) -> bool:
+    """Whether the function around a statement updates this scaler in another block."""
+    function = _function_around(module, statement)
+    return any(isinstance(n, ast.stmt) and _is_call(n, scaler, "update") for n in walk(function))
 
 
 def _is_step(node: ast.AST) -> bool:
