@@ -36,10 +36,10 @@ class GradScalerProtocol(Protocol):
     State: "phase" -> Phase; ("scaled", scaler) -> the last LossScaled since update(); ("unscaled",
     scaler, optimizer) and ("stepped", scaler, optimizer) -> the event since update(); ("stepper",
     optimizer) -> the scaler that last stepped it; ("updated", scaler) -> the last update(), if
-    nothing was stepped since; "early" -> a clip of gradients that came from
-    out of sight; "raised" -> the breach after which a real run is over, so that no further
-    breach on this path is evidence. Facts: ("made", scaler) -> where it was built; ("way", scaler) ->
-    by which calls.
+    nothing was stepped since; ("applied", optimizer) -> its step through a scaler, until something
+    new comes to its gradients; "early" -> a clip of gradients that came from out of sight;
+    "raised" -> the breach after which a real run is over, so that no further breach on this path is
+    evidence. Facts: ("made", scaler) -> where it was built; ("way", scaler) -> by which calls.
     """
 
     __slots__ = ()
@@ -89,6 +89,7 @@ class GradScalerProtocol(Protocol):
             case Unscaled():
                 yield from self._unscaled(event)
             case GradientsClipped():
+                self._forget_applied()
                 yield from self._clipped(event)
             case ScalerStep():
                 yield from self._scaler_step(event)
@@ -96,14 +97,18 @@ class GradScalerProtocol(Protocol):
                 yield from self._optimizer_step(event)
             case ScalerUpdate():
                 yield from self._update(event)
-            case GradientsZeroed(optimizer=None):
+            case GradientsZeroed(optimizer=Ref() as optimizer):
+                self.state.pop(("applied", optimizer), None)
+            case GradientsZeroed():
                 self.state.pop("phase", None)
                 self.state.pop("early", None)
+                self._forget_applied()
             case LostSight():
                 self._lost(event)
 
     def _backward(self, event: Backward) -> Iterator[Verdict]:
         self.state.pop("early", None)
+        self._forget_applied()
         phase = Phase() if self.phase.closed else self.phase
         same = [b for b in phase.backwards if b.at != event.at]
         self.phase = replace(phase, backwards=(*same, event))
@@ -111,6 +116,10 @@ class GradScalerProtocol(Protocol):
             yield Kept("unscaled-backward", event.at)
         if event.scalers != () and event.made_in is not None:
             yield Kept("missing-grad-scaler", event.made_in.span)
+
+    def _forget_applied(self) -> None:
+        for key in [k for k in self.state if isinstance(k, tuple) and k[0] == "applied"]:
+            del self.state[key]
 
     def _unscaled(self, event: Unscaled) -> Iterator[Verdict]:
         if event.by_hand:
@@ -187,6 +196,7 @@ class GradScalerProtocol(Protocol):
             )
         self.state[key] = event
         self.state[("stepper", optimizer)] = scaler
+        self.state[("applied", optimizer)] = event
         self.state.pop(("updated", scaler), None)
         self.phase = replace(
             phase,
@@ -218,6 +228,9 @@ class GradScalerProtocol(Protocol):
 
     def _optimizer_step(self, event: OptimizerStep) -> Iterator[Verdict]:
         phase = self.phase
+        applied = self.state.pop(("applied", event.optimizer), None)
+        if isinstance(applied, ScalerStep) and not event.apart and not event.edited:
+            yield problems.stepped_again(applied, event)
         if event.apart or (phase.closed and not phase.stepped):
             return
         handled = event.edited or event.optimizer in phase.unscaled or phase.by_hand is not None

@@ -224,6 +224,20 @@ def unscaled_step(phase: Phase, event: OptimizerStep) -> Broken:
     )
 
 
+def stepped_again(before: ScalerStep, event: OptimizerStep) -> Broken:
+    scaler, optimizer = before.scaler.text, event.optimizer.text
+    return Broken(
+        Problem(
+            "unscaled-step",
+            event.at,
+            f"`{optimizer}.step()` applies the gradients that `{scaler}.step()` has applied already",
+            "each update is made twice, and by this step also where the scaler skipped it for inf or NaN",
+            related((before.at, "stepped here, through the scaler")),
+            subjects(before.scaler, event.optimizer),
+        )
+    )
+
+
 def missing_scaler(backward: Backward, event: OptimizerStep) -> Broken:
     region = backward.made_in
     assert region is not None

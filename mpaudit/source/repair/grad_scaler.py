@@ -87,6 +87,13 @@ def step_through_scaler(context: Context) -> Fix | None:
     scaler = _scaler_of(module, statement)
     if scaler is None:
         return None
+    block = block_of(module, statement)
+    before = block[: block.index(statement)]
+    if any(_is_call(each, scaler, "step") and _steps_that(each, optimizer) for each in before):
+        if not alone(module, statement):
+            return None
+        left_out = Edit(*lines_of(module, statement), "")
+        return Fix(f"Leave the step to `{scaler}`", (left_out,), Safety.SAFE)
     edits = [Edit(*module.range(node), f"{scaler}.step({optimizer})")]
     after = _after(module, statement)
     for other in after:
