@@ -5,43 +5,45 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
 from typing import Any, NamedTuple, cast
 
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
+from tensorflow.python.framework import ops
+from tensorflow.python.framework.auto_control_deps_utils import READ_ONLY_RESOURCE_INPUTS_ATTR
 
+from mpaudit.runtime.keras.parcel import (
+    Asked,
+    Body,
+    End,
+    Once,
+    Part,
+    Together,
+    alone_by,
+    chosen,
+    ended_by,
+    nothing_of,
+    whole_of,
+)
 from mpaudit.runtime.keras.patch import Call, Patches
-from mpaudit.runtime.keras.recipe import OURS, Plan, ingredients, made, sums_many
+from mpaudit.runtime.keras.recipe import OURS, ingredients, sums_many
+from mpaudit.runtime.keras.shelf import Held
 from mpaudit.runtime.keras.store import noted
+from mpaudit.runtime.keras.tick import tick_of
 
 _ATTEMPTS = "_mpaudit_attempts"
 _MOST = 1 << 20  # bytes of tensors that wait for each other
 _UNKNOWN = 64  # what is taken for a size that a graph does not know, of a batch as a rule
 _ZERO = AttrValue(i=0)
-_HANDLE, _TICK = tf.TensorSpec([], tf.resource), tf.TensorSpec([], tf.int64)
-
-Body = Callable[..., Any]
-"""What is done with a tensor that is looked at, the tick, and handles of resources; it gives whether
-something is wrong."""
-
-
-class Asked(NamedTuple):
-    """What a graph knows of an attempt: whether it is looked at (None if all are), its tick, and what is
-    to be told whether something is wrong."""
-
-    looks: Any
-    tick: Any
-    alarm: Callable[[Any], Any] | None
 
 
 class Look(NamedTuple):
-    """A function that is there once, and what it is called with beside the tick: a tensor, or None, and
-    handles."""
+    """A function, or a `Together`, that is there once, and what it is called with beside the tick: a
+    tensor, or None, and handles."""
 
-    body: Body
+    body: Body | Together
     value: Any
-    handles: Sequence[Any]
+    handles: Sequence[Held]
 
 
 class Attempt:
@@ -65,10 +67,10 @@ class Attempt:
                 held[key] = cls(ask())
         return held[key]
 
-    def look_now(self, looks: list[Look]) -> None:
-        """Have this done before what the graph does next."""
-        with aside():
-            self._made(looks)
+    @property
+    def tick(self) -> Any:
+        """As a tensor."""
+        return self._asked.tick
 
     def look(self, look: Look) -> None:
         """Have this done as soon as its tensor is there."""
@@ -76,57 +78,73 @@ class Attempt:
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # this is its device
             self.flush()
 
-    def flush(self) -> None:
-        """What waits has waited long enough."""
+    def flush(self, *, decides: bool = False) -> bool:
+        """What waits has waited long enough; the attempt is over if it is to decide which one is looked
+        at next. Gives whether there was anything."""
         waiting, self._waiting = self._waiting, []
-        if waiting:
-            with aside():
-                wrong = [self._made(together) for together in _parcels(waiting)]
-                if self._asked.alarm is not None:
-                    self._asked.alarm(tf.reduce_any(tf.stack(wrong)))
+        if not waiting:
+            return False
+        end = End(self._asked.every, decides)
+        with aside():
+            parcels = list(_parcels(waiting))
+            if len(parcels) == 1:
+                self._made(parcels[0], end)
+            else:
+                last: dict[object, Any] = {}
+                wrong = [self._by_itself(together, last) for together in parcels]
+                given = (tf.reduce_any(tf.stack(wrong)), self._asked.tick, self._asked.clock)
+                chosen(self._asked.looks, ended_by(end), ended_by(None), given)
+        return True
 
-    def _made(self, together: list[Look]) -> Any:
-        from tensorflow.python.ops import cond_v2, control_flow_util_v2
-
-        graph = tf.compat.v1.get_default_graph()
-        parts, tensors = [], []
-        handles: list[Any] = []
-        numbers: dict[
-            int, int
-        ] = {}  # of handles, each once: to XLA, one given twice are two things
-        for body, value, taken in together:
-            terms, plan = ([], None) if value is None else ingredients(value)
-            tensors += terms
-            inside = [graph.capture(each) for each in taken]
-            for each in inside:
-                if id(each) not in numbers:
-                    numbers[id(each)] = len(handles)
-                    handles.append(each)
-            dtype = tf.bool if value is None else value.dtype
-            part = _part(body, dtype, len(terms), plan, len(taken))
-            parts.append((part, len(terms), tuple(numbers[id(each)] for each in inside)))
-        dtypes = tuple(each.dtype for each in tensors)
-        given, whole = (*tensors, self._asked.tick, *handles), _whole(tuple(parts), dtypes)
-        if self._asked.looks is None:
-            return whole(*given)
-        branches = {"then_branch": whole, "else_branch": _nothing(dtypes, len(handles))}
-        (wrong,) = tf.raw_ops.If(cond=self._asked.looks, input=given, Tout=[tf.bool], **branches)
-        control_flow_util_v2.maybe_set_lowering_attr(wrong.op, False)
-        graphs = [each.graph for each in branches.values()]
-        cond_v2._set_read_only_resource_inputs_attr(wrong.op, graphs)
+    def _by_itself(self, together: list[Look], last: dict[object, Any]) -> Any:
+        """Made such that it waits for no other but those of the same places, which `last` knows: a tensor
+        that it waits for would live longer."""
+        places = [(id(h.resource), h.first) for look in together for h in look.handles]
+        with tf.control_dependencies([last[each] for each in places if each in last]):
+            wrong = self._made(together, None)
+        resources = [n for n, each in enumerate(wrong.op.inputs) if each.dtype == tf.resource]
+        ops.set_int_list_attr(wrong.op, READ_ONLY_RESOURCE_INPUTS_ATTR, resources)
+        last.update((each, wrong.op) for each in places)
         return wrong
 
+    def look_now(self, looks: list[Look]) -> None:
+        """Have this done before what the graph does next."""
+        with aside():
+            self._made(looks, None)
 
-def look_alone(ask: Callable[..., Asked], clock: Sequence[Any], look: Look) -> Any:
-    """Have this done in a graph of which no attempt is known; gives what something has to wait for.
+    def _made(self, together: list[Look], end: End | None) -> Any:
+        graph = tf.compat.v1.get_default_graph()
+        parts = []
+        tensors, handles = Once(), Once()
+        for body, value, taken in together:
+            terms, plan = ([], None) if value is None else ingredients(value)
+            dtype = tf.bool if value is None else value.dtype
+            used = handles.numbers(graph.capture(each.resource) for each in taken)
+            rows = tuple(each.first for each in taken)
+            parts.append(Part(body, dtype, tensors.numbers(terms), plan, used, rows))
+        if end is not None:
+            handles.numbers([self._asked.clock])
+        dtypes = tuple(each.dtype for each in tensors)
+        given = (*tensors, self._asked.tick, *handles)
+        whole = whole_of(tuple(parts), dtypes, end)
+        return chosen(self._asked.looks, whole, nothing_of(dtypes, len(handles)), given)
 
-    `ask` makes of the handles of a clock what is known of the attempt.
-    """
+
+def look_alone(every: int, clock: Any, look: Look) -> Any:
+    """Have this done in a graph of which no attempt is known; gives what something has to wait for."""
     body, value, handles = look
     with aside():
         terms, plan = ingredients(value)
-        function = _alone(ask, len(clock), body, value.dtype, len(terms), plan, len(handles))
-        return function(*terms, *clock, *handles)
+        numbers = tuple(range(len(terms))), tuple(range(len(handles)))
+        rows = tuple(each.first for each in handles)
+        part = Part(body, value.dtype, numbers[0], plan, numbers[1], rows)
+        return alone_by(every, part)(*terms, clock, *(each.resource for each in handles))
+
+
+def decide_alone(clock: Any, every: int) -> None:
+    """Have it decided which attempt is looked at next, where nothing else is done at the end of one."""
+    with aside():
+        ended_by(End(every, True))(tf.constant(False), tick_of(clock), clock)
 
 
 def timeless() -> AbstractContextManager[None]:
@@ -152,12 +170,16 @@ def aside() -> Iterator[None]:
         yield
 
 
-def flush() -> None:
-    """The graph that is being traced does no more in its attempts; what comes is of the next one."""
+def flush(*, decides: bool = False) -> bool:
+    """The graph that is being traced does no more in its attempts; what comes is of the next one.
+
+    Gives whether that has been decided, if asked, of an attempt of one replica.
+    """
     held: dict[object, Attempt] = noted(_ATTEMPTS)
-    for attempt in held.values():
-        attempt.flush()
+    alone = decides and len(held) == 1
+    done = [attempt.flush(decides=alone) for attempt in held.values()]
     held.clear()
+    return alone and all(done)
 
 
 class Ends:
@@ -192,90 +214,28 @@ def _parcels(looks: list[Look]) -> Iterator[list[Look]]:
     together: list[Look] = []
     size = 0
     apart = sums_many(tf.compat.v1.get_default_graph())
+    of_one: dict[int, list[Look]] = {}
     for look in looks:
-        large = _size(look.value)
-        if apart or large > _MOST:
-            yield [look]
+        of_one.setdefault(id(look.value), []).append(look)
+    for each in of_one.values():
+        large = _size(each[0].value)
+        if large and (apart or large > _MOST):
+            yield each
             continue
         if size + large > _MOST:
             yield together
             together, size = [], 0
-        together.append(look)
+        together += each
         size += large
     if together:
         yield together
 
 
 def _size(tensor: Any) -> int:
-    """In bytes, as far as the graph knows."""
+    """In bytes, as far as the graph knows; None has none."""
+    if tensor is None:
+        return 0
     if tensor.shape.rank is None:
         return _MOST + 1
     sizes = (_UNKNOWN if each is None else each for each in tensor.shape)
     return int(math.prod(sizes) * tensor.dtype.size)
-
-
-def _traced(function: Body, specs: Sequence[Any], *, inlined: bool) -> Any:
-    """`function` as one operation for any graph: traced once, for arguments of these specs."""
-    attributes = {"_noinline": not inlined}
-    with tf.init_scope():
-        whole = tf.function(function, autograph=False, experimental_attributes=attributes)
-        return whole.get_concrete_function(*specs)
-
-
-@cache
-def _part(body: Body, dtype: Any, terms: int, plan: Plan | None, handles: int) -> Any:
-    """`body` for the terms of a value, traced once for all tensors: a graph is built thirty times
-    faster than by calling it for each."""
-
-    def part(*given: Any) -> Any:
-        value = None if plan is None else made(plan, given[:terms])
-        return body(value, *given[terms:])
-
-    specs = [*[tf.TensorSpec(None, dtype)] * terms, _TICK, *[_HANDLE] * handles]
-    return _traced(part, specs, inlined=True)
-
-
-@cache
-def _whole(parts: tuple[tuple[Any, int, tuple[int, ...]], ...], dtypes: tuple[Any, ...]) -> Any:
-    """Parts, each with how many tensors it takes and which handles, as one function."""
-    tensors = len(dtypes)
-
-    def whole(*given: Any) -> Any:
-        each, tick, handles = iter(given[:tensors]), given[tensors], given[tensors + 1 :]
-        wrong = [
-            part(*(next(each) for _ in range(count)), tick, *(handles[n] for n in numbers))
-            for part, count, numbers in parts
-        ]
-        return tf.reduce_any(tf.stack(wrong))
-
-    handles = 1 + max((n for _, _, numbers in parts for n in numbers), default=-1)
-    specs = [*(tf.TensorSpec(None, dtype) for dtype in dtypes), _TICK, *[_HANDLE] * handles]
-    return _traced(whole, specs, inlined=False)
-
-
-@cache
-def _nothing(dtypes: tuple[Any, ...], handles: int) -> Any:
-    specs = [*(tf.TensorSpec(None, dtype) for dtype in dtypes), _TICK, *[_HANDLE] * handles]
-    return _traced(lambda *given: tf.constant(False), specs, inlined=True)  # noqa: ARG005
-
-
-@cache
-def _alone(
-    ask: Any, clock: int, body: Body, dtype: Any, terms: int, plan: Plan, handles: int
-) -> Any:
-    part = _part(body, dtype, terms, plan, handles)
-
-    def alone(*given: Any) -> Any:
-        asked = ask(*given[terms : terms + clock])
-
-        def call() -> Any:
-            return part(*given[:terms], asked.tick, *given[terms + clock :])
-
-        if asked.looks is None:
-            return call()
-        wrong = tf.cond(asked.looks, call, lambda: tf.constant(False))
-        asked.alarm(wrong)
-        return wrong
-
-    specs = [*[tf.TensorSpec(None, dtype)] * terms, *[_HANDLE] * (clock + handles)]
-    return _traced(alone, specs, inlined=False)

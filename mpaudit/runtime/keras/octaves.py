@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from mpaudit.runtime.keras.attempt import Look
 from mpaudit.runtime.keras.clock import Clock
-from mpaudit.runtime.keras.rows import Rows, add_if_sampled
+from mpaudit.runtime.keras.rows import Rows, add
+from mpaudit.runtime.keras.shelf import Held
 from mpaudit.runtime.octaves import BINS, INF, SAMPLE
 from mpaudit.runtime.sampling import CALLS, sampled
 
@@ -41,19 +42,18 @@ class Octaves:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._rows = Rows(1 + BINS)  # the number of elements, and the counts
-
-    @property
-    def handle(self) -> Any:
-        """The resource that holds them on the device."""
-        return self._rows.handle
+        self._rows = Rows(clock, 1 + BINS)  # the number of elements, and the counts
 
     def note(self, value: Any) -> None:
         """Count a tensor if this is a sampled step, now or whenever the graph that is traced runs."""
         if not tf.executing_eagerly():
-            self._clock.look(Look(_count, value, [self.handle]))
+            self._clock.look(self.look(value))
         elif sampled(self._clock.on_host()):
             self.note_on_host(value.numpy())
+
+    def look(self, value: Any) -> Look:
+        """What is to be done with a tensor in a graph."""
+        return Look(_count, value, [self._rows.here])
 
     def note_on_host(self, values: Any) -> None:
         """Count what lies in the host's memory, as NumPy has it, if this is a sampled step."""
@@ -69,30 +69,23 @@ class Octaves:
 
 def of_variable(octaves: Octaves, variable: Any, dtype: str) -> Look:
     """Counting what a variable holds, by its handle: a tensor would be memory to the graph."""
-    return Look(_read(tf.as_dtype(dtype)), None, [octaves.handle, variable])
+    held = [*octaves.look(None).handles, Held(variable, 0)]
+    return Look(_read(tf.as_dtype(dtype)), None, held)
 
 
 @cache
 def _read(dtype: Any) -> Callable[..., Any]:
-    def count(_: Any, tick: Any, handle: Any, variable: Any) -> Any:
-        return _count(tf.raw_ops.ReadVariableOp(resource=variable, dtype=dtype), tick, handle)
+    def count(_: Any, tick: Any, held: Held, variable: Held) -> Any:
+        value = tf.raw_ops.ReadVariableOp(resource=variable.resource, dtype=dtype)
+        return _count(value, tick, held)
 
     return count
 
 
-def _count(value: Any, tick: Any, handle: Any) -> Any:
-    with tf.control_dependencies([count_if_sampled(handle, tick, value)]):
-        return tf.constant(False)
-
-
-def count_if_sampled(handle: Any, tick: Any, value: Any) -> Any:
-    """Count `value` in the row of this tick; gives an operation that is run by then."""
-
-    def sums() -> Any:
-        elements = tf.cast(tf.reshape(tf.size(value, tf.int64), [1]), tf.float64)
-        return tf.concat([elements, tf.cast(_counts(value), tf.float64)], 0)
-
-    return add_if_sampled(handle, tick, sums, CALLS)
+def _count(value: Any, tick: Any, held: Held) -> Any:
+    elements = tf.cast(tf.reshape(tf.size(value, tf.int64), [1]), tf.float64)
+    sums = tf.concat([elements, tf.cast(_counts(value), tf.float64)], 0)
+    return add(held, tick, sums, CALLS)
 
 
 def _counts(value: Any) -> Any:

@@ -40,5 +40,10 @@ class Keras3OnTensorFlow(Keras3):
 
     def progress(self, optimizer: Any) -> Any:
         """How many attempts were not skipped, those that only accumulate gradients included."""
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        return tf.identity(tf.convert_to_tensor(inner._iterations))
+        if not isinstance(optimizer, self.scaling):
+            return None
+        return tf.identity(tf.convert_to_tensor(optimizer.inner_optimizer._iterations))
+
+    def applied(self, optimizer: Any, before: Any, after: Any) -> Any:
+        """Without a loss scale none is skipped."""
+        return tf.constant(True) if before is None else super().applied(optimizer, before, after)

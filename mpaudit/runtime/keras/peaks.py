@@ -9,7 +9,7 @@ import numpy
 import tensorflow as tf
 
 from mpaudit.runtime.keras.clock import Clock
-from mpaudit.runtime.keras.store import Store
+from mpaudit.runtime.keras.shelf import Held
 
 ROOM = 1024
 """Steps whose magnitudes fit between two reads."""
@@ -20,17 +20,17 @@ _NOTHING = -1.0
 class Ring:
     """The largest finite magnitude of each of the last `ROOM` ticks."""
 
-    __slots__ = ("_clock", "_host", "_store")
+    __slots__ = ("_clock", "_host", "_place")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._store = Store(tf.float32, lambda: numpy.full([ROOM], _NOTHING))
+        self._place = clock.place("peaks", lambda: numpy.full([ROOM], _NOTHING, numpy.float32))
         self._host: dict[int, float] = {}
 
     @property
-    def handle(self) -> Any:
-        """The resource that holds the ring, in float32."""
-        return self._store.here
+    def here(self) -> Held:
+        """The ring, in float32."""
+        return self._place.here
 
     def note_on_host(self, amax: float) -> None:
         """What the host measured now; below zero for nothing."""
@@ -50,7 +50,7 @@ class Ring:
             return ring
 
         if len(ticks):
-            for ring in self._store.swap(kept):
+            for ring in self._place.swap(kept):
                 held = numpy.maximum(held, ring)
         for tick in ticks:
             inside = float(held[tick % ROOM]) if len(ticks) < ROOM else _NOTHING
@@ -59,8 +59,10 @@ class Ring:
                 yield tick, amax
 
 
-def raise_peak(handle: Any, tick: Any, amax: Any) -> Any:
+def raise_peak(held: Held, tick: Any, amax: Any) -> Any:
     """Raise the entry of a tick to `amax`; returns the operation."""
     return tf.raw_ops.ResourceScatterMax(
-        resource=handle, indices=tick % ROOM, updates=tf.cast(amax, tf.float32)
+        resource=held.resource,
+        indices=held.first + tick % ROOM,
+        updates=tf.cast(amax, tf.float32),
     )

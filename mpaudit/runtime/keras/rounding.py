@@ -13,7 +13,8 @@ from mpaudit.runtime.keras.attempt import Look
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.order import Order, runs_by_itself
 from mpaudit.runtime.keras.patch import Call, Patches
-from mpaudit.runtime.keras.rows import Rows, add_if_sampled
+from mpaudit.runtime.keras.rows import Rows, add
+from mpaudit.runtime.keras.shelf import Held
 from mpaudit.runtime.sampling import CALLS, sampled
 from mpaudit.runtime.underflow import SMALLEST, Rounded
 
@@ -43,7 +44,7 @@ class Rounding:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._order = Order()
-        self._rows = Rows(5)  # elements, and the fields of `Rounded`
+        self._rows = Rows(clock, 5)  # elements, and the fields of `Rounded`
 
     def later(self) -> Callable[[Any], Any]:
         """What is to be called with a gradient in the backward pass of what is computed now.
@@ -54,8 +55,8 @@ class Rounding:
         if tf.executing_eagerly():
             return self._note
         graph = tf.compat.v1.get_default_graph()
-        rows = graph.capture(self._rows.handle)
-        own = [graph.capture(each) for each in self._clock.handles]
+        rows = self._rows.here.captured()
+        own = graph.capture(self._clock.handle)
 
         def note(gradient: Any) -> Any:
             return self._order.run(lambda: self._clock.look(Look(_add, gradient, [rows]), own))
@@ -116,16 +117,12 @@ def _rounds(gradient: Any) -> bool:
     return isinstance(gradient, tf.Tensor) and gradient.dtype.name in _WIDER
 
 
-def _add(value: Any, tick: Any, handle: Any) -> Any:
-    """Add what a gradient holds to the rows, if the tick is sampled."""
-
-    def sums() -> Any:
-        magnitude = tf.cast(tf.abs(tf.reshape(value, [-1])), tf.float64)
-        there = magnitude > 0
-        gone = there & (magnitude <= SMALLEST)
-        lost = tf.where(gone, magnitude, tf.zeros_like(magnitude))
-        counts = tf.ones_like(magnitude), tf.cast(gone, tf.float64), tf.cast(there, tf.float64)
-        return tf.stack([tf.reduce_sum(each) for each in (*counts, lost, magnitude)])
-
-    with tf.control_dependencies([add_if_sampled(handle, tick, sums, CALLS)]):
-        return tf.constant(False)
+def _add(value: Any, tick: Any, held: Held) -> Any:
+    """Add what a gradient holds to the rows."""
+    magnitude = tf.cast(tf.abs(tf.reshape(value, [-1])), tf.float64)
+    there = magnitude > 0
+    gone = there & (magnitude <= SMALLEST)
+    lost = tf.where(gone, magnitude, tf.zeros_like(magnitude))
+    counts = tf.ones_like(magnitude), tf.cast(gone, tf.float64), tf.cast(there, tf.float64)
+    sums = tf.stack([tf.reduce_sum(each) for each in (*counts, lost, magnitude)])
+    return add(held, tick, sums, CALLS)

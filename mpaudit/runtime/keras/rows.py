@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy
 import tensorflow as tf
 
-from mpaudit.runtime.keras.clock import ordinal_of, sampled_at
-from mpaudit.runtime.keras.store import Store
+from mpaudit.runtime.keras.clock import Clock
+from mpaudit.runtime.keras.shelf import Held
+from mpaudit.runtime.keras.tick import ordinal_of
 
 SLOTS = 8
 """Sampled steps of which the sums fit between two reads."""
@@ -24,17 +25,17 @@ class Rows:
     So has each replica of a strategy; what is read are the sums of all.
     """
 
-    __slots__ = ("_host", "_store", "_width")
+    __slots__ = ("_host", "_place", "_width")
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, clock: Clock, width: int) -> None:
         self._width = width
-        self._store = Store(tf.float64, self._empty)
+        self._place = clock.place(("rows", width), self._empty)
         self._host: dict[int, Any] = {}
 
     @property
-    def handle(self) -> Any:
-        """The resource that holds the rows of the device."""
-        return self._store.here
+    def here(self) -> Held:
+        """Those of the device."""
+        return self._place.here
 
     def add_on_host(self, tick: int, sums: Any, most: int) -> None:
         """Add what the host summed up of a tensor, as one of `most` in a tick."""
@@ -53,7 +54,7 @@ class Rows:
         def kept(held: Any) -> Any:
             return numpy.where(over(held)[:, None], self._empty(), held)
 
-        for held in self._store.swap(kept):
+        for held in self._place.swap(kept):
             for row in held[over(held)]:
                 tick = int(row[_TICK])
                 rows[tick] = row + rows[tick] if tick in rows else row
@@ -68,25 +69,18 @@ class Rows:
         return rows
 
 
-def add_if_sampled(handle: Any, tick: Any, sums: Callable[[], Any], most: int) -> Any:
-    """`Rows.add_on_host` inside a graph, if the tick is sampled; gives what is run by then.
+def add(held: Held, tick: Any, sums: Any, most: int) -> Any:
+    """`Rows.add_on_host` inside a graph, at a sampled tick; gives the operation.
 
-    `sums` makes a vector of float64.
+    `sums` is a vector of float64.
     """
-    none = tf.constant(0.0)
-    return tf.cond(sampled_at(tick), lambda: _add(handle, tick, sums(), most), lambda: none)
-
-
-def _add(handle: Any, tick: Any, sums: Any, most: int) -> Any:
     now = tf.cast(tick, tf.float64)
-    slot = ordinal_of(tick) % SLOTS
-    row = tf.raw_ops.ResourceGather(resource=handle, indices=slot, dtype=tf.float64)
+    slot = held.first + ordinal_of(tick) % SLOTS
+    row = tf.raw_ops.ResourceGather(resource=held.resource, indices=slot, dtype=tf.float64)
     row.set_shape([_HEAD + sums.shape[0]])
     begun = row[_TICK] == now
     full = begun & (row[_TENSORS] >= most)
     more = tf.concat([tf.stack([now, tf.constant(1, tf.float64)]), sums], 0)
     before = row * tf.constant([0.0] + [1.0] * (row.shape[0] - 1), tf.float64)
     row = tf.where(full, row, tf.where(begun, before + more, more))
-    done = tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=slot, updates=row)
-    with tf.control_dependencies([done]):
-        return tf.constant(0.0)
+    return tf.raw_ops.ResourceScatterUpdate(resource=held.resource, indices=slot, updates=row)

@@ -8,24 +8,27 @@ of one sign have the order of their bits, and that is ten times faster than Tens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import tensorflow as tf
 
 from mpaudit.runtime.keras.attempt import Look
-from mpaudit.runtime.keras.clock import Clock, sampled_at
-from mpaudit.runtime.keras.octaves import Octaves, count_if_sampled
+from mpaudit.runtime.keras.clock import Clock
+from mpaudit.runtime.keras.octaves import Octaves
 from mpaudit.runtime.keras.order import Order
+from mpaudit.runtime.keras.parcel import Member, chosen, traced
 from mpaudit.runtime.keras.peaks import Ring, raise_peak
 from mpaudit.runtime.keras.runs import Calls
-from mpaudit.runtime.keras.store import Store, one_of_several
+from mpaudit.runtime.keras.store import one_of_several
+from mpaudit.runtime.keras.tick import sampled_at
 from mpaudit.runtime.sampling import sampled
 
 _NEVER = -1.0e300
+_START = (-1, -1, _NEVER, 0, 0, 0, 0, 0, 0, 0, 0)
 _EVERY = 16  # attempts between two counts of the zeros of a tensor inside a graph
 _BITS = {2: (tf.int16, 0x7FFF), 4: (tf.int32, 0x7FFFFFFF), 8: (tf.int64, 0x7FFFFFFFFFFFFFFF)}
 _INFINITY = {
@@ -66,18 +69,6 @@ def measurable(value: object) -> bool:
     return isinstance(value, tf.Tensor) and value.dtype in MEASURABLE
 
 
-class _Places(NamedTuple):
-    """The resources of a tap; None for what it lacks."""
-
-    vector: Any
-    octaves: Any
-    peaks: Any
-
-    def captured(self, graph: Any) -> _Places:
-        """The same inside a graph whose loops may only use what they have captured."""
-        return _Places(*(None if each is None else graph.capture(each) for each in self))
-
-
 class Tap:
     """Rolls up all tensors of one dtype that pass one place.
 
@@ -86,7 +77,7 @@ class Tap:
     """
 
     __slots__ = (
-        *("_bad", "_calls", "_clock", "_dtype", "_host", "_order", "_store", "_top"),
+        *("_bad", "_calls", "_clock", "_dtype", "_host", "_order", "_place", "_top"),
         *("octaves", "peaks"),
     )
 
@@ -97,7 +88,7 @@ class Tap:
         self.peaks = peaks
         self._clock = clock
         self._dtype = dtype
-        self._store = Store(tf.float64, _start)
+        self._place = clock.place("taps", lambda: _start()[None])
         self._bad: dict[int | None, int] = {}  # the first bad tick of each replica on the host
         self._calls = Calls()
         self._host = _start()
@@ -111,7 +102,8 @@ class Tap:
         else:
             if calls or others:
                 self._calls.add(calls, others)
-            _record(self._clock, self._places(), value)
+            for look in self._looks(value):
+                self._clock.look(look)
 
     def later(self) -> Callable[[Any], Any]:
         """`note` for the backward pass of what is computed now.
@@ -122,13 +114,18 @@ class Tap:
         if tf.executing_eagerly():
             return self.note
         graph = tf.compat.v1.get_default_graph()
-        places = self._places().captured(graph)
-        own = [graph.capture(each) for each in self._clock.handles]
+        own = graph.capture(self._clock.handle)
+        looks = [
+            look._replace(handles=[each.captured() for each in look.handles])
+            for look in self._looks(None)
+        ]
 
-        def note(value: Any) -> Any:
-            return self._order.run(lambda: _record(self._clock, places, value, own))
+        def record(value: Any) -> Any:
+            done = [self._clock.look(look._replace(value=value), own) for look in looks]
+            waits = [each for each in done if each is not None]
+            return tf.group(waits) if waits else None
 
-        return note
+        return lambda value: self._order.run(lambda: record(value))
 
     def count(self, *, calls: int = 0, others: int = 0) -> None:
         """Count a call that has nothing to measure."""
@@ -143,8 +140,10 @@ class Tap:
         vector[0] = _float(self._top, self._dtype)
         self._host, self._top = _start(), -1
         first, self._bad = self._bad, {}
-        replicas = self._store.replicas
-        for number, seen in zip(replicas, self._store.swap(lambda _: _start()), strict=True):
+        replicas = self._place.replicas
+        for number, (seen,) in zip(
+            replicas, self._place.swap(lambda _: _start()[None]), strict=True
+        ):
             if seen[2] > _NEVER:
                 which = number if len(replicas) > 1 else None
                 first[which] = min(first.get(which, -int(seen[2])), -int(seen[2]))
@@ -162,10 +161,11 @@ class Tap:
             ),
         )
 
-    def _places(self) -> _Places:
-        octaves = None if self.octaves is None else self.octaves.handle
-        peaks = None if self.peaks is None else self.peaks.handle
-        return _Places(self._store.here, octaves, peaks)
+    def _looks(self, value: Any) -> list[Look]:
+        """What is to be done with a tensor in a graph."""
+        kept = [self._place.here, *([] if self.peaks is None else [self.peaks.here])]
+        looks = [Look(_TOGETHER, value, kept)]
+        return looks if self.octaves is None else [*looks, self.octaves.look(value)]
 
     def _note_on_host(self, value: Any, calls: int, others: int) -> None:
         host = self._host
@@ -197,7 +197,7 @@ class Tap:
 
 
 def _start() -> Any:
-    return numpy.array([-1.0, -1.0, _NEVER, 0, 0, 0, 0, 0, 0, 0, 0], numpy.float64)
+    return numpy.array(_START, numpy.float64)
 
 
 def _float(bits: int, dtype: str) -> float:
@@ -210,99 +210,118 @@ def _float(bits: int, dtype: str) -> float:
     return float(numpy.array([bits], integer).view(dtype)[0])
 
 
-def _record(clock: Clock, places: _Places, value: Any, own: Any = None) -> Any:
-    """Join what `value` holds to the vector, if this step is looked at; something to wait for."""
-    there = tuple(each is not None for each in places)
-    handles = [each for each in places if each is not None]
-    return clock.look(Look(_recorder(there), value, handles), own)
+class _Together:
+    """What taps do with all tensors that are looked at together: `Together`.
+
+    On a CPU the largest magnitude is found as an integer, in one pass; everything else is counted only
+    where there is something bad, or now and then. GPUs have no such operation for integers.
+    """
+
+    def alone(self, value: Any) -> Sequence[Any]:
+        """The largest magnitude, not a number where nothing or something bad is in there, and the size."""
+        if _on_gpu():
+            return ()
+        integer, mask = _BITS[value.dtype.size]
+        bits = tf.bitwise.bitwise_and(tf.bitcast(value, integer), tf.constant(mask, integer))
+        top = tf.maximum(tf.reduce_max(bits), tf.constant(-1, integer))
+        return _double(tf.bitcast(top, value.dtype)), _double(tf.size(value, out_type=tf.int64))
+
+    def all(self, tick: Any, members: Sequence[Member]) -> Any:
+        """Join it to the vectors: those of different taps at once."""
+        dtypes = tuple(each.value.dtype for each in members)
+        values = [each.value for each in members]
+        if _on_gpu():
+            vectors = _closely(dtypes)(*values, tick)
+        else:
+            tops = tf.stack([each.found[0] for each in members])
+            sizes = tf.stack([each.found[1] for each in members])
+            counted = (tick % _EVERY == 0) | sampled_at(tick)
+            odd = counted | ~tf.reduce_all(tf.math.is_finite(tops))
+            given = (*values, tick, tops, sizes)
+            vectors = chosen(odd, _closely(dtypes, given=True), _plainly(dtypes), given)
+        vectors.set_shape([len(members), len(_start())])
+        waiting = [(each.handles[0], n) for n, each in enumerate(members)]
+        while waiting:  # a tap that comes more than once takes turns with itself
+            first = {(id(held.resource), held.first): n for held, n in reversed(waiting)}
+            turn = [each for each in waiting if each[1] in first.values()]
+            waiting = [each for each in waiting if each[1] not in first.values()]
+            for resource in {id(held.resource): held.resource for held, _ in turn}.values():
+                _join(resource, [(h.first, n) for h, n in turn if h.resource is resource], vectors)
+        for n, each in enumerate(members):
+            for peaks in each.handles[1:]:
+                raise_peak(peaks, tick, vectors[n, 0])
+        return tf.reduce_any(vectors[:, 1] >= 0)
+
+
+_TOGETHER = _Together()
+
+
+def _on_gpu() -> bool:
+    return bool(tf.config.list_logical_devices("GPU"))
 
 
 @cache
-def _recorder(there: tuple[bool, ...]) -> Callable[..., Any]:
-    """The function that joins; `there` says which of the places there are."""
+def _closely(dtypes: tuple[Any, ...], *, given: bool = False) -> Any:
+    """The vectors of tensors of these dtypes, with everything counted, as one function of them and the
+    tick, and of what `_plainly` is `given`."""
 
-    def record(value: Any, tick: Any, *handles: Any) -> Any:
-        each = iter(handles)
-        places = _Places(*(next(each) if known else None for known in there))
-        more = _look(places, tick, tf.reshape(value, [-1]))
-        with tf.control_dependencies([_join(places.vector, more)]):
-            return more[1] >= 0
+    def closely(*taken: Any) -> Any:
+        tick = taken[len(dtypes)]
+        return tf.stack([_counted(each.dtype)(each, tick) for each in taken[: len(dtypes)]])
 
-    return record
+    return traced(closely, [*_specs(dtypes), *(_DOUBLES if given else [])], inlined=False)
 
 
-def _look(places: _Places, tick: Any, value: Any) -> Any:
-    """The vector of one tensor, and what else is kept of it.
+@cache
+def _plainly(dtypes: tuple[Any, ...]) -> Any:
+    """The same of tensors in which nothing is bad, from their largest magnitudes and sizes."""
 
-    On a CPU the largest magnitude is found as an integer, in one pass; everything else is counted
-    only where there is something bad, or in a sample. GPUs have no such operation for integers.
-    """
+    def plainly(*taken: Any) -> Any:
+        tops, sizes = taken[-2:]
+        ones = tf.ones_like(sizes)
+        columns = [ones * float(each) for each in _START]
+        columns[0], columns[7], columns[8] = tops, sizes, ones
+        return tf.stack(columns, 1)
 
-    def closely() -> Any:
-        vector = _counted(value, tick)
-        done = []
-        if places.octaves is not None:
-            done.append(count_if_sampled(places.octaves, tick, value))
-        with tf.control_dependencies(done):
-            return tf.identity(vector)
-
-    if tf.config.list_logical_devices("GPU"):
-        measured = closely()
-    else:
-        integer, mask = _BITS[value.dtype.size]
-        bits = tf.bitwise.bitwise_and(tf.bitcast(value, integer), tf.constant(mask, integer))
-        top = tf.reduce_max(bits)
-        infinity = tf.constant(_INFINITY[value.dtype.name], integer)
-        size = tf.size(value, out_type=tf.int64)
-        plain = (top < infinity) & (top >= 0) & (tick % _EVERY > 0)
-        if places.octaves is not None:
-            plain &= ~sampled_at(tick)
-        measured = tf.cond(
-            plain,
-            lambda: _vector(tf.bitcast(top, value.dtype), size=size),
-            closely,
-        )
-    if places.peaks is None:
-        return measured
-    with tf.control_dependencies([raise_peak(places.peaks, tick, measured[0])]):
-        return tf.identity(measured)
+    return traced(plainly, [*_specs(dtypes), *_DOUBLES], inlined=False)
 
 
-def _counted(value: Any, tick: Any) -> Any:
+def _specs(dtypes: tuple[Any, ...]) -> list[Any]:
+    return [*(tf.TensorSpec([None], dtype) for dtype in dtypes), tf.TensorSpec([], tf.int64)]
+
+
+_DOUBLES = [tf.TensorSpec([None], tf.float64)] * 2
+
+
+@cache
+def _counted(dtype: Any) -> Any:
     """The vector of one tensor, with everything counted."""
-    magnitude = tf.where(tf.math.is_finite(value), tf.abs(value), tf.constant(-1, value.dtype))
-    amax = tf.maximum(tf.reduce_max(magnitude), tf.constant(-1, value.dtype))
-    kinds = (tf.math.is_inf(value), tf.math.is_nan(value), value == tf.zeros([], value.dtype))
-    inf, nan, zeros = (tf.reduce_sum(tf.cast(kind, tf.float32)) for kind in kinds)
-    now = tf.cast(tick, tf.float64)
-    bad = inf + nan > 0
-    last = tf.where(bad, now, tf.constant(-1.0, tf.float64))
-    first = tf.where(bad, -now, tf.constant(_NEVER, tf.float64))
-    size = tf.size(value, out_type=tf.int64)
-    return _vector(amax, last, first, inf, nan, zeros, size, size)
 
+    def counted(value: Any, tick: Any) -> Any:
+        magnitude = tf.where(tf.math.is_finite(value), tf.abs(value), tf.constant(-1, dtype))
+        amax = tf.maximum(tf.reduce_max(magnitude), tf.constant(-1, dtype))
+        kinds = (tf.math.is_inf(value), tf.math.is_nan(value), value == tf.zeros([], dtype))
+        inf, nan, zeros = (tf.reduce_sum(tf.cast(kind, tf.float32)) for kind in kinds)
+        now = tf.cast(tick, tf.float64)
+        bad = inf + nan > 0
+        last = tf.where(bad, now, tf.constant(-1.0, tf.float64))
+        first = tf.where(bad, -now, tf.constant(_NEVER, tf.float64))
+        size = tf.size(value, out_type=tf.int64)
+        every = (amax, last, first, inf, nan, zeros, size, size, 1, 0, 0)
+        return tf.stack([_double(each) for each in every])
 
-def _vector(
-    amax: Any = -1.0,
-    last: Any = -1.0,
-    first: Any = _NEVER,
-    inf: Any = 0,
-    nan: Any = 0,
-    zeros: Any = 0,
-    zeros_of: Any = 0,
-    size: Any = 0,
-) -> Any:
-    """What a tap's vector is joined with, of one tensor; its calls are counted elsewhere."""
-    every = (amax, last, first, inf, nan, zeros, zeros_of, size, 1, 0, 0)
-    return tf.stack([_double(each) for each in every])
+    return traced(counted, _specs((dtype,)), inlined=True)
 
 
 def _double(value: Any) -> Any:
     return tf.cast(value, tf.float64) if tf.is_tensor(value) else tf.constant(value, tf.float64)
 
 
-def _join(handle: Any, more: Any) -> Any:
-    old = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float64)
+def _join(resource: Any, rows: Sequence[tuple[int, int]], vectors: Any) -> None:
+    """Join to each of some rows of a resource the vector of this number."""
+    firsts, numbers = (tf.constant(each, tf.int64) for each in zip(*rows, strict=True))
+    old = tf.raw_ops.ResourceGather(resource=resource, indices=firsts, dtype=tf.float64)
+    more = tf.gather(vectors, numbers)
     by_maximum = tf.constant([True] * 3 + [False] * 8)
     new = tf.where(by_maximum, tf.maximum(old, more), old + more)
-    return tf.raw_ops.AssignVariableOp(resource=handle, value=new)
+    tf.raw_ops.ResourceScatterUpdate(resource=resource, indices=firsts, updates=new)

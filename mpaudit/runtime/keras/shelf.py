@@ -1,0 +1,81 @@
+"""Resources that many places share: a graph takes microseconds for each resource that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy
+import tensorflow as tf
+
+from mpaudit.runtime.keras.store import Store
+
+_MOST, _BYTES = 64, 1 << 18  # places of one resource, and bytes
+
+
+class Held(NamedTuple):
+    """A resource that a graph is given, and which of its rows is the first of a place."""
+
+    resource: Any
+    first: int
+
+    def captured(self) -> Held:
+        """The same for the graph that is being traced, whose loops may only use what it has captured."""
+        graph = tf.compat.v1.get_default_graph()
+        return Held(graph.capture(self.resource), self.first)
+
+
+class Place:
+    """Some rows of a resource, of each replica, that begin as `start`, an array, says."""
+
+    __slots__ = ("_first", "_rows", "_start", "_store")
+
+    def __init__(self, store: Store, first: int, start: Any) -> None:
+        self._store = store
+        self._first = first
+        self._start = start
+        self._rows = list(range(first, first + len(start)))
+
+    @property
+    def here(self) -> Held:
+        """Those of the replica which is computed now."""
+        return Held(self._store.here, self._first)
+
+    @property
+    def replicas(self) -> list[int]:
+        """Of which replicas there are some."""
+        return self._store.replicas
+
+    def swap(self, change: Callable[[Any], Any]) -> Iterator[Any]:
+        """What they hold of each replica, as NumPy has it; `change` says what they hold from now on.
+
+        Waits for the device.
+        """
+        dtype = tf.as_dtype(self._start.dtype)
+        with tf.init_scope():
+            rows = tf.constant(self._rows, tf.int64)
+            for handle in self._store:
+                read = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=dtype)
+                held = read.numpy()
+                more = tf.constant(change(held), dtype)
+                tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=rows, updates=more)
+                yield held
+
+
+class Shelf:
+    """Gives out places that all begin as `start` says; a resource lives as long as one of its places."""
+
+    def __init__(self, start: Any) -> None:
+        self._start = start
+        self._room = max(1, min(_MOST, _BYTES // start.nbytes))
+        self._store: Store | None = None
+        self._taken = 0
+
+    def place(self) -> Place:
+        """Another one."""
+        if self._store is None or self._taken == self._room:
+            dtype = tf.as_dtype(self._start.dtype)
+            self._store = Store(dtype, lambda: numpy.concatenate([self._start] * self._room))
+            self._taken = 0
+        self._taken += 1
+        return Place(self._store, (self._taken - 1) * len(self._start), self._start)
