@@ -229,7 +229,7 @@ class GradScalerProtocol(Protocol):
     def _optimizer_step(self, event: OptimizerStep) -> Iterator[Verdict]:
         phase = self.phase
         applied = self.state.pop(("applied", event.optimizer), None)
-        if isinstance(applied, ScalerStep) and not event.apart and not event.edited:
+        if isinstance(applied, ScalerStep) and not (applied.edited or event.apart or event.edited):
             yield problems.stepped_again(applied, event)
         if event.apart or (phase.closed and not phase.stepped):
             return

@@ -71,7 +71,7 @@ DTYPES = {
     "torch.float32": "float32",
     "torch.float": "float32",
 }
-EDITED = re.compile(r"\.grad\s*=(?!=|\s*None\b)")
+EDITED = re.compile(r"\.grad(?:\.data)?(?:\s*=(?!=|\s*None\b)|\.(?:copy|set)_\()")
 """What a file says that puts gradients where they belong by itself; None takes them away."""
 
 
