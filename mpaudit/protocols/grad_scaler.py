@@ -278,6 +278,7 @@ class GradScalerProtocol(Protocol):
 
     def _lost(self, event: LostSight) -> None:
         self.state.pop("early", None)
+        self._forget_applied()  # whoever has the model can put gradients into it
         for key, value in list(self.state.items()):
             if key == "phase" or not isinstance(key, tuple):
                 continue
