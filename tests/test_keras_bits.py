@@ -52,7 +52,11 @@ def weights(policy: str) -> list[bytes]:
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_a_residual_network_trains_to_the_same_bits(tmp_path: Path, policy: str) -> None:
     plain = weights(policy)
-    for name, sampling in (("all", Sampling()), ("light", Sampling(light=True))):
+    for name, sampling in (
+        ("all", Sampling()),
+        ("each", Sampling(every=1)),
+        ("light", Sampling(light=True)),
+    ):
         (tmp_path / name).mkdir()
         with watched(tmp_path / name, sampling=sampling):
             assert weights(policy) == plain
@@ -105,7 +109,7 @@ def test_tensorflow_expects_the_same_tensors_in_memory_at_the_peak(tmp_path: Pat
     read(tmp_path)
 
 
-def test_a_sum_is_taken_apart_down_to_what_is_used_more_than_once() -> None:
+def test_sums_and_products_are_taken_apart_down_to_what_is_used_more_than_once() -> None:
     seen = {}
 
     @tf.function
@@ -114,17 +118,58 @@ def test_a_sum_is_taken_apart_down_to_what_is_used_more_than_once() -> None:
         twice = tf.add_n([b, b, b])
         total = (once + c) + (twice + a)
         product = total * twice
-        for name, value in {"total": total, "product": product, "twice": twice}.items():
+        scaled = (tf.sqrt(a) * c) / b
+        step = scaled * 0.1
+        values = {
+            "total": total,
+            "product": product,
+            "twice": twice,
+            "scaled": scaled,
+            "step": step,
+        }
+        for name, value in values.items():
             terms, plan = ingredients(value)
             seen[name] = [each.op.type for each in terms]
             seen[f"{name} again"] = made(plan, terms)
-        return total, seen["total again"]
+        return total, seen["total again"], scaled, seen["scaled again"]
 
-    one, other = compute(tf.constant(1.0), tf.constant([2.0, 3.0]), tf.constant([4.0]))
+    one, other, scaled, again = compute(*map(tf.constant, (1.0, [2.0, 3.0], [4.0])))
     assert one.numpy().tolist() == other.numpy().tolist()
+    assert scaled.numpy().tolist() == again.numpy().tolist()
+    assert seen["scaled"] == ["Sqrt", "Placeholder", "Placeholder"]
+    assert seen["step"] == [*seen["scaled"], "Const"]
     assert seen["total"] == ["Placeholder", "Placeholder", "Placeholder", "AddN", "Placeholder"]
-    assert seen["product"] == ["Mul"]
+    assert seen["product"] == ["AddV2", "AddN"]
     assert seen["twice"] == ["AddN"]
+
+
+def scaled() -> list[bytes]:
+    """The weights of a network in which the gradient of a batch normalisation's factor is a product: the
+    step is another one of that, which TensorFlow multiplies in another order."""
+    layers = keras.layers
+    with under("float32", seed=0):
+        given = keras.Input((12, 12, 3))
+        twice = layers.Conv2D(8, 3, padding="same")
+        normal = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(given))
+        x = layers.Activation("relu")(normal)
+        x = layers.Add()([(once := twice(x)), x, twice(once)])
+        head = layers.Dense(5)(layers.GlobalAveragePooling2D()(x))
+        model = keras.Model(given, head)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.05), loss)
+        images, labels = samples(64, 12, 12, 3), tf.range(64) % 5
+        model.fit(images, labels, batch_size=8, shuffle=False, verbose=0, epochs=2)
+        return [each.tobytes() for each in model.get_weights()]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(every=1), Sampling(light=True)], ids=repr)
+def test_a_gradient_is_multiplied_by_the_learning_rate_first(
+    tmp_path: Path, sampling: Sampling
+) -> None:
+    plain = scaled()
+    with watched(tmp_path, sampling=sampling):
+        assert scaled() == plain
+    read(tmp_path)
 
 
 def joined(kind: str) -> list[bytes]:

@@ -2,8 +2,9 @@
 
 TensorFlow gathers additions of which each is used by the next one only, and adds in another order: the
 smaller of a batch normalisation's terms last, say, behind the other end of a residual connection. In
-the same way it makes one operation of a matrix product, its bias, and an addition or an activation
-behind them. A tap on what is in between would end that, and the model would train to other last bits.
+the same way it multiplies in another order: a gradient's factors by the learning rate first. And it makes
+one operation of a matrix product, its bias, and an addition or an activation behind them. A tap on what
+is in between would end that, and the model would train to other last bits.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ OURS = ".mpaudit"
 """The name of what the probe adds to a graph."""
 
 _SUMS = ("Add", "AddV2", "AddN")
+_FACTORS = ("Mul", "RealDiv")
 _PRODUCTS = ("MatMul", "Conv2D", "Conv3D", "DepthwiseConv2dNative")
 _BIAS = "BiasAdd"
+_IDENTITIES = ("Identity", "IdentityN")
 _JOINED = (*_SUMS, _BIAS, "Relu", "Relu6", "Elu", "LeakyRelu", "Tanh", "Sigmoid")
 """What TensorFlow makes one operation of with a product before it."""
 _MOST = 16
@@ -46,8 +49,7 @@ def ingredients(value: Any) -> tuple[list[Any], Plan]:
         return [value], 0
     found: list[Any] = []
     source = _source(value)
-    sum_ = source.op.type in _SUMS and len(_users(source)) < 2
-    plan = _made(source, found) if sum_ else _plan(value, found)
+    plan = _made(source, found) if _goes_on(source) else _plan(value, found)
     return (found, plan) if len(found) <= _MOST else ([value], 0)
 
 
@@ -87,6 +89,13 @@ def _made(source: Any, found: list[Any]) -> Made:
     return Made(operation.type, names, attributes, of)
 
 
+def _goes_on(source: Any) -> bool:
+    """Whether it is a sum, or a product of which a further one is made, if only later."""
+    kind, users = source.op.type, _users(source)
+    multiplied = kind in _FACTORS and all(each.type in _FACTORS for each in users)
+    return len(users) < 2 and (kind in _SUMS or multiplied)
+
+
 def _joined(source: Any) -> bool:
     """Whether TensorFlow makes one operation of this one and what uses it."""
     kind, users = source.op.type, _users(source)
@@ -96,15 +105,16 @@ def _joined(source: Any) -> bool:
     if kind == _BIAS:
         product = _source(source.op.inputs[0])
         return user.type in _JOINED and product.op.type in _PRODUCTS and len(_users(product)) == 1
-    return (kind in _SUMS and user.type in _SUMS) or (
-        kind in _PRODUCTS and user.type in (*_SUMS, _BIAS)
+    return any(
+        kind in one and user.type in other
+        for one, other in ((_SUMS, _SUMS), (_FACTORS, _FACTORS), (_PRODUCTS, (*_SUMS, _BIAS)))
     )
 
 
 def _source(tensor: Any) -> Any:
     """What an identity, which TensorFlow takes out, passes on."""
-    while tensor.op.type == "Identity" and not tensor.op.control_inputs:
-        tensor = tensor.op.inputs[0]
+    while tensor.op.type in _IDENTITIES and not tensor.op.control_inputs:
+        tensor = tensor.op.inputs[tensor.value_index]
     return tensor
 
 
@@ -112,8 +122,10 @@ def _users(tensor: Any) -> list[Any]:
     """The operations that use a tensor so far, its shape and the probe aside."""
     found: dict[str, Any] = {}
     for operation in tensor.consumers():
-        if operation.type == "Identity":
-            found.update((each.name, each) for each in _users(operation.outputs[0]))
+        if operation.type in _IDENTITIES:
+            passed = zip(operation.inputs, operation.outputs, strict=True)
+            for result in (result for given, result in passed if given is tensor):
+                found.update((each.name, each) for each in _users(result))
         elif operation.type != "Shape" and not operation.name.startswith(f"{OURS}/"):
             found[operation.name] = operation
     return list(found.values())
