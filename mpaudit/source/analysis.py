@@ -62,7 +62,6 @@ class Engine(Importing):
         self.oversized = Oversized()
         self.guards = 0
         self.holes = []
-        self.evaluators, self.executors = {}, {}
         self.places = {}
         self.exhausted: list[str] = []
         self.left = FILE_BUDGET

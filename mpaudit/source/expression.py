@@ -43,18 +43,11 @@ MAX_TABLE = 4
 class Expressions(Operators):
     """Evaluates expressions. May raise Fork (an open condition) or Enter (a call to be followed)."""
 
-    evaluators: dict[type[ast.expr], Callable[[Any, Any, Path], Value]]
-    """The methods for the kinds of expressions that were met."""
-
     def evaluate(self, node: ast.expr, path: Path) -> Value:
         """The value of an expression on this path."""
         self.spend()
-        kind = type(node)
-        method = self.evaluators.get(kind)
-        if method is None:
-            own = type(self)
-            method = self.evaluators[kind] = getattr(own, "_" + kind.__name__, own._unknown)
-        return method(self, node, path)
+        method: Callable[[Any, Path], Value] | None = getattr(self, "_" + type(node).__name__, None)
+        return method(node, path) if method else self._unknown(node, path)
 
     def _unknown(self, node: ast.expr, path: Path) -> Thing:
         for child in children(node):

@@ -6,7 +6,6 @@ import ast
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from mpaudit.event import Event, LostSight
 from mpaudit.source import library
@@ -38,9 +37,6 @@ WATCHED = frozenset(["GradScaler", "autocast", "Optimizer", "context"])
 
 class Flow(Allowances):
     """Executes statements; `verdicts` collects what the protocols say on every path."""
-
-    executors: dict[type[ast.stmt], Callable[[Any, Any, Path], list[Path]]]
-    """The methods for the kinds of statements that were met."""
 
     def emit(self, event: Event, path: Path) -> None:
         """Feed an event to the path's protocols."""
@@ -170,15 +166,9 @@ class Flow(Allowances):
         if self.narrow and passable(node, SMALL.get(self.narrow, 0)):
             if self.relevance.idle(path.frame.module, node, self.narrow):
                 return pass_over(self, node, path)
-        kind = type(node)
-        method = self.executors.get(kind)
-        if method is None:
-            own = type(self)
-            method = self.executors[kind] = getattr(own, "_do_" + kind.__name__, own._do_nothing)
-        return method(self, node, path)
-
-    def _do_nothing(self, _: ast.stmt, path: Path) -> list[Path]:
-        return [path]
+        method: Callable[[ast.stmt, Path], list[Path]] | None
+        method = getattr(self, "_do_" + type(node).__name__, None)
+        return method(node, path) if method else [path]
 
     def _do_Expr(self, node: ast.Expr, path: Path) -> list[Path]:
         ended = [each for each, _ in self.run(path, node.value)]
