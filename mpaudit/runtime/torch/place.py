@@ -22,7 +22,7 @@ from mpaudit.runtime.torch.patch import Patches
 HOST = -1
 """The place of what is in the host's memory; those of GPUs are their indices."""
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
-_FEW = 1024  # memories that are kept before those are dropped that are no more
+_FEW = 128  # memories that are kept before those are dropped that are no more
 
 
 def is_cuda(device: object) -> bool:
