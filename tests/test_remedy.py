@@ -33,10 +33,15 @@ TOP = 65504.0
 
 
 def watched(
-    path: Path, loop: Callable[[], Any], remedy: Advice | None = None
+    path: Path,
+    loop: Callable[[], Any],
+    remedy: Advice | None = None,
+    before: dict[str, Any] | None = None,
 ) -> tuple[Any, RunReport]:
-    """The result of a loop on an emulated GPU, and the report of it."""
+    """The result of a loop on an emulated GPU, and the report of it; `before` is compared with it."""
     tracer = Tracer(path, machines())
+    if remedy is not None:
+        tracer.note("applied", {"advice": remedy.data(), "before": before})
     uninstall = torch_probe.install(tracer, "cpu", lambda _: None, None, remedy)
     try:
         result = loop()
@@ -195,8 +200,32 @@ def test_a_start_that_is_too_high_comes_down(tmp_path: Path) -> None:
     advice = advise(before)
     assert advice is not None
     assert (advice.init_scale, advice.growth_interval) == (settled, None)
+    until = next(step for step, scale in before.scaled.scales if scale == settled)
+    lost = [step for step in before.scaled.skipped if step < until]
+    why = f"{len(lost)} of the first {until} steps are skipped until the loss scale has come down"
+    assert advice.reasons == (f"{why} to {settled:.6g}",)
     _, after = watched(tmp_path / "1.mpa", lambda: scaled(2.0**24, steps=20), advice)
     assert [outcome(each)["skipped"] for each in (before, after)] == [7, 0]
+
+
+def test_losses_are_compared_after_as_many_steps(tmp_path: Path) -> None:
+    _, report = watched(tmp_path / "0.mpa", lambda: scaled(2.0**24, steps=20))
+    advice, before = advise(report), outcome(report)
+    assert advice is not None
+
+    def longer() -> list[float]:
+        return scaled(2.0**24, steps=300)
+
+    losses, after = watched(tmp_path / "1.mpa", longer, advice, before)
+    last = sum(losses[296:]) / 4  # of so many losses, means of four are kept
+    assert outcome(after)["last_loss"] == pytest.approx(last)
+    told = {title: pair for title, *pair in render.rows(before, outcome(after))}
+    assert told["loss after 20 steps"] == [f"{before['last_loss']:.4g}", f"{losses[19]:.4g}"]
+    assert told["loss at last"] == ["-", f"{last:.4g}"]
+    _, equal = watched(tmp_path / "2.mpa", lambda: scaled(2.0**24, steps=20), advice, before)
+    told = {title: pair for title, *pair in render.rows(before, outcome(equal))}
+    assert told["loss at last"] == [f"{before['last_loss']:.4g}", f"{losses[19]:.4g}"]
+    assert "loss after 20 steps" not in told
 
 
 def test_a_scale_that_grows_into_every_wall_grows_slower(tmp_path: Path) -> None:
@@ -306,6 +335,7 @@ def test_apply_tries_runs_and_shows_before_and_after(tmp_path: Path) -> None:
     assert (tmp_path / "train.py").read_text(encoding="utf-8") == SCRIPT
     assert "applies: keep in float32, within autocast(enabled=False): '2'" in done.stderr
     assert re.search(r"steps skipped +6 of 6 +0 of 12", done.stderr)
+    assert re.search(r"loss after 6 steps +- +\d", done.stderr)  # before, none was finite
     told = run(tmp_path, "report", "a.mpa").stdout
     assert re.search(
         r"applied: before and after\n.*'2'\n(.*\n)*  steps skipped +6 of 6 +0 of 12", told

@@ -80,19 +80,25 @@ def changes(advice: Advice) -> list[str]:
 
 
 def rows(before: Outcome, after: Outcome) -> list[tuple[str, str, str]]:
-    """What was measured, before and after; without what neither of the two runs measured."""
+    """What was measured, before and after; without what neither of the two runs measured.
+
+    Where one run has more steps, losses are compared after as many of them.
+    """
     shown: dict[str, Callable[[Outcome], str]] = {
         "steps skipped": lambda run: f"{run['skipped']} of {run['steps']}",
         "layers that overflow": lambda run: _count(run["overflowing"]),
         "gradients made zero": lambda run: _share(run["flushed"]),
         "gradients subnormal": lambda run: _share(run["subnormal"]),
         "time of a step": lambda run: _time(run["seconds_per_step"]),
-        "loss at first": lambda run: _number(run["first_loss"]),
-        "loss at last": lambda run: _number(run["last_loss"]),
         "losses inf or nan": lambda run: str(run["bad_losses"]),
+        "loss at first": lambda run: _number(run["first_loss"]),
     }
     found = [(title, show(before), show(after)) for title, show in shown.items()]
-    return [row for row in found if row[1:] != ("-", "-")]
+    last = _number(before["last_loss"]), _number(after["last_loss"])
+    if before["steps"] != after["steps"] and (then := after.get("loss_then")) is not None:
+        found.append((f"loss after {before['steps']} steps", last[0], _number(then)))
+        last = "-", last[1]
+    return [row for row in (*found, ("loss at last", *last)) if row[1:] != ("-", "-")]
 
 
 def _count(number: int | None) -> str:

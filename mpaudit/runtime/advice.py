@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mpaudit.runtime.histogram import FLOAT16, SCALED, Histogram, exponent, total
-from mpaudit.runtime.record import Incident
+from mpaudit.runtime.record import Attempts, Incident
 from mpaudit.runtime.summary import LayerFlow, RunReport, Steps
 
 MARGIN = 3  # octaves that a loss scale leaves between the largest gradient and the end of float16
@@ -189,10 +189,14 @@ def _course(report: RunReport, steps: Steps) -> Advice:
     start = scale if skipped >= _CALIBRATION else None
     reasons = []
     if start is not None:
-        why = f"the first {skipped} steps are skipped until the loss scale has come down"
+        until = next(n for n, each in enumerate(rows) if each.scale == scale and n >= began)
+        lost = sum(_length(each) for each in rows[:until] if each.applied is False)
+        passed = rows[until].first - rows[0].first
+        of = f"{lost} of the first" if lost < passed else "the first"
+        why = f"{of} {passed} steps are skipped until the loss scale has come down"
         reasons.append(f"{why} to {start:.6g}")
     later = [each for each in rows[began:] if each.applied is False]
-    lost = sum(each.last - each.first + 1 for each in later)
+    lost = sum(map(_length, later))
     given = report.meta.get("scaler") or {}
     interval = given.get("growth_interval") or _INTERVAL  # a fixed scale has none
     probes = len(later) >= _PROBES and lost >= _PROBED * steps.total
@@ -203,12 +207,17 @@ def _course(report: RunReport, steps: Steps) -> Advice:
     return Advice(init_scale=start, growth_interval=slower, reasons=tuple(reasons))
 
 
+def _length(row: Attempts) -> int:
+    return row.last - row.first + 1
+
+
 def outcome(report: RunReport) -> dict[str, Any]:
     """A run in a few numbers, to be compared with another of the same script.
 
     `flushed` and `subnormal` are shares of the gradients: what a cast made zero (where that was
     measured), and what the dtype they were in holds with fewer digits. `overflowing` counts layers;
-    with `--light`, where none is looked at, it is not known.
+    with `--light`, where none is looked at, it is not known. `loss_then` is what `last_loss` was when
+    there were as many losses as the run had that this one was compared with.
     """
     sampling = report.meta.get("sampling")
     light = isinstance(sampling, dict) and sampling.get("light")
@@ -225,6 +234,8 @@ def outcome(report: RunReport) -> dict[str, Any]:
         "seconds_per_step": report.meta.get("seconds_per_step"),
         "first_loss": means[0] if means else None,
         "last_loss": means[-1] if means else None,
+        "loss_then": losses.get("then"),
+        "losses": losses.get("seen"),
         "bad_losses": losses.get("nonfinite", 0),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from mpaudit.runtime.tracer import Tracer
@@ -11,16 +12,30 @@ _KEPT = 128  # means that are kept
 
 
 class Losses:
-    """The values of a loss in order, as means of equally many; not finite ones are only counted."""
+    """The values of a loss in order, as means of equally many; not finite ones are only counted.
 
-    def __init__(self) -> None:
+    `applied` is that fact of the run, if it has one: then the last mean is kept as it was when there
+    were as many losses as the run had that this one is compared with.
+    """
+
+    def __init__(self, applied: Mapping[str, Any] | None = None) -> None:
+        before = (applied or {}).get("before") or {}
+        self._end = before.get("losses")
+        self._then: float | None = None
         self._means: list[float] = []
         self._width = 1
         self._filled = 0
+        self._seen = 0
         self._nonfinite = 0
 
     def add(self, value: float) -> None:
         """Another one."""
+        self._seen += 1
+        self._take(value)
+        if self._seen == self._end and self._means:
+            self._then = self._means[-1]
+
+    def _take(self, value: float) -> None:
         if not math.isfinite(value):
             self._nonfinite += 1
             return
@@ -37,9 +52,15 @@ class Losses:
     @property
     def fact(self) -> dict[str, Any] | None:
         """The fact `losses`, None without any."""
-        if not self._means and not self._nonfinite:
+        if not self._seen:
             return None
-        return {"steps_each": self._width, "means": self._means, "nonfinite": self._nonfinite}
+        return {
+            "steps_each": self._width,
+            "means": self._means,
+            "nonfinite": self._nonfinite,
+            "seen": self._seen,
+            "then": self._then,
+        }
 
 
 class Progress:
@@ -47,7 +68,7 @@ class Progress:
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._losses = Losses()
+        self._losses = Losses(tracer.fact("applied"))
         self._began: tuple[int, float] | None = None
 
     @property

@@ -22,7 +22,7 @@ class Progress:
         self._watch = watch
         self._unscaled = Known()  # a scaled loss -> the loss
         self._place: Span | None = None
-        self._losses = Losses()
+        self._losses = Losses(watch.tracer.fact("applied"))
         self._began: tuple[int, float] | None = None
         self._now = (0, 0.0)
         watch.tracer.draining.append(self._note)
