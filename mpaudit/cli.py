@@ -62,7 +62,7 @@ class CheckCommand(click.Command):
         return super().parse_args(ctx, [*bare, *args[end:]])
 
 
-_TAKES_A_VALUE = ("-o", "--output", "--device", "--reference", "--apply", "--every")
+_TAKES_A_VALUE = ("-o", "--output", "--device", "--reference", "--apply", "--every", "--fail-on")
 """Of the options of `run`."""
 
 
@@ -246,6 +246,7 @@ def _check(
     is_flag=True,
     help="Only loss scale, steps and gradients of parameters; no layer is looked at.",
 )
+@options.fail_on
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Where the trace is written.")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
 @click.option("-c", "code", metavar="CODE", help="Run CODE itself, as `python -c` does.")
@@ -253,7 +254,8 @@ def _check(
 def run(module: str | None, code: str | None, command: tuple[str, ...], **given: Any) -> int:
     """Run SCRIPT as `python SCRIPT ARGS...` would, and record what mixed precision really does.
 
-    Everything after SCRIPT belongs to the script. The exit code is the script's.
+    Everything after SCRIPT belongs to the script. The exit code is the script's, or 1 if that is 0
+    and a limit of --fail-on is broken.
     """
     named = module if code is None else code
     if named is None and not command:
@@ -277,28 +279,38 @@ def run(module: str | None, code: str | None, command: tuple[str, ...], **given:
 )
 @click.option("-o", "--output", type=_PATH, metavar="FILE", help="Write to FILE, not to stdout.")
 @click.option("--all", "whole", is_flag=True, help="text: every layer, also of a large model.")
+@options.fail_on
 @options.color
 def report(
-    traces: tuple[Path, ...], kind: str, output: Path | None, color: str | None, *, whole: bool
-) -> None:
+    traces: tuple[Path, ...],
+    kind: str,
+    output: Path | None,
+    fail_on: tuple[str, ...],
+    color: str | None,
+    *,
+    whole: bool,
+) -> int:
     """Show what TRACE, written by `mpaudit run`, recorded.
 
     The traces of several ranks are shown as one run; of a folder, the last run in it.
     """
-    from mpaudit import verdict
+    from mpaudit import limit, verdict
     from mpaudit.render import run_json, run_text
 
+    limits = limit.limits(fail_on)
     summary = verdict.read(*traces, say=_say)
     if kind == "html":
         from mpaudit.render import html
 
         output = output or html.location(traces[0])
         _deliver(html.render(summary), output)
-        return _print(f"{output}\n")
-    if kind == "json":
-        return _deliver(run_json.render(summary), output)
-    colour = output is None and _coloured(color)
-    return _deliver(run_text.render(summary, colour=colour, whole=whole), output)
+        _print(f"{output}\n")
+    elif kind == "json":
+        _deliver(run_json.render(summary), output)
+    else:
+        colour = output is None and _coloured(color)
+        _deliver(run_text.render(summary, colour=colour, whole=whole), output)
+    return FINDINGS if limit.told(summary, limits, _say) else CLEAN
 
 
 @main.command()

@@ -133,6 +133,14 @@ _OPTIONS = [
     click.option("-s", "--silent", is_flag=True, help="Print nothing; the exit code tells."),
 ]
 
+fail_on = click.option(
+    "--fail-on",
+    multiple=True,
+    metavar="LIMIT",
+    help="Exit with 1 where the run shows: error, warning, a rule, skipped=10%, headroom=2.",
+)
+"""The option of `run` and `report`, as `limit.limits` reads it."""
+
 
 def color(function: F) -> F:
     """Give a command the option that says when colours are used."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpaudit import audit, remedy
+from mpaudit import audit, limit, remedy, verdict
 from mpaudit.config import UNUSED, of_script
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
@@ -30,13 +30,16 @@ def run(
     apply: str | None = None,
     every: int | None = None,
     light: bool = False,
+    fail_on: Sequence[str] = (),
 ) -> int:
     """Run the script `name` (or module, or text); returns its exit code. The file itself is never changed.
 
     `reference` is how many steps are compared with float32 before that; None is not at all.
     `apply` is the trace whose advice is put into effect, or how many steps are tried to get one.
-    `every` and `light` say how closely the run is looked at, as in `Sampling`.
+    `every` and `light` say how closely the run is looked at, as in `Sampling`. `fail_on` are limits: a
+    script that ends with 0 and breaks one ends with 1.
     """
+    limits = limit.limits(fail_on)
     if how == "script" and name.endswith(".ipynb"):
         raise MpauditError(
             f"run: {name} is a notebook, and only scripts are run; "
@@ -58,6 +61,7 @@ def run(
         plan = Plan("trial", 0, "", name, list(argv), how, device, source)
         applied = remedy.applied(apply, plan, program.filename, _say)
     path = process.trace_path(program.name, output)
+    kept: list[Path] = []
     code = launch.run(
         name,
         argv,
@@ -70,10 +74,15 @@ def run(
         children=_options(device, fix=fix, every=every, light=light),
         applied=applied,
         sampling=Sampling(every, light),
+        kept=kept.extend,
     )
     if applied is not None and path.exists():
         for line in remedy.shown(path):
             _say(line)
+    if limits and code == 0:
+        if not kept:
+            raise MpauditError("--fail-on: the run left no trace, so nothing is judged")
+        return 1 if limit.told(verdict.read(*kept), limits, _say) else 0
     return code
 
 

@@ -39,6 +39,7 @@ def run(
     children: Sequence[str] | None = None,
     applied: Mapping[str, Any] | None = None,
     sampling: Sampling = EVERYTHING,
+    kept: Callable[[list[Path]], None] | None = None,
 ) -> int:
     """Run what is called `name` (a script; a module or a text, as `how` says), and trace it.
 
@@ -49,7 +50,8 @@ def run(
     `rehearsal` makes this run one of those that are compared. `children` are the options of
     `mpaudit run` for the processes that the script starts; None leaves them alone. `applied` is the
     fact of that name: its "advice" is put into effect. `sampling` says how closely the run is looked
-    at. Raises MpauditError, before anything is written, if there is nothing to run.
+    at. `kept` is told which traces there are at the end. Raises MpauditError, before anything is
+    written, if there is nothing to run.
     """
     with offspring.or_plain():
         program = find(name, source, how)
@@ -80,6 +82,8 @@ def run(
         recording.discard()  # nothing ran that could have been watched
     elif tracer.alive:
         found = recording.kept()
+        if kept is not None:
+            kept(found)
         if applied is not None and any(path != tracer.path for path in found):
             note("what was applied was applied in this process only, not in those that it started")
         if not family.child and process.rank() == 0:  # the others need not repeat it
