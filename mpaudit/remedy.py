@@ -11,7 +11,7 @@ from typing import Any
 from mpaudit import verdict
 from mpaudit.errors import MpauditError
 from mpaudit.render import outcome as render
-from mpaudit.runtime.advice import Advice, advise, outcome
+from mpaudit.runtime.advice import Advice, advise, outcome, without_effect
 from mpaudit.runtime.process import world_size
 from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.rehearsing import follow
@@ -63,12 +63,13 @@ def _tried(steps: int, plan: Plan, say: Say) -> dict[str, Any] | None:
             before = before or outcome(report)
             more = _more(report, advice)
             if more is None:
+                advice = without_effect(advice, report)
                 break
             advice = more
             for line in render.changes(advice):
                 say(f"tries: {line}")
     if advice.empty:
-        _nothing(report, say)
+        _nothing(report, say, advice)
         return None
     return _told(advice, before, f"the first {steps} steps", say)
 
@@ -100,8 +101,8 @@ def _more(report: RunReport, earlier: Advice) -> Advice | None:
     )
 
 
-def _nothing(report: RunReport, say: Say) -> None:
-    advice = advise(report)
+def _nothing(report: RunReport, say: Say, tried: Advice | None = None) -> None:
+    advice = tried if tried is not None and tried.beside else advise(report)
     if advice is None:
         say("nothing is applied: nothing ran in float16")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -23,7 +24,7 @@ from mpaudit.protocols import machines  # noqa: E402
 from mpaudit.render import html, run_json, run_text  # noqa: E402
 from mpaudit.render import outcome as render  # noqa: E402
 from mpaudit.rule import Severity  # noqa: E402
-from mpaudit.runtime.advice import Advice, advise, outcome  # noqa: E402
+from mpaudit.runtime.advice import Advice, advise, outcome, without_effect  # noqa: E402
 from mpaudit.runtime.summary import RunReport, stamp, summarise  # noqa: E402
 from mpaudit.runtime.torch import probe as torch_probe  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
@@ -128,6 +129,57 @@ def test_a_model_that_overflows_trains_with_the_fewest_layers_in_float32(tmp_pat
     rows = {title: values for title, *values in render.rows(*told)}
     assert rows["steps skipped"] == ["6 of 6", "0 of 6"]
     assert rows["loss at last"] == ["-", f"{losses[-1]:.4g}"]
+
+
+class Squares(nn.Module):
+    """The logarithm of a mean of squares, which float16 cannot hold on the way."""
+
+    def forward(self, inputs: Any) -> Any:
+        """Half numbers in, float32 out: autocast computes logarithms in it."""
+        return torch.log1p((inputs * inputs).mean(dim=1, keepdim=True))
+
+
+class Powers(nn.Module):
+    """What float32 cannot hold either."""
+
+    def forward(self, inputs: Any) -> Any:
+        """Half numbers in, float32 out."""
+        return torch.exp(inputs.float().square()).mean(dim=1, keepdim=True)
+
+
+def inner(middle: Any) -> Any:
+    """A network with a layer that takes float16 and gives float32."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), middle, nn.Linear(1, 4))
+    with torch.no_grad():
+        network[0].weight.mul_(1e3)
+    return network
+
+
+def test_a_layer_that_overflows_on_the_way_to_float32_is_kept_in_it(tmp_path: Path) -> None:
+    with torch.no_grad():
+        hidden = inner(nn.Identity())[:2](batches(1)[0][0])
+    assert float(hidden.abs().max()) < TOP < float(hidden.square().max())
+    _, before = watched(tmp_path / "0.mpa", lambda: train(inner(Squares())))
+    advice = advise(before)
+    assert advice is not None
+    assert advice.float32 == ("2",)
+    assert advice.init_scale is None  # steps are skipped for the overflow, not for their scale
+    losses, after = watched(tmp_path / "1.mpa", lambda: train(inner(Squares())), advice)
+    assert [outcome(each)["overflowing"] for each in (before, after)] == [1, 0]
+    assert losses == watched(tmp_path / "2.mpa", lambda: train(inner(Kept(Squares()))))[0]
+    assert all(math.isfinite(each) for each in losses)
+
+
+def test_advice_that_changes_nothing_is_taken_back(tmp_path: Path) -> None:
+    def loop() -> list[float]:
+        return train(inner(Powers()))
+
+    advice, _, after, _ = rounds(tmp_path, loop)
+    assert advice.float32 == ("2",)
+    left = without_effect(advice, after)
+    assert left == Advice(beside=("none on layer '2': it overflows in float32, too",))
+    assert without_effect(Advice(("0",)), after).float32 == ("0",)
 
 
 def scaled(start: float, weight: float = 1.0, interval: int = 2000, steps: int = 6) -> list[float]:

@@ -6,7 +6,7 @@ scale is too low where gradients are lost and there is room above them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -80,9 +80,28 @@ def advise(report: RunReport) -> Advice | None:
         return None
     found = _layers(report)
     scaled = report.scaled
-    if found.empty and scaled is not None:
+    if found.empty and scaled is not None and not any(_defects(report)):
+        # Where the forward pass overflows, steps are skipped for that, and the scale says nothing.
         found = replace(_scale(report, scaled), beside=found.beside)
     return replace(found, framework=report.meta.get("framework") or "torch")
+
+
+def without_effect(advice: Advice, report: RunReport) -> Advice:
+    """`advice` less the layers that overflow in spite of it, in a run that it was applied in."""
+    futile = {each.layer for each in _defects(report)} & {*advice.float32}
+    return replace(
+        advice,
+        float32=tuple(each for each in advice.float32 if each not in futile),
+        reasons=tuple(each for each in advice.reasons if not _speaks_of(each, futile)),
+        beside=(
+            *(each for each in advice.beside if not _speaks_of(each, futile)),
+            *(f"none on layer {each!r}: it overflows in float32, too" for each in sorted(futile)),
+        ),
+    )
+
+
+def _speaks_of(told: str, layers: Iterable[str]) -> bool:
+    return any(f" {each!r}" in told for each in layers)
 
 
 def _layers(report: RunReport) -> Advice:
@@ -92,6 +111,13 @@ def _layers(report: RunReport) -> Advice:
     for path, why in _origins(report):
         if path in known and "float16" in known[path].dtypes.get("output", ()):
             reasons.setdefault(path, why)
+    for each in _defects(report):
+        if each.layer and each.layer in known and each.kind == "activation-overflow":
+            if "float16" in known[each.layer].dtypes.get("input", ()):
+                why = (
+                    "overflows between its inputs in float16 and what it gives out in another dtype"
+                )
+                reasons.setdefault(each.layer, f"{why}, first at step {each.first_step}")
     left = {each.layer: each.kind for each in _defects(report) if each.layer not in reasons}
     beside = tuple(
         f"none on the {kind} in {path or 'the model'!r}: its numbers do not say what would help"
