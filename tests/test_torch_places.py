@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch.nn.utils import rnn  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from watched import batches, launch, model, trace, traced  # noqa: E402
 
+from mpaudit.runtime.torch.place import HOST  # noqa: E402
 from mpaudit.runtime.torch.watch import Watch  # noqa: E402
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -234,6 +237,37 @@ def test_what_is_kept_of_tensors_goes_with_them(tmp_path: Path) -> None:
         assert len(watch.places._kept) <= 1024
         kept = torch.ones(2, device="cuda")
         assert watch.places.of(kept) == 0
+    assert not watch.places._kept
+
+
+def test_the_place_of_a_weight_takes_few_bytes(tmp_path: Path) -> None:
+    weights = [torch.ones(2) for _ in range(1000)]
+    with traced(tmp_path / "run.mpa") as tracer:
+        watch = Watch.of(tracer)
+        assert watch is not None
+        assert watch.places is not None
+        tracemalloc.start()
+        try:
+            for each in weights:
+                watch.places.put(each, HOST)
+            assert tracemalloc.get_traced_memory()[0] <= 160 * len(weights)
+        finally:
+            tracemalloc.stop()
+        assert all(watch.places.of(each[1:]) == HOST for each in weights)
+
+
+def test_what_is_kept_of_tensors_of_many_threads_goes_with_them(tmp_path: Path) -> None:
+    def moves(_: int) -> None:
+        for _ in range(1000):
+            torch.ones(2, device="cuda").cpu()
+
+    with traced(tmp_path / "run.mpa") as tracer:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(moves, range(4)))
+        watch = Watch.of(tracer)
+        assert watch is not None
+        assert watch.places is not None
+        assert len(watch.places._kept) <= 1024
 
 
 class Names(torch.overrides.TorchFunctionMode):  # type: ignore[misc]

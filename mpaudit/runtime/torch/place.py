@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from mpaudit.runtime.torch.cuda import Chosen
 from mpaudit.runtime.torch.patch import Patches
@@ -53,28 +52,39 @@ class Places:
         self._patches = patches
         self._chosen = chosen
         self._process = os.getpid()
-        self._kept: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._kept: dict[int, int] = {}  # the address of a memory that is held on to -> its place
         self._limit = _FEW
+        patches.also(self._drop_all)
 
     def of(self, tensor: Any) -> int | None:
         """Where a tensor would be; None if that is not known."""
         memory = _memory(tensor)
-        # What is kept holds on to the address, so that no other memory can have it.
-        found = None if memory is None else self._kept.get(memory._cdata)
-        return None if found is None else found[1]
+        return None if memory is None else self._kept.get(memory._cdata)
 
     def put(self, tensor: Any, place: int) -> None:
         """A tensor would be at a place from now on."""
         memory = _memory(tensor)
         if memory is None:
             return
-        found = self._kept.get(memory._cdata)
-        self._kept[memory._cdata] = (StorageWeakRef(memory) if found is None else found[0], place)
+        address = memory._cdata
+        if address not in self._kept:
+            # The address is held on to, so that no other memory can have it. Torch's own object for
+            # that takes three times as much as all else that is kept, for each weight of a model.
+            memory._weak_ref()
+        self._kept[address] = place
         if len(self._kept) > self._limit:
-            for address, (kept, _) in list(self._kept.items()):
-                if kept.expired():
-                    del self._kept[address]
+            for each in list(self._kept):
+                if torch.UntypedStorage._expired(each):
+                    self._drop(each)
             self._limit = max(_FEW, 2 * len(self._kept))
+
+    def _drop(self, address: int) -> None:
+        if self._kept.pop(address, None) is not None:  # no other thread has done it
+            torch.UntypedStorage._free_weak_ref(address)
+
+    def _drop_all(self) -> None:
+        for each in list(self._kept):
+            self._drop(each)
 
     def copies(self, tensor: Any, place: int) -> bool:
         """Whether a move there would copy.
