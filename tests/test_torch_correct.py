@@ -204,6 +204,9 @@ STATIC = {
     "in float64": lambda loss: (loss.double() * 1024).float().backward(),
     "given": lambda loss: loss.backward(torch.tensor(1024.0)),
     "all given": lambda loss: torch.autograd.backward([loss], [torch.tensor(1024.0)]),
+    "all named": lambda loss: torch.autograd.backward(
+        tensors=[loss], grad_tensors=[torch.tensor(1024.0)]
+    ),
     "hooked": hooked,
     "a function": lambda loss: Scaled.apply(loss).backward(),
 }

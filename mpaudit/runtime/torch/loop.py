@@ -1,11 +1,10 @@
-"""The training loop as torch runs it: backward, clipping, optimizers and scalers as events."""
+"""The training loop as torch runs it: backward, clipping and optimizers as events."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Hashable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,28 +19,20 @@ from mpaudit.event import (
     GradientsClipped,
     GradientsZeroed,
     LossComputed,
-    LossScaled,
-    LostSight,
     OptimizerStep,
     Ref,
     RegionBackward,
     RegionStep,
-    ScalerMade,
-    ScalerStep,
-    ScalerUpdate,
-    Unscaled,
 )
-from mpaudit.finding import Moment
 from mpaudit.runtime.frame import user_frame, user_span
-from mpaudit.runtime.repetition import may_repeat, stack
+from mpaudit.runtime.repetition import may_repeat
 from mpaudit.runtime.torch.edited import Edits
 from mpaudit.runtime.torch.graph import activation, marks_behind, maybe_scaled
-from mpaudit.runtime.torch.guard import unseen_by
-from mpaudit.runtime.torch.progress import Progress, number
-from mpaudit.runtime.torch.regions import MADE_IN, SWITCHED_OFF, Made
+from mpaudit.runtime.torch.narration import Narration, tensors_in
+from mpaudit.runtime.torch.progress import Progress
+from mpaudit.runtime.torch.regions import MADE_IN, Made
+from mpaudit.runtime.torch.scaler import SCALED_BY, Scalers
 from mpaudit.runtime.torch.watch import Known, Watch, unwatched
-
-SCALED_BY = "mpaudit.scaled_by"
 
 
 class Loop:
@@ -49,22 +40,13 @@ class Loop:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._asked_scale = False  # get_scale() since the last update: something is done by hand
         self._built = Known()  # the optimizers there are
-        self._done_without = False  # the script has switched a scaler off: it wants no scale
         self._edits = Edits(self._built)
-        self._lanes: dict[Hashable, int] = {}  # scaler -> the thread that used it last
         self._progress = Progress(watch)
         watch.scaled_loss = self._progress.scaled
+        self._tell = Narration(watch)
+        self.scalers = Scalers(watch, self._tell, self._edits, self._progress)
         patches = watch.patches
-        scaler = torch.amp.grad_scaler.GradScaler
-        patches.wrap(scaler, "__init__", self._scaler_made)
-        patches.wrap(scaler, "step", self._scaler_step)
-        self._methods = {"scale": self._scale, "unscale_": self._unscale, "update": self._update}
-        self._owned = Known()  # classes of scalers whose own methods are watched
-        for name in self._methods:
-            patches.wrap(scaler, name, partial(self._once, name))
-        patches.wrap(scaler, "get_scale", self._get_scale)
         patches.wrap(torch.optim.Optimizer, "__init__", self._optimizer_built)
         patches.wrap(torch.Tensor, "backward", self._backward)
         patches.wrap(torch.autograd, "backward", self._autograd_backward)
@@ -79,23 +61,6 @@ class Loop:
         patches.also(register_optimizer_step_pre_hook(self._before_step).remove)
         patches.also(register_optimizer_step_post_hook(self._after_step).remove)
 
-    def _feed(self, make: Callable[..., Any], /, **facts: Any) -> None:
-        frame = user_frame()
-        moment = Moment(step=self._watch.tracer.step())
-        lane, scaler = self._watch.thread.lane, facts.get("scaler")
-        at, feed = user_span(frame), partial(self._watch.tracer.feed, threaded=True)
-        if scaler is not None:
-            if self._lanes.setdefault(scaler.key, lane) != lane:  # its order is whole in neither
-                feed(LostSight(at=at, objects=frozenset({scaler.key})))
-            self._lanes[scaler.key] = lane
-        feed(make(at=at, moment=moment, **facts))
-
-    def _ref(self, thing: object) -> Ref:
-        return self._watch.spelled(thing) or self._watch.ref(thing, user_frame())
-
-    def _live(self, scaler: Any) -> bool:
-        return bool(scaler._enabled) and not unwatched()
-
     def _optimizer_built(self, original: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         original(optimizer, *args, **kwargs)
         self._built.set(optimizer, True)
@@ -104,142 +69,18 @@ class Loop:
         """An optimizer that was there when the watch began."""
         self._built.set(optimizer, True)
 
-    def _scaler_made(self, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> None:
-        original(scaler, *args, **kwargs)
-        with self._watch.guard("GradScaler"):
-            self.scaler_built_before(scaler)
-            enabled = args[5] if len(args) > 5 else kwargs.get("enabled", True)
-            self._done_without |= not enabled
-            if not enabled:
-                self._watch.tracer.note(SWITCHED_OFF, True)
-            if self._live(scaler):
-                self._watch.scalers.set(scaler, user_span())
-                way = hash(tuple(stack(user_frame()).values()))
-                self._feed(ScalerMade, scaler=self._ref(scaler), way=way)
-                kept = ("init_scale", "growth_factor", "backoff_factor", "growth_interval")
-                given = {name: getattr(scaler, f"_{name}") for name in kept}
-                self._watch.tracer.note("scaler", given)
-
-    def scaler_built_before(self, scaler: Any) -> None:
-        """Watch the methods that the class of a scaler has in place of torch's, as for shards."""
-        kinds = type(scaler).__mro__
-        for kind in kinds[: kinds.index(torch.amp.grad_scaler.GradScaler)]:
-            if self._owned.get(kind) is None:
-                self._owned.set(kind, True)
-                for name in self._methods.keys() & vars(kind).keys():
-                    self._watch.patches.wrap(kind, name, partial(self._once, name))
-
-    def _once(self, name: str, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> Any:
-        """Tell of a method of a scaler once: it may call the one that it is in place of."""
-        inside = self._watch.thread.inside
-
-        def within(*args: Any, **kwargs: Any) -> Any:
-            inside.append(name)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                inside.remove(name)
-
-        around = original if name in inside else partial(self._methods[name], within)
-        return around(scaler, *args, **kwargs)
-
-    def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
-        result = original(scaler, outputs)
-        with self._watch.guard("GradScaler.scale"):
-            if self._live(scaler):
-                ours = self._ref(scaler)
-                self._watch.scaled = True
-                made = self._watch.scalers.get(scaler) or user_span()
-                self._watch.tracer.asked_for_amp(made, "GradScaler")
-                for loss, scaled in zip(_tensors(outputs), _tensors(result), strict=False):
-                    if scaled.grad_fn is not None:
-                        scaled.grad_fn.metadata[SCALED_BY] = ours
-                    self._progress.scaled(loss, scaled)
-                    self._feed(
-                        LossScaled, scaler=ours, loss=self._ref(loss), result=self._ref(scaled)
-                    )
-        return result
-
-    def _unscale(self, original: Any, scaler: Any, optimizer: Any) -> None:
-        edited = True
-        with self._watch.guard("GradScaler.unscale_"):
-            if self._live(scaler) and not self._watch.thread.stepping:
-                self._feed(Unscaled, scaler=self._ref(scaler), optimizer=self._ref(optimizer))
-            edited = self._edits.edited(optimizer)
-        original(scaler, optimizer)
-        with self._watch.guard("GradScaler.unscale_"):
-            if not edited:
-                self._edits.touched([optimizer])
-
-    def _scaler_step(
-        self, original: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        if not scaler._enabled:
-            return original(scaler, optimizer, *args, **kwargs)
-        with self._watch.guard("GradScaler.step"):
-            held = [v for v in vars(optimizer).values() if isinstance(v, torch.optim.Optimizer)]
-            self._feed(
-                ScalerStep,
-                scaler=self._ref(scaler),
-                optimizer=self._ref(optimizer),
-                wraps=tuple(self._ref(each) for each in held),
-                closure=_closure(optimizer, args, kwargs),
-                edited=self._edits.edited(optimizer),
-            )
-            self._edits.stepped(optimizer)
-        self._watch.thread.stepping += 1
-        try:
-            result = original(scaler, optimizer, *args, **kwargs)
-        finally:
-            self._watch.thread.stepping -= 1
-        with self._watch.guard("GradScaler.step"):
-            self._settle(scaler, optimizer)
-        return result
-
-    def _settle(self, scaler: Any, optimizer: Any) -> None:
-        """Record how the attempt ended; on a GPU the numbers are read later, without waiting."""
-        tracer = self._watch.tracer
-        index = self._watch.index(optimizer)
-        step = tracer.attempted(index)
-        tracer.stepped(index, user_span())
-        found = list(scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
-        if scaler._scale.device.type == "cpu":
-            applied = not any(map(number, found))
-            self._watch.attempted(optimizer, step, applied)
-            if not applied:
-                self._watch.skipped(optimizer, step)
-            self._watch.settled(index, step, applied, scaler._scale.tolist())
-            return
-        self._watch.attempted(optimizer, step, None)
-        skipped = torch.stack([each.to(scaler._scale.device) for each in found]).sum()
-        self._watch.numbers.later(
-            torch.stack([skipped, scaler._scale]),
-            lambda row: self._watch.settled(index, step, row[0] == 0, row[1]),
-        )
-        tracer.flush_if_due()
-
-    def _update(self, original: Any, scaler: Any, new_scale: Any = None) -> None:
-        with self._watch.guard("GradScaler.update"):
-            if self._live(scaler):
-                given = new_scale is not None
-                self._feed(ScalerUpdate, scaler=self._ref(scaler), to_given_scale=given)
-            self._asked_scale = False
-        original(scaler, new_scale)
-
-    def _get_scale(self, original: Any, scaler: Any) -> Any:
-        self._asked_scale |= self._live(scaler)
-        return original(scaler)
-
     def _backward(self, original: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
         return self._run_backward([loss], original, loss, *args, **kwargs)
 
     def _autograd_backward(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._run_backward(_tensors(tensors), original, tensors, *args, **kwargs)
+        return self._run_backward(tensors_in(tensors), original, tensors, *args, **kwargs)
 
     def _grad(self, original: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
         if not unwatched():
             with self._watch.guard("autograd.grad"):
-                marks = (mark for each in _tensors(outputs) for mark in marks_behind(each.grad_fn))
+                marks = (
+                    mark for each in tensors_in(outputs) for mark in marks_behind(each.grad_fn)
+                )
                 self._watch.thread.derived |= any(SCALED_BY in mark for mark in marks)
         return original(outputs, *args, **kwargs)
 
@@ -247,7 +88,7 @@ class Loop:
         thread = self._watch.thread
         if thread.backward == 0 and not unwatched():
             with self._watch.guard("backward"):
-                losses = _tensors(list(losses))
+                losses = tensors_in(list(losses))
                 self._watch.backward(losses)
                 self._progress.backward(losses, user_span())
                 thread.optimizer.clear()
@@ -275,28 +116,28 @@ class Loop:
         scalers: tuple[Ref, ...] | None = None
         marks = list(marks_behind(loss.grad_fn))
         found = {mark[SCALED_BY] for mark in marks if SCALED_BY in mark}
-        if found or not (weighted or self._asked_scale or maybe_scaled(loss)):
+        if found or not (weighted or self.scalers.by_hand or maybe_scaled(loss)):
             scalers = tuple(sorted(found, key=lambda ref: str(ref.key)))
         made: Made | None = next((mark[MADE_IN] for mark in marks if MADE_IN in mark), None)
         thread = self._watch.thread
         entered = thread.entered[-1] if thread.entered else None  # a library's own is no mistake
         within = entered is not None and not again and not may_repeat(user_frame(), entered.stack)
-        self._feed(
+        self._tell.feed(
             Backward,
-            loss=self._ref(loss),
+            loss=self._tell.ref(loss),
             scalers=scalers,
-            made_in=None if made is None or self._done_without else made.region,
+            made_in=None if made is None or self.scalers.done_without else made.region,
             inside=self._watch.region if within else None,
             entry=None if entered is None else entered.number,
         )
         if made is not None and made.keeps and thread.regions and made.entry == thread.entries:
-            self._feed(RegionBackward, entry=made.entry, region=made.outermost)
+            self._tell.feed(RegionBackward, entry=made.entry, region=made.outermost)
 
     def _copies_forgotten(self, original: Any) -> None:
         original()
         with self._watch.guard("clear_autocast_cache"):
             if self._watch.thread.regions and not unwatched():
-                self._feed(CastCacheCleared)
+                self._tell.feed(CastCacheCleared)
 
     def _cross_entropy(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         with self._watch.guard("cross_entropy"):
@@ -304,16 +145,16 @@ class Loop:
                 got = activation(getattr(args[0], "grad_fn", None))
                 through = sys._getframe(3).f_code.co_filename  # who called functional.cross_entropy
                 name = "CrossEntropyLoss" if through.endswith("loss.py") else "cross_entropy"
-                self._feed(LossComputed, loss=name, wants="logits", got=got)
+                self._tell.feed(LossComputed, loss=name, wants="logits", got=got)
         return original(*args, **kwargs)
 
     def _zero_grad(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(owner, *args, **kwargs)
         with self._watch.guard("zero_grad"):
             if not unwatched():
-                ours = None if isinstance(owner, torch.nn.Module) else self._ref(owner)
+                ours = None if isinstance(owner, torch.nn.Module) else self._tell.ref(owner)
                 to_none = args[0] if args else kwargs.get("set_to_none", True)
-                self._feed(GradientsZeroed, optimizer=ours, to_none=bool(to_none))
+                self._tell.feed(GradientsZeroed, optimizer=ours, to_none=bool(to_none))
                 self._edits.touched(None if ours is None else [owner])
         return result
 
@@ -323,15 +164,15 @@ class Loop:
         with self._watch.guard("clip_grad"):
             limit = args[0] if args else kwargs.get("max_norm", kwargs.get("clip_value"))
             only_read = limit == math.inf  # the norm is asked for, and nothing is clipped
-            if not unwatched() and not self._asked_scale and not only_read:
-                ids = {id(each) for each in _tensors(parameters)}
+            if not unwatched() and not self.scalers.by_hand and not only_read:
+                ids = {id(each) for each in tensors_in(parameters)}
                 owners = tuple(
-                    self._ref(optimizer)
+                    self._tell.ref(optimizer)
                     for optimizer in self._built.things()
                     if any(id(each) in ids for each in _parameters(optimizer))
                 )
                 if owners:  # others are divided by nobody
-                    self._feed(GradientsClipped, how=original.__name__, optimizers=owners)
+                    self._tell.feed(GradientsClipped, how=original.__name__, optimizers=owners)
             ours = [each for each in self._built.things() if not self._edits.edited(each)]
         result = original(parameters, *args, **kwargs)
         with self._watch.guard("clip_grad"):
@@ -344,16 +185,16 @@ class Loop:
         thread = self._watch.thread
         with self._watch.guard("optimizer step"):
             if not thread.stepping and not thread.optimizer:
-                self._feed(
+                self._tell.feed(
                     OptimizerStep,
-                    optimizer=self._ref(optimizer),
+                    optimizer=self._tell.ref(optimizer),
                     apart=bool(self._built.get(optimizer)) and not self._edits.reached(optimizer),
-                    edited=self._asked_scale or self._edits.edited(optimizer),
+                    edited=self.scalers.by_hand or self._edits.edited(optimizer),
                 )
             self._edits.stepped(optimizer)
             self._built.setdefault(optimizer, True)  # a copy is not built
             if thread.regions and not thread.optimizer and _cast_when_used(optimizer):
-                self._feed(RegionStep, entry=thread.entries)
+                self._tell.feed(RegionStep, entry=thread.entries)
             thread.optimizer.append(id(optimizer))
             self._watch.index(optimizer)
             fused = getattr(optimizer, "grad_scale", None) is not None  # it divides itself
@@ -370,25 +211,6 @@ class Loop:
                 index = self._watch.index(optimizer)
                 step = self._watch.tracer.attempted(index)
                 self._watch.settled(index, step, True, None)
-
-
-def _closure(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """How a closure comes into `scaler.step(optimizer, ...)`, as `ScalerStep.closure` says it."""
-    if "closure" in kwargs:
-        return "keyword"
-    if args and callable(args[0]) and type(optimizer).__module__.startswith("torch.optim"):
-        return "positional"
-    return "missing" if not args and isinstance(optimizer, torch.optim.LBFGS) else None
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        if type(value) is not torch.Tensor:
-            unseen_by(type(value))
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [tensor for each in value for tensor in _tensors(each)]
-    return []
 
 
 def _parameters(optimizer: Any) -> Iterable[Any]:

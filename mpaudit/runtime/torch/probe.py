@@ -66,7 +66,7 @@ def install(
                 elif issubclass(type(thing), torch.optim.Optimizer):
                     loop.built_before(thing)
                 elif issubclass(type(thing), torch.amp.GradScaler):
-                    loop.scaler_built_before(thing)
+                    loop.scalers.built_before(thing)
         every = 1 if asked.light and not watch.glances else watch.turns.every
         tracer.claims.claim("torch", sampling=asked.fact(every, outputs=watch.glances))
         tracer.note("versions", {**(tracer.fact("versions") or {}), "torch": torch.__version__})

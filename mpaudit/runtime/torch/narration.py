@@ -1,0 +1,50 @@
+"""Events of a training loop, fed to the protocols as they happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+import torch
+
+from mpaudit.event import LostSight, Ref
+from mpaudit.finding import Moment
+from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.runtime.torch.guard import unseen_by
+from mpaudit.runtime.torch.watch import Watch
+
+
+class Narration:
+    """Tells the protocols what a loop does, at the line of the script that does it."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._lanes: dict[Hashable, int] = {}  # scaler -> the thread that used it last
+
+    def feed(self, make: Callable[..., Any], /, **facts: Any) -> None:
+        """Make an event of what is under way, with these `facts`, and feed it to the protocols."""
+        frame = user_frame()
+        moment = Moment(step=self._watch.tracer.step())
+        lane, scaler = self._watch.thread.lane, facts.get("scaler")
+        at, feed = user_span(frame), partial(self._watch.tracer.feed, threaded=True)
+        if scaler is not None:
+            if self._lanes.setdefault(scaler.key, lane) != lane:  # its order is whole in neither
+                feed(LostSight(at=at, objects=frozenset({scaler.key})))
+            self._lanes[scaler.key] = lane
+        feed(make(at=at, moment=moment, **facts))
+
+    def ref(self, thing: object) -> Ref:
+        """An object as events name it, spelled as the script does."""
+        return self._watch.spelled(thing) or self._watch.ref(thing, user_frame())
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors in a tensor, a list or a tuple."""
+    if isinstance(value, torch.Tensor):
+        if type(value) is not torch.Tensor:
+            unseen_by(type(value))
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [tensor for each in value for tensor in tensors_in(each)]
+    return []
