@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +14,18 @@ from mpaudit.event import Forward
 from mpaudit.finding import Moment
 from mpaudit.runtime.account import Account, Accounts
 from mpaudit.runtime.frame import user_frame, user_span
-from mpaudit.runtime.headroom import Headroom
 from mpaudit.runtime.measured import Measured, Place, Values
 from mpaudit.runtime.origin import Origins
 from mpaudit.runtime.sampling import CALLS, sampled
 from mpaudit.runtime.torch.casts import Casts
+from mpaudit.runtime.torch.glance import Glance, Glances
 from mpaudit.runtime.torch.gradients import Gradients
 from mpaudit.runtime.torch.histogram import Histograms
 from mpaudit.runtime.torch.measure import STAND_INS, measurable
-from mpaudit.runtime.torch.names import Names, is_layer, type_name
+from mpaudit.runtime.torch.names import Names, is_layer
 from mpaudit.runtime.torch.nested import floats
-from mpaudit.runtime.torch.reading import Readings, rectified
+from mpaudit.runtime.torch.output import Outputs
+from mpaudit.runtime.torch.reading import Readings
 from mpaudit.runtime.torch.regions import dtype_name, mark
 from mpaudit.runtime.torch.watch import Watch, unwatched
 
@@ -41,26 +41,12 @@ class _Call:
     recomputed: bool
 
 
-@dataclass(slots=True)
-class _Glance:
-    """A call of an outermost module in a step that is not looked at: its outputs are read.
-
-    `last` is the output that was read last, as of `version`: a container often passes it on.
-    """
-
-    module: Any
-    step: int
-    last: weakref.ref[torch.Tensor] | None = None
-    version: int | None = None
-    values: Values | None = None
-
-
 class _Thread(threading.local):
     def __init__(self) -> None:
         self.calls: list[_Call] = []
         self.turn = 0
         self.passed: Any = None  # the module of an outermost call that is not looked at
-        self.glance: _Glance | None = None  # at what it gives out
+        self.glance: Glance | None = None  # at what it gives out
 
 
 class Layers:
@@ -78,10 +64,8 @@ class Layers:
         self._accounts = Accounts(watch.tracer)
         self._origins = Origins(watch.tracer)
         self._readings = Readings(watch)
-        self._headroom = Headroom(watch.tracer.known)
-        watch.tracer.judging.append(self._headroom.problems)
-        watch.tracer.draining.append(self._hand_over)
-        watch.patches.also(lambda: self._hand_over(last=True))
+        self._outputs = Outputs(watch, self.names, self._accounts, self._origins)
+        self._glances = Glances(watch, self.names, self._accounts, self._outputs, self._readings)
         self.casts = Casts(watch, self._current)
         self._histograms = Histograms(watch)
         found = self._origins, self._accounts, self._histograms
@@ -100,12 +84,6 @@ class Layers:
         watch.patches.also(before.remove)
         watch.patches.also(lambda: with_kwargs.pop(after.id, None))  # torch's own remove forgets it
         watch.patches.also(after.remove)
-
-    def _hand_over(self, *, last: bool = False) -> None:
-        with self._watch.guard("handing over"):
-            self._accounts.hand_over()
-        for course in self._headroom.courses(last=last):
-            self._watch.tracer.peaks(course)
 
     def _settled(self, *attempt: Any) -> list[str]:
         """An attempt ended; returns the layers in which numbers went wrong."""
@@ -147,7 +125,7 @@ class Layers:
                 if not self._watch.turns.due(step):
                     thread.passed = module
                     if self._watch.glances and not recomputed:
-                        thread.glance = _Glance(module, step)
+                        thread.glance = Glance(module, step, thread.turn)
                     return
                 if not recomputed:
                     self.casts.begin(step)
@@ -158,7 +136,7 @@ class Layers:
                 self._origins.called_in(path, [each.account.path for each in calls])
             leaf = not self._watch.own.contains(module)
             calls.append(_Call(module, account, step, leaf, recomputed))
-            self._note(module, account)
+            self._outputs.known(module, account)
 
     def _region_entered(self) -> None:
         """A model enters a region itself, as one that a library has prepared does."""
@@ -179,26 +157,6 @@ class Layers:
             )
             self._watch.tracer.feed(event, threaded=True)
 
-    def _note(self, module: Any, account: Account) -> None:
-        """Make the layer known, and the dtypes of its own parameters and buffers."""
-        part, tracer, path = self.names.part(module), self._watch.tracer, account.path
-        part.account = account
-        parameters = self._watch.own.parameters(module).values()
-        own = [*parameters, *module._buffers.values()]
-        dtypes = tuple([each.dtype for each in own if each is not None])
-        if part.dtypes == dtypes:
-            return
-        span = user_span()
-        tracer.claims.used(self._watch.framework)
-        tracer.layer(path, type_name(module), filename=span.filename, row=span.start.row)
-        for parameter in parameters:
-            if parameter is not None and parameter.is_floating_point():
-                tracer.saw(path, "parameter", dtype_name(parameter.dtype))
-        for buffer in module._buffers.values():
-            if buffer is not None and buffer.is_floating_point():
-                tracer.saw(path, "buffer", dtype_name(buffer.dtype))
-        part.dtypes = dtypes
-
     def _leave(self, module: Any, args: Any, *rest: Any) -> None:
         if unwatched():
             return
@@ -208,7 +166,7 @@ class Layers:
         if thread.passed is not None:
             if thread.glance is not None and result is not None:
                 with self._watch.guard("forward hook"):
-                    self._glance(thread.glance, module, (args, kwargs), result)
+                    self._glances.look(thread.glance, module, (args, kwargs), result)
             elif thread.passed is module and result is not None:
                 with self._watch.guard("forward hook"):
                     for tensor in floats(result):
@@ -249,9 +207,9 @@ class Layers:
         before = self._gradients.known(inputs)
         made = []
         for tensor in outputs:
-            place = self._place(account, call.step, number, tensor)
+            place = self._outputs.place(account, call.step, number, self._thread.turn, tensor)
             if not call.recomputed:
-                self._count(account, place)
+                self._outputs.came(account, place)
                 self._measure(call, place, tensor, inputs)
             if tensor.grad_fn is not None:
                 made.append(self._gradients.expect(account, place, tensor, leaf=call.leaf))
@@ -259,14 +217,6 @@ class Layers:
             self._gradients.consumed(before, made)
             if made and before:
                 self._gradients.interrogate(account.path, made, inputs, outputs)
-
-    def _place(self, account: Account, step: int, number: int, tensor: torch.Tensor) -> Place:
-        dtype = dtype_name(tensor.dtype)
-        return Place(account.path, step, number, self._thread.turn, dtype, account.parameters)
-
-    def _count(self, account: Account, place: Place) -> None:
-        with self._accounts.lock:
-            account.made(place.dtype)
 
     def _measure(
         self, call: _Call, place: Place, tensor: torch.Tensor, inputs: list[torch.Tensor]
@@ -284,10 +234,10 @@ class Layers:
         outermost = not self._thread.calls
 
         def receive(values: Values) -> None:
-            self._gave(account, place, values, training=training)
+            self._outputs.gave(account, place, values, training=training)
             if not values.finite:
                 found = sources or [self._readings.now(each) for each in unread]
-                self._went_bad(place, values, found, module, outermost=outermost)
+                self._outputs.went_bad(place, values, found, module, outermost=outermost)
 
         before = self._readings.known(tensor)  # by an inner layer, which counts it
         measured = self._readings.of_output(call.module, inputs, tensor, before)
@@ -296,89 +246,6 @@ class Layers:
         fresh = before is None or before[1] is not measured
         if training and fresh and place.call < CALLS and sampled(place.step):
             self._histograms.add(place.path, "activation", place.step, tensor)
-
-    def _gave(self, account: Account, place: Place, values: Values, *, training: bool) -> None:
-        """An output was measured."""
-        with self._accounts.lock:
-            account.gave(place.step, place.dtype, values)
-        if training and place.dtype == "float16":
-            self._headroom.add(place.path, place.step, values.amax, finite=values.finite)
-
-    def _went_bad(
-        self,
-        place: Place,
-        values: Values,
-        sources: list[Measured | None],
-        module: Any,
-        *,
-        outermost: bool,
-    ) -> None:
-        """An output is not finite; `module` is the layer as it was then, None if that is past."""
-        if not values.only_minus:  # a mask that is put in front of a softmax in every step
-            self._watch.turns.alarm()
-        own = self._watch.own.parameters(module).items() if module is not None else ()
-        now = self._watch.numbers.now
-        bad = [
-            n for n, each in own if each is not None and measurable(each) and not now(each).finite
-        ]
-        known = [each for each in sources if each is not None]
-        outermost &= self._watch.glances or self._watch.turns.every == 1  # else some are not seen
-        self._origins.output(place, values, known, bad[0] if bad else None, outermost)
-
-    def _glance(self, glance: _Glance, module: Any, given: Any, result: Any) -> None:
-        """Read what a module gives out in a step that is not looked at."""
-        compiled = type(module).__name__ == "OptimizedModule" and not self._watch.eager
-        pretended = self._watch.own.pretends(given[0])
-        if pretended or not is_layer(module, compiled=compiled):
-            return
-        account = self.names.part(module).account
-        if account is None:
-            path = self.names.path(module, glance.module, "")
-            account = self._accounts.of(path, self._watch.own.parameters(module))
-            self._note(module, account)
-        graph = torch.is_grad_enabled()
-        training = graph or module.training
-        number = self._watch.tracer.called(account.path, glance.step, training=training)
-        for tensor in floats(result):
-            place = self._place(account, glance.step, number, tensor)
-            self._count(account, place)
-            mark(self._watch, tensor)
-            if not measurable(tensor) or not self._watch.numbers.at_once(tensor):
-                continue
-            version = None if tensor.is_inference() else tensor._version
-            known = glance.last is not None and glance.last() is tensor
-            before = glance.values if known else None
-            if before is None or glance.version != version:
-                glance.values = self._glanced(glance, module, given, tensor)
-                glance.last, glance.version = weakref.ref(tensor), version
-            assert glance.values is not None
-            self._gave(account, place, glance.values, training=graph)
-            if not glance.values.finite:
-                sources = self._given(tensor, before, floats(given))
-                self._readings.stand(tensor, glance.values)
-                outermost = module is glance.module
-                self._went_bad(place, glance.values, sources, module, outermost=outermost)
-
-    def _glanced(self, glance: _Glance, module: Any, given: Any, tensor: torch.Tensor) -> Values:
-        """The numbers of an output, which for that of a ReLU are known from its input."""
-        found = None
-        inputs = floats(given) if type(module) is torch.nn.ReLU else ()
-        if glance.values is not None and glance.last is not None and inputs:
-            if glance.last() is inputs[0]:
-                found = rectified(module, inputs, tensor, glance.version, glance.values)
-        return found or self._watch.numbers.now(tensor)
-
-    def _given(
-        self, tensor: torch.Tensor, before: Values | None, inputs: list[torch.Tensor]
-    ) -> list[Measured | None]:
-        """What a call was given that gave `tensor` back; `before` is what that was last, if known."""
-        if not any(each is tensor for each in inputs):
-            return [self._readings.now(each) for each in inputs]
-        if before is None:  # changed in place, or passed on
-            return [self._readings.before(tensor)]
-        was = Measured(computed=True, made=True)
-        was.arrive(before)
-        return [was]
 
 
 def _users_hooks() -> bool:

@@ -56,13 +56,15 @@ class Part:
     """What is known of one module: there is one for every module of a model, and nothing beside it.
 
     `holders` are weak references to the modules that hold it, each with its name there. `account`
-    and `dtypes`, those of its own parameters and buffers, are there once it was looked at.
+    and `dtypes`, those of its own parameters and buffers, are there once it was looked at. `normalised`
+    says that its output went into a normalisation as it was, False that it once did not after that.
     """
 
     holders: tuple[tuple[weakref.ref[Any], str], ...] = ()
     path: str | None = None
     account: Account | None = None
     dtypes: tuple[torch.dtype, ...] | None = None
+    normalised: bool | None = None
 
 
 class Names:

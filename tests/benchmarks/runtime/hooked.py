@@ -20,6 +20,7 @@ class Hooked:
 
     `leaf_bytes` are of those that came from modules without parts; of all, `gradients` are in a graph.
     `rectified` are those that a ReLU makes of an output as it was given out: their numbers are known.
+    `normalised` are those that went into a batch norm as they were given out.
     """
 
     outputs: int = 0
@@ -29,6 +30,8 @@ class Hooked:
     leaf_gradient_bytes: int = 0
     rectified: int = 0
     rectified_bytes: int = 0
+    normalised: int = 0
+    normalised_bytes: int = 0
 
 
 def look(loop: Loop) -> Hooked:
@@ -41,6 +44,10 @@ def look(loop: Loop) -> Hooked:
     def before(module: Any, inputs: Any) -> None:
         if isinstance(module, torch.nn.ReLU):
             given[id(inputs[0])] = inputs[0]._version
+        if isinstance(module, torch.nn.BatchNorm2d):
+            known = (id(inputs[0]), inputs[0]._version) in seen
+            found.normalised += known
+            found.normalised_bytes += known * size(inputs[0])
 
     def hook(module: Any, inputs: Any, output: Any) -> None:
         for tensor in tensors(output):
