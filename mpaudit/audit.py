@@ -12,7 +12,7 @@ from mpaudit.config import UNREADABLE, UNUSED, Selection, Target
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.fix import Edit, Fix, Safety, chosen
-from mpaudit.inspection import Asked, check, check_document, check_text, unread
+from mpaudit.inspection import Asked, check, check_document, check_text, check_texts, unread
 from mpaudit.report import Report
 from mpaudit.report import count as count_of
 from mpaudit.rewrite import replace_bytes, write_atomically
@@ -26,6 +26,7 @@ __all__ = [
     "check",
     "check_content",
     "check_text",
+    "check_texts",
     "fix",
     "fix_content",
     "fix_text",

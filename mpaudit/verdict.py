@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from mpaudit.config import Selection, of_script
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.rule import rule
+from mpaudit.runtime.imported import digest
 from mpaudit.runtime.merge import merge
 from mpaudit.runtime.summary import RunReport, join, stamp, summarise
 from mpaudit.runtime.trace import Reader
+from mpaudit.source.discovery import concerns
 from mpaudit.source.parsing import UnparsableError, decode
 
 Say = Callable[[str], None]
@@ -28,7 +30,8 @@ def read(*traces: Path, say: Say = print) -> RunReport:
     and for traces of several runs.
 
     The source is the text that ran: the trace keeps it for the script; other files are read from
-    disk. Findings that the code's author silenced are left out, whoever saw them.
+    disk, and those of the user's that are still what was imported are checked as the script is.
+    Findings that the code's author silenced are left out, whoever saw them.
     """
     found = [each for path in traces for each in _gathered(path, say)]
     if len(found) == 1:
@@ -73,14 +76,27 @@ def _gathered(path: Path, say: Say) -> list[Path]:
 def _read(trace: Path) -> RunReport:
     with Reader(trace) as reader:
         problems, meta = reader.problems(), reader.meta
-        sources = _sources({each.span.filename for each in problems}, meta.get("sources") or {})
-        static: list[Finding] = []
-        for filename in meta.get("sources") or {}:
-            static += audit.check_text(sources[filename], filename, of_script())
+        checked = {**_imported(meta.get("modules") or {}), **(meta.get("sources") or {})}
+        static = audit.check_texts(checked, selection=of_script())
+        sources = _sources({each.span.filename for each in problems}, checked)
         selection = Selection()
         seen = [stamp(each) for each in problems if selection.includes(rule(each.rule))]
         found = _unsilenced(join(seen, static), sources)
         return summarise(reader, found, sources)
+
+
+def _imported(modules: Mapping[str, str]) -> dict[str, str]:
+    """The texts of imported files that are still what they were, by their digests then, and that
+    any rule looks at."""
+    found: dict[str, str] = {}
+    for filename, known in modules.items():
+        try:
+            content = Path(filename).read_bytes()
+            if digest(content) == known and concerns(content):
+                found[filename], _ = decode(content, filename)
+        except (OSError, UnparsableError):  # the trace was made elsewhere, say
+            continue
+    return found
 
 
 def _sources(filenames: Iterable[str], kept: dict[str, str]) -> dict[str, str]:

@@ -143,3 +143,49 @@ def test_what_the_run_and_the_source_both_show_is_confirmed(here: Path) -> None:
     assert found["moment"]["rank"] == 0
     assert found["fix"]["applicability"] == "safe"
     assert "confirmed: the source and the run both show it" in call("report", "t.mpa").stdout
+
+
+LIBRARY = """\
+import torch
+
+
+def update(scaler, optimizer, model):
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def unused():
+    return torch.cuda.amp.GradScaler()
+"""
+TRAIN = BAD.replace("import torch\n", "import torch\nimport library\n").replace(
+    "    scaler.step(optimizer)\n", "    library.update(scaler, optimizer, model)\n"
+)
+
+
+def test_what_is_imported_is_checked_as_the_script_is(here: Path) -> None:
+    write("library.py", LIBRARY)
+    write("a.py", TRAIN)
+    assert python("run", "-o", "t.mpa", "a.py").returncode == 0
+    found = {str(each["name"]): each for each in findings("t.mpa")}
+    assert set(found) == {"clip-before-unscale", "deprecated-torch-amp"}
+    assert found["clip-before-unscale"]["confirmed"]
+    assert not found["deprecated-torch-amp"]["confirmed"]
+    assert {Path(str(each["filename"])).name for each in found.values()} == {"library.py"}
+
+
+def test_of_what_is_no_longer_what_was_imported_the_run_alone_tells(here: Path) -> None:
+    write("library.py", LIBRARY)
+    write("a.py", TRAIN)
+    assert python("run", "-o", "t.mpa", "a.py").returncode == 0
+    write("library.py", LIBRARY + "\n\n# more\n")
+    (found,) = findings("t.mpa")
+    assert (found["name"], found["confirmed"]) == ("clip-before-unscale", False)
+
+
+def test_an_imported_file_silences_its_findings(here: Path) -> None:
+    text = LIBRARY.replace("GradScaler()\n", "GradScaler()  # mpaudit: ignore[MP701] old torch\n")
+    write("library.py", text.replace("1.0)\n", "1.0)  # noqa: MP105\n"))
+    write("a.py", TRAIN)
+    assert python("run", "-o", "t.mpa", "a.py").returncode == 0
+    assert findings("t.mpa") == []

@@ -14,6 +14,7 @@ from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.runtime import failure, offspring, process, target
 from mpaudit.runtime.divergence import Comparison
+from mpaudit.runtime.imported import Imports
 from mpaudit.runtime.recording import Recording
 from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.sampling import EVERYTHING, Sampling
@@ -64,6 +65,7 @@ def run(
         for problem in compared.problems:
             tracer.problem(problem)
     code, error = 1, None
+    imports = Imports()
     try:
         with _interpreter(program, argv), recording.watching(children is not None):
             code, error = _execute(program)
@@ -72,6 +74,7 @@ def run(
             recording.discard()
         raise
     finally:
+        tracer.note("modules", imports.files())
         recording.close(code, error)
     if error is not None:
         sys.stdout.flush()

@@ -170,7 +170,10 @@ def _facts(metas: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         "repeated_casts": _repeated(everyone),
         "skips": _skips(everyone),
         "overhead": max(costs, key=lambda each: each["share"], default=None),
-        "sources": {k: v for meta in everyone for k, v in (meta.get("sources") or {}).items()},
+        **{
+            fact: {k: v for meta in everyone for k, v in (meta.get(fact) or {}).items()}
+            for fact in ("sources", "modules")
+        },
     }
 
 
