@@ -142,6 +142,33 @@ def test_a_forced_overflow_is_exactly_one_skipped_step(tmp_path: Path) -> None:
     assert {each.phase for each in bad if each.layer in ("", "0", "1", "2")} == {"backward"}
 
 
+@pytest.mark.parametrize("scaled", [True, False])
+def test_what_overflows_in_micro_batches_that_are_left_over_is_never_applied(
+    tmp_path: Path, scaled: bool
+) -> None:
+    """An epoch ends within an accumulation: what is the scaler's to judge is not judged."""
+
+    def loop() -> None:
+        network = model().cuda()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cuda", enabled=scaled)
+        for number, (samples, labels) in enumerate(batches(5)):
+            with torch.autocast("cuda"):
+                loss = nn.functional.cross_entropy(network(samples.cuda()), labels.cuda()) / 2
+            scaler.scale(loss * 1e12 if number == 4 else loss).backward()
+            if number % 2:
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+
+    _, run = trace(tmp_path, loop)
+    assert [each.applied for each in run.attempts()] == [True]
+    incidents = run.incidents()
+    assert {each.rule for each in incidents} == {"gradient-overflow"}
+    assert {each.judgement for each in incidents} == {"benign" if scaled else "defect"}
+    assert all(each.message.endswith("; no step followed") == scaled for each in incidents)
+
+
 class Overflowing(nn.Module):
     def __init__(self) -> None:
         super().__init__()

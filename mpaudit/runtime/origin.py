@@ -262,11 +262,17 @@ class Origins:
                     self._suspects.append(each.incident)
         return list(dict.fromkeys(began))
 
-    def over(self) -> None:
-        """The run is over, and no attempt follows what is not decided."""
+    def over(self, scaled: bool) -> None:
+        """The run is over, and no attempt follows what is not decided: micro-batches were left over.
+
+        Where losses are `scaled`, nothing of it was ever applied, and the scaler would have looked.
+        """
         undecided, self._undecided = self._undecided, []
         for each in undecided:
-            self._tracer.incident(each.incident, made_in=each.made_in)
+            found = each.incident
+            self._tracer.incident(
+                _benign(found, "no step followed") if scaled else found, made_in=each.made_in
+            )
 
     def _ruins(self, place: Place) -> bool:
         """Whether bad parameters are to blame: gradients that overflowed were applied before."""
@@ -344,7 +350,5 @@ def _title(path: str) -> str:
     return f"layer {path!r}" if path else "the model"
 
 
-def _benign(incident: Incident) -> Incident:
-    return replace(
-        incident, judgement="benign", message=f"{incident.message}; the step was skipped"
-    )
+def _benign(incident: Incident, why: str = "the step was skipped") -> Incident:
+    return replace(incident, judgement="benign", message=f"{incident.message}; {why}")

@@ -72,7 +72,7 @@ class Layers:
         self._gradients = Gradients(watch, self.names, *found)
         watch.after_step = self._settled
         watch.loss = self._origins.loss
-        watch.patches.also(self._origins.over)
+        watch.patches.also(lambda: self._origins.over(watch.scaled))
         watch.region_entered = self._region_entered
         watch.patches.set(modules, "_has_any_global_hook", _users_hooks)
         before = modules.register_module_forward_pre_hook(self._enter)

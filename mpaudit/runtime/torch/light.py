@@ -36,7 +36,7 @@ class Light:
         watch.attempted = self._look
         watch.after_step = self._origins.settled
         watch.loss = self._origins.loss
-        watch.patches.also(self._origins.over)
+        watch.patches.also(lambda: self._origins.over(watch.scaled))
         register = modules.register_module_parameter_registration_hook
         watch.patches.also(register(self._held).remove)
 
