@@ -270,6 +270,29 @@ def test_what_is_kept_of_tensors_of_many_threads_goes_with_them(tmp_path: Path) 
         assert len(watch.places._kept) <= 1024
 
 
+def test_numbers_of_memory_that_nobody_wrote_to_are_not_told(tmp_path: Path) -> None:
+    """A model is warmed up with what `torch.empty` finds in memory, as detectors are."""
+
+    def warm(seen: dict[str, Any]) -> None:
+        network = nn.Linear(4, 2).cuda().eval()
+        buffer = torch.empty(3, 4, device="cuda")
+        buffer.data.fill_(float("inf"))  # what happens to be there
+        with torch.no_grad():
+            network(buffer)
+            seen["again"] = network(buffer) if "again" in seen else None
+            network(torch.empty(3, 4).cuda().fill_(2.0))
+
+    def told(seen: dict[str, Any], name: str) -> tuple[int, int]:
+        (tmp_path / name).mkdir()
+        _, run = trace(tmp_path / name, lambda: warm(seen))
+        with run:
+            (row,) = [each for each in run.statistics() if each.phase == "forward"]
+            return row.calls, row.inf + row.nan
+
+    assert told({}, "once") == (1, 0)
+    assert told({"again": True}, "twice") == (2, 6)  # then it counts: it may have been written to
+
+
 class Names(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()

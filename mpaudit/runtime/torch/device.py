@@ -32,6 +32,9 @@ sparse_bsc_tensor sparse_compressed_tensor bartlett_window blackman_window hammi
 kaiser_window fft.fftfreq fft.rfftfreq nested.nested_tensor nested.as_nested_tensor"""
 _LIKE = """as_tensor asarray empty_like full_like ones_like rand_like randint_like randn_like tensor
 zeros_like"""
+_UNWRITTEN = frozenset(
+    ["empty", "empty_strided", "empty_permuted", "empty_like", "new_empty", "new_empty_strided"]
+)
 _METHODS = "new_empty new_full new_ones new_tensor new_zeros new_empty_strided"
 
 
@@ -85,6 +88,8 @@ class Remap:
             if device is not None and original.__name__ in ("as_tensor", "asarray"):
                 made = self._moves.held(given, made, place)
             self._places.put(made, place)
+            if original.__name__ in _UNWRITTEN:
+                self._watch.unwritten.set(made, True)
         return made
 
     def _default_place(self) -> int:

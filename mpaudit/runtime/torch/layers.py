@@ -122,6 +122,9 @@ class Layers:
                 named = module._orig_mod if compiled else module
                 path = self.names.path(named, named, spelled)
                 thread.turn += 1
+                if self._unwritten(args):
+                    thread.passed = module
+                    return
                 if not self._watch.turns.due(step):
                     thread.passed = module
                     if self._watch.glances and not recomputed:
@@ -137,6 +140,20 @@ class Layers:
             leaf = not self._watch.own.contains(module)
             calls.append(_Call(module, account, step, leaf, recomputed))
             self._outputs.known(module, account)
+
+    def _unwritten(self, args: Any) -> bool:
+        """Whether a model is called, only to be warmed up, with memory that nobody has written to.
+
+        Once for each tensor: it may be written in ways that nobody sees, as through NumPy.
+        """
+        if torch.is_grad_enabled():
+            return False
+        found = [each for each in args if isinstance(each, torch.Tensor)]
+        kept = [self._watch.unwritten.drop(each) for each in found]
+        return any(
+            was and not each.is_inference() and each._version == 0
+            for was, each in zip(kept, found, strict=True)
+        )
 
     def _region_entered(self) -> None:
         """A model enters a region itself, as one that a library has prepared does."""

@@ -69,6 +69,12 @@ class Known:
             self.set(thing, value)
         return value if held is None else held
 
+    def drop(self, thing: object) -> Any:
+        """Keep nothing for `thing` any more; returns what was kept."""
+        found = self.get(thing)
+        self._held.pop(id(thing), None)
+        return found
+
     def things(self) -> list[Any]:
         """The objects that something is kept for and that live."""
         found = [held() for held in list(self._held.values())]
@@ -124,6 +130,7 @@ class Watch:
         self.numbers = Numbers(tracer.failed)
         self.own = Own()
         self.places: Places | None = None  # where the CPU stands in for GPUs
+        self.unwritten = Known()  # there too: tensors that are made of memory as it is
         self.compiles = False  # torch.compile was called
         self.eager = False  # nothing that is compiled from here on runs as compiled code
         self.cuda_made = False  # a remapped call made tensors on cuda: who is on it is not known
