@@ -22,7 +22,7 @@ _PROBABILITIES = {
     "binary_crossentropy": "sigmoid",
     "binary_focal_crossentropy": "sigmoid",
 }
-"""What the losses of Keras take unless `from_logits` is set."""
+"""What the losses of Keras take unless `from_logits` is set; of others it is not known."""
 
 
 class Losses:
@@ -67,17 +67,18 @@ class Losses:
 
     def _computed(self, family: Family, loss: Any, mark: Mark) -> None:
         function = getattr(getattr(loss, "fn", None), "__name__", "")
-        wants = _PROBABILITIES.get(function)
         at = place()
-        if at is None or wants is None:
+        if at is None:
             return
-        from_logits = loss._fn_kwargs.get("from_logits", False)
+        wants = _PROBABILITIES.get(function)
+        if wants is not None and loss._fn_kwargs.get("from_logits", False):
+            wants = "logits"
         by_name = type(loss) is family.loss_by_name
         self._narration.tell(
             LossComputed(
                 at=at,
-                loss=function if by_name else type(loss).__name__,
-                wants="logits" if from_logits else wants,
+                loss=(function if by_name else "") or type(loss).__name__,
+                wants=wants,
                 got=mark.got,
                 shown=mark.shown,
                 made=self._made.get(loss),
