@@ -46,11 +46,11 @@ class Ring:
 
         def kept(ring: Any) -> Any:
             ring = ring.copy()
-            ring[[tick % ROOM for tick in ticks]] = _NOTHING
+            ring[:, [tick % ROOM for tick in ticks]] = _NOTHING
             return ring
 
         if len(ticks):
-            for ring in self._place.swap(kept):
+            for ring in self._place.swept(kept):
                 held = numpy.maximum(held, ring)
         for tick in ticks:
             inside = float(held[tick % ROOM]) if len(ticks) < ROOM else _NOTHING

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from mpaudit.runtime.keras.store import Store, noted, replica
+from mpaudit.runtime.keras.sweep import swept
 
 _RUN = "_mpaudit_run"
 
@@ -40,7 +41,7 @@ class Run:
 
     def read(self) -> int:
         """How many there were. Waits for the device."""
-        (runs,) = self._store.swap(lambda held: held)
+        (runs,) = swept(self._store)
         return int(runs)
 
     @property

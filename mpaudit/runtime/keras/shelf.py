@@ -9,6 +9,7 @@ import numpy
 import tensorflow as tf
 
 from mpaudit.runtime.keras.store import Store
+from mpaudit.runtime.keras.sweep import swept
 
 _MOST, _BYTES = 64, 1 << 18  # places of one resource, and bytes
 
@@ -60,6 +61,16 @@ class Place:
                 more = tf.constant(change(held), dtype)
                 tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=rows, updates=more)
                 yield held
+
+    def swept(self, change: Callable[[Any], Any]) -> list[Any]:
+        """The same, with the places beside it: `change` is given those of all of them, one behind the
+        other, and is to be the same for each."""
+        size = len(self._start)
+
+        def of_all(held: Any) -> Any:
+            return change(held.reshape(-1, *self._start.shape)).reshape(held.shape)
+
+        return [held[self._first :][:size] for held in swept(self._store, of_all)]
 
 
 class Shelf:

@@ -141,9 +141,7 @@ class Tap:
         self._host, self._top = _start(), -1
         first, self._bad = self._bad, {}
         replicas = self._place.replicas
-        for number, (seen,) in zip(
-            replicas, self._place.swap(lambda _: _start()[None]), strict=True
-        ):
+        for number, (seen,) in zip(replicas, self._place.swept(_started), strict=True):
             if seen[2] > _NEVER:
                 which = number if len(replicas) > 1 else None
                 first[which] = min(first.get(which, -int(seen[2])), -int(seen[2]))
@@ -198,6 +196,10 @@ class Tap:
 
 def _start() -> Any:
     return numpy.array(_START, numpy.float64)
+
+
+def _started(held: Any) -> Any:
+    return numpy.broadcast_to(_start(), held.shape)
 
 
 def _float(bits: int, dtype: str) -> float:

@@ -30,6 +30,7 @@ from mpaudit.runtime.keras.rounding import Roundings
 from mpaudit.runtime.keras.rows import SLOTS
 from mpaudit.runtime.keras.steps import Steps
 from mpaudit.runtime.keras.store import replica
+from mpaudit.runtime.keras.sweep import at_once
 from mpaudit.runtime.keras.trial import Trial
 from mpaudit.runtime.rehearsal import Plan
 from mpaudit.runtime.sampling import COUNTED, EVERY
@@ -145,7 +146,8 @@ class _Drain:
             with self._patches.guarded("reading the taps"):
                 self._calls, self._drained = 0, True
                 self._narration.drain()
-                self._rollup.drain(self._steps, self._steps.drain())
+                with at_once():
+                    self._rollup.drain(self._steps, self._steps.drain())
         finally:
             self._lock.release()
 
