@@ -93,6 +93,16 @@ def chosen(condition: Any, then: Any, otherwise: Any, given: Sequence[Any]) -> A
     return result
 
 
+def one_of(number: Any, ways: Sequence[Any], given: Sequence[Any]) -> Any:
+    """What one of several functions gives that have no resources, as one operation that stays one."""
+    from tensorflow.python.ops import control_flow_util_v2
+
+    dtypes = [each.dtype for each in ways[0].outputs]
+    (result,) = tf.raw_ops.Case(branch_index=number, input=given, Tout=dtypes, branches=ways)
+    control_flow_util_v2.maybe_set_lowering_attr(result.op, False)
+    return result
+
+
 def traced(function: Body, specs: Sequence[Any], *, inlined: bool) -> Any:
     """`function` as one operation for any graph: traced once, for arguments of these specs."""
     attributes = {"_noinline": not inlined}

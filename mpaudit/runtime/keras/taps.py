@@ -18,19 +18,24 @@ import tensorflow as tf
 
 from mpaudit.runtime.keras.attempt import Look
 from mpaudit.runtime.keras.clock import Clock
-from mpaudit.runtime.keras.octaves import Octaves
+from mpaudit.runtime.keras.octaves import Octaves, sample
 from mpaudit.runtime.keras.order import Order
-from mpaudit.runtime.keras.parcel import Member, chosen, traced
+from mpaudit.runtime.keras.parcel import Member, one_of, traced
 from mpaudit.runtime.keras.peaks import Ring, raise_peak
 from mpaudit.runtime.keras.runs import Calls
 from mpaudit.runtime.keras.store import one_of_several
 from mpaudit.runtime.keras.tick import sampled_at
+from mpaudit.runtime.octaves import SAMPLE
 from mpaudit.runtime.sampling import sampled
 
 _NEVER = -1.0e300
 _START = (-1, -1, _NEVER, 0, 0, 0, 0, 0, 0, 0, 0)
 _EVERY = 16  # attempts between two counts of the zeros of a tensor inside a graph
-_BITS = {2: (tf.int16, 0x7FFF), 4: (tf.int32, 0x7FFFFFFF), 8: (tf.int64, 0x7FFFFFFFFFFFFFFF)}
+_BITS = {
+    2: (tf.int16, tf.uint16, 0x7FFF),
+    4: (tf.int32, tf.uint32, 0x7FFFFFFF),
+    8: (tf.int64, tf.uint64, 0x7FFFFFFFFFFFFFFF),
+}
 _INFINITY = {
     "float16": 0x7C00,
     "bfloat16": 0x7F80,
@@ -170,7 +175,7 @@ class Tap:
         if not self._clock.looks():
             host[-2:] += (calls, others)
             return
-        integer, mask = _BITS[value.dtype.size]
+        integer, _, mask = _BITS[value.dtype.size]
         bits = numpy.asarray(memoryview(tf.bitcast(value, integer)))
         bits = numpy.bitwise_and(bits, bits.dtype.type(mask))
         infinity = _INFINITY[value.dtype.name]
@@ -215,18 +220,25 @@ def _float(bits: int, dtype: str) -> float:
 class _Together:
     """What taps do with all tensors that are looked at together: `Together`.
 
-    On a CPU the largest magnitude is found as an integer, in one pass; everything else is counted only
-    where there is something bad, or now and then. GPUs have no such operation for integers.
+    On a CPU the largest magnitude is found as an integer, of those above and of those below zero: what
+    has a sign is the larger to unsigned integers. That makes no tensor, which costs more than to read one
+    twice. Everything else is counted only where there is something bad, and zeros now and then, in a
+    sample. GPUs have no such operation for integers.
     """
 
     def alone(self, value: Any) -> Sequence[Any]:
         """The largest magnitude, not a number where nothing or something bad is in there, and the size."""
         if _on_gpu():
             return ()
-        integer, mask = _BITS[value.dtype.size]
-        bits = tf.bitwise.bitwise_and(tf.bitcast(value, integer), tf.constant(mask, integer))
-        top = tf.maximum(tf.reduce_max(bits), tf.constant(-1, integer))
-        return _double(tf.bitcast(top, value.dtype)), _double(tf.size(value, out_type=tf.int64))
+        integer, unsigned, mask = _BITS[value.dtype.size]
+        tops = (
+            tf.bitcast(tf.reduce_max(tf.bitcast(value, each)), integer)
+            for each in (integer, unsigned)
+        )
+        top = tf.reduce_max(tf.bitwise.bitwise_and(tf.stack(list(tops)), mask))
+        size = tf.size(value, out_type=tf.int64)
+        top = tf.where(size > 0, top, tf.constant(-1, integer))
+        return _double(tf.bitcast(top, value.dtype)), _double(size)
 
     def all(self, tick: Any, members: Sequence[Member]) -> Any:
         """Join it to the vectors: those of different taps at once."""
@@ -237,10 +249,11 @@ class _Together:
         else:
             tops = tf.stack([each.found[0] for each in members])
             sizes = tf.stack([each.found[1] for each in members])
-            counted = (tick % _EVERY == 0) | sampled_at(tick)
-            odd = counted | ~tf.reduce_all(tf.math.is_finite(tops))
-            given = (*values, tick, tops, sizes)
-            vectors = chosen(odd, _closely(dtypes, given=True), _plainly(dtypes), given)
+            counts = (tick % _EVERY == 0) | sampled_at(tick)
+            bad = ~tf.reduce_all(tf.math.is_finite(tops))
+            which = tf.where(bad, 0, tf.where(counts, 1, 2))
+            ways = _closely(dtypes, given=True), _plainly(dtypes, zeros=True), _plainly(dtypes)
+            vectors = one_of(which, ways, (*values, tick, tops, sizes))
         vectors.set_shape([len(members), len(_start())])
         waiting = [(each.handles[0], n) for n, each in enumerate(members)]
         while waiting:  # a tap that comes more than once takes turns with itself
@@ -275,14 +288,19 @@ def _closely(dtypes: tuple[Any, ...], *, given: bool = False) -> Any:
 
 
 @cache
-def _plainly(dtypes: tuple[Any, ...]) -> Any:
-    """The same of tensors in which nothing is bad, from their largest magnitudes and sizes."""
+def _plainly(dtypes: tuple[Any, ...], *, zeros: bool = False) -> Any:
+    """The same of tensors in which nothing is bad, from their largest magnitudes and sizes; `zeros` are
+    counted in a sample, or not at all."""
 
     def plainly(*taken: Any) -> Any:
         tops, sizes = taken[-2:]
         ones = tf.ones_like(sizes)
         columns = [ones * float(each) for each in _START]
         columns[0], columns[7], columns[8] = tops, sizes, ones
+        if zeros:
+            found = [_zeros(sample(each)) for each in taken[: len(dtypes)]]
+            columns[5] = tf.stack([_double(each) for each in found])
+            columns[6] = tf.minimum(sizes, float(SAMPLE))
         return tf.stack(columns, 1)
 
     return traced(plainly, [*_specs(dtypes), *_DOUBLES], inlined=False)
@@ -290,6 +308,13 @@ def _plainly(dtypes: tuple[Any, ...]) -> Any:
 
 def _specs(dtypes: tuple[Any, ...]) -> list[Any]:
     return [*(tf.TensorSpec([None], dtype) for dtype in dtypes), tf.TensorSpec([], tf.int64)]
+
+
+def _zeros(values: Any) -> Any:
+    """How many there are, as integers: to the arithmetic of TensorFlow on a CPU subnormal ones are zero."""
+    integer, _, mask = _BITS[values.dtype.size]
+    bits = tf.bitwise.bitwise_and(tf.bitcast(values, integer), mask)
+    return tf.size(bits, tf.int64) - tf.math.count_nonzero(bits)
 
 
 _DOUBLES = [tf.TensorSpec([None], tf.float64)] * 2
