@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
@@ -114,18 +114,19 @@ class Attempt:
 
     def _made(self, together: list[Look], end: End | None) -> Any:
         graph = tf.compat.v1.get_default_graph()
-        parts = []
+        parts, rows = list[Part](), dict[tuple[int, int], int]()
         tensors, handles = Once(), Once()
         for body, value, taken in together:
             terms, plan = ([], None) if value is None else ingredients(value)
             dtype = tf.bool if value is None else value.dtype
             used = handles.numbers(graph.capture(each.resource) for each in taken)
-            rows = tuple(each.first for each in taken)
-            parts.append(Part(body, dtype, tensors.numbers(terms), plan, used, rows))
+            places = [(n, each.first) for n, each in zip(used, taken, strict=True)]
+            numbers = tuple(rows.setdefault(each, len(rows)) for each in places)
+            parts.append(Part(body, dtype, tensors.numbers(terms), plan, used, numbers))
         if end is not None:
             handles.numbers([self._asked.clock])
         dtypes = tuple(each.dtype for each in tensors)
-        given = (*tensors, self._asked.tick, *handles)
+        given = (*tensors, _constant(first for _, first in rows), self._asked.tick, *handles)
         whole = whole_of(tuple(parts), dtypes, end)
         return chosen(self._asked.looks, whole, nothing_of(dtypes, len(handles)), given)
 
@@ -136,9 +137,14 @@ def look_alone(every: int, clock: Any, look: Look) -> Any:
     with aside():
         terms, plan = ingredients(value)
         numbers = tuple(range(len(terms))), tuple(range(len(handles)))
-        rows = tuple(each.first for each in handles)
-        part = Part(body, value.dtype, numbers[0], plan, numbers[1], rows)
-        return alone_by(every, part)(*terms, clock, *(each.resource for each in handles))
+        part = Part(body, value.dtype, numbers[0], plan, numbers[1], numbers[1])
+        rows = _constant(each.first for each in handles)
+        return alone_by(every, part)(*terms, rows, clock, *(each.resource for each in handles))
+
+
+def _constant(rows: Iterable[int]) -> Any:
+    with tf.control_dependencies(None):  # it waits for nothing
+        return tf.constant(list(rows), tf.int64)
 
 
 def decide_alone(clock: Any, every: int) -> None:

@@ -16,6 +16,7 @@ from mpaudit.runtime.keras.shelf import Held
 from mpaudit.runtime.keras.tick import alarmed, decided, sampled_at, state_of
 
 _HANDLE, _TICK = tf.TensorSpec([], tf.resource), tf.TensorSpec([], tf.int64)
+_ROWS = tf.TensorSpec([None], tf.int64)
 
 Body = Callable[..., Any]
 """What is done with a tensor in a sampled attempt: it is called with that, the tick, and handles of
@@ -113,7 +114,7 @@ def traced(function: Body, specs: Sequence[Any], *, inlined: bool) -> Any:
 
 class Part(NamedTuple):
     """What is done with one tensor, of the terms of these numbers by a plan, with such handles and
-    rows of them."""
+    rows of them, by their numbers too: what differs by its rows only is traced once."""
 
     body: Body | Together
     dtype: Any
@@ -153,36 +154,47 @@ def _sampled(body: Body, dtype: Any, terms: int, plan: Plan | None, handles: int
         with tf.control_dependencies([body(value, tick, *map(Held, taken, rows))]):
             return tf.constant(False)
 
-    specs = [*_specs([dtype] * terms, handles), *[tf.TensorSpec([], tf.int64)] * handles]
+    specs = [*[tf.TensorSpec(None, dtype)] * terms, _TICK, *[_HANDLE] * handles, *[_TICK] * handles]
     return traced(part, specs, inlined=True)
 
 
 @cache
 def whole_of(parts: tuple[Part, ...], dtypes: tuple[Any, ...], end: End | None) -> Any:
-    """Parts as one function of tensors, the tick and handles, the clock the last one if there is an
-    end."""
+    """Parts as one function of tensors, rows, the tick and handles, the clock the last one if there is
+    an end."""
     tensors = len(dtypes)
 
     def whole(*given: Any) -> Any:
-        tick, handles = given[tensors], given[tensors + 1 :]
-        wrong = _done(parts, given[:tensors], tick, handles)
+        rows, tick, *handles = given[tensors:]
+        wrong = _done(parts, given[:tensors], rows, tick, handles)
         if end is not None:
             _end(end, wrong, tick, handles[-1])
         return wrong
 
     handles = 1 + max((n for part in parts for n in part.handles), default=-1)
     handles += end is not None
-    return traced(whole, _specs(dtypes, handles), inlined=False)
+    return _called(whole, _specs(dtypes, handles))
 
 
-def _done(parts: Sequence[Part], given: Sequence[Any], tick: Any, handles: Sequence[Any]) -> Any:
+def _called(function: Body, specs: Sequence[Any]) -> Any:
+    """What does no more than to call a function: as the branch of a condition, that is not taken apart, and
+    optimised once for all conditions."""
+    inside = traced(function, specs, inlined=False)
+    return traced(lambda *given: inside(*given), specs, inlined=False)
+
+
+def _done(
+    parts: Sequence[Part], given: Sequence[Any], rows: Any, tick: Any, handles: Sequence[Any]
+) -> Any:
     """Do what there is in an attempt that is looked at; gives whether something is wrong."""
+    firsts = _each(rows, parts)
     together: dict[Together, list[Member]] = {}
     sampled: list[Part] = []
     terms, used = Once(), Once()
     for part in parts:
         own = [given[n] for n in part.terms]
-        taken = [Held(handles[n], row) for n, row in zip(part.handles, part.rows, strict=True)]
+        numbered = zip(part.handles, part.rows, strict=True)
+        taken = [Held(handles[n], firsts[row]) for n, row in numbered]
         if callable(part.body):
             numbers = terms.numbers(own), used.numbers(each.resource for each in taken)
             sampled.append(part._replace(terms=numbers[0], handles=numbers[1]))
@@ -194,7 +206,8 @@ def _done(parts: Sequence[Part], given: Sequence[Any], tick: Any, handles: Seque
     if sampled:
         dtypes = tuple(each.dtype for each in terms)
         then = _counting(tuple(sampled), dtypes, len(used))
-        chosen(sampled_at(tick), then, nothing_of(dtypes, len(used)), (*terms, tick, *used))
+        nothing = nothing_of(dtypes, len(used))
+        chosen(sampled_at(tick), then, nothing, (*terms, rows, tick, *used))
     return tf.reduce_any(tf.stack(wrong)) if wrong else tf.constant(False)
 
 
@@ -204,12 +217,12 @@ def _counting(parts: tuple[Part, ...], dtypes: tuple[Any, ...], handles: int) ->
     tensors = len(dtypes)
 
     def whole(*given: Any) -> Any:
-        tick, done = given[tensors], []
-        for body, dtype, terms, plan, numbers, rows in parts:
+        rows, tick, *held = given[tensors:]
+        firsts, done = _each(rows, parts), []
+        for body, dtype, terms, plan, numbers, places in parts:
             part = _sampled(body, dtype, len(terms), plan, len(numbers))
-            taken = (given[tensors + 1 + n] for n in numbers)
-            firsts = (tf.constant(each, tf.int64) for each in rows)
-            done.append(part(*(given[n] for n in terms), tick, *taken, *firsts))
+            taken = (*(held[n] for n in numbers), *(firsts[n] for n in places))
+            done.append(part(*(given[n] for n in terms), tick, *taken))
         with tf.control_dependencies(done):
             return tf.constant(False)
 
@@ -224,7 +237,13 @@ def nothing_of(dtypes: tuple[Any, ...], handles: int) -> Any:
 
 
 def _specs(dtypes: Iterable[Any], handles: int) -> list[Any]:
-    return [*(tf.TensorSpec(None, dtype) for dtype in dtypes), _TICK, *[_HANDLE] * handles]
+    tensors = (tf.TensorSpec(None, dtype) for dtype in dtypes)
+    return [*tensors, _ROWS, _TICK, *[_HANDLE] * handles]
+
+
+def _each(rows: Any, parts: Sequence[Part]) -> list[Any]:
+    """The rows that parts name."""
+    return list(tf.unstack(rows, 1 + max(n for part in parts for n in part.rows)))
 
 
 @cache
@@ -248,16 +267,17 @@ def _end(end: End, wrong: Any, tick: Any, clock: Any) -> None:
 
 @cache
 def alone_by(every: int, part: Part) -> Any:
-    """One look as a function of terms, the clock and handles."""
+    """One look as a function of terms, rows, the clock and handles."""
 
     dtypes = (part.dtype,) * len(part.terms)
 
     def alone(*given: Any) -> Any:
-        terms, (clock, *handles) = given[: len(dtypes)], given[len(dtypes) :]
+        terms, (rows, clock, *handles) = given[: len(dtypes)], given[len(dtypes) :]
         asked = Asked.of(clock, every)
         whole = whole_of((part,), dtypes, End(every, False))
         nothing = nothing_of(dtypes, len(handles) + 1)
-        return chosen(asked.looks, whole, nothing, (*terms, asked.tick, *handles, clock))
+        return chosen(asked.looks, whole, nothing, (*terms, rows, asked.tick, *handles, clock))
 
-    specs = [tf.TensorSpec(None, part.dtype)] * len(dtypes) + [_HANDLE] * (1 + len(part.handles))
+    terms = [tf.TensorSpec(None, part.dtype)] * len(dtypes)
+    specs = [*terms, _ROWS, *[_HANDLE] * (1 + len(part.handles))]
     return traced(alone, specs, inlined=False)

@@ -15,10 +15,11 @@ _MOST, _BYTES = 64, 1 << 18  # places of one resource, and bytes
 
 
 class Held(NamedTuple):
-    """A resource that a graph is given, and which of its rows is the first of a place."""
+    """A resource that a graph is given, and which of its rows is the first of a place: in the function
+    that uses it, as a tensor that is there once."""
 
     resource: Any
-    first: int
+    first: Any
 
     def captured(self) -> Held:
         """The same for the graph that is being traced, whose loops may only use what it has captured."""

@@ -257,7 +257,7 @@ class _Together:
         vectors.set_shape([len(members), len(_start())])
         waiting = [(each.handles[0], n) for n, each in enumerate(members)]
         while waiting:  # a tap that comes more than once takes turns with itself
-            first = {(id(held.resource), held.first): n for held, n in reversed(waiting)}
+            first = {(id(held.resource), id(held.first)): n for held, n in reversed(waiting)}
             turn = [each for each in waiting if each[1] in first.values()]
             waiting = [each for each in waiting if each[1] not in first.values()]
             for resource in {id(held.resource): held.resource for held, _ in turn}.values():
@@ -344,9 +344,9 @@ def _double(value: Any) -> Any:
     return tf.cast(value, tf.float64) if tf.is_tensor(value) else tf.constant(value, tf.float64)
 
 
-def _join(resource: Any, rows: Sequence[tuple[int, int]], vectors: Any) -> None:
+def _join(resource: Any, rows: Sequence[tuple[Any, int]], vectors: Any) -> None:
     """Join to each of some rows of a resource the vector of this number."""
-    firsts, numbers = (tf.constant(each, tf.int64) for each in zip(*rows, strict=True))
+    firsts, numbers = (tf.stack(each) for each in zip(*rows, strict=True))
     old = tf.raw_ops.ResourceGather(resource=resource, indices=firsts, dtype=tf.float64)
     more = tf.gather(vectors, numbers)
     by_maximum = tf.constant([True] * 3 + [False] * 8)

@@ -1,0 +1,108 @@
+"""What is looked at together is one operation: few of them in a step that nobody looks at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from keras_watched import numbers, read, samples, under, watched
+
+tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
+
+from mpaudit.runtime.keras.parcel import whole_of  # noqa: E402
+from mpaudit.runtime.keras.recipe import OURS  # noqa: E402
+from mpaudit.runtime.sampling import Sampling  # noqa: E402
+
+
+def trained(shape: str) -> None:
+    layers = keras.layers
+    with under("float32", seed=0):
+        if shape == "plain":
+            given = keras.Input((16,))
+            x = given
+            for _ in range(3):
+                x = layers.Dense(8, activation="relu")(x)
+            inputs = samples(16, 16)
+        else:
+            given = keras.Input((8, 8, 3))
+            x = layers.Conv2D(4, 3, padding="same")(given)
+            for _ in range(3):
+                normal = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x))
+                x = layers.Activation("relu")(layers.Add()([x, normal]))
+            x = layers.GlobalAveragePooling2D()(x)
+            inputs = samples(16, 8, 8, 3)
+        model = keras.Model(given, layers.Dense(3)(x))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.01), loss)
+        model.fit(inputs, tf.range(16) % 3, batch_size=8, verbose=0)
+
+
+def graph(shape: str) -> tuple[Counter[str], list[str]]:
+    """The operations of a training as TensorFlow runs them, constants aside; and their names."""
+    from tensorflow.python.eager import context
+
+    context.enable_graph_collection()
+    try:
+        trained(shape)
+        graphs = context.export_run_metadata().function_graphs
+    finally:
+        context.disable_graph_collection()
+    found = max((each.post_optimization_graph for each in graphs), key=lambda each: len(each.node))
+    nodes = [node for node in found.node if node.op not in ("Const", "NoOp", "_Arg", "_Retval")]
+    return Counter(node.op for node in nodes), [node.name for node in nodes]
+
+
+def test_a_step_that_is_not_looked_at_executes_few_operations_more(tmp_path: Path) -> None:
+    """All but what stands in the branch that is not taken; the other one gives a constant."""
+    plain, _ = graph("plain")
+    with watched(tmp_path, sampling=Sampling()):
+        ours, names = graph("plain")
+    more = ours - plain
+    assert not plain - ours
+    assert more["If"] == 2
+    assert more.total() <= 12, more
+    assert any(OURS in name for name in names)
+    read(tmp_path)
+
+
+def test_what_differs_by_its_rows_only_is_traced_once(tmp_path: Path) -> None:
+    """Where many tensors are added up each is looked at by itself, as soon as it is there."""
+    before = whole_of.cache_info()
+    with watched(tmp_path, sampling=Sampling()):
+        ours, _ = graph("residual")
+    after = whole_of.cache_info()
+    assert ours["If"] > 30
+    assert after.misses - before.misses <= 12
+    with read(tmp_path) as reader:
+        found = numbers(reader)
+    looked = {layer for layer, phase in found if phase == "backward"}
+    assert {f"batch_normalization{n}" for n in ("", "_1", "_2")} <= looked
+    assert all(row.amax for (_, phase), row in found.items() if phase == "forward")
+
+
+@pytest.mark.parametrize("mode", ["function", "xla"])
+def test_what_shares_a_function_keeps_numbers_of_its_own(tmp_path: Path, mode: str) -> None:
+    """Tensors beyond a MiB are looked at by themselves, all by the same function."""
+    sizes: list[float] = [3.0, 5.0, 7.0, 11.0]
+
+    class Net(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(name="net")
+            self.parts = [keras.layers.Rescaling(each, name=f"by{each:.0f}") for each in sizes]
+            self.head = keras.layers.Dense(1, name="head")
+
+        def call(self, given: Any) -> Any:
+            return self.head(sum(part(given)[:, :2] for part in self.parts))
+
+    with under("float32", seed=0), watched(tmp_path):
+        model = Net()
+        model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=mode == "xla")
+        model.fit(tf.ones([2, 1 << 18]), tf.zeros([2, 1]), epochs=3, verbose=0)
+    with read(tmp_path) as reader:
+        found = numbers(reader)
+    for each in sizes:
+        row = found[f"net/by{each:.0f}", "forward"]
+        assert (row.amax, row.elements, row.zeros) == (each, 3 << 19, 0)
