@@ -199,3 +199,55 @@ def test_what_has_not_sufficed_is_tried_again_only_with_far_more() -> None:
     assert known.hopeless(function, 1, 1200, turn=2)
     assert not known.hopeless(function, 1, 1300, turn=2)
     assert not known.hopeless(function, 2, 1000, turn=1)  # more narrowly, it may be followed
+
+
+AGENT = """import torch
+from torch import nn
+
+
+class Agent:
+    def __init__(self, model, options):
+        self.model, self.options = model, options
+        self.scaler = torch.amp.GradScaler("cuda", enabled=options.amp)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
+MORE
+
+    def update(self, batches):
+        for epoch in range(self.options.epochs):
+            for inputs, targets in batches:
+                with torch.autocast("cuda", enabled=self.options.amp):
+                    loss = nn.functional.mse_loss(self.model(inputs), targets)
+                self.optimizer.zero_grad()
+                self.scaler.scale(loss).backward()
+OPTIONS
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+SAVED
+
+    def save(self, path):
+        torch.save({"optimizer": self.optimizer.state_dict()}, path)
+
+    def load(self, path):
+        self.optimizer.load_state_dict(torch.load(path)["optimizer"])
+"""
+SAVED = """            while self.options.saves:
+                torch.save({"scaler": self.scaler.state_dict()}, self.options.path)
+                break"""
+
+
+@pytest.mark.parametrize(("saved", "wanted"), [("", ["scaler-not-checkpointed"]), (SAVED, [])])
+def test_whom_a_scaler_steps_counts_however_narrowly_it_is_followed(
+    tmp_path: Path, saved: str, wanted: list[str]
+) -> None:
+    """What is saved in passing is not followed there, and silences."""
+    more = "\n".join(
+        f"        self.part{n} = torch.optim.Adam(model.part{n}.parameters())" for n in range(24)
+    )
+    options = "\n".join(
+        f"                if self.options.trains{n}:\n                    self.scaler.step(self.part{n})"
+        for n in range(24)
+    )
+    path = tmp_path / "agent.py"
+    text = AGENT.replace("MORE", more).replace("OPTIONS", options).replace("SAVED", saved)
+    path.write_text(text, encoding="utf-8")
+    assert [finding.name for finding in check([path]).findings] == wanted

@@ -16,6 +16,8 @@ from mpaudit.event import (
 from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Noted, Protocol, Verdict
 
+RULE = "scaler-not-checkpointed"
+
 
 class CheckpointProtocol(Protocol):
     """MP112. Whether a scaler's state is saved can stand anywhere: it is judged at the end.
@@ -33,13 +35,15 @@ class CheckpointProtocol(Protocol):
         """Note who steps whom, and what is saved."""
         if isinstance(event, LostSight):
             if not event.elsewhere:
-                yield Noted(CheckpointProtocol, event.objects)
+                yield Noted(CheckpointProtocol, event.objects, RULE)
         elif isinstance(event, (ScalerMade, ScalerStep, ScalerStateTaken, StateSaved)):
             if isinstance(event, ScalerMade):
                 self.facts[("made", event.scaler)] = event.at
             elif isinstance(event, ScalerStep):
                 yield from self._renewed(event)
-            yield Noted(CheckpointProtocol, replace(event, occasional=False, moment=None))
+            # Where less is followed, a scaler's state may be saved beside what was met.
+            rule = "" if isinstance(event, StateSaved) else RULE
+            yield Noted(CheckpointProtocol, replace(event, occasional=False, moment=None), rule)
 
     def _renewed(self, event: ScalerStep) -> Iterator[Verdict]:
         """A scaler that its loop makes anew (MP109): its state would be thrown away after a resume, too."""
@@ -48,7 +52,7 @@ class CheckpointProtocol(Protocol):
         self.state[("stepper", event.optimizer)] = event.scaler
         if isinstance(made, Span) and earlier not in (None, event.scaler):
             if self.facts.get(("made", earlier)) == made:
-                yield Noted(CheckpointProtocol, made)
+                yield Noted(CheckpointProtocol, made, RULE)
 
     @classmethod
     def conclude(cls, facts: Sequence[Hashable]) -> Iterator[Problem]:
@@ -129,7 +133,7 @@ def _problem(found: list[tuple[Span, StateSaved, ScalerStep]], seen: _Seen) -> P
     related += [Related(place, "saved without the scaler here too") for place in others]
     optimizer = saved.optimizer.text or step.optimizer.text
     return Problem(
-        "scaler-not-checkpointed",
+        RULE,
         at,
         f"the state of `{optimizer}` is saved, that of `{scaler}` is not",
         "a resumed run starts at the initial scale of 65536 again: steps that overflow are skipped "

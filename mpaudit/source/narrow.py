@@ -49,13 +49,15 @@ ORDER = frozenset(
         "mismatched-optimizer",
         "missing-scaler-update",
         "repeated-scaler-update",
+        "scaler-not-checkpointed",
         "step-without-gradients",
         "unscaled-backward",
         "unscaled-step",
         "update-before-step",
     ]
 )
-"""The rules that rest on nothing but losses, gradients, scalers and optimizers."""
+"""The rules that rest on nothing but losses, gradients, scalers and optimizers; of checkpoints, it is whom a
+scaler steps."""
 
 
 REGIONAL = frozenset(

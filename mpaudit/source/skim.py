@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mpaudit.event import ScalerStateTaken
 from mpaudit.source.facts import computed
 from mpaudit.source.handover import handed_by
+from mpaudit.source.library.torch_checkpoint import SAVES, SCALER
 from mpaudit.source.library.torch_optim import makes_optimizer
 from mpaudit.source.values import External, Thing, Value
 from mpaudit.source.walk import walk
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 PASSED = (ast.If, ast.For, ast.While, ast.Try)
 """The statements that are worth passing over: those whose branches and passes multiply paths."""
+TAKING = frozenset(["state_dict", "dump", *SAVES])
+"""What is called where a checkpoint is made."""
 LEAVING = {ast.Return: "return", ast.Break: "break", ast.Continue: "continue"}
 HINDERING = (
     ast.FunctionDef,
@@ -85,8 +89,10 @@ def _ways(node: ast.stmt) -> frozenset[str]:
 
 
 def _forget(engine: Calls, node: ast.stmt, path: Path) -> None:
-    """Forget what a block may change."""
+    """Forget what a block may change; what it saves of a scaler is not seen."""
     frame = path.frame
+    if _saves(node):
+        engine.emit(ScalerStateTaken(at=frame.module.span(node), scaler=None), path)
     bound = {name: value for name in _loaded(node) if (value := _held(name, path)) is not None}
     lost = handed_by(node, frame, bound, path, engine.identities)
     engine.lose(lost, path, frame.module.span(node))
@@ -109,6 +115,14 @@ def _forget(engine: Calls, node: ast.stmt, path: Path) -> None:
         made = Thing(number, since=frame.iteration, text=name)
         inherited = (read,) if before is None else (*_data((before,)), read)
         path.heap[(where, name)] = computed(made, inherited, path)
+
+
+@lru_cache(maxsize=8192)
+def _saves(node: ast.stmt) -> bool:
+    """Whether a block takes states, or writes something, and speaks of what may be a scaler."""
+    called = (part.func for part in walk(node) if isinstance(part, ast.Call))
+    names = {getattr(each, "attr", getattr(each, "id", "")) for each in called}
+    return not names.isdisjoint(TAKING) and SCALER.search(ast.unparse(node)) is not None
 
 
 def _optimizer(node: ast.stmt, name: str, path: Path) -> bool:
