@@ -1,11 +1,11 @@
-"""Attributes and entries set by name: `setattr(self, key, value)`, `config.merge_from_file(path)`."""
+"""Attributes and entries set by name: `setattr(self, key, value)`, `parser.parse_args(namespace=config)`."""
 
 from __future__ import annotations
 
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import function, on_stored
+from mpaudit.source.library.registry import base, function, on_stored
 from mpaudit.source.library.result import on_result
 from mpaudit.source.unfollowed import forget_held
 from mpaudit.source.values import NONE, TRUE, Const, Thing, Value
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 MERGES = ("update", "merge", "load", "from_", "set_from", "override")
 """How the methods of configurations begin that set what is in them."""
+PARSES = ("parse_args", "parse_known_args", "parse_intermixed_args", "parse_known_intermixed_args")
+"""How the methods of parsers are called that set what the command line says in a namespace."""
+FROM_OUTSIDE = (
+    "pydantic_settings.BaseSettings",
+    "pydantic.BaseSettings",
+    "pydantic.v1.BaseSettings",
+)
+"""Classes whose objects take what they are not given from the environment."""
 MAX_NESTING = 3
 """How deep a configuration is looked into."""
 
@@ -55,6 +63,22 @@ def merged(call: Call, _: Value, __: Value) -> None:
         call.path.heap[(base.uid, name)] = value
     if options is not None and not _is_known(call, options):
         _set_by_name(call, base, "")
+
+
+@on_result(functions=(), methods=PARSES)
+def parsed(call: Call, _: Value, __: Value) -> None:
+    """`parser.parse_args(namespace=config)`: the options are what the command line says."""
+    namespace = call.argument(1, "namespace")
+    if isinstance(namespace, Thing):
+        _set_by_name(call, namespace, "")
+
+
+def _from_outside(call: Call, made: Thing, _: str) -> None:
+    """`class Settings(BaseSettings): amp: bool = False`: the environment may say otherwise."""
+    call.path.learn(made, by_name=TRUE)
+
+
+base("instance", *FROM_OUTSIDE, adopt=_from_outside)
 
 
 @on_stored
