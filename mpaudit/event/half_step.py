@@ -12,7 +12,7 @@ class HalfStep(Event):
 
     `cast` is where that was done, `made` where the optimizer was built, `maker` its class; `eps` is the
     constant it adds to its denominator, None where it has none, computes in float32, or it is not known.
-    `chosen` says that the cast stands under a condition.
+    `chosen` says that the cast stands under a condition, `once` that the optimizer steps but once.
     """
 
     optimizer: Ref
@@ -23,6 +23,7 @@ class HalfStep(Event):
     maker: str
     eps: float | None = None
     chosen: bool = False
+    once: bool = False
 
 
 @event

@@ -27,7 +27,8 @@ class HalfParametersProtocol(Protocol):
             yield _half_variable(event)
         if not isinstance(event, HalfStep):
             return
-        yield _half_parameters(event)
+        if not event.once:  # a single update that is rounded away shows in no training
+            yield _half_parameters(event)
         if event.dtype == "float16" and event.eps is not None and event.eps <= VANISHING:
             yield _epsilon(event)
 

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 from mpaudit.source.library.registry import function, method, on_operation
 from mpaudit.source.library.result import on_result
-from mpaudit.source.values import TRUE, Class, Const, External, Pack, Thing, Value
+from mpaudit.source.values import (
+    FALSE,
+    TRUE,
+    UNKNOWN,
+    Class,
+    Const,
+    External,
+    Pack,
+    Thing,
+    Value,
+)
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
@@ -109,6 +119,14 @@ def activation_method(call: Call) -> Value:
 def activation_in_place(call: Call) -> Value:
     """`x.sigmoid_()`."""
     return activated(call.thing, "sigmoid", None, call)
+
+
+@method("", "requires_grad_")
+def made_a_leaf(call: Call) -> Value | None:
+    """`scores = torch.rand(8, 4).softmax(-1).requires_grad_()`: a leaf, whatever its numbers are."""
+    if nature_of(call.receiver, call.path) is None or call.argument(0) == FALSE:
+        return None
+    return call.path.learn(call.thing, activation=UNKNOWN)
 
 
 _JOINING = ("cat", "concat", "stack")

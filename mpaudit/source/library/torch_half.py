@@ -214,11 +214,20 @@ def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
                 dtype=known.name,
                 cast=known.at,
                 chosen=_condition(known.at, path) is not None,
+                once=_once(engine, optimizer, path),
                 made=made,
                 maker=str(maker.value) if isinstance(maker, Const) else "",
                 eps=eps.value if isinstance(eps, Const) and isinstance(eps.value, float) else None,
             )
         )
+
+
+def _once(engine: Calls, optimizer: Thing, path: Path) -> bool:
+    """Whether the function that made an optimizer is still under way, and no loop was entered since."""
+    operation, *operands = engine.identities.description(optimizer.uid)
+    if operation != "made" or optimizer.since != path.frame.iteration:
+        return False
+    return operands[1] in [frame.context for frame in path.frames]
 
 
 def _live(call: Call, scaler: Thing, model: Value) -> bool:
