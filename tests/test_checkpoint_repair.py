@@ -83,6 +83,37 @@ def test_every_checkpoint_of_the_file_gets_it() -> None:
     assert fixed(text).count('"scaler": scaler.state_dict()') == 2
 
 
+@pytest.mark.parametrize(
+    ("saved", "wanted"),
+    [
+        (
+            '{"optimizer": None if last else optimizer.state_dict()}',
+            '{"optimizer": None if last else optimizer.state_dict(), '
+            '"scaler": None if last else scaler.state_dict()}',
+        ),
+        (
+            '{"optimizer": optimizer.state_dict() if resumable else None}',
+            '{"optimizer": optimizer.state_dict() if resumable else None, '
+            '"scaler": scaler.state_dict() if resumable else None}',
+        ),
+        (
+            'None if last else {"optimizer": optimizer.state_dict()}',
+            'None if last else {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}',
+        ),
+    ],
+)
+def test_it_is_saved_where_the_optimizers_is_chosen_to_be(saved: str, wanted: str) -> None:
+    plain = '{"optimizer": optimizer.state_dict()}'
+    text = script(before="last, resumable = bool(options), not options\n").replace(plain, saved)
+    assert fixed(text) == text.replace(saved, wanted)
+
+
+def test_a_choice_between_two_states_is_left_alone() -> None:
+    chosen = '{"optimizer": other.state_dict() if late else optimizer.state_dict()}'
+    text = script().replace('{"optimizer": optimizer.state_dict()}', chosen)
+    assert fix_text(text, "train.py", unsafe=False, names={RULE}) == text
+
+
 def test_the_methods_of_a_trainer() -> None:
     text = """
 import torch

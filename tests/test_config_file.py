@@ -328,7 +328,7 @@ def test_a_template_is_read_as_far_as_it_says_something(project: Path) -> None:
             f'{{"train_batch_size": {place},\n"fp16": {{"enabled": true}}, "bf16": {{"enabled": true}}}}'
         )
         assert places(path) == [("ds_config_TEMPLATE.json", 2, 1, RULE)]
-    for word in ("None", "True", "maybe"):
+    for word in ("None", "True", "maybe", "TRUE", "FALSE", "NULL", "NONE"):
         path.write_text(f'{{"train_batch_size": 8, "fp16": {word}}}')
         assert [name for *_, name in places(path)] == ["unparsable-source"]
 

@@ -16,8 +16,11 @@ _SPACE = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|#[^\r\n]*|/\*.*?\*/)*", re.DOTALL
 _STRING = re.compile(r'"(?:[^"\\\r\n]|\\.)*"')
 _WORD = re.compile(r"[A-Za-z_$][\w.$-]*")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_LEFT_OPEN = re.compile(r"\{\{.*?\}\}|\$\{\w+\}|\$\w+|<\w+>|[A-Z](?=\w*_|[A-Z\d]*\b)\w*")
-"""What a template has in place of a value, until a program fills it in."""
+_LEFT_OPEN = re.compile(
+    r"\{\{.*?\}\}|\$\{\w+\}|\$\w+|<\w+>"
+    r"|(?!(?:TRUE|FALSE|NULL|NONE|NAN|YES|NO|ON|OFF)\b)[A-Z](?=\w*_|[A-Z\d]*\b)\w*"
+)
+"""What a template has in place of a value, until a program fills it in; TRUE is no place left open."""
 _LITERALS = {"true": True, "false": False, "null": None}
 _ROW = re.compile(r"^(?P<indent> *)(?P<key>\"[^\"\n]*\"|'[^'\n]*'|[A-Za-z_][\w.-]*) *:(?=[ \n]|$)")
 _FLOW_KEY = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|[A-Za-z_][\w.-]*")

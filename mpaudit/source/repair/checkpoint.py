@@ -26,12 +26,13 @@ def save_scaler(context: Context) -> Fix | None:
     saved: dict[tuple[object, str], Edit] = {}
     loaded: dict[tuple[object, str], Edit] = {}
     for taken in _taken(context):
-        key, holder = _key(module, taken), module.parents[taken]
+        value = _value(module, taken)
+        key, holder = _key(module, value), module.parents[value]
         if key is None or not there(module, taken, scaler):
             return None
         place = _place(module, holder)
         if place not in saved:
-            edit = _saved(module, holder, taken, key, scaler)
+            edit = _saved(module, holder, value, key, _alike(module, value, taken, scaler))
             if edit is None:
                 return None
             saved[place] = edit
@@ -57,7 +58,24 @@ def _method(node: ast.expr) -> str:
     return called.attr if isinstance(called, ast.Attribute) else ""
 
 
-def _key(module: Module, taken: ast.Call) -> ast.Constant | None:
+def _value(module: Module, taken: ast.Call) -> ast.expr:
+    """The state, or the choice between it and None: `None if last else optimizer.state_dict()`."""
+    value: ast.expr = taken
+    while isinstance(choice := module.parents[value], ast.IfExp) and choice.test is not value:
+        other = choice.orelse if choice.body is value else choice.body
+        if not isinstance(other, ast.Constant) or other.value is not None:
+            break
+        value = choice
+    return value
+
+
+def _alike(module: Module, value: ast.expr, taken: ast.Call, scaler: str) -> str:
+    """The scaler's state, chosen as the optimizer's is."""
+    (start, end), (first, last) = module.range(value), module.range(taken)
+    return f"{module.text[start:first]}{scaler}.state_dict(){module.text[last:end]}"
+
+
+def _key(module: Module, taken: ast.expr) -> ast.Constant | None:
     """The word that a state is kept under: `{"optimizer": state}`, `checkpoint["optimizer"] = state`."""
     holder = module.parents[taken]
     key: ast.expr | None = None
@@ -89,22 +107,22 @@ def _quoted(module: Module, key: ast.Constant) -> str:
 
 
 def _saved(
-    module: Module, holder: ast.AST, taken: ast.Call, key: ast.Constant, scaler: str
+    module: Module, holder: ast.AST, taken: ast.expr, key: ast.Constant, state: str
 ) -> Edit | None:
     if isinstance(holder, ast.Dict):
-        return _entry(module, holder, taken, key, scaler)
+        return _entry(module, holder, taken, key, state)
     if isinstance(holder, ast.Assign) and isinstance(holder.targets[0], ast.Subscript):
-        return _item(module, holder, holder.targets[0], key, scaler)
+        return _item(module, holder, holder.targets[0], key, state)
     return None
 
 
 def _entry(
-    module: Module, holder: ast.Dict, taken: ast.Call, key: ast.Constant, scaler: str
+    module: Module, holder: ast.Dict, taken: ast.expr, key: ast.Constant, state: str
 ) -> Edit | None:
     """One more entry of `{"optimizer": optimizer.state_dict()}`."""
     if _named(key) in [each.value for each in holder.keys if isinstance(each, ast.Constant)]:
         return None
-    added = f"{_quoted(module, key)}: {scaler}.state_dict()"
+    added = f"{_quoted(module, key)}: {state}"
     _, end = module.range(taken)
     start, _ = module.range(key)
     first, _ = module.line_range(key.lineno)
@@ -119,14 +137,14 @@ def _entry(
 
 
 def _item(
-    module: Module, holder: ast.Assign, target: ast.Subscript, key: ast.Constant, scaler: str
+    module: Module, holder: ast.Assign, target: ast.Subscript, key: ast.Constant, state: str
 ) -> Edit | None:
     """One more line below `checkpoint["optimizer"] = optimizer.state_dict()`."""
     entry = f"{module.source(target.value)}[{_quoted(module, key)}]"
     for each in statements(module.tree):
         if isinstance(each, ast.Assign) and entry in map(module.source, each.targets):
             return None
-    return insert_after(module, holder, f"{entry} = {scaler}.state_dict()")
+    return insert_after(module, holder, f"{entry} = {state}")
 
 
 def _loads(
