@@ -170,13 +170,13 @@ def check_text(
 
 
 def check_texts(
-    texts: Mapping[str, str], project: Project | None = None, selection: Selection | None = None
+    texts: Mapping[str, str], project: Project | None = None, asked: Asked = None
 ) -> list[Finding]:
     """Check texts as if they stood in these files of a project, which may have read others before.
 
     Others may use them that are not looked at. Raises UnparsableError for a notebook that is no JSON.
     """
-    run = _run(selection, None, ())
+    run = _run(asked, None, ())
     project = run.project(()) if project is None else project
     for filename in texts:
         project.add(Path(filename))

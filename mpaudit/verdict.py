@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mpaudit import audit, suppress
-from mpaudit.config import Selection, of_script
+from mpaudit.config import UNUSED
 from mpaudit.errors import MpauditError
-from mpaudit.finding import Finding
+from mpaudit.finding import Finding, Problem
 from mpaudit.rule import rule
 from mpaudit.runtime.imported import digest
 from mpaudit.runtime.merge import merge
 from mpaudit.runtime.summary import RunReport, join, stamp, summarise
 from mpaudit.runtime.trace import Reader
+from mpaudit.settings import Configuration
+from mpaudit.settings.exclusion import Exclusion
 from mpaudit.source.discovery import concerns
 from mpaudit.source.parsing import UnparsableError, decode
 
 Say = Callable[[str], None]
 
 
-def read(*traces: Path, say: Say = print) -> RunReport:
+def _told(line: str) -> None:
+    print(f"mpaudit: {line}", file=sys.stderr)
+
+
+def read(*traces: Path, say: Say = _told) -> RunReport:
     """The report of a trace, of the traces of a run's ranks, or of the last run in a folder.
 
-    `say` is told of other runs that a folder holds. Raises MpauditError for a file that is no trace,
-    and for traces of several runs.
+    `say` is told of other runs that a folder holds, and of settings that are broken. Raises
+    MpauditError for a file that is no trace, and for traces of several runs.
 
     The source is the text that ran: the trace keeps it for the script; other files are read from
     disk, and those of the user's that are still what was imported are checked as the script is.
@@ -35,13 +42,13 @@ def read(*traces: Path, say: Say = print) -> RunReport:
     """
     found = [each for path in traces for each in _gathered(path, say)]
     if len(found) == 1:
-        return replace(_read(found[0]), path=traces[0])
+        return replace(_read(found[0], say), path=traces[0])
     with tempfile.TemporaryDirectory(prefix="mpaudit-") as folder:
         merge(found, Path(folder, "run.mpa"))
-        return replace(_read(Path(folder, "run.mpa")), path=traces[0])
+        return replace(_read(Path(folder, "run.mpa"), say), path=traces[0])
 
 
-def merged(traces: Sequence[Path], output: Path | None = None, say: Say = print) -> Path:
+def merged(traces: Sequence[Path], output: Path | None = None, say: Say = _told) -> Path:
     """Make one trace of several; returns where it is: `output`, or their name without a rank.
 
     Raises MpauditError where they are not of one run, or where `output` is one of them.
@@ -73,16 +80,39 @@ def _gathered(path: Path, say: Say) -> list[Path]:
     return [each for _, each in last]
 
 
-def _read(trace: Path) -> RunReport:
+def _read(trace: Path, say: Say) -> RunReport:
     with Reader(trace) as reader:
         problems, meta = reader.problems(), reader.meta
-        checked = {**_imported(meta.get("modules") or {}), **(meta.get("sources") or {})}
-        static = audit.check_texts(checked, selection=of_script())
-        sources = _sources({each.span.filename for each in problems}, checked)
-        selection = Selection()
-        seen = [stamp(each) for each in problems if selection.includes(rule(each.rule))]
-        found = _unsilenced(join(seen, static), sources)
-        return summarise(reader, found, sources)
+        scripts = meta.get("sources") or {}
+        imported = _imported(meta.get("modules") or {})
+        spoken_of = {each.span.filename for each in problems}
+        settings = _settings((*scripts, *imported, *spoken_of), say)
+        excluded = Exclusion(settings).covers
+        used = {name: text for name, text in imported.items() if not excluded(Path(name))}
+        checked = {**used, **scripts}
+        static = audit.check_texts(checked, asked=settings)
+        sources = _sources(spoken_of, checked)
+        found = join(_seen(problems, settings), (e for e in static if e.name != UNUSED))
+        return summarise(reader, _unsilenced(found, sources), sources)
+
+
+def _settings(filenames: Iterable[str], say: Say) -> Configuration:
+    """The settings of the project that these files are of; broken ones are told, and not heeded."""
+    found = Configuration()
+    try:
+        for filename in filenames:
+            found.rules(filename)
+    except MpauditError as problem:
+        say(f"warning: the settings are not heeded: {problem}")
+        return Configuration.of_rules()
+    return found
+
+
+def _seen(problems: Iterable[Problem], settings: Configuration) -> Iterator[Finding]:
+    """What a run has shown, less what is ignored; rules need not be selected for what really was."""
+    for each in problems:
+        if not settings.rules(each.span.filename).switched_off(rule(each.rule)):
+            yield settings.of(Path(each.span.filename)).stamped(stamp(each))
 
 
 def _imported(modules: Mapping[str, str]) -> dict[str, str]:

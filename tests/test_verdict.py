@@ -189,3 +189,25 @@ def test_an_imported_file_silences_its_findings(here: Path) -> None:
     write("a.py", TRAIN)
     assert python("run", "-o", "t.mpa", "a.py").returncode == 0
     assert findings("t.mpa") == []
+
+
+def test_the_settings_of_a_project_hold_for_the_report_of_a_run(here: Path) -> None:
+    write("library.py", LIBRARY)
+    write("a.py", TRAIN)
+    assert python("run", "-o", "t.mpa", "a.py").returncode == 0
+    write(
+        "mpaudit.toml", 'severity = { MP105 = "warning" }\nper-file-ignores = { "lib*" = ["MP7"] }'
+    )
+    (found,) = findings("t.mpa")
+    assert (found["name"], found["severity"]) == ("clip-before-unscale", "warning")
+    write("mpaudit.toml", 'select = ["MP7"]')
+    found = {str(each["name"]) for each in findings("t.mpa")}
+    assert found == {"clip-before-unscale", "deprecated-torch-amp"}  # the first was really seen
+    write("mpaudit.toml", 'exclude = ["lib*"]\nignore = ["MP105"]')
+    assert findings("t.mpa") == []
+    write("mpaudit.toml", 'ignor = ["MP105"]')
+    told = call("report", "t.mpa")
+    assert told.exit_code == 0
+    assert "clip-before-unscale" in told.stdout
+    assert "warning: the settings are not heeded: " in told.stderr
+    assert "ignor" in told.stderr
