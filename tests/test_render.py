@@ -215,6 +215,14 @@ def test_a_very_long_line_is_cut_around_the_mark() -> None:
     assert row[carets.index("^") : carets.rindex("^") + 1] == "scaler.step(o)"
 
 
+def test_a_place_that_is_a_row_alone_marks_its_code() -> None:
+    source = "for x in y:\n    loss = model(x)  \n"
+    span = Span("a.py", Position(2, 1), Position(2, 1))
+    row, carets = frame(source, Mark(span, "", "error"))[2:4]
+    assert row == "2 |     loss = model(x)"
+    assert carets == "  |     ^^^^^^^^^^^^^^^"
+
+
 def test_a_place_past_the_end_still_has_a_caret() -> None:
     source = "x = (\n"
     span = Span("a.py", Position(1, 6), Position(1, 6))

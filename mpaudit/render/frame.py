@@ -64,17 +64,22 @@ def draw(marks: Sequence[Mark], text: str, gutter: int, paint: Paint) -> list[st
 
 
 def _underlines(mark: Mark, text: str) -> Iterator[tuple[int, _Underline]]:
-    """The rows a mark runs through, the label at the last one; of mere evidence only the first."""
+    """The rows a mark runs through, the label at the last one; of mere evidence only the first.
+
+    A span without width in the first column says no more than the row: all of its code is marked.
+    """
     first, last = mark.span.start.row, mark.span.end.row
     if mark.span.end.column == 1 and last > first:
         last -= 1
     if mark.style == "frame":
         last = first
     rows = range(first, last + 1) if last - first < LONG else (first, last)
+    row_alone = mark.span.start == mark.span.end and mark.span.start.column == 1
     for row in rows:
         code = line(text, row)
-        start = mark.span.start.column - 1 if row == first else len(code) - len(code.lstrip())
-        end = mark.span.end.column - 1 if row == mark.span.end.row else len(code.rstrip())
+        indent, length = len(code) - len(code.lstrip()), len(code.rstrip())
+        start = mark.span.start.column - 1 if row == first and not row_alone else indent
+        end = mark.span.end.column - 1 if row == mark.span.end.row and not row_alone else length
         if row == last or end > start:
             yield row, _Underline(start, end, mark.label if row == last else "", mark.style)
 
