@@ -290,7 +290,7 @@ def test_paths_of_nested_layers_and_what_only_finds_out_shapes(
     kinds = [type(event) for event in heard.events if not isinstance(event, built)]
     (wrapped,) = heard.of(OptimizerWrapped)
     assert (wrapped.by_hand, wrapped.nested) == (False, False)
-    cycle = [LossScaled, TapeGradient, TapeGradientsUnscaled, GradientsApplied]
+    cycle = [LossComputed, LossScaled, TapeGradient, TapeGradientsUnscaled, GradientsApplied]
     assert kinds == cycle * 2
     scaled, taken, divided, applied = heard.of(*cycle)[:4]
     assert taken.scaled_by == (scaled.scaler,) == (divided.optimizer,)
