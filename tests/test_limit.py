@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
+from watched import mpaudit
 
 from mpaudit.errors import MpauditError
 from mpaudit.limit import limits, told
 from mpaudit.verdict import read
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import sys
 import torch
@@ -40,17 +38,6 @@ for step in range(20):
 sys.exit(int(sys.argv[1]))
 """
 FINE = "import torch\nprint(torch.ones(2).sum().item())\n"
-
-
-def mpaudit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mpaudit", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
-from watched import ROOT, batches, model, train  # noqa: E402
+from watched import batches, model, mpaudit, train  # noqa: E402
 
 from mpaudit.finding import Finding, Position, Span  # noqa: E402
 from mpaudit.protocols import machines  # noqa: E402
@@ -369,14 +367,7 @@ print("loss", loss.item())
 
 def run(folder: Path, *arguments: str, text: str = SCRIPT) -> subprocess.CompletedProcess[str]:
     (folder / "train.py").write_text(text, encoding="utf-8")
-    return subprocess.run(
-        [sys.executable, "-m", "mpaudit", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return mpaudit(folder, *arguments)
 
 
 @pytest.mark.slow

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
+from watched import ROOT, mpaudit  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
 SCRIPT = re.findall(r'```python title="energy.py"\n(.*?)```', PAGE, re.DOTALL)[0]
 SHOWN = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the page shows the stand-in")
-
-
-def mpaudit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mpaudit", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
 
 
 def plain(text: str) -> Iterator[str]:
@@ -41,7 +27,8 @@ def plain(text: str) -> Iterator[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     (folder / "energy.py").write_text(SCRIPT, encoding="utf-8")
-    mpaudit(folder, "run", "-o", "energy.mpa", "energy.py")
+    done = mpaudit(folder, "run", "-o", "energy.mpa", "energy.py")
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -61,6 +48,7 @@ def test_the_source_alone_shows_nothing(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_advice_helps_as_much_as_the_page_says(folder: Path) -> None:
     done = mpaudit(folder, "run", "--apply", "20", "-o", "applied.mpa", "energy.py")
+    assert done.returncode == 0, done.stderr
     told = list(plain(done.stderr.replace("mpaudit:", "")))
     assert [line for line in plain(SHOWN[-1]) if line not in told] == []
 
@@ -71,6 +59,7 @@ def test_the_block_that_the_page_shows_is_what_was_applied(folder: Path) -> None
     by_hand = re.sub(r" +return torch.log1p.*\n", lambda _: body, SCRIPT)
     (folder / "by_hand.py").write_text(by_hand + "print(loss.item())\n", encoding="utf-8")
     done = mpaudit(folder, "run", "-o", "by_hand.mpa", "by_hand.py")
+    assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 10
     report = mpaudit(folder, "report", "by_hand.mpa").stdout
     assert "where numbers went wrong" not in report or "defect" not in report

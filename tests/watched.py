@@ -98,3 +98,15 @@ def launch(script: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def mpaudit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line itself, run in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "mpaudit", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
