@@ -19,6 +19,7 @@ from mpaudit.source.absence import never_called
 from mpaudit.source.guard import GUARDED, guard_after
 from mpaudit.source.handover import handed
 from mpaudit.source.library.registry import attributes, base, function, method
+from mpaudit.source.library.torch_default import autocast_casts
 from mpaudit.source.library.torch_device import decided, device_type
 from mpaudit.source.library.torch_region import stepped_inside
 from mpaudit.source.library.torch_scaler_switch import asked_for_bfloat16
@@ -372,6 +373,8 @@ def _region(call: Call, device: Value | None, dtype: Value | None, enabled: Valu
     device = device_type(device, call.path)
     default = decided(device, _default)
     dtype = decided(dtype or NONE, lambda given: default if given == NONE else _named(given))
+    if not autocast_casts(call.path):
+        dtype = Const(None)
     return call.path.learn(made, device=device, dtype=dtype, enabled=enabled or TRUE)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mpaudit.source.dtypes import DTYPES, Dtype, combined, dtype_named, fact, learned
+from mpaudit.source.dtypes import Dtype, combined, dtype_named, fact, learned
 from mpaudit.source.library.registry import attributes, function
+from mpaudit.source.library.torch_default import default_dtype, stated_dtype
 from mpaudit.source.values import (
     TRUE,
     UNKNOWN,
@@ -60,13 +61,13 @@ def cast(call: Call, receiver: Thing, made: Thing) -> bool:
     if call.name in (*CASTS, "to"):
         return call.name == "to" or not call.arguments
     if call.name == "type" and call.arguments:
-        learned(made, _stated(call, call.arguments[0]), path)
+        learned(made, stated_dtype(call, call.arguments[0]), path)
     elif call.name in ("type_as",) and call.arguments:
         learned(made, fact(call.arguments[0], path), path)
     elif call.name in NEW:
         given = call.keywords.get("dtype")
         if given is not None or call.name != "new_tensor":
-            learned(made, _stated(call, given) if given else fact(receiver, path), path)
+            learned(made, stated_dtype(call, given) if given else fact(receiver, path), path)
     else:
         return False
     return True
@@ -82,9 +83,9 @@ def _converted(call: Call, receiver: Thing) -> Value | None:
     """`x.to(...)`: a dtype, a device, both, or another tensor."""
     given = call.keywords.get("dtype")
     if given is not None:
-        return _stated(call, given)
+        return stated_dtype(call, given)
     for value in (*call.arguments[:2], *(v for k, v in call.keywords.items() if k == "other")):
-        stated = _stated(call, value)
+        stated = stated_dtype(call, value)
         if stated is not None:
             return stated
         if isinstance(value, Thing) and fact(value, call.path) is not None:
@@ -105,38 +106,26 @@ def _is_device(value: Value, call: Call) -> bool:
     return value.kind == "device" or described[::2] == (".", Const("device"))
 
 
-def _stated(call: Call, given: Value | None) -> Value | None:
-    """The fact that a dtype object, a Choice of such, or `other.dtype` states."""
-    if isinstance(given, Choice):
-        yes, no = _stated(call, given.yes), _stated(call, given.no)
-        return None if yes is no is None else Choice(given.condition, yes or UNKNOWN, no or UNKNOWN)
-    if isinstance(given, Const) and isinstance(given.value, str):
-        name = DTYPES.get(given.value)
-    else:
-        name = dtype_named(given)
-    return None if name is None else Const(Dtype(name, call.span, "cast"))
-
-
 def constructed(call: Call, name: str, made: Thing) -> Value | None:
     """The fact that a constructor states, None for other functions and where it is not known."""
     path, given = call.path, call.keywords.get("dtype")
     if name in WHOLE and given is None:
         if name == "arange" and any(_is_float(value) for value in call.arguments):
-            return UNKNOWN
+            return default_dtype(call)
         return Const(Dtype("int64", call.span, "made"))
     if name not in (*FILLED, *LIKE, "full", "arange", "tensor", "as_tensor"):
         return None
     if given is not None:
-        stated = _stated(call, given)
+        stated = stated_dtype(call, given)
         if stated is None:
             return UNKNOWN
         return combined(lambda known: known and replace(known, how="made"), (stated,), path)
     if name in LIKE:
         return fact(call.argument(0, "input"), path)
-    if name in FILLED and (0, "@default_dtype") not in path.heap:
-        return Const(Dtype("float32", call.span, "made", lone=_shapeless(call)))
+    if name in FILLED:
+        return default_dtype(call, lone=_shapeless(call))
     if name == "full" and _is_float(call.argument(1, "fill_value")):
-        return Const(Dtype("float32", call.span, "made"))
+        return default_dtype(call)
     value = call.argument(0, "data")
     if name in ("tensor", "as_tensor") and isinstance(value, Const):
         path.learn(made, number=TRUE)
@@ -213,7 +202,7 @@ def converted_module(call: Call, module: Thing) -> None:
         stated: Value | None = Const(Dtype(CASTS[call.name], call.span, "cast"))
     elif call.name == "to":
         given = [v for v in (call.keywords.get("dtype"), *call.arguments[:2]) if v is not None]
-        found = [s for s in (_stated(call, v) for v in given) if s is not None]
+        found = [s for s in (stated_dtype(call, v) for v in given) if s is not None]
         if not found and all(_is_device(value, call) for value in given):
             return
         stated = found[0] if found else UNKNOWN

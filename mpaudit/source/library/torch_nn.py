@@ -16,6 +16,7 @@ from mpaudit.source.library.registry import (
 )
 from mpaudit.source.library.torch_activation import activated, nature_of
 from mpaudit.source.library.torch_chain import chained, followed, leaving_model
+from mpaudit.source.library.torch_default import device_by_default, made_by_default
 from mpaudit.source.library.torch_half_input import half_inputs
 from mpaudit.source.library.torch_no_grad_cache import caching_forward
 from mpaudit.source.library.torch_placement import certain_device
@@ -68,9 +69,10 @@ def make_module(call: Call) -> Value | None:
     if call.keywords.get("reduction") in (None, Const("mean")):
         path.learn(made, mean=TRUE)
     call.engine.places.setdefault(made.uid, call.span)
+    made_by_default(made, path)
     if name == "Sequential":
         chained(call, made)
-    if "device" in call.keywords or (0, "@default_device") in path.heap:
+    if "device" in call.keywords or device_by_default(path):
         path.learn(made, device=UNKNOWN)
     return made
 
@@ -78,10 +80,8 @@ def make_module(call: Call) -> Value | None:
 def _adopt(call: Call, made: Thing, name: str) -> None:
     path = call.path
     call.engine.places.setdefault(made.uid, call.span)
-    if (
-        name not in ("torch.nn.Module", "torch.nn.modules.Module")
-        or (0, "@default_device") in path.heap
-    ):
+    made_by_default(made, path)
+    if name not in ("torch.nn.Module", "torch.nn.modules.Module") or device_by_default(path):
         path.learn(made, device=UNKNOWN)
 
 
@@ -89,13 +89,6 @@ base("Module", "torch.nn.Module", "torch.nn.modules.Module", "torch.nn.Sequentia
 base("Module", "torch.nn.ModuleList", "torch.nn.ModuleDict", adopt=_adopt)
 for _root in ("lightning", "lightning.pytorch", "pytorch_lightning", "pytorch_lightning.core"):
     base("Module", f"{_root}.LightningModule", adopt=_adopt)
-
-
-@function("torch.set_default_device", "torch.set_default_tensor_type")
-def set_default_device(call: Call) -> Value:
-    """From here on modules are made who knows where."""
-    call.path.heap[(0, "@default_device")] = UNKNOWN
-    return NONE
 
 
 @function(*WRAPPERS)
