@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.source.compat import expected, guarded
-from mpaudit.source.library.torch_amp import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
+from mpaudit.source.library.torch.amp import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
 from mpaudit.source.names import Names
 
 if TYPE_CHECKING:

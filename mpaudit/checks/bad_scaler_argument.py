@@ -15,7 +15,7 @@ from mpaudit.checks.autocast_call import only_device
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.compat import expected, guarded
-from mpaudit.source.library.torch_amp import LEGACY_SCALERS, SCALERS, SHARDED_SCALERS
+from mpaudit.source.library.torch.amp import LEGACY_SCALERS, SCALERS, SHARDED_SCALERS
 from mpaudit.source.names import Names
 from mpaudit.source.sort import Sort, sort_of
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
 from mpaudit.source.autocast_block import FUNCTIONS, backwards
-from mpaudit.source.library.torch_amp import LEGACY_SCALERS, SCALERS
+from mpaudit.source.library.torch.amp import LEGACY_SCALERS, SCALERS
 from mpaudit.source.names import Names
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.torch_amp import AUTOCASTS, LEGACY_AUTOCASTS
+from mpaudit.source.library.torch.amp import AUTOCASTS, LEGACY_AUTOCASTS
 from mpaudit.source.migrate_call import given
 from mpaudit.source.names import Names
 

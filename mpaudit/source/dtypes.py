@@ -3,7 +3,7 @@
 It is kept as the hidden fact `@dtype` of a thing: a `Dtype`, or a Choice of such where it rests on an
 open question (a region with `enabled=use_amp`). No fact means that nothing is known, and nothing is
 reported of such a tensor. What operations make of the dtypes of their inputs, and what autocast does
-to them, stands in `mpaudit.source.library.torch_dtypes`.
+to them, stands in `mpaudit.source.library.torch.dtypes`.
 """
 
 from __future__ import annotations

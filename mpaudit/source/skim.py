@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from mpaudit.event import ScalerStateTaken
 from mpaudit.source.facts import computed
 from mpaudit.source.handover import handed_by
-from mpaudit.source.library.torch_checkpoint import SAVES, SCALER
-from mpaudit.source.library.torch_optim import makes_optimizer
+from mpaudit.source.library.torch.checkpoint import SAVES, SCALER
+from mpaudit.source.library.torch.optim import makes_optimizer
 from mpaudit.source.values import External, Thing, Value
 from mpaudit.source.walk import walk
 

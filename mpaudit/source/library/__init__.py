@@ -1,90 +1,89 @@
 """What calls to known libraries do: summaries in place of the libraries' own code.
 
-One module for each library or part of it. A summary is a function of a `Call`; it makes values, learns
-facts about them and emits events. `None` means that this call is not one it knows.
+One package for each library, one module for each part of it; what a module registers counts as soon as
+it is imported. A summary is a function of a `Call`; it makes values, learns facts about them and emits
+events. `None` means that this call is not one it knows.
 """
 
 from __future__ import annotations
 
-from mpaudit.source.library import (
-    accelerate,
-    accelerate_division,
-    accelerate_loop,
-    contexts,
-    deepspeed_config,
-    deepspeed_engine,
-    hf_arguments,
-    hf_trainer,
-    keras_autocast,
-    keras_dtype,
-    keras_half_loss,
-    keras_input_range,
-    keras_layers,
-    keras_losses,
-    keras_mixing,
-    keras_models,
-    keras_optimizers,
-    keras_policy,
-    keras_predictions,
-    keras_raw_loss,
-    keras_scaling,
-    keras_tape,
-    keras_training,
-    lightning_fabric,
-    lightning_module,
-    lightning_refusal,
-    lightning_trainer,
-    logarithm,
-    numpy_range,
-    owned,
-    python,
-    python_class,
-    python_setattr,
-    python_threads,
-    tensorflow_constants,
-    tensorflow_masks,
-    tensorflow_running,
-    tensorflow_squares,
-    tensorflow_variables,
-    timm_scaler,
-    torch_activation,
-    torch_amp,
-    torch_autograd,
-    torch_backward,
-    torch_bare,
-    torch_chain,
-    torch_checkpoint,
-    torch_constants,
-    torch_containers,
-    torch_default,
-    torch_fsdp,
-    torch_gradient,
-    torch_gradient_read,
-    torch_half,
-    torch_half_kept,
-    torch_half_loss,
-    torch_half_running,
-    torch_half_squares,
-    torch_hook,
-    torch_index_write,
-    torch_loss_read,
-    torch_nn,
-    torch_optim,
-    torch_pair,
-    torch_penalty,
-    torch_pretrained,
-    torch_region,
-    torch_region_missed,
-    torch_release,
-    torch_sanitize,
-    torch_schedule,
-    torch_tensor,
-    torch_unsupported,
-    torch_wrapped,
-    trainer_region,
-    trainers,
-    unseen,
-)
+import mpaudit.source.library.contexts
+import mpaudit.source.library.keras.autocast
+import mpaudit.source.library.keras.dtype
+import mpaudit.source.library.keras.half_loss
+import mpaudit.source.library.keras.input_range
+import mpaudit.source.library.keras.layers
+import mpaudit.source.library.keras.losses
+import mpaudit.source.library.keras.mixing
+import mpaudit.source.library.keras.models
+import mpaudit.source.library.keras.optimizers
+import mpaudit.source.library.keras.policy
+import mpaudit.source.library.keras.predictions
+import mpaudit.source.library.keras.raw_loss
+import mpaudit.source.library.keras.scaling
+import mpaudit.source.library.keras.tape
+import mpaudit.source.library.keras.training
+import mpaudit.source.library.logarithm
+import mpaudit.source.library.python.builtins
+import mpaudit.source.library.python.classes
+import mpaudit.source.library.python.numpy_range
+import mpaudit.source.library.python.setattr
+import mpaudit.source.library.tensorflow.constants
+import mpaudit.source.library.tensorflow.masks
+import mpaudit.source.library.tensorflow.running
+import mpaudit.source.library.tensorflow.squares
+import mpaudit.source.library.tensorflow.variables
+import mpaudit.source.library.torch.activation
+import mpaudit.source.library.torch.amp
+import mpaudit.source.library.torch.autograd
+import mpaudit.source.library.torch.backward
+import mpaudit.source.library.torch.bare
+import mpaudit.source.library.torch.chain
+import mpaudit.source.library.torch.checkpoint
+import mpaudit.source.library.torch.constants
+import mpaudit.source.library.torch.containers
+import mpaudit.source.library.torch.default
+import mpaudit.source.library.torch.fsdp
+import mpaudit.source.library.torch.gradient
+import mpaudit.source.library.torch.gradient_read
+import mpaudit.source.library.torch.half
+import mpaudit.source.library.torch.half_kept
+import mpaudit.source.library.torch.half_loss
+import mpaudit.source.library.torch.half_running
+import mpaudit.source.library.torch.half_squares
+import mpaudit.source.library.torch.hook
+import mpaudit.source.library.torch.index_write
+import mpaudit.source.library.torch.loss_read
+import mpaudit.source.library.torch.nn
+import mpaudit.source.library.torch.optim
+import mpaudit.source.library.torch.pair
+import mpaudit.source.library.torch.penalty
+import mpaudit.source.library.torch.pretrained
+import mpaudit.source.library.torch.region
+import mpaudit.source.library.torch.region_missed
+import mpaudit.source.library.torch.release
+import mpaudit.source.library.torch.sanitize
+import mpaudit.source.library.torch.schedule
+import mpaudit.source.library.torch.tensor
+import mpaudit.source.library.torch.threads
+import mpaudit.source.library.torch.timm_scaler
+import mpaudit.source.library.torch.unsupported
+import mpaudit.source.library.torch.wrapped
+import mpaudit.source.library.trainers.accelerate
+import mpaudit.source.library.trainers.accelerate_division
+import mpaudit.source.library.trainers.accelerate_loop
+import mpaudit.source.library.trainers.deepspeed_config
+import mpaudit.source.library.trainers.deepspeed_engine
+import mpaudit.source.library.trainers.hf_arguments
+import mpaudit.source.library.trainers.hf_trainer
+import mpaudit.source.library.trainers.lightning_fabric
+import mpaudit.source.library.trainers.lightning_module
+import mpaudit.source.library.trainers.lightning_refusal
+import mpaudit.source.library.trainers.lightning_trainer
+import mpaudit.source.library.trainers.loops
+import mpaudit.source.library.trainers.owned
+import mpaudit.source.library.trainers.region
+import mpaudit.source.library.unseen
 from mpaudit.source.library.registry import (
     adopt,
     applied,
@@ -99,90 +98,9 @@ from mpaudit.source.library.registry import (
     summary,
 )
 from mpaudit.source.library.result import finished
-from mpaudit.source.library.torch_placement import attached, moved_elsewhere
-
-FAMILIES = (
-    python,
-    python_class,
-    python_setattr,
-    python_threads,
-    contexts,
-    torch_activation,
-    torch_amp,
-    timm_scaler,
-    torch_autograd,
-    torch_backward,
-    torch_bare,
-    torch_chain,
-    torch_checkpoint,
-    torch_fsdp,
-    torch_gradient,
-    torch_gradient_read,
-    torch_loss_read,
-    torch_nn,
-    torch_optim,
-    torch_sanitize,
-    torch_schedule,
-    trainers,
-    accelerate,
-    accelerate_loop,
-    accelerate_division,
-    trainer_region,
-    deepspeed_config,
-    deepspeed_engine,
-    hf_arguments,
-    hf_trainer,
-    torch_pair,
-    torch_penalty,
-    torch_pretrained,
-    torch_region,
-    torch_region_missed,
-    torch_release,
-    torch_tensor,
-    torch_half,
-    torch_unsupported,
-    torch_wrapped,
-    torch_constants,
-    torch_containers,
-    torch_default,
-    torch_half_kept,
-    torch_half_loss,
-    torch_half_running,
-    torch_half_squares,
-    torch_hook,
-    torch_index_write,
-    keras_policy,
-    keras_dtype,
-    keras_autocast,
-    keras_layers,
-    keras_losses,
-    keras_half_loss,
-    keras_mixing,
-    tensorflow_constants,
-    tensorflow_masks,
-    tensorflow_running,
-    tensorflow_squares,
-    tensorflow_variables,
-    numpy_range,
-    keras_input_range,
-    keras_models,
-    keras_optimizers,
-    keras_raw_loss,
-    keras_scaling,
-    keras_tape,
-    keras_training,
-    keras_predictions,
-    unseen,
-    logarithm,
-    lightning_fabric,
-    lightning_module,
-    lightning_refusal,
-    lightning_trainer,
-    owned,
-)
+from mpaudit.source.library.torch.placement import attached, moved_elsewhere
 
 __all__ = [
-    "FAMILIES",
     "adopt",
     "applied",
     "attached",

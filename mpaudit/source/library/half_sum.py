@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mpaudit.event import HalfAdded, Ref
 from mpaudit.finding import Related
 from mpaudit.source.dtypes import Dtype
-from mpaudit.source.library.python_number import number
+from mpaudit.source.library.python.number import number
 from mpaudit.source.values import NOWHERE, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:

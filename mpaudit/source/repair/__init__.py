@@ -43,44 +43,4 @@ from mpaudit.source.repair import (
 )
 from mpaudit.source.repair.registry import Context, repair
 
-FAMILIES = (
-    accelerate,
-    accumulation,
-    autocast,
-    autograd_function,
-    cast_cache,
-    checkpoint,
-    engine,
-    grad_scaler,
-    half_checkpoint,
-    half_constant,
-    half_epsilon,
-    half_input,
-    half_loss,
-    half_parameters,
-    half_running,
-    half_sums,
-    half_unscaled,
-    keras,
-    keras_clip,
-    keras_legacy,
-    keras_unscale,
-    keras_wrapper,
-    keras_half,
-    keras_policy,
-    keras_logits,
-    loss_scaling,
-    misplaced_policy,
-    mixed_dtypes,
-    optimizer,
-    owned,
-    owned_clip,
-    precision_flags,
-    refused,
-    scaler_use,
-    sharded,
-    threads,
-    unsupported,
-)
-
-__all__ = ["FAMILIES", "Context", "repair"]
+__all__ = ["Context", "repair"]

@@ -6,8 +6,8 @@ import ast
 import sys
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.library.keras_names import ROOTS, last
-from mpaudit.source.library.keras_policy_name import FLOATX, is_none
+from mpaudit.source.library.keras.names import ROOTS, last
+from mpaudit.source.library.keras.policy_name import FLOATX, is_none
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names
 from mpaudit.source.repair.keras_move import move_policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.library.torch_scaler_switch import BFLOAT16
+from mpaudit.source.library.torch.scaler_switch import BFLOAT16
 from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, repairs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.library.torch_amp import LEGACY_SCALERS
+from mpaudit.source.library.torch.amp import LEGACY_SCALERS
 from mpaudit.source.migrate_call import UnrepairableError
 from mpaudit.source.migrate_import import add_after
 from mpaudit.source.module import Module

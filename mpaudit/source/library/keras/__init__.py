@@ -1,0 +1,1 @@
+"""Keras: policies, layers, models, losses, optimizers with loss scaling, tapes."""

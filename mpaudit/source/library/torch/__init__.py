@@ -1,0 +1,1 @@
+"""torch: tensors and their dtypes, layers, autocast regions, scalers, optimizers, gradients."""

@@ -1,0 +1,1 @@
+"""Libraries that run the loop or a part of it: Accelerate, DeepSpeed, Lightning, transformers."""
