@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,4 +189,12 @@ def unparsable(problem: UnparsableError) -> Problem:
     kind = "a notebook" if isinstance(problem, UnreadableNotebookError) else "Python"
     if isinstance(problem, UnreadableConfigError):
         kind = "a DeepSpeed configuration"
-    return Problem(UNREADABLE, problem.span, f"this cannot be read as {kind}: {problem}")
+    consequence = ""
+    if problem.syntax:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        consequence = (
+            f"what cannot be read is not checked; Python {version} read it, which runs mpaudit: newer "
+            "syntax needs a newer one"
+        )
+    message = f"this cannot be read as {kind}: {problem}"
+    return Problem(UNREADABLE, problem.span, message, consequence)

@@ -22,9 +22,6 @@ from mpaudit.source.values import (
 
 NOTHING: Mapping[Thing, bool] = {}
 """No answers that are assumed."""
-APART = ("Optimizer", "GradScaler")
-"""Kinds of which the items of a comprehension are told apart, pass by pass."""
-
 PLAIN = frozenset(
     """library instance super list dict device finfo Accelerator Prepared TrainingArguments
     HFTrainer""".split()  # noqa: SIM905
@@ -132,10 +129,14 @@ def computed(made: Thing, sources: Sequence[Value], path: Path) -> Thing:
 def item_of(over: Value, each: Value, path: Path, identities: Identities) -> Value:
     """The item of a comprehension in this pass of a loop; loops over the same meet the same items."""
     iteration = path.frame.iteration
-    if not isinstance(each, Thing) or each.kind not in APART or iteration == NOWHERE:
+    if iteration == NOWHERE:
+        return each
+    if isinstance(each, Pack):
+        return Pack(tuple(item_of(over, part, path, identities) for part in each.items))
+    if not isinstance(each, Thing):
         return each
     _, _, _, outer, index = identities.description(iteration[1])
-    made = Thing(identities.number("item", over, outer, index), each.kind, iteration)
+    made = Thing(identities.number("item", over, each, outer, index), each.kind, iteration)
     for name, value in path.heap.of(each.uid):
         if name.startswith("@"):  # what one of them holds, each of the others holds for itself
             path.heap[(made.uid, name)] = value

@@ -118,7 +118,7 @@ def _parsed(
             return None, []
         if problem.span.start.row < row:  # a reason without a place
             here = Position(row, 1)
-            problem = UnparsableError(str(problem), Span(filename, here, here))
+            problem = problem.moved(Span(filename, here, here))
         return magic.blanked(text), problem
 
 
@@ -150,4 +150,4 @@ def _tree(code: str, filename: str, row: int) -> list[ast.stmt]:
 def _lower(problem: UnparsableError, rows: int) -> UnparsableError:
     start = problem.span.start
     at = Position(start.row + rows, start.column)
-    return UnparsableError(str(problem), Span(problem.span.filename, at, at))
+    return problem.moved(Span(problem.span.filename, at, at))

@@ -15,11 +15,19 @@ MAX_CHARACTERS = 8_000_000
 
 
 class UnparsableError(Exception):
-    """The text is not Python that this interpreter can read; `span` is where it says so."""
+    """The text is not Python that this interpreter can read; `span` is where it says so.
 
-    def __init__(self, message: str, span: Span) -> None:
+    `syntax` says that it is the interpreter that refuses it: a newer one may not.
+    """
+
+    def __init__(self, message: str, span: Span, *, syntax: bool = False) -> None:
         super().__init__(message)
         self.span = span
+        self.syntax = syntax
+
+    def moved(self, span: Span) -> UnparsableError:
+        """The same at another place."""
+        return UnparsableError(str(self), span, syntax=self.syntax)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ def parsed(text: str, filename: str) -> ast.Module:
             return ast.parse(text, filename)
     except SyntaxError as problem:
         at = Position(max(problem.lineno or 1, 1), max(problem.offset or 1, 1))
-        raise UnparsableError(problem.msg, Span(filename, at, at)) from None
+        raise UnparsableError(problem.msg, Span(filename, at, at), syntax=True) from None
     except (ValueError, RecursionError, MemoryError) as problem:
         at = Position(1, 1)
         reason = str(problem) or "nested too deeply"
