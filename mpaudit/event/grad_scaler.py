@@ -115,11 +115,13 @@ class OptimizerStep(Event):
 
     A run tells whether it stands `apart`, no backward pass having come to these parameters since the
     last step, and whether the gradients are `edited`: others than torch left, or the scale was asked for.
+    The source tells whether a function makes the optimizer and steps it but `once`, as a test does.
     """
 
     optimizer: Ref
     apart: bool = False
     edited: bool = False
+    once: bool = False
 
 
 @event

@@ -245,7 +245,7 @@ class GradScalerProtocol(Protocol):
                 yield Kept("unscaled-step", event.at)
             for backward in phase.backwards:
                 region = backward.made_in
-                if region is not None and region.may_cast_to("float16"):
+                if region is not None and region.may_cast_to("float16") and not event.once:
                     yield problems.missing_scaler(backward, event)
         self.phase = replace(phase, closed=True)
 

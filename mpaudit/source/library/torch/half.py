@@ -17,6 +17,7 @@ from mpaudit.source.facts import parts
 from mpaudit.source.library.registry import harmless, on_operation
 from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.half_model import cast_by_hand, dtype_of_model
+from mpaudit.source.library.torch.optim import made_for_one_step
 from mpaudit.source.path import UNSET
 from mpaudit.source.values import FALSE, NONE, TRUE, Choice, Const, External, Pack, Thing, Value
 
@@ -214,20 +215,12 @@ def _stepped(call: Call, optimizer: Thing, scaler: Thing | None = None) -> None:
                 dtype=known.name,
                 cast=known.at,
                 chosen=_condition(known.at, path) is not None,
-                once=_once(engine, optimizer, path),
+                once=made_for_one_step(engine, optimizer, path),
                 made=made,
                 maker=str(maker.value) if isinstance(maker, Const) else "",
                 eps=eps.value if isinstance(eps, Const) and isinstance(eps.value, float) else None,
             )
         )
-
-
-def _once(engine: Calls, optimizer: Thing, path: Path) -> bool:
-    """Whether the function that made an optimizer is still under way, and no loop was entered since."""
-    operation, *operands = engine.identities.description(optimizer.uid)
-    if operation != "made" or optimizer.since != path.frame.iteration:
-        return False
-    return operands[1] in [frame.context for frame in path.frames]
 
 
 def _live(call: Call, scaler: Thing, model: Value) -> bool:

@@ -58,11 +58,33 @@ def groups(engine: Calls, optimizer: Thing, path: Path) -> Value | None:
 def step(call: Call) -> Value:
     """`optimizer.step()`; a closure runs first."""
     call.callback(0, "closure")
+    once = len(call.path.frames) > 1 and made_for_one_step(call.engine, call.thing, call.path)
     call.emit(
-        OptimizerStep(at=call.span, occasional=call.occasional, optimizer=call.ref(call.thing))
+        OptimizerStep(
+            at=call.span,
+            occasional=call.occasional,
+            optimizer=call.ref(call.thing),
+            once=once,
+        )
     )
     stepped_inside(call, call.thing)
     return NONE
+
+
+def made_for_one_step(engine: Calls, optimizer: Thing, path: Path) -> bool:
+    """Whether a function that is still under way made an optimizer, by itself or through another, and
+    no loop was entered since: it steps but once."""
+    made = engine.identities.description(optimizer.uid)
+    if made[:1] != ("made",) or optimizer.since != path.frame.iteration:
+        return False
+    under_way = [frame.context for frame in path.frames]
+    context = made[2]
+    while context not in under_way:
+        caller = engine.identities.description(context) if isinstance(context, int) else ()
+        if caller[:1] != ("in",):
+            return False
+        context = caller[1]
+    return True
 
 
 @method("Optimizer", "zero_grad")
