@@ -20,6 +20,7 @@ from mpaudit.event.autocast import (
     FunctionApplied,
     RegionBackward,
     RegionStep,
+    SentToDevice,
 )
 from mpaudit.event.checkpoint import ScalerStateTaken, StateSaved
 from mpaudit.event.combination import CombinationRefused
@@ -166,6 +167,7 @@ __all__ = [
     "ScalerStep",
     "ScalerUpdate",
     "SchedulerStep",
+    "SentToDevice",
     "SquaresReduced",
     "StateSaved",
     "StrategyMade",

@@ -36,6 +36,13 @@ class Captured(Event):
 
 
 @event
+class SentToDevice(Event):
+    """A tensor is sent to the device of `region` inside it: something is computed there."""
+
+    region: Region
+
+
+@event
 class CastCacheCleared(Event):
     """`torch.clear_autocast_cache()`."""
 

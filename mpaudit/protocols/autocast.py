@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mpaudit.event import AcceleratorBackward, Backward, Event, Forward, OwnedBackward, Region
+from mpaudit.event import (
+    AcceleratorBackward,
+    Backward,
+    Event,
+    Forward,
+    OwnedBackward,
+    Region,
+    SentToDevice,
+)
 from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
@@ -24,6 +32,7 @@ class AutocastProtocol(Protocol):
         AcceleratorBackward,
         OwnedBackward,
         Forward,
+        SentToDevice,
     )
 
     def feed(self, event: Event) -> Iterator[Verdict]:
@@ -42,6 +51,8 @@ class AutocastProtocol(Protocol):
                     yield _mismatch(event)
                 else:
                     yield Kept("autocast-device-mismatch", region.span)
+            case SentToDevice():  # what stays on the CPU there is not what the region is for
+                yield Kept("autocast-device-mismatch", event.region.span)
 
 
 def _inside(at: Span, region: Region) -> Broken:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.event import Captured, CastCacheCleared, RegionBackward, RegionStep
+from mpaudit.event import (
+    Captured,
+    CastCacheCleared,
+    RegionBackward,
+    RegionStep,
+    SentToDevice,
+)
 from mpaudit.source.library.registry import function, method
-from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, External, Pack, Thing, Value
+from mpaudit.source.library.result import on_result
+from mpaudit.source.library.torch.device import device_type
+from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.request import Call
@@ -123,3 +131,16 @@ def capture(call: Call) -> Value | None:
             Captured(at=call.span, occasional=call.occasional, how=how, region=described),
         )
     return None
+
+
+@on_result(methods=("cuda", "cpu", "xpu", "to"))
+def sent(call: Call, _: Value, __: Value) -> None:
+    """`x.cuda()`, `x.to("cuda")` of a tensor inside a region for that device."""
+    described = call.engine.describe(call.engine.region(call.path), call.path)
+    if described is None or not isinstance(call.receiver, Thing) or call.receiver.kind:
+        return
+    target = Const(call.name) if call.name != "to" else call.argument(0, "device")
+    if isinstance(target, Thing) and target.kind == "device":
+        target = call.path.known(target, "@type")
+    if device_type(target, call.path) == Const(described.device):
+        call.emit(SentToDevice(at=call.span, occasional=call.occasional, region=described))
