@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mpaudit.config import fit, known
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
 from mpaudit.rule import Severity, rule
-from mpaudit.runtime.summary import Numbers, RunReport
+from mpaudit.runtime.record import Incident
+from mpaudit.runtime.summary import RunReport
 
 OPTION = "--fail-on"
 _MEASURE = re.compile(r"(?P<what>[a-z]+)=(?P<number>\d+(\.\d+)?)(?P<percent>%?)")
@@ -93,17 +95,18 @@ def _skipped(report: RunReport, most: float, share: bool) -> Broken:
 def _near(report: RunReport, bits: float) -> Broken:
     if report.light:
         raise MpauditError(f"{OPTION} headroom: no layer is looked at with --light")
-    left = {flow.layer.path: _headroom(flow.forward) for flow in report.layers}
+    half = {f.layer.path: f.forward for f in report.layers if "float16" in f.forward.dtypes}
+    left = {path: outputs.headroom_bits for path, outputs in half.items()}
     near = {path: each for path, each in left.items() if each is not None and each < bits}
+    beyond = [each.layer for each in report.incidents if _overflows(each) and each.layer in half]
+    near.update(dict.fromkeys(beyond, -math.inf))  # what is left is finite, and may be small
     if near:
         nearest = min(near, key=near.__getitem__)
         where = f"layer {nearest!r}" if nearest else "the model's output"
         more = f", and {len(near) - 1} more" if len(near) > 1 else ""
-        yield f"{where} has {near[nearest]:.1f} bits left in float16{more}"
+        has = "overflows" if nearest in beyond else f"has {near[nearest]:.1f} bits left"
+        yield f"{where} {has} in float16{more}"
 
 
-def _headroom(outputs: Numbers) -> float | None:
-    """Of the outputs in float16 alone, where a layer has others as well."""
-    if outputs.peaks is not None:
-        return replace(outputs, amax=max(outputs.peaks.peaks)).headroom_bits
-    return outputs.headroom_bits if list(outputs.dtypes) == ["float16"] else None
+def _overflows(incident: Incident) -> bool:
+    return incident.kind == "activation-overflow" and incident.judgement == "defect"

@@ -374,7 +374,9 @@ def test_the_bars_reach_as_far_as_the_numbers(report: RunReport) -> None:
         (Numbers(["float16"], amax=65504.0), "edge"),
         (Numbers(["float32"], amax=65504.0), "wide"),
         (Numbers(["bfloat16"], amax=1e30), "wide"),
-        (Numbers(["float16", "float32"], amax=1e6), "wide"),
+        (Numbers(["float16", "float32"], [1.0, 1e6], amax=1e6), "fine"),
+        (Numbers(["float16", "float32"], [65504 / 7.9, 1e6], amax=1e6), "near"),
+        (Numbers(["bfloat16", "float32"], [1.0, 1e6], amax=1e6), "wide"),
         (Numbers(["float16"], inf=3), "wide"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -211,7 +212,8 @@ def test_the_layers(trace: Reader) -> None:
     assert (second["param_dtype"], second["source"]) == (None, None)
     assert (second["forward"]["inf"], second["forward"]["nan"]) == (3, 1)
     assert (second["forward"]["first_bad_step"], second["forward"]["last_bad_step"]) == (1, 3)
-    assert second["forward"]["headroom_bits"] < 0
+    assert second["forward"]["amax"] == 1e6  # in float32, which it is not about
+    assert second["forward"]["headroom_bits"] == pytest.approx(math.log2(65504 / 0.5))
     assert second["backward"]["flushed_share"] == 0.25
     assert second["backward"]["flushed_share_weight"] is None
     assert second["backward"]["headroom_bits"] is None
@@ -272,6 +274,7 @@ def test_what_json_cannot_say_is_null(trace: Reader) -> None:
 @pytest.mark.parametrize(("amax", "bits"), [(65504.0, 0.0), (0.0, None), (None, None)])
 def test_headroom(amax: float | None, bits: float | None) -> None:
     assert Numbers(amax=amax).headroom_bits == bits
+    assert Numbers(["float16", "float32"], [amax, 1e6], amax=1e6).headroom_bits == bits
 
 
 def test_the_peaks_of_two_ranks_are_the_larger_ones() -> None:

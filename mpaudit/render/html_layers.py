@@ -59,7 +59,7 @@ def lines(report: RunReport, *, scaled: bool) -> Iterator[Line]:
 def risk(numbers: Numbers, *, scaled: bool = False) -> str:
     """How near a range is to the end of float16: the class of its bar.
 
-    "wide" is held by a wider dtype, alone or beside float16. `scaled` gradients are always "fine":
+    "wide" is held by a wider dtype alone. `scaled` gradients are always "fine":
     they reach the end by design, for the scaler seeks it.
     """
     bits = numbers.headroom_bits

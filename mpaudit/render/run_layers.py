@@ -163,7 +163,7 @@ def _numbers(numbers: Numbers) -> tuple[str, ...]:
     headroom, flushed = numbers.headroom_bits, numbers.flushed_share
     trend = None if numbers.peaks is None else numbers.peaks.trend
     return (
-        "-" if numbers.amax is None else f"{numbers.amax:.3g}",
+        ", ".join("-" if each is None else f"{each:.3g}" for each in numbers.largest) or "-",
         "-" if headroom is None else f"{headroom:.1f} bits",
         "-" if trend is None else f"{round(trend, 1) or 0:+.1f}",
         str(numbers.inf),

@@ -65,11 +65,15 @@ def of_counts(elements: int, row: Sequence[float]) -> Values:
 
 
 class Measured:
-    """Values that are there at once or arrive later."""
+    """Values that are there at once or arrive later.
 
-    __slots__ = ("_waiting", "computed", "made", "values")
+    `dtype` is that of the tensor (a plain name); a Gradient has its own.
+    """
 
-    def __init__(self, computed: bool = False, made: bool = False) -> None:
+    __slots__ = ("_waiting", "computed", "dtype", "made", "values")
+
+    def __init__(self, dtype: str = "", computed: bool = False, made: bool = False) -> None:
+        self.dtype = dtype
         self.computed = computed
         """Whether a layer or an operation made the tensor (it is not data)."""
         self.made = made

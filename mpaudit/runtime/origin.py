@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mpaudit.finding import Moment, Position, Problem, Span
@@ -90,14 +90,15 @@ class Origins:
         masked = values.only_minus and not ruined and (small or not place.parameters)
         if not masked:
             self._bad_step = place.step
-        message = f"{_title(place.path)} makes {what} from finite inputs in {place.dtype}"
+        message = f"{_title(place.path)} makes {what}"
+        message += _dtypes(place.dtype, "finite inputs", (each.dtype for each in known))
         if ruined:
             message = (
                 f"the {ruined} of {_title(place.path)} is not finite: an earlier step was applied "
             )
             message += "with such gradients, or it was so from the start"
         elif largest > limit:
-            message += f", which cannot hold the input's {largest:.3g}"
+            message += f": {place.dtype} cannot hold the input's {largest:.3g}"
         judgement = "masked" if masked else "defect"
         self._record("activation-overflow", kind, place, values, message, judgement)
         if not masked:
@@ -114,16 +115,17 @@ class Origins:
 
     def _between(self, place: Place, bad: Sequence[Measured]) -> None:
         """What came into an outermost layer is not finite, and no layer made it."""
-        found = [each.values for each in bad if each.values and not each.values.only_minus]
-        if not found:
+        found = [each for each in bad if each.values and not each.values.only_minus]
+        if not found or found[0].values is None:
             return
+        values, came = found[0].values, replace(place, dtype=found[0].dtype)
         self._bad_step = place.step
         self._begun.append(place.path)
-        what = " and ".join(found[0].nonfinite)
-        message = f"{what} comes into {_title(place.path)} that no layer made: it was computed"
-        message += " before the call"
-        self._record("activation-overflow", "input-nonfinite", place, found[0], message, "defect")
-        self._report(place, found[0], message)
+        what = " and ".join(values.nonfinite)
+        message = f"{what} in {came.dtype} comes into {_title(place.path)} that no layer made: "
+        message += "it was computed before the call"
+        self._record("activation-overflow", "input-nonfinite", came, values, message, "defect")
+        self._report(came, values, message)
 
     def loss(self, step: int, at: Span, value: float, dtype: str, scaled: bool) -> None:
         """A loss is not finite, if it is `scaled` before that: no scaler gets past it."""
@@ -178,11 +180,15 @@ class Origins:
             self.suspected.update({place.path: _ASKED for place in places if self._new(place.path)})
             proved = [each for each in places if each.path in self._proved]
             place = (proved or places)[-1]
-            made_in = place.dtype if proved else None
-            message = f"{_title(place.path)} makes {what} from a finite gradient in {place.dtype}"
+            # One that is cast to a wider dtype on its way back went wrong before that.
+            narrow = gradient.dtype in LOW_PRECISION and place.dtype not in LOW_PRECISION
+            bad_in = gradient.dtype if narrow and gradient.dtype else place.dtype
+            made_in = bad_in if proved else None
+            dtypes = _dtypes(bad_in, "a finite gradient", [place.dtype])
+            message = f"{_title(place.path)} makes {what}{dtypes}"
             if not proved:
-                message = f"{what} in what comes back through {_title(place.path)} or beside it, "
-                message += f"from a finite gradient in {place.dtype}"
+                message = f"{what} in what comes back through {_title(place.path)} or beside it,"
+                message += dtypes
         else:
             place = gradient.place
             message = f"{what} in what comes back to {_title(place.path)} from behind the layers"
@@ -339,6 +345,14 @@ class Origins:
                 moment=moment,
             )
         )
+
+
+def _dtypes(bad: str, of: str, finite: Iterable[str]) -> str:
+    """In which dtype what went `bad` is, and what is finite that it was made `of`."""
+    others = sorted({*finite})
+    if others in ([], [bad]):
+        return f" from {of} in {bad}"
+    return f" in {bad} from {of} in {' and '.join(others)}"
 
 
 def _row(layer: Layer) -> Span:

@@ -30,13 +30,16 @@ TOP = LARGEST["float16"]
 class Numbers:
     """The values of one layer in one direction; `dtypes` are theirs, sorted.
 
-    `headroom_bits` is how often the largest finite magnitude can double before float16 overflows.
+    `largest` are the largest finite magnitudes of each of `dtypes`, `amax` that of all.
+    `headroom_bits` is how often that in float16 can double before float16 overflows: where there is
+    none in float16, that of all.
     `peaks` are the largest magnitudes over the run, of outputs in float16.
     The flushed shares (0 to 1) are of gradient elements that float16 made zero: of all, and of
     those of parameters. None is not known.
     """
 
     dtypes: Sequence[str] = ()
+    largest: Sequence[float | None] = ()
     inf: int = 0
     nan: int = 0
     first_bad_step: int | None = None
@@ -47,9 +50,16 @@ class Numbers:
     peaks: Peaks | None = None
 
     @property
+    def near(self) -> float | None:
+        """The largest finite magnitude that comes near the end of float16, or would."""
+        of_each = dict(zip(self.dtypes, self.largest, strict=False))
+        return of_each.get("float16", self.amax)
+
+    @property
     def headroom_bits(self) -> float | None:
         """log2 of 65504 / amax; negative for what only a wider dtype holds."""
-        return math.log2(TOP / self.amax) if self.amax else None
+        near = self.near
+        return math.log2(TOP / near) if near else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +239,13 @@ def _numbers(statistics: Iterable[Statistics], layer: str, phase: Phase) -> Numb
     rows = [each for each in statistics if (each.layer, each.phase) == (layer, phase)]
     if not rows:
         return Numbers()
+    rows.sort(key=lambda each: each.dtype)  # one for each
     total = rows[0]
     for row in rows[1:]:
         total = total.joined(row)
     return Numbers(
-        sorted({row.dtype for row in rows}),
+        [row.dtype for row in rows],
+        [row.amax for row in rows],
         total.inf,
         total.nan,
         total.first_bad_step,

@@ -19,7 +19,7 @@ from mpaudit.runtime.torch.names import Names, Part, is_layer
 from mpaudit.runtime.torch.nested import floats
 from mpaudit.runtime.torch.output import Outputs
 from mpaudit.runtime.torch.reading import Readings, rectified
-from mpaudit.runtime.torch.regions import mark
+from mpaudit.runtime.torch.regions import dtype_name, mark
 from mpaudit.runtime.torch.watch import Watch
 
 _NORMALISATIONS = frozenset(
@@ -171,7 +171,7 @@ class Glances:
             return [self._readings.now(each) for each in inputs]
         if before is None:  # changed in place, or passed on
             return [self._readings.before(tensor)]
-        was = Measured(computed=True, made=True)
+        was = Measured(dtype_name(tensor.dtype), computed=True, made=True)
         was.arrive(before)
         return [was]
 

@@ -10,6 +10,7 @@ import torch
 
 from mpaudit.runtime.measured import Measured, Values
 from mpaudit.runtime.torch.measure import measurable
+from mpaudit.runtime.torch.regions import dtype_name
 from mpaudit.runtime.torch.watch import Known, Watch
 
 Reading = tuple["int | None", Measured]
@@ -59,7 +60,7 @@ class Readings:
 
     def stand(self, tensor: torch.Tensor, values: Values) -> Measured:
         """What is known of an output is known when it is the input of others."""
-        now = Measured(computed=True, made=True)
+        now = Measured(dtype_name(tensor.dtype), computed=True, made=True)
         now.arrive(values)
         self._thread.readings.set(tensor, (_version(tensor), now))
         return now
@@ -68,7 +69,7 @@ class Readings:
         version = _version(tensor)
         if known is not None and known[0] == version:
             return known[1]
-        measured = Measured(computed=tensor.grad_fn is not None)
+        measured = Measured(dtype_name(tensor.dtype), computed=tensor.grad_fn is not None)
         self._thread.readings.set(tensor, (version, measured))
         self._watch.numbers.measure(tensor, measured.arrive)
         return measured
