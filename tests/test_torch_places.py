@@ -293,6 +293,28 @@ def test_numbers_of_memory_that_nobody_wrote_to_are_not_told(tmp_path: Path) -> 
     assert told({"again": True}, "twice") == (2, 6)  # then it counts: it may have been written to
 
 
+def test_nor_are_they_in_the_inference_mode_where_tensors_have_no_version(tmp_path: Path) -> None:
+    def warm() -> None:
+        network = nn.Linear(64, 2).cuda().eval()
+        with torch.inference_mode():
+            network(torch.empty(3, 64, device="cuda"))
+            written = torch.empty(3, 64, device="cuda")
+            written.fill_(2.0)
+            network(written)
+            network(torch.empty(3, 64, device="cuda").fill_(1.0))
+
+    usual = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # torch fills such memory with NaN
+    try:
+        _, run = trace(tmp_path, warm)
+    finally:
+        torch.use_deterministic_algorithms(usual)
+    with run:
+        (row,) = [each for each in run.statistics() if each.phase == "forward"]
+        assert (row.calls, row.inf + row.nan) == (2, 0)
+        assert run.incidents() == []
+
+
 class Names(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ from mpaudit.runtime.torch.emulation import Emulation
 from mpaudit.runtime.torch.moves import Moves, torchs_own
 from mpaudit.runtime.torch.place import HOST, Places, is_cuda, is_host
 from mpaudit.runtime.torch.policy import CudaPolicy
+from mpaudit.runtime.torch.unwritten import as_found
 from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
 _FACTORIES = """arange empty empty_strided eye full linspace logspace ones rand randint randn randperm
@@ -89,7 +90,7 @@ class Remap:
                 made = self._moves.held(given, made, place)
             self._places.put(made, place)
             if original.__name__ in _UNWRITTEN:
-                self._watch.unwritten.set(made, True)
+                self._watch.unwritten.set(made, (as_found(made),))
         return made
 
     def _default_place(self) -> int:

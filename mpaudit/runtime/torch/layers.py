@@ -27,6 +27,7 @@ from mpaudit.runtime.torch.nested import floats
 from mpaudit.runtime.torch.output import Outputs
 from mpaudit.runtime.torch.reading import Readings
 from mpaudit.runtime.torch.regions import dtype_name, mark
+from mpaudit.runtime.torch.unwritten import unwritten
 from mpaudit.runtime.torch.watch import Watch, unwatched
 
 
@@ -150,10 +151,8 @@ class Layers:
             return False
         found = [each for each in args if isinstance(each, torch.Tensor)]
         kept = [self._watch.unwritten.drop(each) for each in found]
-        return any(
-            was and not each.is_inference() and each._version == 0
-            for was, each in zip(kept, found, strict=True)
-        )
+        pairs = zip(found, kept, strict=True)
+        return any(held is not None and unwritten(each, held[0]) for each, held in pairs)
 
     def _region_entered(self) -> None:
         """A model enters a region itself, as one that a library has prepared does."""
