@@ -303,6 +303,63 @@ def test_paths_are_those_of_named_modules(tmp_path: Path) -> None:
     assert {each.removeprefix("copied").removeprefix(".") for each in paths} == expected
 
 
+class Detector(nn.Module):
+    """Finds out shapes when it is built, by a call of its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.forward(torch.zeros(1, 4))
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_plain_paths_are_those_of_the_model_that_is_trained(tmp_path: Path, kept: bool) -> None:
+    """As trainers of detectors do it: a model is built, and then the one that is trained."""
+    seen: dict[str, float] = {}
+
+    def loop() -> None:
+        torch.manual_seed(0)
+        first = Detector()
+        first(torch.full((1, 4), 1e3))
+        trained = Detector()
+        first = first if kept else None  # type: ignore[assignment]
+        for name, part in trained.named_children():
+            part.register_forward_hook(lambda _, __, y, n=name: seen.update({n: y.abs().max()}))
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+        trained(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        if first is not None:
+            first(torch.full((1, 4), 1e3))
+
+    _, run = trace(tmp_path, loop)
+    names = ["", "body", "head"]
+    others = ["first", "first.body", "first.head"] if kept else []
+    assert [each.path for each in run.layers()] == names + others
+    assert {each.calls for each in run.layers()} == {1}
+    largest = {each.layer: each.amax for each in run.statistics() if each.phase == "forward"}
+    assert {name: largest[name] for name in seen} == seen
+    counted = run.histograms()
+    assert counted.keys() == {*names, *others} - {"", "first"}  # what they hand on is counted once
+    rows = [row for rows in counted.values() for row in rows if row.what == "activation"]
+    assert {row.tensors for row in rows} == {1}
+
+
+def test_a_model_keeps_its_paths_where_something_went_wrong_in_it(tmp_path: Path) -> None:
+    def loop() -> None:
+        first, trained = nn.Linear(4, 4), nn.Linear(4, 4)
+        first(torch.full((1, 4), 3e38))
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+        trained(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+
+    _, run = trace(tmp_path, loop)
+    assert [each.layer for each in run.incidents()] == [""]
+    assert [each.path for each in run.layers()] == ["", "trained"]
+
+
 class Averaged(nn.Module):
     """As timm's ModelEmaV3: no wrapper, whatever it calls what it holds."""
 

@@ -113,6 +113,7 @@ class Accounts:
         self._tracer = tracer
         self._accounts: dict[str, Account] = {}
         self.lock = tracer.lock
+        tracer.forgetting.append(self._accounts.clear)
 
     def of(self, path: str, parameters: Collection[Any]) -> Account:
         """The account of a layer with these of its own, opened if there is none."""

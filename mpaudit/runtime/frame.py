@@ -129,11 +129,14 @@ def _column(filename: str, row: int, offset: int) -> int:
 
 
 def spelling(value: object, frame: FrameType | None) -> str:
-    """How the user's code spells `value`: a name or `self.name` in `frame`, else its class."""
+    """How the user's code spells `value`: a name or `self.name` in `frame`, else its class.
+
+    What a method calls `self` has another name elsewhere.
+    """
     if frame is not None:
         for scope in (frame.f_locals, frame.f_globals):
             for name, held in scope.items():
-                if held is value and not name.startswith("__"):
+                if held is value and name != "self" and not name.startswith("__"):
                     return name
         holder = frame.f_locals.get("self")
         for name, held in getattr(holder, "__dict__", {}).items():

@@ -116,6 +116,10 @@ class Headroom:
         if amax:
             course.add(step, amax)
 
+    def forget(self) -> None:
+        """Begin anew."""
+        self._courses.clear()
+
     def courses(self, *, last: bool = False) -> Iterator[Peaks]:
         """The courses that are a tenth longer than when they were handed out; at `last`, all."""
         for path, course in self._courses.items():

@@ -202,6 +202,12 @@ class Writer:
         data = [(json.dumps(problem_data(problem)),) for problem in problems]
         self._database.executemany("INSERT INTO findings (problem) VALUES (?)", data)
 
+    def forget(self) -> None:
+        """Take out the layers, and all that is known of them, for good."""
+        with self.whole():
+            for kind in (Layer, Flowed, Statistics, Histogram, Peaks, Cast):
+                self._database.execute(f"DELETE FROM {_TABLES[kind][0]}")
+
     def commit(self) -> None:
         """Make everything so far durable and visible to readers."""
         self._database.commit()

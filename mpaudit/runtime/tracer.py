@@ -69,6 +69,8 @@ class Tracer:
         """Called before every flush: a probe hands over what it held back (numbers on a device)."""
         self.judging: list[Callable[[], Iterable[Problem]]] = []
         """Asked for findings about the run as a whole: what a probe cannot tell from one event."""
+        self.forgetting: list[Callable[[], None]] = []
+        """Called by `forget`: what is kept of layers elsewhere is to be forgotten there."""
         self.spent = 0.0
         """Seconds of the host that probes have taken; a probe adds to it."""
         self._began = time.monotonic()
@@ -310,6 +312,18 @@ class Tracer:
         """What went wrong in the last step of a fall, or in any of its steps, by its key."""
         bad = collapse.during(fell, self._incidents.values(), whole=whole)
         return {key: row for key, row in self._incidents.items() if row in bad}
+    def forget(self) -> bool:
+        """Forget all layers so far, unless something went wrong; returns whether it did."""
+        with self.lock:
+            if self._incidents or self._problems:
+                return False
+            self.flush()  # nothing waits
+            self._writer.forget()
+            for forget in self.forgetting:
+                forget()
+            self._tally = Tally()
+            return True
+
 
     def flush_if_due(self) -> None:
         """Flush if the last flush is long enough ago; a full disk is recorded, and tried again."""
@@ -347,8 +361,7 @@ class Tracer:
     def close(self, exit_code: int | None = None, exception: str | None = None) -> None:
         """The run is over: write what is left and close the file.
 
-        `exception` is the text of the exception that ended the script ("ValueError: ..."), if one
-        did.
+        `exception` is the text of what ended the script, if something did ("ValueError: ...").
         """
         if self.alive and not self._closed:
             self.note("exit_code", exit_code)

@@ -49,9 +49,15 @@ class Casts:
         self._chosen: set[int] = set()  # whose casts are counted, if there are any
         self._underflow = Underflow(watch.tracer.known, watch.tracer.scale)
         watch.tracer.judging.append(self._underflow.problems)
+        watch.tracer.forgetting.append(self._forget)
         self._repeats = Repeats(watch)
         self._thread = _Thread()
         self._fallen: dict[str, dict[str, dict[str, int]]] = {}
+
+    def _forget(self) -> None:
+        """Begin anew."""
+        for each in (self._steps, self._chosen, self._fallen):
+            each.clear()
 
     def begin(self, step: int) -> None:
         """The script calls a model, or the model enters a region: count the casts of this call if

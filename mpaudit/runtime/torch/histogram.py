@@ -20,6 +20,7 @@ class Histograms:
         self._watch = watch
         self._waiting: dict[tuple[int, bool, Histogram], Histogram] = {}
         watch.tracer.draining.append(self._roll)
+        watch.tracer.forgetting.append(lambda: self._waiting.clear())
         watch.patches.also(self._finish)
 
     def add(

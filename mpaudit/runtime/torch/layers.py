@@ -71,6 +71,8 @@ class Layers:
         self._histograms = Histograms(watch)
         found = self._origins, self._accounts, self._histograms
         self._gradients = Gradients(watch, self.names, *found)
+        self._trains = False  # an optimizer was made
+        watch.optimizer_made = self._optimizer_made
         watch.after_step = self._settled
         watch.loss = self._origins.loss
         watch.patches.also(lambda: self._origins.over(watch.scaled))
@@ -85,6 +87,18 @@ class Layers:
         watch.patches.also(before.remove)
         watch.patches.also(lambda: with_kwargs.pop(after.id, None))  # torch's own remove forgets it
         watch.patches.also(after.remove)
+
+    def _optimizer_made(self, optimizer: Any) -> None:
+        """Name the layers after the model that is trained, where only others were called before.
+
+        What those were called for then, as to find out shapes, is forgotten.
+        """
+        first, self._trains = not self._trains, True
+        if first and self._watch.tracer.fact("losses") is None and not self._thread.calls:
+            parameters = [parameter for parameter, _ in self._watch.own.pairs(optimizer)]
+            root = self.names.trained(parameters)
+            if root is not None and self._watch.tracer.forget():
+                self.names.begin(root)
 
     def _settled(self, *attempt: Any) -> list[str]:
         """An attempt ended; returns the layers in which numbers went wrong."""

@@ -64,6 +64,8 @@ class Loop:
     def _optimizer_built(self, original: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         original(optimizer, *args, **kwargs)
         self._built.set(optimizer, True)
+        with self._watch.guard("optimizer"):
+            self._watch.optimizer_made(optimizer)
 
     def built_before(self, optimizer: Any) -> None:
         """An optimizer that was there when the watch began."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mpaudit.runtime.account import Account
+from mpaudit.runtime.frame import user_frame
 from mpaudit.runtime.torch.watch import Known, Watch
 
 WRAPPERS = frozenset(
@@ -109,6 +110,24 @@ class Names:
                 part = self.part(module)
                 part.holders = (*part.holders, (weakref.ref(holder), name))
 
+    def trained(self, parameters: Sequence[Any]) -> Any:
+        """The model that has these parameters, where another one that has none has the plain paths."""
+        ours = set(map(id, parameters))
+        plain = [reference() for reference, prefix in self._roots if not prefix]
+        if not plain or any(id(p) in ours for root in plain if root for p in root.parameters()):
+            return None
+        for module in self._parts.things():
+            if any(id(each) in ours for each in module._parameters.values()):
+                return self._climb(module)[0]
+        return None
+
+    def begin(self, root: Any) -> None:
+        """Find all paths anew; those of `root` are plain."""
+        self._roots = [(weakref.ref(root), "")]
+        for module in self._parts.things():
+            part = self.part(module)
+            part.path = part.account = part.dtypes = None
+
     def path(self, module: Any, outermost: Any, spelled: str) -> str:
         """The path of `module`, called within `outermost`; `spelled` is the user's name for it."""
         part = self.part(module)
@@ -122,6 +141,8 @@ class Names:
             top, above = self._climb(outermost)
             if root is not top and (inside := self._look_through(outermost, root, module)):
                 root, path = top, _joined(above, inside, path)
+            if root is not outermost:  # it is called in parts, maybe by itself
+                spelled = self._watch.ref(root, user_frame()).text
             part.path = _joined(self._prefix(root, spelled), path)
         return part.path
 

@@ -27,6 +27,7 @@ class Outputs:
         self._origins = origins
         self._headroom = Headroom(watch.tracer.known)
         watch.tracer.judging.append(self._headroom.problems)
+        watch.tracer.forgetting.append(self._headroom.forget)
         watch.tracer.draining.append(self._hand_over)
         watch.patches.also(lambda: self._hand_over(last=True))
 

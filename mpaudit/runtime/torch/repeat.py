@@ -59,6 +59,7 @@ class Repeats:
         self._layers: dict[str, _Again] = {}
         self._any = False  # casts in this step
         watch.tracer.judging.append(self.problems)
+        watch.tracer.forgetting.append(lambda: self._layers.clear())
 
     def cast(self, path: str, step: int, tensor: Any, result: Any) -> None:
         """A tensor was cast within a layer."""

@@ -146,6 +146,8 @@ class Watch:
         """Called with an optimizer's index and an attempt when it is known whether it was applied, and
         whether losses are scaled, and by a scaler that looked at these gradients; returns the layers in
         which numbers went wrong."""
+        self.optimizer_made: Callable[[Any], None] = lambda _: None
+        """Called with an optimizer when the script has made it."""
         self.region_entered: Callable[[], None] = lambda: None
         """Called when an autocast region that is switched on was entered."""
         self.skipped: Callable[[Any, int], None] = lambda *_: None
