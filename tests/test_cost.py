@@ -180,7 +180,7 @@ def test_light_calls_as_many_functions_however_many_layers_there_are(
 ) -> None:
     monkeypatch.setattr("mpaudit.runtime.tracer.FLUSH_EVERY", 1e9)
     few, many = (functions(Shape(name, small=True), every=None, light=True) for name in SHAPES)
-    assert max(few, many) < 1700 and abs(few - many) < 100
+    assert max(few, many) < 1050 and abs(few - many) < 100
 
 
 def test_what_a_tensor_costs_in_functions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,8 @@ def event(made: type[E]) -> type[E]:
     time that a check of one file takes. So only `__init__` is made here, the others are those of `Event`.
     """
     finished = dataclass(slots=True, kw_only=True, repr=False, eq=False)(made)
-    finished.values = attrgetter(*(each.name for each in fields(finished)))
+    names = [each.name for each in fields(finished)]
+    finished.values = attrgetter(*(name for name in names if name != "moment"))
     return finished
 
 
@@ -74,7 +75,7 @@ class Event:
 
     `occasional` says that it stands under a condition that changes from iteration to iteration (the
     guard of a gradient accumulation); `counted` that this condition counts the passes, by a
-    remainder. `moment` is set by a run.
+    remainder. `moment` is set by a run: the same at another moment is equal.
     """
 
     at: Span
@@ -82,7 +83,7 @@ class Event:
     counted: bool = False
     moment: Moment | None = None
     values: ClassVar[attrgetter[Any]]
-    """Makes a tuple of all that an event of this kind says."""
+    """Makes a tuple of all that an event of this kind says, whenever it happens."""
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):

@@ -47,8 +47,10 @@ def asking() -> str:
 def user_frame(frame: FrameType | None = None) -> FrameType | None:
     """The innermost frame of the user's code, from `frame` (default: the caller's) outwards."""
     found: FrameType | None = frame or sys._getframe(1)
-    while found is not None:  # asked some times in each step: no call for each frame
-        if is_users(found.f_code.co_filename) or found.f_globals.get("__name__") == "__main__":
+    main = sys.modules.get("__main__")
+    script = None if main is None else main.__dict__
+    while found is not None:  # asked some times in each step: no more than a look for each frame
+        if found.f_globals is script or is_users(found.f_code.co_filename):
             return found
         found = found.f_back
     return None

@@ -257,12 +257,11 @@ class Tracer:
         """Advance every protocol by an event of the run, or of this thread if it is `threaded`."""
         with self.lock:
             judges = self._lane.judges if threaded else self._judges
-            for machine in judges.taking(type(event)):
-                for verdict in machine.feed(event):
-                    if isinstance(verdict, Broken):
-                        problem = replace(verdict.problem, moment=event.moment)
-                        verdict = replace(verdict, problem=problem)
-                    self._verdicts.setdefault(_identity(verdict), verdict)
+            for verdict in judges.feed(event):
+                if isinstance(verdict, Broken):
+                    problem = replace(verdict.problem, moment=event.moment)
+                    verdict = replace(verdict, problem=problem)
+                self._verdicts.setdefault(_identity(verdict), verdict)
 
     def incident(self, incident: Incident, *, made_in: str | None = None) -> None:
         """Record where numbers went wrong; the same kind at the same layer is one incident.
@@ -312,6 +311,7 @@ class Tracer:
         """What went wrong in the last step of a fall, or in any of its steps, by its key."""
         bad = collapse.during(fell, self._incidents.values(), whole=whole)
         return {key: row for key, row in self._incidents.items() if row in bad}
+
     def forget(self) -> bool:
         """Forget all layers so far, unless something went wrong; returns whether it did."""
         with self.lock:
@@ -323,7 +323,6 @@ class Tracer:
                 forget()
             self._tally = Tally()
             return True
-
 
     def flush_if_due(self) -> None:
         """Flush if the last flush is long enough ago; a full disk is recorded, and tried again."""

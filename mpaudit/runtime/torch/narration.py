@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,18 +20,21 @@ class Narration:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._lanes: dict[Hashable, int] = {}  # scaler -> the thread that used it last
+        self._now = Moment(0)
 
     def feed(self, make: Callable[..., Any], /, **facts: Any) -> None:
         """Make an event of what is under way, with these `facts`, and feed it to the protocols."""
         frame = user_frame()
-        moment = Moment(step=self._watch.tracer.step())
+        step, moment = self._watch.tracer.step(), self._now
+        if moment.step != step:
+            moment = self._now = Moment(step)
         lane, scaler = self._watch.thread.lane, facts.get("scaler")
-        at, feed = user_span(frame), partial(self._watch.tracer.feed, threaded=True)
+        at, feed = user_span(frame), self._watch.tracer.feed
         if scaler is not None:
-            if self._lanes.setdefault(scaler.key, lane) != lane:  # its order is whole in neither
-                feed(LostSight(at=at, objects=frozenset({scaler.key})))
+            if self._lanes.get(scaler.key, lane) != lane:  # its order is whole in neither
+                feed(LostSight(at=at, objects=frozenset({scaler.key})), threaded=True)
             self._lanes[scaler.key] = lane
-        feed(make(at=at, moment=moment, **facts))
+        feed(make(at=at, moment=moment, **facts), threaded=True)
 
     def ref(self, thing: object) -> Ref:
         """An object as events name it, spelled as the script does."""

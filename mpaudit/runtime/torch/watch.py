@@ -167,6 +167,7 @@ class Watch:
         self.turns = Turns()
         self.glances = False  # outputs of layers are read in the steps between, too
         self._refs = Known()
+        self._losses: dict[int, weakref.ref[Any]] = {}  # by number
         self._models = (
             Known()
         )  # outermost module -> as of `_changes`, index of its optimizer or None
@@ -192,10 +193,22 @@ class Watch:
         """The object as events name it; equal for the same object, spelled as in `frame`."""
         found: Ref | None = self._refs.get(thing)
         if found is None or (frame is not None and found.text == type(thing).__name__):
-            key: Hashable = found.key if found is not None else next(self._numbers)
+            key: Hashable = found.key if found is not None else self._key(thing)
             found = Ref(key, spelling(thing, frame))
             self._refs.set(thing, found)
         return found
+
+    def _key(self, thing: object) -> Hashable:
+        """What names an object among those that live.
+
+        A loss has that of one that is gone: what is done with it is then what was done in the step before.
+        """
+        if not isinstance(thing, torch.Tensor):
+            return next(self._numbers)
+        free = (number for number, held in self._losses.items() if held() is None)
+        number = next(free, len(self._losses))
+        self._losses[number] = weakref.ref(thing)
+        return "loss", number
 
     def spelled(self, thing: object) -> Ref | None:
         """The same, if a spelling of the script's own is known already."""
