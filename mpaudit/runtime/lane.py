@@ -75,11 +75,13 @@ class Judges:
         elif self._tries < _TRIES:
             self._tries += 1
             states: list[object] = [
-                (each.state.copy(), each.facts.copy()) for each in self._machines
+                (number, each.state.copy(), each.facts.copy())
+                for number, each in enumerate(self._machines)
+                if each.state or each.facts
             ]
-            if states == self._states:
-                self._again = 0
-            self._states = states
+            same, self._states = states == self._states, states
+            if same:
+                self._again, self._states = 0, None
 
     def others(self) -> Judges:
         """Judges of another order of events, who know what is said once of an object."""
