@@ -32,7 +32,7 @@ class _Sums:
         """A tensor of a step was measured; the steps come in order."""
         self.calls += 1
         self.elements += values.elements
-        if not values.finite:
+        if values.inf or values.nan:
             self.inf += values.inf
             self.nan += values.nan
             self.last_bad_step = step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 EVERY = 10  # steps from one that is looked at to the next
@@ -40,6 +41,7 @@ class Sampling:
 EVERYTHING = Sampling()
 
 
+@lru_cache(maxsize=8)  # asked for every tensor of a step
 def sampled(step: int) -> bool:
     """Whether numbers are counted in a step: 0 and powers of two, then every 100th."""
     return step % COUNTED == 0 if step >= COUNTED else step & (step - 1) == 0

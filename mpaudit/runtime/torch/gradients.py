@@ -47,6 +47,7 @@ class Gradients:
         self._accounts = accounts
         self._histograms = histograms
         self._thread = _Thread()
+        self._guard = watch.guard("gradient hook")
         self._looked: dict[int, int] = {}  # optimizer -> how often dtypes were noted
         watch.before_step = self._before_step
         watch.skipped = self._skipped
@@ -88,7 +89,7 @@ class Gradients:
                 account.got_back(place.step, dtype, values)
 
     def _arrived(self, gradient: Gradient, grad: Any) -> None:
-        with self._watch.guard("gradient hook"):
+        with self._guard:
             if type(grad) is not torch.Tensor:
                 unseen_by(type(grad))
             gradient.dtype = dtype_name(grad.dtype)
@@ -101,13 +102,15 @@ class Gradients:
 
     def _received(self, gradient: Gradient, values: Values) -> None:
         gradient.measured.arrive(values)
-        if not values.finite:
+        if values.inf or values.nan:
             self._origins.gradient(gradient, values)
 
     def consumed(self, before: Sequence[Gradient], made: Sequence[Gradient]) -> None:
         """A layer without parts computed the outputs of `made` from those of `before`."""
         for gradient in before:
-            gradient.consumers.extend(each for each in made if each is not gradient)
+            for each in made:
+                if each is not gradient:
+                    gradient.consumers.append(each)
 
     def interrogate(
         self,

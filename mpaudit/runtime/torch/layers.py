@@ -23,7 +23,7 @@ from mpaudit.runtime.torch.gradients import Gradients
 from mpaudit.runtime.torch.histogram import Histograms
 from mpaudit.runtime.torch.measure import STAND_INS, measurable
 from mpaudit.runtime.torch.names import Names, is_layer
-from mpaudit.runtime.torch.nested import floats
+from mpaudit.runtime.torch.nested import floats, given
 from mpaudit.runtime.torch.output import Outputs
 from mpaudit.runtime.torch.reading import Readings
 from mpaudit.runtime.torch.regions import dtype_name, mark
@@ -62,6 +62,7 @@ class Layers:
         self.names = Names(watch)
         self.built_before = self.names.built_before
         self._thread = _Thread()
+        self._guard = watch.guard("forward hook")
         self._accounts = Accounts(watch.tracer)
         self._origins = Origins(watch.tracer)
         self._readings = Readings(watch)
@@ -122,11 +123,13 @@ class Layers:
                 return
         if self._watch.own.pretends(args) or not is_layer(module, compiled=compiled):
             return
-        with self._watch.guard("forward hook"):
-            calls, thread = self._thread.calls, self._thread
+        with self._guard:
+            calls, thread, path = self._thread.calls, self._thread, ""
+            account = self.names.part(module).account
             if calls:
                 step, recomputed = calls[-1].step, calls[-1].recomputed
-                path = self.names.path(module, calls[0].module, "")
+                if account is None:
+                    path = self.names.path(module, calls[0].module, "")
             else:
                 frame = user_frame()
                 spelled = self._watch.ref(module, frame).text
@@ -149,9 +152,11 @@ class Layers:
                     self.casts.begin(step)
             if compiled:
                 self._watch.tracer.note("compiled", True)
-            account = self._accounts.of(path, self._watch.own.parameters(module))
+            if account is None:
+                account = self._accounts.of(path, self._watch.own.parameters(module))
             if calls and self._watch.own.path(module) is not None:
-                self._origins.called_in(path, [each.account.path for each in calls])
+                around = [each.account.path for each in calls]
+                self._origins.called_in(account.path, around)
             leaf = not self._watch.own.contains(module)
             calls.append(_Call(module, account, step, leaf, recomputed))
             self._outputs.known(module, account)
@@ -195,10 +200,10 @@ class Layers:
         kwargs = rest[0] if len(rest) == 2 else None
         if thread.passed is not None:
             if thread.glance is not None and result is not None:
-                with self._watch.guard("forward hook"):
+                with self._guard:
                     self._glances.look(thread.glance, module, (args, kwargs), result)
             elif thread.passed is module and result is not None:
-                with self._watch.guard("forward hook"):
+                with self._guard:
                     for tensor in floats(result):
                         mark(self._watch, tensor)
             else:
@@ -216,8 +221,8 @@ class Layers:
         if not calls:
             self.casts.end()
         if result is not None:
-            with self._watch.guard("forward hook"):
-                self._look(call, floats((args, kwargs)), floats(result))
+            with self._guard:
+                self._look(call, given(args, kwargs), floats(result))
                 if not calls:
                     self._watch.tracer.flush_if_due()
 
@@ -254,9 +259,11 @@ class Layers:
         if not measurable(tensor):
             return
         sources: list[Measured | None] | None = None  # on the CPU they are read when they matter
-        if any(each is tensor for each in inputs):  # changed in place: what it was is the input
-            sources = [self._readings.before(each) for each in inputs]
-        elif not self._watch.numbers.at_once(tensor):
+        for each in inputs:
+            if each is tensor:  # changed in place: what it was is the input
+                sources = [self._readings.before(each) for each in inputs]
+                break
+        if sources is None and not self._watch.numbers.at_once(tensor):
             sources = [self._readings.now(each) for each in inputs]
         unread = inputs if sources is None else ()  # what waits for a device keeps no tensor alive
         training = torch.is_grad_enabled()
@@ -265,7 +272,7 @@ class Layers:
 
         def receive(values: Values) -> None:
             self._outputs.gave(account, place, values, training=training)
-            if not values.finite:
+            if values.inf or values.nan:
                 found = sources or [self._readings.now(each) for each in unread]
                 self._outputs.went_bad(place, values, found, module, outermost=outermost)
 

@@ -19,9 +19,17 @@ _PLAIN = (str, int, float, bool, type(None))
 
 def floats(value: Any) -> list[torch.Tensor]:
     """The floating tensors in a nested value of tuples, lists, mappings and dataclasses."""
+    if type(value) is torch.Tensor:  # as most are
+        return [value] if value.is_floating_point() else []
     found: list[torch.Tensor] = []
     _collect(value, found, 0)
     return found
+
+
+def given(args: tuple[Any, ...], kwargs: Any) -> list[torch.Tensor]:
+    """Those that a function is called with."""
+    alone = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
+    return floats(args[0] if alone else (args, kwargs))
 
 
 def _collect(value: Any, found: list[torch.Tensor], depth: int) -> None:
