@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -204,13 +205,16 @@ class Seen:
     run: Reader | None
 
 
-def run(folder: Path, text: str, *arguments: str, watched: bool = True) -> Seen:
+def run(
+    folder: Path, text: str, *arguments: str, watched: bool = True, apply: str | None = None
+) -> Seen:
     """Run a script, with mpaudit or without."""
     (folder / "own.py").write_text(OWN)
     script = folder / "train.py"
     script.write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     mpaudit = ["-m", "mpaudit", "run", "--device", "cpu", "-o", "run.mpa"] if watched else []
+    mpaudit += ["--apply", apply] if apply is not None else []
     done = subprocess.run(
         [sys.executable, *mpaudit, str(script), *arguments],
         cwd=folder,
@@ -322,6 +326,32 @@ def test_lightning_replaces_float16_on_a_cpu_and_uses_it_on_the_emulated_gpu(
     (problem,) = mistaken.problems()
     assert problem.rule == "clip-before-unscale"
     assert (tmp_path / "train.py").read_text().splitlines()[problem.span.start.row - 1] == wrong
+
+
+def test_lightning_as_advised_is_compared_after_as_many_losses(tmp_path: Path) -> None:
+    """What is told of before and after are the losses that the module computes itself."""
+    pytest.importorskip("lightning")
+    start = "precision=sys.argv[1],\n    accumulate_grad_batches=2,"
+    scaler = (
+        "plugins=[MixedPrecision('16-mixed', 'cuda', torch.amp.GradScaler(init_scale=2.0**26))],"
+    )
+    text = LIGHTNING.replace(start, scaler).replace(
+        "import lightning as L",
+        "import lightning as L\nfrom lightning.pytorch.plugins import MixedPrecision",
+    )
+    assert scaler in text
+    plain = run(tmp_path, text, "16-mixed", "auto")
+    assert plain.run is not None
+    lost = sum(each.last + 1 - each.first for each in plain.run.attempts() if not each.applied)
+    assert lost >= 3
+    seen = run(tmp_path, text, "16-mixed", "auto", apply="12")
+    assert "initial loss scale" in seen.err or "init_scale" in seen.err
+    ours = [float.fromhex(each) for each in seen.told["losses"][1:]]
+    theirs = [float.fromhex(each) for each in plain.told["losses"][1:]]
+    assert ours != theirs
+    before, after = re.findall(r"loss after 12 steps +(\S+) +(\S+)", seen.err)[0]
+    assert (before, after) == (f"{theirs[11]:.4g}", f"{ours[11]:.4g}")
+    assert re.search(rf"loss at last +\S+ +{re.escape(f'{ours[-1]:.4g}')}\n", seen.err)
 
 
 def test_transformers_in_bfloat16(tmp_path: Path) -> None:

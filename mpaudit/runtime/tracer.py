@@ -289,7 +289,8 @@ class Tracer:
         """The findings so far: of the protocols, of the probes, of the run as a whole."""
         found = [*settle(list(self._verdicts.values())), *self._problems.values()]
         seen = len(self._tally) > 0 and not self._facts.get("compiled") and not self.sampling.light
-        if self._amp is not None and seen and not self._dtypes & LOW_PRECISION:
+        widened = ((self._facts.get("applied") or {}).get("advice") or {}).get("float32")
+        if self._amp is not None and seen and not (widened or self._dtypes & LOW_PRECISION):
             found.append(unmixed.problem(len(self._tally), *self._amp))
         for judge in self.judging:
             found += judge()
