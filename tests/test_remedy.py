@@ -169,6 +169,16 @@ def test_a_layer_that_overflows_on_the_way_to_float32_is_kept_in_it(tmp_path: Pa
     assert all(math.isfinite(each) for each in losses)
 
 
+def test_where_the_advice_keeps_all_in_float32_that_is_no_finding(tmp_path: Path) -> None:
+    def loop() -> list[float]:
+        return train(nn.Sequential(nn.Linear(12, 16), nn.Linear(16, 4)))
+
+    advice = Advice(float32=("0", "1"))
+    _, after = watched(tmp_path / "1.mpa", loop, advice, {})
+    assert {dtype for flow in after.layers for dtype in flow.dtypes["output"]} == {"float32"}
+    assert [each.name for each in after.findings] == []
+
+
 def test_advice_that_changes_nothing_is_taken_back(tmp_path: Path) -> None:
     def loop() -> list[float]:
         return train(inner(Powers()))
