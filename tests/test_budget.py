@@ -9,7 +9,10 @@ import pytest
 
 from mpaudit.audit import check
 from mpaudit.source.allowance import Oversized
+from mpaudit.source.binding import Exhausted
+from mpaudit.source.expression import Expressions
 from mpaudit.source.importing import BUDGET
+from mpaudit.source.spending import Spending
 
 HEAD = """import torch
 from torch import nn
@@ -139,6 +142,73 @@ def test_regions_are_followed_in_a_training_that_others_call(tmp_path: Path) -> 
 
 def test_the_program_is_too_large_to_be_followed_whole() -> None:
     assert BUDGET < 2**24
+
+
+def passes(spending: Spending, cost: int, done: list[int]) -> None:
+    """Two passes of a loop around one of ten, each of which costs so much."""
+    outer = spending.repeat(2)
+    for _ in range(2):
+        outer.turn(spending.budget)
+        inner = spending.repeat(10)
+        for _ in range(10):
+            inner.turn(spending.budget)
+            spending.spend(cost)
+            done.append(cost)
+        spending.repeats.pop()
+    spending.repeats.pop()
+
+
+def test_an_attempt_that_will_not_suffice_ends_early() -> None:
+    spending, done = Spending(1000), list[int]()
+    around = spending.attempt_within(0)
+    passes(spending, 45, done)
+    spending.attempted(around)
+    assert (sum(done), spending.budget) == (900, 100)
+
+    spending.budget = 1000
+    done.clear()
+    around = spending.attempt_within(0)
+    with pytest.raises(Exhausted):
+        passes(spending, 60, done)
+    spending.attempted(around)
+    assert sum(done) < 400
+    assert spending.budget < 0  # it is as if all had been spent
+    assert not spending.repeats
+
+
+def test_what_belongs_to_the_caller_is_not_foreseen_for_a_call() -> None:
+    spending, done = Spending(10_000), list[int]()
+    around = spending.attempt_within(0)
+    repeat = spending.repeat(100)
+    repeat.turn(spending.budget)
+    inner = spending.attempt_within(spending.budget - 1000)
+    passes(spending, 45, done)
+    spending.attempted(inner)
+    assert sum(done) == 900
+    with pytest.raises(Exhausted):
+        spending.spend(2000)
+    spending.attempted(around)
+
+
+@pytest.mark.parametrize("unscale", ["scaler.unscale_(optimizer)", "pass"])
+def test_to_give_up_early_changes_nothing_but_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unscale: str
+) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(program(24, unscale, "scaler.update()"), encoding="utf-8")
+    evaluate, count = Expressions.evaluate, 0
+
+    def counted(engine: Expressions, node: ast.expr, where: object) -> object:
+        nonlocal count
+        count += 1
+        return evaluate(engine, node, where)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Expressions, "evaluate", counted)
+    early, work = check([path]), count
+    monkeypatch.setattr(Spending, "foreseen", lambda _: 0)
+    late = check([path])
+    assert early.findings == late.findings
+    assert work < 0.9 * (count - work)
 
 
 def test_what_is_called_last_gets_most_of_the_budget(tmp_path: Path) -> None:

@@ -77,20 +77,22 @@ class Allowances(Expressions):
                 continue
             ended = self._allowed(allowed, path.copy(), call, narrow, trains=trains)
             if ended is not None:
+                self.steady = self.steady and narrow is self.narrow
                 if told == self.told and self._idle(call, path, ended):
                     self.fruitless[node] = self.fruitless.get(node, 0) + 1
                 return ended
             self.oversized.note(node, level, allowed, self.turn)
+        self.steady = False
         return [self.given_up(path, call)]
 
     def _allowed(
         self, allowed: int, path: Path, call: Enter, narrow: frozenset[str] | None, *, trains: bool
     ) -> list[Path] | None:
         """Follow a call as narrowly as told; None if what it is allowed of the budget does not suffice."""
-        around, floor, escaped = self.narrow, self.floor, self.escaped.copy()
+        around, escaped = self.narrow, self.escaped.copy()
         verdicts, followed, guards = len(self.verdicts), len(self.followed), self.guards
-        budget = self.budget
-        self.floor, self.narrow = budget - allowed, narrow
+        budget, floor = self.budget, self.floor
+        attempt, self.narrow = self.attempt_within(budget - allowed), narrow
         try:
             ended = self.follow(path, call)
         except Exhausted:
@@ -108,7 +110,8 @@ class Allowances(Expressions):
                 self.verdicts[verdicts:] = judged(self.verdicts[verdicts:], narrow)
             return ended
         finally:
-            self.floor, self.narrow = floor, around
+            self.attempted(attempt)
+            self.narrow = around
 
     def _idle(self, call: Enter, before: Path, ended: list[Path]) -> bool:
         """Whether nothing came of a call that told no protocol anything, nor can come of it later."""

@@ -157,7 +157,8 @@ class Engine(Importing):
             bound = NARROW_BUDGET if self.narrow else BUDGET
             allowed, followed = min(bound, self.left), self.followed.copy()
             self.verdicts, self.escaped, self.guards, self.budget = [], [], 0, allowed
-            self.holes, self.floor = [], 0
+            self.holes = []
+            attempt = self.attempt_within(0)
             self.turn += 1
             self.fruitless.clear()
             try:
@@ -172,6 +173,7 @@ class Engine(Importing):
                 verdicts.extend(judged(found, self.narrow))
                 return heap
             finally:
+                self.attempted(attempt)
                 self.left -= allowed - max(self.budget, 0)
         if title:
             self.exhausted.append(title)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from mpaudit.event import Event, LostSight
 from mpaudit.finding import Span
 from mpaudit.source import library
-from mpaudit.source.binding import Binding, Enter, Exhausted
+from mpaudit.source.binding import Binding, Enter
 from mpaudit.source.facts import beyond, carries, computed, parts
 from mpaudit.source.handover import given_back, given_to, handed
 from mpaudit.source.logic import Logic
@@ -18,6 +18,7 @@ from mpaudit.source.path import Frame, Identities, Path, lookup, unset
 from mpaudit.source.relevance import Relevance
 from mpaudit.source.request import Call
 from mpaudit.source.roles import Roles
+from mpaudit.source.spending import Spending
 from mpaudit.source.unfollowed import not_followed
 from mpaudit.source.values import (
     TRUE,
@@ -45,15 +46,13 @@ FORWARD = {
 """The method that is run when an object of a project class of that kind is called."""
 
 
-class Calls(Binding):
+class Calls(Spending, Binding):
     """The state of one analysis, and how calls are made in it."""
 
     def __init__(self, identities: Identities, budget: int) -> None:
+        super().__init__(budget)
         self.identities = identities
         self.logic = Logic(identities)
-        self.budget = budget
-        self.left = budget
-        self.floor = 0
         self.fruitless: dict[ast.AST, int] = {}
         self.told = 0
         self.followed: dict[ast.AST, None] = {}
@@ -85,18 +84,6 @@ class Calls(Binding):
     @abstractmethod
     def roles(self, path: Path) -> Roles:
         """The roles of the module in progress."""
-
-    def spend(self, amount: int = 1) -> None:
-        """Count work. Raises Exhausted beyond the budget, or beyond the share of a call in progress."""
-        self.budget -= amount
-        if self.budget < self.floor:
-            raise Exhausted
-
-    def refund(self, amount: int) -> None:
-        """Give work back to the entry point in progress, as far as the file's budget allows."""
-        if self.left - self.budget >= amount:
-            self.left -= amount
-            self.budget += amount
 
     # Calling
 

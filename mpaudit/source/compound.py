@@ -312,7 +312,9 @@ class Compound(Generators):
         occasional = path.frame.occasional
         depth = outer[0] + 1
         going, left = [path], []
+        repeat = self.repeat(len(passes))
         for index, item in enumerate(passes):
+            repeat.turn(self.budget)
             self.spend(PASS)
             number = self.identities.number("pass", node, path.frame.context, outer, index)
             started: list[Path] = []
@@ -338,6 +340,7 @@ class Compound(Generators):
             going = self.merged(going)
             if not going:
                 break
+        self.repeats.pop()
         for each in going:
             each.frame.iteration = outer
         ended = self.block(node.orelse, going) if node.orelse else going

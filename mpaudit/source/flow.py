@@ -149,9 +149,12 @@ class Flow(Allowances):
         left: list[Path] = []
         for statement in body:
             going: list[Path] = []
+            repeat = self.repeat(len(paths))
             for path in paths:
+                repeat.turn(self.budget)
                 for after in self.statement(statement, path):
                     (going if after.exit is None else left).append(after)
+            self.repeats.pop()
             left.extend(self.escaped)
             self.escaped = []
             paths = self.merged(going)

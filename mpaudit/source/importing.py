@@ -144,11 +144,13 @@ class Importing(Compound):
             self.verdicts, self.escaped, self.ended, self.guards = [], [], [], 0
             declaring, self.declaring = self.declaring, False
             self.budget = BUDGET
+            attempt = self.attempt_within(self.floor)
             lasts, self.identities.lasts = self.identities.lasts, True
             try:
                 heap = self._body(module, module.name)
             except (Exhausted, RecursionError):
                 heap = Heap(())
+            self.attempted(attempt)
             self.identities.lasts, self.declaring = lasts, declaring
             ending.machines = self.ended if any(m.state or m.facts for m in self.ended) else []
             self.verdicts, self.escaped, self.budget, self.ended, self.guards = before
