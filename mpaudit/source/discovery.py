@@ -96,12 +96,25 @@ PASSING = b"> "
 def imports(data: bytes, name: str) -> bytes | None:
     """What a file called `name` imports; None if it neither trains nor passes on what it imports.
 
-    What only passes on begins with `PASSING`.
+    What only passes on begins with `PASSING`. Libraries, of which nobody looks for a file, are left out.
     """
     drives = any(word in data for word in _DRIVES) or _OPTIM.search(data)
     if drives or (b"__main__" in data and _TRAINS.search(data)):
-        return b"\n".join(_IMPORT.findall(data))
-    return PASSING + b"\n".join(_IMPORT.findall(data)) if name == "__init__.py" else None
+        return _imported(data)
+    return PASSING + _imported(data) if name == "__init__.py" else None
+
+
+def _imported(data: bytes) -> bytes:
+    from mpaudit.source.foreign import foreign  # the gate itself has to be light
+
+    def is_library(line: bytes) -> bool:
+        """Whether all that an import names are libraries: `torch.optim import SGD`, `os, sys`."""
+        module, found, _ = line.partition(b" import ")
+        names = [module] if found else line.split(b",")
+        tops = (each.strip().partition(b".")[0].partition(b" ")[0] for each in names)
+        return all(foreign(top.decode("ascii", "replace")) for top in tops)
+
+    return b"\n".join(line for line in _IMPORT.findall(data) if not is_library(line))
 
 
 def importers(

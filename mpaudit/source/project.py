@@ -4,53 +4,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from os.path import dirname, exists, join
 from pathlib import Path
 
 from mpaudit.config import Target
+from mpaudit.source.foreign import foreign
 from mpaudit.source.module import Module
 from mpaudit.source.parsing import UnparsableError
 
-_FOREIGN = frozenset(
-    [
-        "torch",
-        "torchvision",
-        "torchaudio",
-        "numpy",
-        "scipy",
-        "pandas",
-        "sklearn",
-        "matplotlib",
-        "PIL",
-        "cv2",
-        "tqdm",
-        "tensorflow",
-        "keras",
-        "tf_keras",
-        "transformers",
-        "datasets",
-        "accelerate",
-        "lightning",
-        "pytorch_lightning",
-        "timm",
-        "wandb",
-        "apex",
-        "deepspeed",
-        "einops",
-        "yaml",
-        "omegaconf",
-        "hydra",
-    ]
-)
 _MAX_LEVELS = 8
-
-
-def foreign(top: str) -> bool:
-    """Whether a package is a library wherever it lies, which nobody looks into."""
-    return top in sys.stdlib_module_names or top in _FOREIGN
 
 
 @dataclass(slots=True)
