@@ -60,7 +60,9 @@ def concerns(data: bytes) -> bool:
         return True
     if _also and any(word in data for word in _also):
         return True
-    return any(name in data for name in _ACTIVATIONS) and _LOGARITHM.search(data) is not None
+    if b"log(" not in data or not any(name in data for name in _ACTIVATIONS):
+        return False
+    return _LOGARITHM.search(data) is not None
 
 
 def silences(data: bytes) -> bool:
