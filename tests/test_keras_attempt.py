@@ -20,7 +20,8 @@ SMALL, LARGE = tf.TensorSpec([8, 8]), tf.TensorSpec([512, 1024])  # 256 bytes, a
 
 def looks(graph: Any) -> list[int]:
     """How many floating tensors each look of a graph takes; what only keeps the clock takes none."""
-    found = [each for each in graph.get_operations() if each.type == "If" and OURS in each.name]
+    conditions = [each for each in graph.get_operations() if each.type in ("If", "StatelessIf")]
+    found = [each for each in conditions if OURS in each.name]
     taken = (sum(one.dtype.is_floating for one in each.inputs) for each in found)
     return [count for count in taken if count]
 

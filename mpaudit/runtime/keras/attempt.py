@@ -29,6 +29,7 @@ from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.recipe import OURS, ingredients, sums_many
 from mpaudit.runtime.keras.shelf import Held
 from mpaudit.runtime.keras.store import noted
+from mpaudit.runtime.keras.switch import Switch, switches
 from mpaudit.runtime.keras.tick import tick_of
 
 _ATTEMPTS = "_mpaudit_attempts"
@@ -56,6 +57,7 @@ class Attempt:
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
+        self._switches = switches()
         self._waiting: list[Look] = []
 
     @classmethod
@@ -90,45 +92,55 @@ class Attempt:
             if len(parcels) == 1:
                 self._made(parcels[0], end)
             else:
-                last: dict[object, Any] = {}
-                wrong = [self._by_itself(together, last) for together in parcels]
-                given = (tf.reduce_any(tf.stack(wrong)), self._asked.tick, self._asked.clock)
+                given = (self._apart(parcels), self._asked.tick, self._asked.clock)
                 chosen(self._asked.looks, ended_by(end), ended_by(None), given)
         return True
 
-    def _by_itself(self, together: list[Look], last: dict[object, Any]) -> Any:
-        """Made such that it waits for no other but those of the same places, which `last` knows: a tensor
-        that it waits for would live longer."""
-        places = [(id(h.resource), h.first) for look in together for h in look.handles]
-        with tf.control_dependencies([last[each] for each in places if each in last]):
-            wrong = self._made(together, None)
-        resources = [n for n, each in enumerate(wrong.op.inputs) if each.dtype == tf.resource]
-        ops.set_int_list_attr(wrong.op, READ_ONLY_RESOURCE_INPUTS_ATTR, resources)
-        last.update((each, wrong.op) for each in places)
-        return wrong
+    def _apart(self, parcels: list[list[Look]]) -> Any:
+        """Each made such that it waits for no other but those of the same places: a tensor that it waits
+        for would live longer. Gives whether something is wrong in one of them."""
+        switch = Switch(self._asked) if self._switches else None
+        last: dict[object, Any] = {}
+        wrong = []
+        for together in parcels:
+            places = [(id(h.resource), h.first) for look in together for h in look.handles]
+            with tf.control_dependencies([last[each] for each in places if each in last]):
+                found = self._made(together, None, switch)
+            _reads_only(found.op)
+            last.update((each, found.op) for each in places)
+            wrong.append(found)
+        return tf.reduce_any(tf.stack(wrong)) if switch is None else switch.joined(wrong)
 
     def look_now(self, looks: list[Look]) -> None:
         """Have this done before what the graph does next."""
         with aside():
             self._made(looks, None)
 
-    def _made(self, together: list[Look], end: End | None) -> Any:
+    def _made(self, together: list[Look], end: End | None, switch: Switch | None = None) -> Any:
         graph = tf.compat.v1.get_default_graph()
+        asked = self._asked if switch is None else switch.asked
         parts, rows = list[Part](), dict[tuple[int, int], int]()
         tensors, handles = Once(), Once()
         for body, value, taken in together:
             terms, plan = ([], None) if value is None else ingredients(value)
             dtype = tf.bool if value is None else value.dtype
-            used = handles.numbers(graph.capture(each.resource) for each in taken)
+            captured = [graph.capture(each.resource) for each in taken]
+            used = handles.numbers(captured if switch is None else map(switch.copy, captured))
             places = [(n, each.first) for n, each in zip(used, taken, strict=True)]
             numbers = tuple(rows.setdefault(each, len(rows)) for each in places)
             parts.append(Part(body, dtype, tensors.numbers(terms), plan, used, numbers))
         if end is not None:
-            handles.numbers([self._asked.clock])
+            handles.numbers([asked.clock])
         dtypes = tuple(each.dtype for each in tensors)
-        given = (*tensors, _constant(first for _, first in rows), self._asked.tick, *handles)
-        whole = whole_of(tuple(parts), dtypes, end)
-        return chosen(self._asked.looks, whole, nothing_of(dtypes, len(handles)), given)
+        given = (*tensors, _constant(first for _, first in rows), asked.tick, *handles)
+        ways = whole_of(tuple(parts), dtypes, end), nothing_of(dtypes, len(handles))
+        return chosen(asked.looks, *ways, given, unordered=switch is not None)
+
+
+def _reads_only(operation: Any) -> None:
+    """TensorFlow does not order it among those that use the same resources."""
+    resources = [n for n, each in enumerate(operation.inputs) if each.dtype == tf.resource]
+    ops.set_int_list_attr(operation, READ_ONLY_RESOURCE_INPUTS_ATTR, resources)
 
 
 def look_alone(every: int, clock: Any, look: Look) -> Any:

@@ -45,6 +45,8 @@ def runs_by_itself() -> bool:
     return bool(tf.compat.v1.get_default_graph()._add_control_dependencies)
 
 
-def vectorised() -> bool:
-    """Whether the body of a loop is traced that TensorFlow turns into operations on whole batches."""
-    return "loop_body" in tf.compat.v1.get_default_graph().get_name_scope().split("/")
+def vectorised(graph: Any = None) -> bool:
+    """Whether the body of a loop is traced, here or in a graph, that TensorFlow turns into operations on
+    whole batches."""
+    graph = tf.compat.v1.get_default_graph() if graph is None else graph
+    return "loop_body" in graph.get_name_scope().split("/")

@@ -81,13 +81,17 @@ class Once(list[Any]):
         return self._numbers[id(tensor)]
 
 
-def chosen(condition: Any, then: Any, otherwise: Any, given: Sequence[Any]) -> Any:
-    """What one of two functions gives, as one operation that stays one."""
+def chosen(
+    condition: Any, then: Any, otherwise: Any, given: Sequence[Any], *, unordered: bool = False
+) -> Any:
+    """What one of two functions gives, as one operation that stays one; `unordered` among what has
+    effects, it is run for what it gives alone."""
     from tensorflow.python.ops import cond_v2, control_flow_util_v2
 
     dtypes = [each.dtype for each in then.outputs]
     branches = {"then_branch": then, "else_branch": otherwise}
-    (result,) = tf.raw_ops.If(cond=condition, input=given, Tout=dtypes, **branches)
+    operation = tf.raw_ops.StatelessIf if unordered else tf.raw_ops.If
+    (result,) = operation(cond=condition, input=given, Tout=dtypes, **branches)
     control_flow_util_v2.maybe_set_lowering_attr(result.op, False)
     graphs = [each.graph for each in branches.values()]
     cond_v2._set_read_only_resource_inputs_attr(result.op, graphs)
