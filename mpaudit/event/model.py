@@ -24,7 +24,8 @@ class LossComputed(Event):
     "sigmoid" or None (not known). `shown` is where the prediction's last activation stands, `made`
     where the loss was built, `output` the Keras layer that the prediction left, as it left it.
     `region` is the enabled autocast region that the call itself stands in. `unseen`: the prediction
-    comes from a caller, or through a model of a caller, whom nobody has seen.
+    comes from a caller, or through a model of a caller, whom nobody has seen. `by_hand`: no loss of a
+    framework computed it, and `at` is where it is differentiated.
     """
 
     loss: str
@@ -35,3 +36,4 @@ class LossComputed(Event):
     output: Ref | None = None
     region: Region | None = None
     unseen: bool = False
+    by_hand: bool = False

@@ -173,7 +173,8 @@ def output_not_float32(
         "sigmoid": "the output is exactly 1 from a logit of 8 on: the loss of a confident wrong answer is "
         "cut off near 16, and its gradient is 0",
     }.get(activation, "the values the loss starts from have 3 digits, and overflow beyond 65504")
-    related = [Related(loss.at, "the loss is computed from it here")]
+    how = "differentiated" if loss.by_hand else "computed from it"
+    related = [Related(loss.at, f"the loss is {how} here")]
     if isinstance(policy, PolicySet):
         related.insert(0, Related(policy.at, "the policy is set here"))
     when = ", as soon as the policy takes effect" if late is not None else ""

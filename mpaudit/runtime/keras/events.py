@@ -23,7 +23,9 @@ from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.layers import Layers, recording
 from mpaudit.runtime.keras.loss import Losses
 from mpaudit.runtime.keras.narration import Narration
+from mpaudit.runtime.keras.nature import Mark
 from mpaudit.runtime.keras.optimizer import Optimizers
+from mpaudit.runtime.keras.output import Outputs, take
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.place import innermost, place
 from mpaudit.runtime.keras.steps import Steps
@@ -34,15 +36,22 @@ class Events:
     """Watches losses, tapes and optimizers, and narrates what they do."""
 
     def __init__(
-        self, patches: Patches, layers: Layers, built: Built, steps: Steps, narration: Narration
+        self,
+        patches: Patches,
+        layers: Layers,
+        built: Built,
+        steps: Steps,
+        narration: Narration,
+        outputs: Outputs,
     ) -> None:
         self._patches = patches
+        self._outputs = outputs
         self._tracer = patches.tracer
         self._layers = layers
         self._built = built
         self._steps = steps
         self._narration = narration
-        self._losses = Losses(patches, narration, recording)
+        self._losses = Losses(patches, narration, recording, take=take)
         self._optimizers = Optimizers(patches, narration)
         self._clips = Clips(patches, narration)
         self._scaling_seen = False
@@ -106,17 +115,24 @@ class Events:
 
     def _around_gradient(self, original: Call) -> Call:
         def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(tape, target, sources, *args, **kwargs)
+            before = self._outputs.taking()
+            outputs: list[Mark] = []
+            try:
+                result = original(tape, target, sources, *args, **kwargs)
+            finally:
+                outputs = self._outputs.taken(before)
             with self._patches.guarded("tape.gradient"):
                 self._steps.taken(getattr(target, UNSCALED, target))
                 at = place("gradient")
                 if at is not None:
-                    self._taken(at, target, sources, result)
+                    self._taken(at, target, sources, result, outputs)
             return result
 
         return gradient
 
-    def _taken(self, at: Span, target: Any, sources: Any, result: Any) -> None:
+    def _taken(
+        self, at: Span, target: Any, sources: Any, result: Any, outputs: Sequence[Mark]
+    ) -> None:
         taken = Ref(("gradients", at), "gradients")
         for each in tf.nest.flatten(result):
             tag(each, GRADIENTS, taken)
@@ -126,10 +142,14 @@ class Events:
         models = list(dict.fromkeys(ref for ref in owners if ref is not None))
         scaled_by = tuple(marks if len(targets) == 1 else dict.fromkeys(marks))
         known = marks or not self._scaling_seen
+        loss = Ref(("loss", at), spelling(target, innermost()))
+        if models:  # of anything but parameters there may be a penalty, and no loss
+            for mark in outputs:
+                self._losses.by_hand(at, mark)
         self._narration.tell(
             TapeGradient(
                 at=at,
-                loss=Ref(("loss", at), spelling(target, innermost())),
+                loss=loss,
                 gradients=taken,
                 model=models[0] if models else None,
                 others=tuple(models[1:]),

@@ -21,6 +21,7 @@ from mpaudit.runtime.keras.follow import followed
 from mpaudit.runtime.keras.nature import MARK, Mark, nature
 from mpaudit.runtime.keras.octaves import Octaves, of_variable
 from mpaudit.runtime.keras.order import runs_by_itself
+from mpaudit.runtime.keras.output import OUTPUT, Output, Outputs
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import Ring
 from mpaudit.runtime.keras.register import COUNTED, Passage, Register, Watched
@@ -45,8 +46,16 @@ class Layers:
     With `light` no number of a layer is looked at, only the gradients of its parameters are.
     """
 
-    def __init__(self, patches: Patches, clock: Clock, register: Register, casts: Casts) -> None:
+    def __init__(
+        self,
+        patches: Patches,
+        clock: Clock,
+        register: Register,
+        casts: Casts,
+        outputs: Outputs,
+    ) -> None:
         self._casts = casts
+        self._outputs = outputs
         self.on_call: Callable[[Family, Any, Any], None] = lambda *_: None
         self._patches = patches
         self._tracer = patches.tracer
@@ -66,11 +75,16 @@ class Layers:
                 real = not family.symbolic(leaves)
                 if real or family.named_early:
                     watched = self._register.entered(family, layer)
-            with self._casts.called(watched if real else None):
-                outputs = original(layer, *args, **kwargs)
+            self._outputs.entered(leaves if real else ())
+            try:
+                with self._casts.called(watched if real else None):
+                    outputs = original(layer, *args, **kwargs)
+            finally:
+                self._outputs.left()
             if real and watched is not None:
                 with self._patches.guarded("layer left"):
                     outputs = self._left(layer, watched, args, leaves, outputs)
+                    self._outputs.given(family.flatten(outputs))
             return outputs
 
         return call
@@ -219,18 +233,20 @@ class Layers:
         bare = logits is None and not tf.executing_eagerly()
         if bare and value.op.type in ("Softmax", "Sigmoid"):
             return value
-        followed = self._identity(watched, value)
-        if value.dtype == tf.float16:
+        output = Output.new() if value.dtype == tf.float16 else None
+        followed = self._identity(watched, value, output)
+        if output is not None:
+            setattr(followed, OUTPUT, output)
             watched.rounding = watched.rounding or Rounding(self._clock)
             setattr(followed, ROUNDED, watched.rounding.later())
         for name in _CARRIED:
             if hasattr(value, name):
                 setattr(followed, name, getattr(value, name))
         if logits is not None and measurable(logits):
-            followed._keras_logits = self._identity(watched, logits)
+            followed._keras_logits = self._identity(watched, logits, output)
         return followed
 
-    def _identity(self, watched: Watched, value: Any) -> Any:
+    def _identity(self, watched: Watched, value: Any, output: Output | None) -> Any:
         dtype = value.dtype.name
         note = self._tap(watched, "backward", dtype).later()
 
@@ -238,6 +254,8 @@ class Layers:
             with self._patches.guarded("gradient of a layer"):
                 if self._patches.active:
                     self.saw(watched, "output_grad", dtype)
+                    if output is not None:
+                        self._outputs.came_back(output)
                     sparse = isinstance(gradient, tf.IndexedSlices)
                     done = note(gradient.values if sparse else gradient)
                     if done is not None and not runs_by_itself():

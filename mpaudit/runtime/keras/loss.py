@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,10 @@ _PROBABILITIES = {
 
 
 class Losses:
-    """Narrates the losses that are computed while `recording` says that gradients will be taken."""
+    """Narrates the losses that are computed while `recording` says that gradients will be taken.
+
+    `take` is told of all that a loss of Keras is given, `mark` says what that is.
+    """
 
     def __init__(
         self,
@@ -34,8 +37,10 @@ class Losses:
         narration: Narration,
         recording: Callable[[], bool],
         mark: Callable[[object], Mark | None] = mark_of,
+        take: Callable[[Iterable[Any]], None] = lambda _: None,
     ) -> None:
         self._mark = mark
+        self._take = take
         self._patches = patches
         self._narration = narration
         self._recording = recording
@@ -58,12 +63,29 @@ class Losses:
     def _around_loss(self, family: Family, original: Call) -> Call:
         def call(loss: Any, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
             with self._patches.guarded("loss"):
+                self._take(family.flatten(y_pred))
                 mark = self._mark(y_pred)
                 if mark is not None and self._recording():
                     self._computed(family, loss, mark)
             return original(loss, y_true, y_pred, *args, **kwargs)
 
         return call
+
+    def by_hand(self, at: Span, mark: Mark) -> None:
+        """Gradients are taken at a place of what something computed from an output that nothing of
+        Keras has taken."""
+        self._narration.tell(
+            LossComputed(
+                at=at,
+                loss="loss",
+                wants=None,
+                got=mark.got,
+                shown=mark.shown,
+                output=mark.layer,
+                by_hand=True,
+                moment=self._narration.moment(),
+            )
+        )
 
     def _computed(self, family: Family, loss: Any, mark: Mark) -> None:
         function = getattr(getattr(loss, "fn", None), "__name__", "")

@@ -19,6 +19,7 @@ from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.layers import Layers
 from mpaudit.runtime.keras.message import Messages
 from mpaudit.runtime.keras.narration import Narration
+from mpaudit.runtime.keras.output import Outputs
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import ROOM
 from mpaudit.runtime.keras.recorder import Recorder
@@ -64,9 +65,10 @@ class Watch:
         self._patches = patches = Patches(tracer, within=timeless)
         clock, register, narration = Clock(every), Register(), Narration(tracer, replica)
         self._casts = casts = Casts(patches, Batch())
-        layers, steps = Layers(patches, clock, register, casts), Steps(patches, clock)
+        outputs, steps = Outputs(patches), Steps(patches, clock)
+        layers = Layers(patches, clock, register, casts, outputs)
         built = Built(patches, register, narration)
-        events = Events(patches, layers, built, steps, narration)
+        events = Events(patches, layers, built, steps, narration, outputs)
         self._drain = _Drain(patches, clock, Rollup(tracer, register), steps, narration)
         steps.on_apply = events.applied
         self._recorder = None
@@ -83,7 +85,7 @@ class Watch:
             self._parts.append(self._recorder)
             steps.on_start = self._recorder.began
         by_itself = (Roundings, Ends, ReplicaThreads, Messages)
-        for part in (events, *(each(patches) for each in by_itself), self._drain):
+        for part in (events, outputs, *(each(patches) for each in by_itself), self._drain):
             with patches.guarded("installing the Keras probe"):
                 part.install()
         tracer.draining.append(self._drain)
