@@ -16,7 +16,7 @@ from mpaudit.runtime.advice import Advice, advise
 from mpaudit.runtime.advice import outcome as measured
 from mpaudit.runtime.record import LOW_PRECISION
 from mpaudit.runtime.sampling import told
-from mpaudit.runtime.summary import RunReport, Steps
+from mpaudit.runtime.summary import RunReport
 
 ROWS = 20  # changes of the loss scale, or places where numbers went wrong, that are listed
 STEPS = 20  # skipped steps that are listed
@@ -164,7 +164,7 @@ def _scale(report: RunReport, *, whole: bool) -> list[str]:
             listed = ", ".join(map(str, skipped[:STEPS])) + (", ..." if skipped[STEPS:] else "")
             outcome += f", {len(skipped)} skipped: {listed}"
         lines.append(f"  {steps.type} (optimizer {steps.index}): {outcome}")
-    return [*lines, *_losses(report), *_timeline(report.scaled, whole=whole)]
+    return [*lines, *_losses(report), *_timeline(report, whole=whole)]
 
 
 def _losses(report: RunReport) -> list[str]:
@@ -182,11 +182,13 @@ def _losses(report: RunReport) -> list[str]:
     return lines
 
 
-def _timeline(steps: Steps | None, *, whole: bool) -> list[str]:
+def _timeline(report: RunReport, *, whole: bool) -> list[str]:
     """The loss scale over time, one row for each stretch of one scale and one outcome."""
+    steps = report.scaled
     if steps is None:
         return []
     scaled = [each for each in steps.attempts if each.scale is not None]
+    listed = scaled if whole else scaled[:ROWS]
     told = {True: "", False: "skipped", None: "not seen"}
     rows = [
         (
@@ -194,11 +196,21 @@ def _timeline(steps: Steps | None, *, whole: bool) -> list[str]:
             f"{a.scale:g}",
             told[a.applied] + (_because(steps.culprits(a.first)) if a.applied is False else ""),
         )
-        for a in (scaled if whole else scaled[:ROWS])
+        for a in listed
     ]
     more = len(scaled) - len(rows)
     left = [f"  ... {count(more, 'more change')}: {ALL}"] if more else []
-    return [*table(("step", "loss scale", ""), rows), *left]
+    unknown = [a.first for a in listed if a.applied is False and not steps.culprits(a.first)]
+    return [*table(("step", "loss scale", ""), rows), *left, *_unexplained(report, unknown)]
+
+
+def _unexplained(report: RunReport, skipped: Sequence[int]) -> list[str]:
+    """How to learn more of steps that were skipped because of nobody knows which layer."""
+    sampling = report.meta.get("sampling")
+    if not skipped or not isinstance(sampling, dict) or sampling.get("every", 1) == 1:
+        return []
+    which = ", ".join(map(str, skipped[:STEPS])) + (", ..." if skipped[STEPS:] else "")
+    return [f"  where it began is not known of {which}: `--every 1` looks at every step"]
 
 
 def _because(layers: Sequence[str]) -> str:

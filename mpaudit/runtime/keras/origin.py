@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.runtime.record import LARGEST, Incident
@@ -70,7 +70,8 @@ class Interval:
     `weights` are the gradients of a layer's parameters, as the optimizer gets them; `sources` the
     layers whose outputs a layer takes in, `entered` what came into it from
     elsewhere (data, or operations between the layers), `largest` the magnitudes that left layers.
-    `step` gives the attempt of a tick, `applied` whether it was applied.
+    `step` gives the attempt of a tick, `applied` whether it was applied. `origins` are the layers where it
+    began, once that is judged.
     """
 
     forward: Mapping[str, Bad]
@@ -81,6 +82,22 @@ class Interval:
     largest: Mapping[str, float]
     step: Callable[[int], int]
     applied: Callable[[int], bool | None]
+    origins: list[tuple[str, Bad]] = field(default_factory=list)
+
+    def culprits(self, tick: int) -> list[str]:
+        """The layers because of which the attempt at a tick was skipped, as far as that is known.
+
+        A tap knows the first and the last tick at which a layer was bad. What lies between them is its
+        doing too where every attempt was skipped.
+        """
+        around = [(path, bad) for path, bad in self.origins if bad.first <= tick <= bad.last]
+        sure = [
+            path
+            for path, bad in around
+            if tick in (bad.first, bad.last)
+            or all(self.applied(each) is False for each in range(bad.first, bad.last + 1))
+        ]
+        return list(dict.fromkeys(sure))
 
 
 def judge(tracer: Tracer, seen: Interval) -> None:
@@ -183,6 +200,7 @@ def _incident(
     tracer: Tracer, kind: str, path: str, bad: Bad, seen: Interval, message: str, judgement: str
 ) -> Incident:
     layer = tracer.known(path)
+    seen.origins.append((path, bad))
     return Incident(
         rule="gradient-overflow" if kind.startswith("gradient") else "activation-overflow",
         kind=kind,

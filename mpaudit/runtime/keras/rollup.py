@@ -107,7 +107,11 @@ class Rollup:
         backward = self._decided("backward", found.bad["backward"], steps)
         weights = self._decided("weights", found.bad["weights"], steps)
         tables = (found.bad["forward"], backward, weights, found.bad["entered"], found.sources)
-        judge(self._tracer, Interval(*tables, found.largest, steps.step, steps.applied))
+        seen = Interval(*tables, found.largest, steps.step, steps.applied)
+        judge(self._tracer, seen)
+        for tick, optimizer in steps.skipped(ticks):
+            if layers := seen.culprits(tick):
+                self._tracer.culprits(optimizer, steps.step(tick), layers)
 
     def _lost(self, lost: Lost, path: str, steps: Steps) -> None:
         """Hand over what the casts of one tick made zero of a layer's gradients."""

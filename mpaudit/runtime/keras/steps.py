@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ class Steps:
         self._places: dict[int, Span] = {}
         self.over = False  # no attempt will come any more
         self.scaled = False  # whether a loss was multiplied by a loss scale
-        self._settled: dict[int, tuple[int, bool | None, float | None]] = {}
+        self._settled: dict[int, tuple[int, bool | None, float | None, int]] = {}
         self._loss: Any = None  # the last one that gradients were taken of
         self._progress = Progress(patches.tracer)
         self._inside = threading.local()
@@ -187,7 +187,7 @@ class Steps:
             step = self._tracer.attempted(int(index))
             outcome = bool(applied) if known else None
             in_force = float(scale) if known and not math.isnan(scale) else None
-            self._settled[tick] = step, outcome, in_force
+            self._settled[tick] = step, outcome, in_force, int(index)
             self._tracer.settled(int(index), step, outcome, in_force)
             value = float(loss) if known and has_loss else None
             if value is not None and int(index) == 0:
@@ -214,6 +214,12 @@ class Steps:
     def ended(self, tick: int) -> bool:
         """Whether the attempt at a tick is over."""
         return tick < self._read
+
+    def skipped(self, ticks: range) -> Iterator[tuple[int, int]]:
+        """The ticks of the last interval whose attempt was skipped, each with its optimizer's number."""
+        for tick in ticks:
+            if tick in self._settled and self._settled[tick][1] is False:
+                yield tick, self._settled[tick][3]
 
     def applied(self, tick: int) -> bool | None:
         """Whether the attempt at a tick of the last interval was applied, None if not known."""
