@@ -201,3 +201,35 @@ def test_casts_of_keras_2_are_those_of_the_graph(tmp_path: Path) -> None:
     assert per_step(reader) == counts
     written = sum(size * number for (*_, size), number in expected.items())
     assert sum(row.bytes for row in reader.casts()) == written * reader.meta["cast_steps"]
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_what_takes_part_in_some_steps_is_told_per_step_of_those(tmp_path: Path, mode: str) -> None:
+    """Two halves with an optimizer each, as in a GAN: what one casts is no half of a cast."""
+    generator = keras.Sequential([keras.Input((6,)), keras.layers.Dense(6, name="made")])
+    critic = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, name="out")])
+    optimizers = [keras.optimizers.SGD(0.01), keras.optimizers.SGD(0.01)]
+    for model, optimizer in zip((generator, critic), optimizers, strict=True):
+        optimizer.build(model.trainable_variables)
+
+    def step(noise: Any) -> None:
+        fakes = generator(noise)
+        for model, optimizer in zip((critic, generator), reversed(optimizers), strict=True):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(critic(generator(noise) if model is generator else fakes))
+            variables = model.trainable_variables
+            optimizer.apply(tape.gradient(loss, variables), variables)
+
+    with watched(tmp_path):
+        run = tf.function(step) if mode == "function" else step
+        for _ in range(3):
+            run(tf.constant(samples(BATCH, 6)))
+    reader = read(tmp_path)
+    report = summarise(reader)
+    layers = {each["path"]: each for each in json.loads(as_json(report))["layers"]}
+    (made,) = [each for path, each in layers.items() if path.endswith("made")]
+    (out,) = [each for path, each in layers.items() if path.endswith("out")]
+    # the input and two variables of each, in the steps in which gradients are taken of what it computes
+    assert made["casts_per_step"]["forward"] == out["casts_per_step"]["forward"] == 3
+    assert reader.meta["cast_steps"] == 2
+    assert reader.meta["cast_steps_of"] == {made["path"]: 1}

@@ -34,6 +34,7 @@ def rank(
     for key, value in {**facts, "started": f"2026-01-01T00:00:0{number}+00:00"}.items():
         tracer.note(key, value)
     tracer.note("cast_steps", 2)
+    tracer.note("cast_steps_of", {"0": 1} if number else {})
     tracer.note("float32_operations", {"0": {"softmax": {"listed": 2 + number}}})
     tracer.note("repeated_casts", {"0": 3 - number, f"of {number}": 1})
     tracer.layer("0", "Linear")
@@ -66,6 +67,7 @@ def test_counts_add_up_and_the_first_bad_rank_is_named(tmp_path: Path) -> None:
     assert (numbers.elements, numbers.inf, numbers.amax) == (160, 2, 3.0)
     assert (numbers.first_bad_step, numbers.last_bad_step) == (3, 5)
     assert (cast.count, cast.bytes, meta["cast_steps"]) == (8, 800, 4)
+    assert meta["cast_steps_of"] == {"0": 3}
     assert meta["float32_operations"]["0"] == {"softmax": {"listed": 5}}
     assert meta["repeated_casts"] == {"0": 3, "of 0": 1, "of 1": 1}
     assert (incident.rank, incident.first_step, incident.last_step) == (1, 3, 5)

@@ -91,14 +91,15 @@ def _optimizer(steps: Steps) -> dict[str, Any]:
 
 
 def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
-    """One layer as plain data; casts are per step of those in which they were counted, and so are the
-    operations that got 16-bit values and computed in float32: "listed" by autocast, or because of
-    another "operand"; in Keras they are casts of a layer, by its "policy" or by the "layer" itself.
+    """One layer as plain data; casts are per step of those in which they were counted, and in which the
+    layer took part. So are the operations that got 16-bit values and computed in float32: "listed" by
+    autocast, or because of another "operand"; in Keras they are casts of a layer, by its "policy" or by
+    the "layer" itself.
 
     `repeated` are casts of the last such step that cast the same values again, see MP906.
     """
     row, dtypes = flow.layer, flow.dtypes
-    counted = report.meta.get("cast_steps")
+    counted = report.cast_steps(row.path)
     steps = counted or max((each.total for each in report.optimizers), default=0) or 1
     forward = [cast for cast in flow.casts if cast.what != "gradient"]
     policy = (report.meta.get("policies") or {}).get(row.path)

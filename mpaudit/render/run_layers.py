@@ -214,9 +214,8 @@ def _uses_half_weights(flow: LayerFlow) -> bool:
 def fallen(report: RunReport, *, whole: bool) -> list[str]:
     """The operations, in layers, that got 16-bit values and computed in float32, the most frequent
     ones first."""
-    steps = report.meta.get("cast_steps") or 1
     found = [
-        (number / steps, path, (operation, _WHY[reason]))
+        (number / (report.cast_steps(path) or 1), path, (operation, _WHY[reason]))
         for path, operations in (report.meta.get("float32_operations") or {}).items()
         for operation, reasons in operations.items()
         for reason, number in reasons.items()

@@ -166,6 +166,7 @@ def _facts(metas: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         "exception": "; ".join(died) or None,
         "probe_errors": sorted(unseen),
         "cast_steps": sum(meta.get("cast_steps") or 0 for meta in everyone) or None,
+        "cast_steps_of": _cast_steps_of(everyone),
         "float32_operations": _operations(everyone),
         "repeated_casts": _repeated(everyone),
         "skips": _skips(everyone),
@@ -187,6 +188,19 @@ def _operations(metas: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[
                 for why, number in reasons.items():
                     known[why] = known.get(why, 0) + number
     return total
+
+
+def _cast_steps_of(metas: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """By layer that took part in some of the steps only, in how many of those of all ranks."""
+    metas = list(metas)
+    some = {layer for meta in metas for layer in meta.get("cast_steps_of") or ()}
+    return {
+        layer: sum(
+            (meta.get("cast_steps_of") or {}).get(layer, meta.get("cast_steps") or 0)
+            for meta in metas
+        )
+        for layer in some
+    }
 
 
 def _repeated(metas: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -149,6 +149,12 @@ class RunReport:
         sampling = self.meta.get("sampling")
         return isinstance(sampling, dict) and bool(sampling.get("light"))
 
+    def cast_steps(self, path: str) -> int | None:
+        """In how many of the steps whose casts were counted a layer took part; None if in none."""
+        some = self.meta.get("cast_steps_of") or {}
+        found = some.get(path) or self.meta.get("cast_steps")
+        return int(found) if found else None
+
     @property
     def scaled(self) -> Steps | None:
         """The first optimizer whose loss was scaled."""

@@ -15,7 +15,8 @@
 The facts in `meta`: script, module (of -m), argv, source_edited (--fix), sources (filename -> text
 that ran), framework ("torch", "keras"), versions, device, emulated (false, or what is), precision,
 amp (what asked for it), switched_off (the script has entered a region, or made a scaler, that it had
-switched off), sampling, cast_steps (how many steps the casts are from),
+switched off), sampling, cast_steps (how many steps the casts are from), cast_steps_of (layer -> in how
+many of them it took part, where not in all),
 repeated_casts (layer -> casts of one step that repeat another), float32_operations (layer ->
 operation -> why it computed in float32 what came in 16 bits -> how often), policies (of Keras: layer ->
 policy, and the dtype that it computes in), skips (optimizer, first and last

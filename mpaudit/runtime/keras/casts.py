@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -69,7 +70,7 @@ class _Step:
     def __init__(self) -> None:
         self.casts: list[tuple[Cast, Size]] = []
         self.fallen: list[tuple[str, str, str]] = []
-        self.counted = False  # whether there was anything, in the part of any replica
+        self.layers = set[str]()  # with any, in the part of any replica
 
 
 class _Thread(threading.local):
@@ -82,7 +83,9 @@ class _Thread(threading.local):
 class Casts:
     """Counts what goes through Keras' own `cast`, and hands it to the tracer.
 
-    The count of a `Cast` divided by the fact `cast_steps` is what a step costs, as in a run of torch.
+    The count of a `Cast` divided by the fact `cast_steps` is what a step costs, as in a run of torch;
+    where a layer takes part in some of them only, as in a GAN each half does, `cast_steps_of` it says in
+    how many.
     """
 
     def __init__(self, patches: Patches, backend: Backend) -> None:
@@ -94,6 +97,7 @@ class Casts:
         self._together = _Step()  # of replicas, each of which has a thread for a part of its step
         self._step = 0
         self._steps = 0
+        self._steps_of = Counter[str]()
         self._waiting: list[tuple[Cast, Size]] = []  # for the size of the batch
         self._fallen: dict[str, dict[str, dict[str, int]]] = {}
         self._light = patches.tracer.sampling.light
@@ -124,7 +128,7 @@ class Casts:
         step = self._here(replicas)
         casts, step.casts = step.casts, []
         fallen, step.fallen = step.fallen, []
-        step.counted |= bool(casts)
+        step.layers |= {cast.layer for cast, _ in casts}
         self._waiting += casts
         for path, kind, why in fallen:
             reasons = self._fallen.setdefault(path, {}).setdefault(kind, {})
@@ -132,11 +136,14 @@ class Casts:
         if replica + 1 < replicas:
             return
         self._step += 1
-        counted, step.counted = step.counted, False
-        if not counted:
+        layers, step.layers = step.layers, set()
+        if not layers:
             return
         self._steps += 1
+        self._steps_of.update(layers)
         self._tracer.note("cast_steps", self._steps)
+        if some := {each: n for each, n in self._steps_of.items() if n < self._steps}:
+            self._tracer.note("cast_steps_of", some)
         if self._fallen:
             self._tracer.note("float32_operations", self._fallen)
 
