@@ -145,7 +145,7 @@ def test_a_metric_takes_nothing(tmp_path: Path) -> None:
     assert found(tmp_path, lambda: loop(model(), loss)) == HEAD
 
 
-class Outer(keras.Model):  # type: ignore[misc]
+class Outer(keras.Model):  # type: ignore[misc, name-defined]
     """What is inside of it leaves in float16, and itself in float32."""
 
     def __init__(self) -> None:

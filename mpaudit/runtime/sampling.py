@@ -47,6 +47,11 @@ def sampled(step: int) -> bool:
     return step % COUNTED == 0 if step >= COUNTED else step & (step - 1) == 0
 
 
+def due(step: int, every: int) -> bool:
+    """Whether a step is looked at, whatever happens in those before it."""
+    return step < FIRST or step % every == 0 or sampled(step)
+
+
 def told(fact: Any) -> str | None:
     """What a trace's fact says, in words; None where there is none."""
     if not isinstance(fact, dict):
@@ -75,7 +80,7 @@ class Turns:
     def due(self, step: int) -> bool:
         """Whether the layers are looked at in this step."""
         self._asked = step
-        if looks := step < self._until or step % self.every == 0 or sampled(step):
+        if looks := step < self._until or due(step, self.every):
             self._looked = step
         return looks
 

@@ -122,8 +122,8 @@ class Events:
             finally:
                 outputs = self._outputs.taken(before)
             with self._patches.guarded("tape.gradient"):
-                self._steps.taken(getattr(target, UNSCALED, target))
-                at = place("gradient")
+                at, unscaled = place("gradient"), getattr(target, UNSCALED, target)
+                self._steps.taken(unscaled, at, scaled=unscaled is not target)
                 if at is not None:
                     self._taken(at, target, sources, result, outputs)
             return result

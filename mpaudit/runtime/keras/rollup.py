@@ -8,6 +8,7 @@ from typing import get_args
 from mpaudit.runtime.headroom import Headroom
 from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent
 from mpaudit.runtime.keras import input_range
+from mpaudit.runtime.keras.bad_loss import judge_losses
 from mpaudit.runtime.keras.octaves import Counted, Octaves
 from mpaudit.runtime.keras.origin import Bad, Interval, judge
 from mpaudit.runtime.keras.register import COUNTED, Passage, Register, Watched
@@ -16,7 +17,7 @@ from mpaudit.runtime.keras.steps import Steps
 from mpaudit.runtime.keras.taps import Numbers, Tap
 from mpaudit.runtime.octaves import read
 from mpaudit.runtime.record import LARGEST, Phase, Statistics
-from mpaudit.runtime.sampling import sampled
+from mpaudit.runtime.sampling import due, sampled
 from mpaudit.runtime.tracer import Tracer
 from mpaudit.runtime.underflow import Underflow
 
@@ -50,10 +51,14 @@ class _Found:
 
 
 class Rollup:
-    """Reads what the device holds of all layers; gradients are judged once their attempt is over."""
+    """Reads what the device holds of all layers; gradients are judged once their attempt is over.
 
-    def __init__(self, tracer: Tracer, register: Register) -> None:
+    All of them are looked at in each `every`-th attempt, among others.
+    """
+
+    def __init__(self, tracer: Tracer, register: Register, every: int) -> None:
         self._tracer = tracer
+        self._every = every
         self._register = register
         self._waiting: dict[Passage, dict[str, Bad]] = {}
         self._phases = dict(_PHASES)
@@ -109,6 +114,9 @@ class Rollup:
         tables = (found.bad["forward"], backward, weights, found.bad["entered"], found.sources)
         seen = Interval(*tables, found.largest, steps.step, steps.applied)
         judge(self._tracer, seen)
+        looked = (each for each in steps.bad_losses() if due(each.tick, self._every))
+        if not self._tracer.sampling.light:
+            judge_losses(self._tracer, looked, seen)
         for tick, optimizer in steps.skipped(ticks):
             if layers := seen.culprits(tick):
                 self._tracer.culprits(optimizer, steps.step(tick), layers)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mpaudit.finding import Span
+from mpaudit.runtime.keras.bad_loss import Lost
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.identity import ByObject
@@ -27,6 +28,14 @@ ROOM = 4096
 """Rows of the ledger: how many attempts can happen between two reads without losing any."""
 
 _COLUMNS = 5  # index of the optimizer, applied, scale, whether the loss is known, the loss
+
+
+class Taken(NamedTuple):
+    """Of what gradients were taken: its dtype, where, and whether a loss scale was put in after that."""
+
+    dtype: str
+    at: Span | None
+    scaled: bool
 
 
 class Settled(NamedTuple):
@@ -64,8 +73,10 @@ class Steps:
         self.over = False  # no attempt will come any more
         self.scaled = False  # whether a loss was multiplied by a loss scale
         self._settled: dict[int, tuple[int, bool | None, float | None, int]] = {}
-        self._loss: Any = None  # the last one that gradients were taken of
+        self._loss: tuple[Any, Taken] | None = None  # the last one that gradients were taken of
+        self._losses: dict[int, Taken] = {}  # of each optimizer
         self._progress = Progress(patches.tracer)
+        self._bad: list[tuple[int, int, float]] = []  # ticks, optimizers and losses of the interval
         self._inside = threading.local()
         self._inner: list[int] = []
         self._time = 0.0
@@ -108,10 +119,10 @@ class Steps:
 
         return apply
 
-    def taken(self, loss: Any) -> None:
-        """Gradients are taken of `loss`, without a loss scale in it."""
+    def taken(self, loss: Any, at: Span | None, *, scaled: bool) -> None:
+        """Gradients are taken at a place of `loss`, or of what a loss scale makes of it if `scaled`."""
         if tf.is_tensor(loss) and loss.shape.rank == 0 and loss.dtype.is_floating:
-            self._loss = loss
+            self._loss = loss, Taken(loss.dtype.name, at, scaled)
 
     def _before(self, family: Family, optimizer: Any) -> tuple[Any, Any] | None:
         """Loss scale and progress before the attempt, which all replicas make together."""
@@ -145,11 +156,14 @@ class Steps:
         if self._ledger is None:
             with tf.init_scope():
                 self._ledger = resource(tf.zeros([ROOM, _COLUMNS], tf.float64))
-        loss, self._loss = self._loss, None
+        taken, self._loss = self._loss, None
+        loss = None if taken is None else taken[0]
         here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
         known = alone and loss is not None and getattr(loss, "graph", None) is here
         losses = (1.0, tf.cast(loss, tf.float64)) if known else (0.0, 0.0)
+        if taken is not None:
+            self._losses[index] = taken[1]
         row = tf.stack([tf.constant(index, tf.float64), applied, scale, *losses])
         tick = self._clock.now()
         tf.raw_ops.ResourceScatterUpdate(resource=self._ledger, indices=tick % ROOM, updates=row)
@@ -181,6 +195,7 @@ class Steps:
         started, self._read = self._read, now
         lost = max(now - started - ROOM, 0)
         self._settled.clear()
+        self._bad.clear()
         for tick in range(started, now):
             index, applied, scale, has_loss, loss = rows[max(tick, started + lost) % ROOM]
             known = tick >= started + lost
@@ -190,6 +205,8 @@ class Steps:
             self._settled[tick] = step, outcome, in_force, int(index)
             self._tracer.settled(int(index), step, outcome, in_force)
             value = float(loss) if known and has_loss else None
+            if value is not None and not math.isfinite(value):
+                self._bad.append((tick, int(index), value))
             if value is not None and int(index) == 0:
                 self._progress.add(value)
             at = self._places.get(int(index))
@@ -214,6 +231,13 @@ class Steps:
     def ended(self, tick: int) -> bool:
         """Whether the attempt at a tick is over."""
         return tick < self._read
+
+    def bad_losses(self) -> Iterator[Lost]:
+        """The losses of the last interval that are not finite, and whose place is known."""
+        for tick, index, value in self._bad:
+            taken = self._losses.get(index)
+            if taken is not None and taken.at is not None:
+                yield Lost(tick, value, taken.dtype, taken.at, taken.scaled)
 
     def skipped(self, ticks: range) -> Iterator[tuple[int, int]]:
         """The ticks of the last interval whose attempt was skipped, each with its optimizer's number."""

@@ -69,7 +69,7 @@ class Watch:
         layers = Layers(patches, clock, register, casts, outputs)
         built = Built(patches, register, narration)
         events = Events(patches, layers, built, steps, narration, outputs)
-        self._drain = _Drain(patches, clock, Rollup(tracer, register), steps, narration)
+        self._drain = _Drain(patches, clock, Rollup(tracer, register, every), steps, narration)
         steps.on_apply = events.applied
         self._recorder = None
         if rehearsal is not None and rehearsal.kind != "trial":
