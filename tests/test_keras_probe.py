@@ -820,6 +820,29 @@ def test_a_loss_that_is_scaled_elsewhere_is_not_called_unscaled(tmp_path: Path) 
     assert [event.scales for event in heard.of(GradientsApplied)] == [True, True]
 
 
+def test_what_another_optimizer_scaled_and_applied_leaves_a_loss_known_as_unscaled(
+    tmp_path: Path,
+) -> None:
+    """As in a GAN of which one half only is scaled; a loss that is scaled and lost leaves doubt."""
+    heard = Heard()
+    with watched(tmp_path, heard):
+        layer = keras.layers.Dense(1)
+        scaling = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+        plain = keras.optimizers.SGD(0.1)
+        for optimizer, lost in ((scaling, False), (plain, False), (plain, True), (plain, False)):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(layer(tf.ones([2, 2])))
+                if optimizer is scaling:
+                    loss = scaling.scale_loss(loss)
+                if lost:
+                    loss = loss + 0.0 * scaling.scale_loss(loss)
+            variables = layer.trainable_variables
+            optimizer.apply(tape.gradient(loss, variables), variables)
+    (wrapped,) = heard.of(OptimizerWrapped)
+    scaled = [event.scaled_by for event in heard.of(TapeGradient)]
+    assert scaled == [(wrapped.optimizer,), (), None, None]
+
+
 def test_fit_scales_the_loss_by_itself(tmp_path: Path) -> None:
     heard = Heard()
     with watched(tmp_path, heard):

@@ -29,7 +29,7 @@ from mpaudit.runtime.keras.output import Outputs, take
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.place import innermost, place
 from mpaudit.runtime.keras.steps import Steps
-from mpaudit.runtime.keras.tagged import GRADIENTS, SCALED, UNSCALED, gradients, tag
+from mpaudit.runtime.keras.tagged import GRADIENTS, SCALED, SCALINGS, UNSCALED, gradients, tag
 
 
 class Events:
@@ -54,7 +54,8 @@ class Events:
         self._losses = Losses(patches, narration, recording, take=take)
         self._optimizers = Optimizers(patches, narration)
         self._clips = Clips(patches, narration)
-        self._scaling_seen = False
+        self._scalings = 0
+        self._open = set[int]()  # scalings whose result no gradient was taken of yet
 
     def install(self) -> None:
         """Watch tapes, and what clips their gradients, from now on."""
@@ -80,7 +81,9 @@ class Events:
                 at, scales = place(family.scale_loss), family.scales(optimizer)
                 self._steps.scaled |= scales
                 if scales and at is not None:
-                    self._scaling_seen = True
+                    self._scalings += 1
+                    self._open.add(self._scalings)
+                    tag(result, SCALINGS, (*getattr(loss, SCALINGS, ()), self._scalings))
                     tag(result, UNSCALED, loss)
                     ref = self._optimizers.ref(optimizer)
                     tag(result, SCALED, (*getattr(loss, SCALED, ()), ref))
@@ -141,7 +144,8 @@ class Events:
         owners = [self._built.owner(each) for each in tf.nest.flatten(sources)]
         models = list(dict.fromkeys(ref for ref in owners if ref is not None))
         scaled_by = tuple(marks if len(targets) == 1 else dict.fromkeys(marks))
-        known = marks or not self._scaling_seen
+        self._open.difference_update(n for each in targets for n in getattr(each, SCALINGS, ()))
+        known = marks or not self._open  # what was scaled and never seen again may be in it
         loss = Ref(("loss", at), spelling(target, innermost()))
         if models:  # of anything but parameters there may be a penalty, and no loss
             for mark in outputs:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from mpaudit.event import Ref
 
 SCALED = "_mpaudit_scaled_by"
+SCALINGS = "_mpaudit_scalings"
 UNSCALED = "_mpaudit_unscaled"
 GRADIENTS = "_mpaudit_gradients"
 
