@@ -37,7 +37,7 @@ model = keras.Sequential([
     keras.layers.Dense(4, dtype="float32"),
 ])
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-model.compile({optimizer}, loss)
+model.compile({optimizer}, loss{how})
 model.fit(x, y, batch_size=64, epochs={epochs}, verbose=0)
 print(model.evaluate(x, y, verbose=0))
 open("end.txt", "a").write("end\\n")
@@ -49,6 +49,7 @@ PLAIN = {
     "small": "1.0",
     "optimizer": "keras.optimizers.SGD(0.5)",
     "epochs": "6",
+    "how": "",
 }
 LOOP = """
 import keras, numpy
@@ -66,7 +67,7 @@ model = keras.Sequential([
 optimizer = keras.optimizers.SGD({rate})
 loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-@tf.function
+{decorator}
 def step(samples, targets):
     with tf.GradientTape() as tape:
         loss = {factor} * loss_fn(targets, model(samples, training=True))
@@ -104,9 +105,10 @@ def found(reader: Reader) -> Any:
 
 
 @pytest.mark.slow
-def test_inputs_that_float16_loses_are_told_from_float32s(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["", ", run_eagerly=True"])
+def test_inputs_that_float16_loses_are_told_from_float32s(tmp_path: Path, how: str) -> None:
     """A Rescaling under the policy casts them before it multiplies: they are 0 by then."""
-    code = fit(small="1e-8")
+    code = fit(small="1e-8", how=how)
     said, reader = run(tmp_path, code)
     (problem,) = found(reader)
     assert "model.fit(" in code.splitlines()[problem.span.start.row - 1]
@@ -126,8 +128,9 @@ def test_a_fit_whose_steps_are_skipped_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gradients_that_float16_loses_in_a_loop_of_its_own(tmp_path: Path) -> None:
-    code = LOOP.format(rate="0.5e7", factor="1e-7")
+@pytest.mark.parametrize("decorator", ["@tf.function", "@tf.function(jit_compile=True)"])
+def test_gradients_that_float16_loses_in_a_loop_of_its_own(tmp_path: Path, decorator: str) -> None:
+    code = LOOP.format(decorator=decorator, rate="0.5e7", factor="1e-7")
     _, reader = run(tmp_path, code)
     (problem,) = found(reader)
     assert "optimizer.apply(" in code.splitlines()[problem.span.start.row - 1]
