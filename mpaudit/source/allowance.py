@@ -77,12 +77,12 @@ class Allowances(Expressions):
                 continue
             ended = self._allowed(allowed, path.copy(), call, narrow, trains=trains)
             if ended is not None:
-                self.steady = self.steady and narrow is self.narrow
+                self.steady = self.steady and (narrow is self.narrow or not trains)
                 if told == self.told and self._idle(call, path, ended):
                     self.fruitless[node] = self.fruitless.get(node, 0) + 1
                 return ended
             self.oversized.note(node, level, allowed, self.turn)
-        self.steady = False
+        self.steady = self.steady and not trains
         return [self.given_up(path, call)]
 
     def _allowed(

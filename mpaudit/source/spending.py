@@ -49,7 +49,7 @@ class Spending:
         self.since = 0
         """The repeats that belong to the attempt in progress begin here."""
         self.steady = True
-        """Whether nothing in it had to be followed more narrowly: the next time that costs less."""
+        """Whether no training in it had to be followed more narrowly: the next time that costs less."""
 
     def spend(self, amount: int = 1) -> None:
         """Count work. Raises Exhausted beyond the budget, or beyond the share of a call in progress."""
