@@ -101,6 +101,15 @@ def test_a_function_that_was_traced_before_is_compiled_by_xla(
     attempts.check()
 
 
+def test_a_concrete_function_is_compiled_by_xla_as_it_is(attempts: Attempts) -> None:
+    """It is not traced again, so that it has no switch from the beginning."""
+    concrete = attempts.step.get_concrete_function(tf.TensorSpec([LARGE]))
+    compiled = tf.function(lambda given: concrete(given), autograph=False, jit_compile=True)
+    for _ in range(STEPS):
+        compiled(value())
+    attempts.check()
+
+
 def test_a_function_may_wait_for_what_is_passed_over(attempts: Attempts) -> None:
     """One that uses the same places in another graph, and comes in the same attempts."""
     tap = attempts.taps[0]

@@ -8,7 +8,9 @@ memory when takes one behind a switch for another one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from types import FrameType
 from typing import Any
 
 import tensorflow as tf
@@ -52,7 +54,7 @@ def switches() -> bool:
     from tensorflow.python.ops import control_flow_util
 
     graph = tf.compat.v1.get_default_graph()
-    if control_flow_util.GraphOrParentsInXlaContext(graph):
+    if control_flow_util.GraphOrParentsInXlaContext(graph) or _concrete():
         return False
     if getattr(graph, "experimental_acd_manager", None) is None:
         return False
@@ -61,6 +63,16 @@ def switches() -> bool:
             return False
         graph = getattr(graph, "outer_graph", None)
     return True
+
+
+def _concrete() -> bool:
+    """Whether what is traced is a concrete function: it is called as it is, by XLA's graphs as well."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "get_concrete_function":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _retraced_by_xla() -> None:
