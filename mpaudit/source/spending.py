@@ -8,6 +8,8 @@ FIRST = 4
 """What is left is compared with what is foreseen when this part of what is allowed is spent,"""
 NEXT = 8
 """and whenever this part of what is left is spent again."""
+SURE = 2
+"""An attempt is given up where so many times what is left is foreseen: it may cost less than it has cost."""
 
 
 Around = tuple[int, int, int, int, bool]
@@ -59,7 +61,7 @@ class Spending:
 
     def _weigh(self) -> None:
         left = self.budget - self.floor
-        if left < 0 or (self.steady and self.foreseen() > left):
+        if left < 0 or (self.steady and self.foreseen() > SURE * left):
             self.budget = min(self.budget, self.floor - 1)  # it would have been spent all the same
             raise Exhausted
         self.mark = self.budget - left // NEXT
