@@ -6,8 +6,8 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mpaudit.source.api.torch_names import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
 from mpaudit.source.compat import expected, guarded
-from mpaudit.source.library.torch.amp import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
 from mpaudit.source.names import Names
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mpaudit.checks.autocast_call import mentions, only_device
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.library.torch.amp import AUTOCASTS
+from mpaudit.source.api.torch_names import AUTOCASTS
 from mpaudit.source.names import Names
 from mpaudit.source.walk import children, walk
 

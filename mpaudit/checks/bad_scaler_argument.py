@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from mpaudit.checks.autocast_call import only_device
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
+from mpaudit.source.api.torch_names import LEGACY_SCALERS, SCALERS, SHARDED_SCALERS
 from mpaudit.source.compat import expected, guarded
-from mpaudit.source.library.torch.amp import LEGACY_SCALERS, SCALERS, SHARDED_SCALERS
 from mpaudit.source.names import Names
 from mpaudit.source.sort import Sort, sort_of
 

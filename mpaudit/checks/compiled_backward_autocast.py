@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.autocast_block import backwards, blocks, casts, function_of, is_inside
-from mpaudit.source.migrate_import import add_before, add_module
 from mpaudit.source.names import Names
+from mpaudit.source.new_line import add_before, add_module
 
 if TYPE_CHECKING:
     from mpaudit.source.module import Module

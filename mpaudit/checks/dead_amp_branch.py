@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Fix
-from mpaudit.source.library.torch.amp import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
+from mpaudit.source.api.torch_names import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
 from mpaudit.source.names import Names
 from mpaudit.source.sort import Sort, sort_of
 from mpaudit.source.walk import walk

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Fix
+from mpaudit.source.api.deprecated import DEPRECATED, MODULES, SINCE, Api
+from mpaudit.source.argument import UnrepairableError
 from mpaudit.source.compat import guarded
-from mpaudit.source.deprecated_api import DEPRECATED, MODULES, SINCE, Api
 from mpaudit.source.migrate import Imported, Use, migrate
-from mpaudit.source.migrate_call import UnrepairableError
 from mpaudit.source.names import Binding, Names
 from mpaudit.source.place import root_of
 from mpaudit.source.requirement import Allowed

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source import keras_experimental
+from mpaudit.source.argument import UnrepairableError
 from mpaudit.source.compat import guarded
 from mpaudit.source.keras_experimental import ROOTS, SUCCESSORS, Imported, Use
-from mpaudit.source.migrate_call import UnrepairableError
 from mpaudit.source.names import Names
 from mpaudit.source.requirement import TENSORFLOW, Allowed, allowed
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
+from mpaudit.source.api.torch_names import LEGACY_SCALERS, SCALERS
 from mpaudit.source.autocast_block import FUNCTIONS, backwards
-from mpaudit.source.library.torch.amp import LEGACY_SCALERS, SCALERS
 from mpaudit.source.names import Names
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem
+from mpaudit.source.api.keras_names import everywhere
+from mpaudit.source.api.torch_names import LEGACY_SCALERS, SCALERS
 from mpaudit.source.autocast_block import backwards, casts
 from mpaudit.source.compat import guarded
-from mpaudit.source.library.keras.names import everywhere
-from mpaudit.source.library.torch.amp import LEGACY_SCALERS, SCALERS
 from mpaudit.source.module import bare
 from mpaudit.source.names import Names
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
-from mpaudit.source.library.keras.names import everywhere
+from mpaudit.source.api.keras_names import everywhere
 from mpaudit.source.names import Names
 
 if TYPE_CHECKING:

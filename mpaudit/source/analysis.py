@@ -6,9 +6,10 @@ import ast
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import mpaudit.source.library  # noqa: F401 - its summaries register themselves
 from mpaudit import protocols
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, within
-from mpaudit.source import library
+from mpaudit.source import registry
 from mpaudit.source.allowance import Oversized
 from mpaudit.source.annotation import stated
 from mpaudit.source.binding import Enter, Exhausted
@@ -242,7 +243,7 @@ class Engine(Importing):
         receiver, paths = self.instances[cls.uid]
         for each in paths[:MAX_INSTANCES]:
             start = each.copy()
-            library.moved_elsewhere(receiver, cls, start)
+            registry.entry(receiver, cls, start)
             self._call(method, (receiver,), start)
         return heap
 
@@ -251,7 +252,7 @@ class Engine(Importing):
 
         A class that only raises there has class methods, which need no instance.
         """
-        kind, _ = library.kind_of(cls)
+        kind, _ = registry.kind_of(cls)
         number = self.identities.number("instance", cls.uid)
         made = Thing(number, kind or "instance")
         path.learn(made, **{"class": cls})

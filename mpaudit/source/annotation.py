@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source import library
+from mpaudit.source import registry
 from mpaudit.source.binding import Enter
 from mpaudit.source.path import Fork, Path
 from mpaudit.source.values import NONE, Choice, External, Thing, Value
@@ -50,7 +50,7 @@ def _kinds(engine: Calls, annotation: ast.expr, path: Path) -> list[str | None]:
         found = [kind for each in parts for kind in _kinds(engine, each, path)]
         return [*found, None] if around == OPTIONAL[0] else found
     name = _named(engine, annotation, path)
-    return [library.stated_kind(name) if name is not None else ""]
+    return [registry.stated_kind(name) if name is not None else ""]
 
 
 def _named(engine: Calls, annotation: ast.expr, path: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.apex_loop import Loop, loop_of
-from mpaudit.source.migrate_call import UnrepairableError, given
+from mpaudit.source.argument import UnrepairableError, given
 from mpaudit.source.names import Names
 from mpaudit.source.place import root_of
 from mpaudit.source.repair.registry import alone, block_of, indentation, lines_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpaudit.fix import Edit
-from mpaudit.source.migrate_call import UnrepairableError
+from mpaudit.source.argument import UnrepairableError
 from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import (
     alone,

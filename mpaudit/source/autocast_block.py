@@ -6,8 +6,8 @@ import ast
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.torch.amp import AUTOCASTS, LEGACY_AUTOCASTS
-from mpaudit.source.migrate_call import given
+from mpaudit.source.api.torch_names import AUTOCASTS, LEGACY_AUTOCASTS
+from mpaudit.source.argument import given
 from mpaudit.source.names import Names
 
 if TYPE_CHECKING:

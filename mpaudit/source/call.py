@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from mpaudit.event import Event, LostSight
 from mpaudit.finding import Span
-from mpaudit.source import library
+from mpaudit.source import registry
 from mpaudit.source.binding import Binding, Enter
 from mpaudit.source.facts import beyond, carries, computed, parts
 from mpaudit.source.handover import given_back, given_to, handed
@@ -17,6 +17,7 @@ from mpaudit.source.outline import generates, left_to_heirs
 from mpaudit.source.path import Frame, Identities, Path, lookup, unset
 from mpaudit.source.relevance import Relevance
 from mpaudit.source.request import Call
+from mpaudit.source.result import finished
 from mpaudit.source.roles import Roles
 from mpaudit.source.spending import Spending
 from mpaudit.source.unfollowed import not_followed
@@ -147,7 +148,7 @@ class Calls(Spending, Binding):
             method = self._callable(function, path)
             if method is not None and not self._opaque(function, method):
                 call = Call(self, path, node, method.name, function, arguments, keywords)
-                library.entering(call, function.kind)
+                registry.entering(call, function.kind)
                 return self.enter(node, method, (function, *call.arguments), call.keywords, path)
         receiver = function.receiver if isinstance(function, Bound) else None
         name = function.name if isinstance(function, (Bound, External)) else ""
@@ -156,20 +157,20 @@ class Calls(Spending, Binding):
             if described[0] == "." and isinstance(described[2], Const):
                 receiver, name = described[1], str(described[2].value)  # type: ignore[assignment]
         call = Call(self, path, node, name, receiver, arguments, keywords)
-        result = library.summary(call, function)
+        result = registry.summary(call, function)
         if result is None:
             result = self.unknown_call(call, function)
-        return library.finished(call, function, result)
+        return finished(call, function, result)
 
     def operated(
         self, operation: str, operands: tuple[Value, ...], made: Thing, path: Path
     ) -> Thing:
         """`made`, with what the libraries know of the result of an operation."""
-        return library.operated(self, operation, operands, made, path)
+        return registry.operated(self, operation, operands, made, path)
 
     def library_attribute(self, base: Thing, name: str, path: Path) -> Value | None:
         """An attribute of a thing of a library, where a summary knows it."""
-        return library.attribute(self, base, name, path)
+        return registry.attribute(self, base, name, path)
 
     def _opaque(self, model: Thing, method: Function) -> bool:
         """Whether a model's own code says no more than its call itself."""
@@ -263,13 +264,13 @@ class Calls(Spending, Binding):
         path: Path,
     ) -> Value:
         """A new instance of a project class; `__init__` is followed."""
-        kind, base = library.kind_of(owner)
+        kind, base = registry.kind_of(owner)
         made = self.made(node, path, kind=kind or "instance")
         path.learn(made, **{"class": owner})
         self.derive(made, (), path)
         if base is not None:
             call = Call(self, path, node, base, None, arguments, keywords)
-            library.adopt(call, made, base)
+            registry.adopt(call, made, base)
         init = lookup(path, owner, "__init__")
         if isinstance(init, Function):
             path.frame.done[node] = made
@@ -286,7 +287,7 @@ class Calls(Spending, Binding):
         """The result of a call that cannot be looked into."""
         path, inputs = call.path, (*call.arguments, *call.keywords.values())
         name = function.name if isinstance(function, External) else None
-        if name is None or not library.harmless(name):
+        if name is None or not registry.harmless(name):
             lost = inputs
             if isinstance(function, Bound) and isinstance(function.receiver, Thing):
                 if function.receiver.kind in ("instance", "super"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.deprecated_api import DEPRECATED
-from mpaudit.source.migrate_call import given
+from mpaudit.source.api.deprecated import DEPRECATED
+from mpaudit.source.argument import given
 from mpaudit.source.names import Names
 
 if TYPE_CHECKING:

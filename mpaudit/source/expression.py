@@ -7,7 +7,7 @@ import builtins
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mpaudit.source import library
+from mpaudit.source import registry
 from mpaudit.source.fstring import joined
 from mpaudit.source.member import in_place
 from mpaudit.source.operators import Operators
@@ -364,12 +364,12 @@ class Expressions(Operators):
             if isinstance(base, (Thing, Class, Namespace)):
                 path.heap[(base.uid, target.attr)] = value
             if isinstance(base, Thing):
-                library.attached(base, value, path)
+                registry.kept(base, value, path)
         elif isinstance(target, ast.Subscript):
             base, key = self.evaluate(target.value, path), self.evaluate(target.slice, path)
             if isinstance(base, Thing) and isinstance(key, Const):
                 path.heap[(base.uid, f"[{key.value!r}]")] = value
-            library.stored(self, target, base, key, value, path)
+            registry.stored(self, target, base, key, value, path)
         elif isinstance(target, ast.Starred):
             self.assign(target.value, self.made(target, path), path)
         elif isinstance(target, (ast.Tuple, ast.List)):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mpaudit.event import Event, LostSight
-from mpaudit.source import library
+from mpaudit.source import registry
 from mpaudit.source.allowance import Allowances
 from mpaudit.source.binding import Enter
 from mpaudit.source.join import merge
@@ -214,7 +214,7 @@ class Flow(Allowances):
         def compute(current: Path) -> Value:
             left = self.evaluate(node.target, current)
             right = self.evaluate(node.value, current)
-            library.augmented(self, node, left, right, current)
+            registry.augmented(self, node, left, right, current)
             return self.binary(node.op, left, right, current)
 
         return [

@@ -7,9 +7,9 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 
 from mpaudit.protocols.protocol import Protocol
+from mpaudit.source.api.deprecated import STARS
 from mpaudit.source.binding import Exhausted
 from mpaudit.source.compound import Compound
-from mpaudit.source.deprecated_api import STARS
 from mpaudit.source.heap import Heap, Layer, Place
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source import migrate_import
+from mpaudit.source.argument import UnrepairableError, arguments, given
 from mpaudit.source.keras_version import generation
-from mpaudit.source.migrate_call import UnrepairableError, arguments, given
 from mpaudit.source.names import Binding, Names
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpaudit.event.logarithm import CONSEQUENCES, said
-from mpaudit.source.library.keras.names import everywhere
+from mpaudit.source.api.keras_names import everywhere
 from mpaudit.source.names import Names
 from mpaudit.source.walk import walk
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source import migrate_call, migrate_import
+from mpaudit.source.api.deprecated import DEPRECATED, MODULES, Api
+from mpaudit.source.argument import UnrepairableError, given
 from mpaudit.source.default_dtype import DEFAULT, devices_with_another_dtype
-from mpaudit.source.deprecated_api import DEPRECATED, MODULES, Api
-from mpaudit.source.migrate_call import UnrepairableError
 from mpaudit.source.names import Binding, Names
+from mpaudit.source.new_line import add_after, add_before, add_module
 from mpaudit.source.place import Place, place_of, root_of
 from mpaudit.source.walk import walk
 
@@ -105,7 +106,7 @@ class _Migration:
         used = sorted({each.binding.name for each in members})
         if read - {*used} or "amp_definitely_not_available" in self.module.text:
             line = f"from torch.amp import {', '.join(used)}"
-            self.edits.append(migrate_import.add_after(self.module, statement, line))
+            self.edits.append(add_after(self.module, statement, line))
             return
         self.edits.append(migrate_import.replace_module(self.module, statement, "torch.amp"))
         self.edits.append(Edit(*self.module.range(alias), ", ".join(used)))
@@ -221,7 +222,7 @@ class _Migration:
         self._replace(node, self._spelling(node, api))
         self.edits += migrate_call.hand_over(self.module, call, api, first=first, more=more)
         if first and api.is_autocast:  # may later be called with a positional `enabled`
-            self.doubts |= migrate_call.given(call, "enabled", api.parameters, first) is None
+            self.doubts |= given(call, "enabled", api.parameters, first) is None
 
     def _hand_on(self, node: ast.Name | ast.Attribute, api: Api) -> None:
         """A name that is passed on: the device has to travel with it."""
@@ -258,7 +259,7 @@ class _Migration:
         """Import functools, once, and say what it is called where `root` stands."""
         if "functools" in self.names.spelled:
             raise UnrepairableError("it is passed on as a value", root)
-        edit = migrate_import.add_module(self.module, "functools")
+        edit = add_module(self.module, "functools")
         if edit not in self.edits:
             self.edits.append(edit)
         return "functools"
@@ -305,7 +306,7 @@ class _Migration:
         if "torch" in self.names.scope.names:
             raise UnrepairableError("torch means something else here", root)
         statement = self.module.statement(self.names.bindings(root)[0].node)
-        self.edits.append(migrate_import.add_before(self.module, statement, "import torch"))
+        self.edits.append(add_before(self.module, statement, "import torch"))
         return "torch"
 
     def _dtype(self, node: ast.AST, call: ast.Call, api: Api, first: int) -> str:
@@ -316,10 +317,10 @@ class _Migration:
         """
         if not api.is_autocast or api.device not in self._another_dtype:
             return ""
-        enabled = migrate_call.given(call, "enabled", api.parameters, first)
+        enabled = given(call, "enabled", api.parameters, first)
         if isinstance(enabled, ast.Constant) and enabled.value is False:
             return ""
-        if migrate_call.given(call, "dtype", api.parameters, first) is not None:
+        if given(call, "dtype", api.parameters, first) is not None:
             return ""
         root = root_of(node)
         torch = root.id if self.names.resolve(root) == "torch" else None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from mpaudit.source.deprecated_api import STARS
+from mpaudit.source.api.deprecated import STARS
 from mpaudit.source.walk import children
 
 if TYPE_CHECKING:

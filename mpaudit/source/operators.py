@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from mpaudit.source import library
+from mpaudit.source import registry
 from mpaudit.source.call import Calls
 from mpaudit.source.dtypes import dtype_named, same_dtype
 from mpaudit.source.path import Path
@@ -95,7 +95,7 @@ class Operators(Calls):
 
     def _BinOp(self, node: ast.BinOp, path: Path) -> Value:
         left, right = self.evaluate(node.left, path), self.evaluate(node.right, path)
-        library.applied(self, node, left, right, path)
+        registry.applied(self, node, left, right, path)
         return self.binary(node.op, left, right, path)
 
     def binary(self, op: ast.operator, left: Value, right: Value, path: Path) -> Value:

@@ -12,10 +12,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ScalerStateTaken
+from mpaudit.source.api.torch_names import LIKE_SCALER, SAVES, makes_optimizer
 from mpaudit.source.facts import computed
 from mpaudit.source.handover import handed_by
-from mpaudit.source.library.torch.checkpoint import SAVES, SCALER
-from mpaudit.source.library.torch.optim import makes_optimizer
 from mpaudit.source.values import External, Thing, Value
 from mpaudit.source.walk import walk
 
@@ -122,7 +121,7 @@ def _saves(node: ast.stmt) -> bool:
     """Whether a block takes states, or writes something, and speaks of what may be a scaler."""
     called = (part.func for part in walk(node) if isinstance(part, ast.Call))
     names = {getattr(each, "attr", getattr(each, "id", "")) for each in called}
-    return not names.isdisjoint(TAKING) and SCALER.search(ast.unparse(node)) is not None
+    return not names.isdisjoint(TAKING) and LIKE_SCALER.search(ast.unparse(node)) is not None
 
 
 def _optimizer(node: ast.stmt, name: str, path: Path) -> bool:

@@ -84,35 +84,3 @@ import mpaudit.source.library.trainers.loops
 import mpaudit.source.library.trainers.owned
 import mpaudit.source.library.trainers.region
 import mpaudit.source.library.unseen
-from mpaudit.source.library.registry import (
-    adopt,
-    applied,
-    attribute,
-    augmented,
-    entering,
-    harmless,
-    kind_of,
-    operated,
-    stated_kind,
-    stored,
-    summary,
-)
-from mpaudit.source.library.result import finished
-from mpaudit.source.library.torch.placement import attached, moved_elsewhere
-
-__all__ = [
-    "adopt",
-    "applied",
-    "attached",
-    "attribute",
-    "augmented",
-    "entering",
-    "finished",
-    "harmless",
-    "kind_of",
-    "moved_elsewhere",
-    "operated",
-    "stated_kind",
-    "stored",
-    "summary",
-]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import function, method
+from mpaudit.source.registry import function, method
 from mpaudit.source.values import FALSE, Thing, Value
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from mpaudit.event.logarithm import LogTaken
 from mpaudit.source.dtypes import Dtype
 from mpaudit.source.library.keras.values import read
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.activation import nature_of
 from mpaudit.source.logarithm import LOGARITHMS, activation_in, read_otherwise
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Choice, Const, External, Thing, Value
 
 if TYPE_CHECKING:

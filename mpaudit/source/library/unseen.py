@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.activation import KEEPS
+from mpaudit.source.result import on_result
 from mpaudit.source.values import TRUE, Bound, External, Thing, Value
 
 if TYPE_CHECKING:

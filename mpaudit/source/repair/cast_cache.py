@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.library.torch.amp import AUTOCASTS, LEGACY_AUTOCASTS
-from mpaudit.source.migrate_call import UnrepairableError, arguments
+from mpaudit.source.api.torch_names import AUTOCASTS, LEGACY_AUTOCASTS
+from mpaudit.source.argument import UnrepairableError, arguments
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import (

@@ -6,7 +6,7 @@ import ast
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.protocols.keras_scaling_problems import APPLIED, BUILT
-from mpaudit.source.library.keras.names import ROOTS
+from mpaudit.source.api.keras_names import ROOTS
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import Context, alone, block_of, lines_of, repairs

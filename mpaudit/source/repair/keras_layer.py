@@ -6,8 +6,8 @@ import ast
 
 from mpaudit.finding import Span
 from mpaudit.fix import Edit
+from mpaudit.source.api.keras_names import ROOTS
 from mpaudit.source.library.keras.layers import ACTIVATION_AT, NATURES
-from mpaudit.source.library.keras.names import ROOTS
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
+from mpaudit.source.api.keras_names import ROOTS
 from mpaudit.source.library.keras.losses import FROM_LOGITS_AT, PROBABILITIES
-from mpaudit.source.library.keras.names import ROOTS
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names
 from mpaudit.source.repair.keras_layer import append_argument

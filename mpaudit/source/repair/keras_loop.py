@@ -7,7 +7,7 @@ import ast
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit
 from mpaudit.protocols.keras_loss_scale_problems import TAKEN, UNWRAPPED
-from mpaudit.source.library.keras.names import LEGACY, ROOTS
+from mpaudit.source.api.keras_names import LEGACY, ROOTS
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import insert_after, insert_before

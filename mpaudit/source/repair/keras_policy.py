@@ -6,7 +6,7 @@ import ast
 import sys
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.library.keras.names import ROOTS, last
+from mpaudit.source.api.keras_names import ROOTS, last
 from mpaudit.source.library.keras.policy_name import FLOATX, is_none
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names

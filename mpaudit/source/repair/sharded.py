@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.library.torch.amp import LEGACY_SCALERS
-from mpaudit.source.migrate_call import UnrepairableError
-from mpaudit.source.migrate_import import add_after
+from mpaudit.source.api.torch_names import LEGACY_SCALERS
+from mpaudit.source.argument import UnrepairableError
 from mpaudit.source.module import Module
 from mpaudit.source.names import Names
+from mpaudit.source.new_line import add_after
 from mpaudit.source.place import root_of
 from mpaudit.source.repair.registry import Context, repairs
 

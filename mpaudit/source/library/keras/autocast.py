@@ -20,9 +20,9 @@ from mpaudit.source.library.keras.dtype import (
 from mpaudit.source.library.keras.names import site
 from mpaudit.source.library.keras.policy_name import policy_name
 from mpaudit.source.library.keras.values import LayerOf, Tensor, read
-from mpaudit.source.library.registry import entered, kind_of, method
 from mpaudit.source.library.tensorflow.dtypes import FLOATS
 from mpaudit.source.path import lookup
+from mpaudit.source.registry import entered, kind_of, method
 from mpaudit.source.values import (
     FALSE,
     NONE,

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Related, Span
+from mpaudit.source.api.keras_names import everywhere, last
 from mpaudit.source.dtypes import Dtype
-from mpaudit.source.library.keras.names import everywhere, last, text
+from mpaudit.source.library.keras.names import text
 from mpaudit.source.library.keras.policy_name import DTYPES, compute_dtype, policy_name
 from mpaudit.source.library.keras.values import Tensor, origin, read
-from mpaudit.source.library.registry import attributes, function, on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow.dtypes import (
     FLOATS,
     HALF,
@@ -25,6 +24,8 @@ from mpaudit.source.library.tensorflow.dtypes import (
     kind_of,
     widest,
 )
+from mpaudit.source.registry import attributes, function, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import FALSE, TRUE, UNKNOWN, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfLossGiven, HalfLossMade
+from mpaudit.source.api.keras_names import ROOTS, last
 from mpaudit.source.library.keras.dtype import SEEN, dtype_named, held
 from mpaudit.source.library.keras.losses import WITH_LOGITS
-from mpaudit.source.library.keras.names import ROOTS, last, text
-from mpaudit.source.library.result import on_result
+from mpaudit.source.library.keras.names import text
+from mpaudit.source.result import on_result
 from mpaudit.source.values import External, Thing, Value
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import InputBeyondHalf
 from mpaudit.finding import Related, Span
+from mpaudit.source.api.keras_names import everywhere
 from mpaudit.source.library.keras.dtype import SEEN, compute_dtype_of, held, in_call
-from mpaudit.source.library.keras.names import everywhere, flat
+from mpaudit.source.library.keras.names import flat
 from mpaudit.source.library.keras.values import LayerOf, origin
 from mpaudit.source.library.python.number import number
 from mpaudit.source.library.python.numpy_range import RANGED, reach
-from mpaudit.source.library.result import on_result
+from mpaudit.source.result import on_result
 from mpaudit.source.values import TRUE, Class, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

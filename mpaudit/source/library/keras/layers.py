@@ -5,18 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import LayerMade, Ref
+from mpaudit.source.api.keras_names import everywhere, last
 from mpaudit.source.library.keras.autocast import build, cast_inputs, leaves, restated
 from mpaudit.source.library.keras.dtype import SEEN, dtype_named, hold
 from mpaudit.source.library.keras.input_range import given
-from mpaudit.source.library.keras.names import (
-    computed,
-    everywhere,
-    flat,
-    keras,
-    last,
-    settled,
-    text,
-)
+from mpaudit.source.library.keras.names import computed, flat, keras, settled, text
 from mpaudit.source.library.keras.policy import FLOATX_IN_FORCE, built, in_force
 from mpaudit.source.library.keras.policy_name import compute_dtype, policy_name, refuse, stated
 from mpaudit.source.library.keras.values import (
@@ -28,8 +21,8 @@ from mpaudit.source.library.keras.values import (
     read,
     write,
 )
-from mpaudit.source.library.registry import base, called, entered, function, initialised
 from mpaudit.source.library.tensorflow.dtypes import HALF
+from mpaudit.source.registry import base, called, entered, function, initialised
 from mpaudit.source.values import NONE, TRUE, UNKNOWN, Class, Const, External, Thing, Value
 
 if TYPE_CHECKING:

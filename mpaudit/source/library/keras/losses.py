@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import LossComputed, Ref
 from mpaudit.finding import Span
-from mpaudit.source.library.keras.names import computed, everywhere, keras, last, text
+from mpaudit.source.api.keras_names import everywhere, last
+from mpaudit.source.library.keras.names import computed, keras, text
 from mpaudit.source.library.keras.values import Outlet, read
-from mpaudit.source.library.registry import base, called, function
 from mpaudit.source.library.unseen import unseen
+from mpaudit.source.registry import base, called, function
 from mpaudit.source.values import Const, External, Function, Partial, Thing, Value
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, TensorsMixed
+from mpaudit.source.api.keras_names import last
 from mpaudit.source.library.keras.dtype import SEEN, held, in_call, reasons, tensors_of
-from mpaudit.source.library.keras.names import last
-from mpaudit.source.library.registry import on_binary
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow.dtypes import FLOATS, HALF, Kind, kind_of
+from mpaudit.source.registry import on_binary
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Thing, Value
 
 if TYPE_CHECKING:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import LayerMade, ModelLoaded, ModelMade, ModelSaved, Ref
+from mpaudit.source.api.keras_names import everywhere, last
 from mpaudit.source.dtypes import Dtype
 from mpaudit.source.library.keras.autocast import cast_inputs, computed_in
 from mpaudit.source.library.keras.dtype import SEEN, compute_dtype_of, held, keep
 from mpaudit.source.library.keras.input_range import given
 from mpaudit.source.library.keras.layers import outlet
-from mpaudit.source.library.keras.names import everywhere, flat, keras, last, text
+from mpaudit.source.library.keras.names import flat, keras, text
 from mpaudit.source.library.keras.policy import in_force
 from mpaudit.source.library.keras.policy_name import policy_name
 from mpaudit.source.library.keras.scaling import born
 from mpaudit.source.library.keras.sequence import passed
 from mpaudit.source.library.keras.values import Outlet, Tensor, left, origin, read
-from mpaudit.source.library.registry import attributes, base, called, entered, initialised, method
+from mpaudit.source.registry import attributes, base, called, entered, initialised, method
 from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The names Keras goes by, and summaries that are registered for all of them."""
+"""Summaries for all the names that Keras goes by, and what they are given."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mpaudit.source.api.keras_names import everywhere
 from mpaudit.source.library.keras.values import Tensor, left
-from mpaudit.source.library.registry import Summary, function
+from mpaudit.source.registry import Summary, function
 from mpaudit.source.values import Choice, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
@@ -16,32 +17,10 @@ if TYPE_CHECKING:
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
-ROOTS = (
-    "keras",
-    "tensorflow.keras",
-    "tf_keras",
-    "tensorflow.python.keras",
-    "tensorflow.compat.v1.keras",
-    "tensorflow.compat.v2.keras",
-    "tensorflow_core.keras",
-)
-LEGACY = ("tf_keras.", "tensorflow.python.keras.", "tensorflow.compat.v1.keras.")
-"""Where Keras 2 is meant for certain."""
-
-
-def everywhere(*names: str) -> tuple[str, ...]:
-    """`names` below every root that Keras goes by."""
-    return tuple(f"{root}.{name}" for root in ROOTS for name in names)
-
 
 def keras(*names: str) -> Callable[[Summary], Summary]:
     """Register a summary for functions or classes of Keras; "layers.*" stands for all below."""
     return function(*everywhere(*names))
-
-
-def last(name: str) -> str:
-    """The last part of a dotted name."""
-    return name.rpartition(".")[2]
 
 
 def text(value: Value | None) -> str | None:

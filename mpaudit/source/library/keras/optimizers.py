@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mpaudit.source.api.keras_names import everywhere, last
 from mpaudit.source.keras_version import generation
-from mpaudit.source.library.keras.names import everywhere, keras, last
+from mpaudit.source.library.keras.names import keras
 from mpaudit.source.library.keras.policy import IN_FORCE
 from mpaudit.source.library.keras.scaling import born, make_scaling
 from mpaudit.source.library.python.number import number
-from mpaudit.source.library.registry import attributes, base, function, kind_of
+from mpaudit.source.registry import attributes, base, function, kind_of
 from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Class, Const, Thing, Value
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from mpaudit.source.library.keras.policy_name import (
     stated,
 )
 from mpaudit.source.library.keras.policy_name import compute_dtype as compute_dtype_of_policy
-from mpaudit.source.library.registry import attributes
 from mpaudit.source.library.tensorflow.dtypes import HALF
 from mpaudit.source.names import Names
+from mpaudit.source.registry import attributes
 from mpaudit.source.values import NONE, TRUE, Const, Thing, Value
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from mpaudit.event import PolicyRefused
-from mpaudit.source.library.keras.names import last, text
+from mpaudit.source.api.keras_names import last
+from mpaudit.source.library.keras.names import text
 from mpaudit.source.values import UNKNOWN, Const, External, Thing, Value
 
 if TYPE_CHECKING:

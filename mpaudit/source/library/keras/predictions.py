@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import PredictionsUsed, Ref
+from mpaudit.source.api.keras_names import ROOTS, last
 from mpaudit.source.dtypes import Dtype
 from mpaudit.source.keras_version import generation
 from mpaudit.source.library.keras.dtype import SEEN, held, in_call
 from mpaudit.source.library.keras.models import leaving, outlets
-from mpaudit.source.library.keras.names import ROOTS, last
 from mpaudit.source.library.keras.sequence import through_call
 from mpaudit.source.library.keras.training import use
 from mpaudit.source.library.keras.values import read
-from mpaudit.source.library.registry import method, on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow.dtypes import HALF
+from mpaudit.source.registry import method, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import RawLoss, Ref
 from mpaudit.finding import Span
+from mpaudit.source.api.keras_names import last
 from mpaudit.source.library.keras.dtype import (
     SEEN,
     held,
@@ -21,11 +22,11 @@ from mpaudit.source.library.keras.dtype import (
     strict,
     tensors_of,
 )
-from mpaudit.source.library.keras.names import flat, last
+from mpaudit.source.library.keras.names import flat
 from mpaudit.source.library.keras.values import read
-from mpaudit.source.library.registry import on_binary, on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow.dtypes import kind_of, promotes
+from mpaudit.source.registry import on_binary, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.event import LegacyScaling, OptimizerWrapped, Ref, TapeGradientsUnscaled
+from mpaudit.source.api.keras_names import last
 from mpaudit.source.keras_version import generation
-from mpaudit.source.library.keras.names import keras, last, settled
-from mpaudit.source.library.registry import answers, attributes, method
+from mpaudit.source.library.keras.names import keras, settled
 from mpaudit.source.module import Module
 from mpaudit.source.project import Project
+from mpaudit.source.registry import answers, attributes, method
 from mpaudit.source.tape import taped_in
 from mpaudit.source.values import (
     FALSE,

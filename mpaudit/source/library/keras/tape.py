@@ -11,11 +11,12 @@ from mpaudit.event import (
     TapeGradientsClipped,
     TapeGradientsUnscaled,
 )
+from mpaudit.source.api.keras_names import everywhere, last
 from mpaudit.source.library.keras.models import layers_of, tell
-from mpaudit.source.library.keras.names import everywhere, flat, last
+from mpaudit.source.library.keras.names import flat
 from mpaudit.source.library.keras.scaling import factor, legacy, scales, version
-from mpaudit.source.library.registry import function, method, on_operation
-from mpaudit.source.library.result import on_result
+from mpaudit.source.registry import function, method, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.tape import taped, taped_in
 from mpaudit.source.values import NONE, UNKNOWN, Bound, Const, Pack, Thing, Value
 

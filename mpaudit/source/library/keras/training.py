@@ -12,9 +12,10 @@ from mpaudit.event import (
     TapeGradient,
     TapeGradientsUnscaled,
 )
+from mpaudit.source.api.keras_names import last
 from mpaudit.source.library.keras.losses import computed_from
 from mpaudit.source.library.keras.models import outlets, tell
-from mpaudit.source.library.keras.names import computed, flat, last
+from mpaudit.source.library.keras.names import computed, flat
 from mpaudit.source.library.keras.optimizers import keras_of, optimizer_of_model, wrapped
 from mpaudit.source.library.keras.outputs import (
     compiled,
@@ -26,7 +27,7 @@ from mpaudit.source.library.keras.outputs import (
 )
 from mpaudit.source.library.keras.scaling import factor, scales, version, wrap
 from mpaudit.source.library.keras.values import read
-from mpaudit.source.library.registry import function, method
+from mpaudit.source.registry import function, method
 from mpaudit.source.values import (
     FALSE,
     NONE,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import (
+from mpaudit.source.library.torch.device import device_type
+from mpaudit.source.path import unset
+from mpaudit.source.registry import (
     answer,
     answers,
     attributes,
@@ -14,8 +16,6 @@ from mpaudit.source.library.registry import (
     kind_of,
     method,
 )
-from mpaudit.source.library.torch.device import device_type
-from mpaudit.source.path import unset
 from mpaudit.source.values import (
     FALSE,
     NONE,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import answers
 from mpaudit.source.path import of_making
+from mpaudit.source.registry import answers
 from mpaudit.source.values import (
     FALSE,
     TRUE,

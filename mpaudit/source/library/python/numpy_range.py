@@ -12,10 +12,10 @@ import ast
 import math
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.keras.names import last
+from mpaudit.source.api.keras_names import last
 from mpaudit.source.library.python.number import number
-from mpaudit.source.library.registry import on_operation, on_stored
-from mpaudit.source.library.result import on_result
+from mpaudit.source.registry import on_operation, on_stored
+from mpaudit.source.result import on_result
 from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import base, function, on_stored
-from mpaudit.source.library.result import on_result
+from mpaudit.source.registry import base, function, on_stored
+from mpaudit.source.result import on_result
 from mpaudit.source.unfollowed import forget_held
 from mpaudit.source.values import NONE, TRUE, Const, Thing, Value
 

@@ -11,13 +11,13 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ConstantMet, Ref
+from mpaudit.source.api.keras_names import ROOTS, last
 from mpaudit.source.library.keras.dtype import SEEN, held, reasons
-from mpaudit.source.library.keras.names import ROOTS, last
 from mpaudit.source.library.python.number import number
-from mpaudit.source.library.registry import on_binary, on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow.dtypes import kind_of
 from mpaudit.source.library.tensorflow.masks import hidden_by
+from mpaudit.source.registry import on_binary, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import TRUE, Const, External, Thing, Value
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from mpaudit.source.library.keras.names import ROOTS, last
+from mpaudit.source.api.keras_names import ROOTS, last
 
 HALF = ("float16", "bfloat16")
 FLOATS = ("float16", "bfloat16", "float32", "float64")

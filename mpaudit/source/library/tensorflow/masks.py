@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ConstantMet
+from mpaudit.source.api.keras_names import last
 from mpaudit.source.library.keras.dtype import SEEN
-from mpaudit.source.library.keras.names import last, text
+from mpaudit.source.library.keras.names import text
 from mpaudit.source.library.keras.values import LayerOf
-from mpaudit.source.library.registry import on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow.dtypes import kind_of
+from mpaudit.source.registry import on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Thing, Value
 
 if TYPE_CHECKING:

@@ -6,14 +6,15 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfAverageMoved, HalfMetricMade
+from mpaudit.source.api.keras_names import ROOTS, last
 from mpaudit.source.keras_version import generation
 from mpaudit.source.library.half_sum import LARGEST_SHARE, is_assigned_back, share_of, tell_added
 from mpaudit.source.library.keras.dtype import SEEN, WEIGHT, dtype_named, held, reasons
-from mpaudit.source.library.keras.names import ROOTS, last, text
+from mpaudit.source.library.keras.names import text
 from mpaudit.source.library.keras.policy_name import policy_name
-from mpaudit.source.library.registry import on_binary
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow.dtypes import HALF
+from mpaudit.source.registry import on_binary
+from mpaudit.source.result import on_result
 from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

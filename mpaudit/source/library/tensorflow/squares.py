@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, SquaresReduced
 from mpaudit.finding import Span
+from mpaudit.source.api.keras_names import last
 from mpaudit.source.library.keras.dtype import SEEN, name_of, reasons
-from mpaudit.source.library.keras.names import last, text
+from mpaudit.source.library.keras.names import text
 from mpaudit.source.library.keras.values import LayerOf
-from mpaudit.source.library.registry import on_binary, on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow.dtypes import kind_of
+from mpaudit.source.registry import on_binary, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import NONE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from mpaudit.source.library.keras.dtype import SEEN, WEIGHT, dtype_named, held
 from mpaudit.source.library.keras.models import layers_of
 from mpaudit.source.library.keras.names import flat, text
 from mpaudit.source.library.keras.values import origin
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.tensorflow.dtypes import HALF
+from mpaudit.source.result import on_result
 from mpaudit.source.values import FALSE, TRUE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

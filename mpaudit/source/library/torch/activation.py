@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import function, method, on_operation
-from mpaudit.source.library.result import on_result
+from mpaudit.source.registry import function, method, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import (
     FALSE,
     TRUE,

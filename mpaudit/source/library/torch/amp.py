@@ -16,15 +16,22 @@ from mpaudit.event import (
 )
 from mpaudit.finding import Position, Span
 from mpaudit.source.absence import never_called
+from mpaudit.source.api.torch_names import (
+    AUTOCASTS,
+    LEGACY_AUTOCASTS,
+    LEGACY_SCALERS,
+    SCALERS,
+    SHARDED_SCALERS,
+)
 from mpaudit.source.guard import GUARDED, guard_after
 from mpaudit.source.handover import handed
-from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch.default import autocast_casts
 from mpaudit.source.library.torch.device import decided, device_type
 from mpaudit.source.library.torch.region import stepped_inside
 from mpaudit.source.library.torch.scaler_switch import asked_for_bfloat16
 from mpaudit.source.library.torch.training import closure_of
 from mpaudit.source.path import UNSET
+from mpaudit.source.registry import attributes, base, function, method
 from mpaudit.source.values import (
     FALSE,
     NONE,
@@ -42,28 +49,6 @@ if TYPE_CHECKING:
     from mpaudit.source.path import Identities, Path
     from mpaudit.source.request import Call
 
-LEGACY_SCALERS = (
-    "torch.cuda.amp.GradScaler",
-    "torch.cuda.amp.grad_scaler.GradScaler",
-    "torch.cpu.amp.GradScaler",
-    "torch.cpu.amp.grad_scaler.GradScaler",
-)
-SCALERS = (
-    "torch.amp.GradScaler",
-    "torch.amp.grad_scaler.GradScaler",
-    "torch.GradScaler",
-)
-SHARDED_SCALERS = (
-    "torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler",
-    "torch.distributed.fsdp.ShardedGradScaler",
-)
-LEGACY_AUTOCASTS = {
-    "torch.cuda.amp.autocast": "cuda",
-    "torch.cuda.amp.autocast_mode.autocast": "cuda",
-    "torch.cpu.amp.autocast": "cpu",
-    "torch.cpu.amp.autocast_mode.autocast": "cpu",
-}
-AUTOCASTS = ("torch.autocast", "torch.amp.autocast", "torch.amp.autocast_mode.autocast")
 DEFAULT_DTYPE = {"cuda": "float16", "xpu": "float16", "mps": "float16", "cpu": "bfloat16"}
 DTYPES = {
     "torch.float16": "float16",

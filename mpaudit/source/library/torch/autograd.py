@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import FunctionApplied
 from mpaudit.source.autograd_function import FUNCTION, beside_amp, flaw, functions
-from mpaudit.source.library.registry import method
+from mpaudit.source.registry import method
 from mpaudit.source.values import Class, External, Value
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Backward, Ref
-from mpaudit.source.library.registry import method
 from mpaudit.source.library.torch.region import backward_inside
 from mpaudit.source.library.torch.training import is_whole
+from mpaudit.source.registry import method
 from mpaudit.source.values import NONE, NOWHERE, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:

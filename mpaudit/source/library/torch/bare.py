@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from mpaudit.event import ScaledBare
-from mpaudit.source.library.result import on_result
 from mpaudit.source.reach import reached
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Thing, Value
 from mpaudit.source.walk import walk
 

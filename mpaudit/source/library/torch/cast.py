@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpaudit.source.dtypes import Dtype, combined, dtype_named, fact, learned
-from mpaudit.source.library.registry import attributes, function
 from mpaudit.source.library.torch.default import default_dtype, stated_dtype
+from mpaudit.source.registry import attributes, function
 from mpaudit.source.values import (
     TRUE,
     UNKNOWN,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import (
+from mpaudit.source.library.torch.activation import last_layer, leaving, own_tail
+from mpaudit.source.library.torch.pretrained import from_head
+from mpaudit.source.path import lookup
+from mpaudit.source.registry import (
     function,
     initialised,
     kind_of,
@@ -13,10 +16,7 @@ from mpaudit.source.library.registry import (
     on_operation,
     on_stored,
 )
-from mpaudit.source.library.result import on_result
-from mpaudit.source.library.torch.activation import last_layer, leaving, own_tail
-from mpaudit.source.library.torch.pretrained import from_head
-from mpaudit.source.path import lookup
+from mpaudit.source.result import on_result
 from mpaudit.source.values import NONE, UNKNOWN, Class, Const, Function, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, ScalerStateTaken, StateSaved
 from mpaudit.finding import Span
-from mpaudit.source.library.registry import function, harmless, method
-from mpaudit.source.library.result import on_result
+from mpaudit.source.api.torch_names import LIKE_SCALER, SAVES
+from mpaudit.source.registry import function, harmless, method
+from mpaudit.source.result import on_result
 from mpaudit.source.resuming import resumed
 from mpaudit.source.values import NONE, Bound, Choice, Const, External, Pack, Thing, Value
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
 
-SCALER = re.compile(r"scal|amp", re.IGNORECASE)
 SAVED = ("torch.save", "pickle.dump", "joblib.dump", "torch.distributed.checkpoint.save")
-SAVES = ("save", "save_checkpoint", "save_on_master")
 """What libraries call it that write the dict they are given."""
 MAX_NESTING = 5
 """How deep a checkpoint is looked into."""
@@ -68,7 +66,7 @@ def state_of_member(call: Call) -> Value | None:
 
 def _unseen(call: Call) -> None:
     """What is called a scaler, or was picked by a computed name, may be the one: this only silences."""
-    if SCALER.search(call.ref(None).text) or _picked(call):
+    if LIKE_SCALER.search(call.ref(None).text) or _picked(call):
         _scaler_taken(call, None)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from mpaudit.event import ConstantMet, Ref
 from mpaudit.source.dtypes import HALF, possible, reasons_of
 from mpaudit.source.library.python.number import number
-from mpaudit.source.library.registry import on_binary
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.tensor import certain
+from mpaudit.source.registry import on_binary
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Thing, Value
 
 if TYPE_CHECKING:

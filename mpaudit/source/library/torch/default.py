@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpaudit.source.dtypes import DTYPES, Dtype, combined, dtype_named
-from mpaudit.source.library.registry import function
+from mpaudit.source.registry import function
 from mpaudit.source.values import NONE, UNKNOWN, Choice, Const, Thing, Value
 
 if TYPE_CHECKING:

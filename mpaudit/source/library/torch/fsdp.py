@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import PlainScalerStep, Ref
 from mpaudit.finding import Related, Span
+from mpaudit.source.api.torch_names import LEGACY_SCALERS, SCALERS
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import function
-from mpaudit.source.library.result import on_result
-from mpaudit.source.library.torch.amp import LEGACY_SCALERS, SCALERS
+from mpaudit.source.registry import function
+from mpaudit.source.result import on_result
 from mpaudit.source.values import NONE, TRUE, Const, External, Thing, Value
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsClipped, Ref, Unscaled
-from mpaudit.source.library.registry import attributes, function, method, on_augmented
+from mpaudit.source.registry import attributes, function, method, on_augmented
 from mpaudit.source.values import NONE, TRUE, Pack, Thing, Value
 from mpaudit.source.walk import walk
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientRead, ScaleAsked
 from mpaudit.source.facts import parts
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.gradient import optimizers_of
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

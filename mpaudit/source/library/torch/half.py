@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from mpaudit.event import HalfStep, HalfUnscaled, Ref
 from mpaudit.source.dtypes import HALF, Dtype, dtype_named
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import harmless, on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.half_model import cast_by_hand, dtype_of_model
 from mpaudit.source.library.torch.optim import made_for_one_step
 from mpaudit.source.path import UNSET
+from mpaudit.source.registry import harmless, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import FALSE, NONE, TRUE, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfKept, Ref
 from mpaudit.source.dtypes import HALF, dtype, reasons_of
-from mpaudit.source.library.registry import on_binary
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.dtypes import Kind, kind_of_layer, kind_of_operation
+from mpaudit.source.registry import on_binary
+from mpaudit.source.result import on_result
 from mpaudit.source.values import FALSE, Const, External, Thing, Value
 
 if TYPE_CHECKING:

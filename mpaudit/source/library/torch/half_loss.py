@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfLoss
 from mpaudit.source.dtypes import HALF, Dtype, possible, reasons_of
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.dtypes import LOSSES, Kind, kind_of_layer
 from mpaudit.source.library.torch.half_input import without_gradients
 from mpaudit.source.library.torch.tensor import certain
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Thing, Value
 
 if TYPE_CHECKING:

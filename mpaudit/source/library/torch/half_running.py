@@ -9,9 +9,9 @@ from mpaudit.event import HalfAverageMoved
 from mpaudit.source.dtypes import HALF, Dtype, parameter_dtype, possible, reasons_of
 from mpaudit.source.library.half_sum import LARGEST_SHARE, is_assigned_back, share_of, tell_added
 from mpaudit.source.library.python.number import number
-from mpaudit.source.library.registry import on_binary
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.tensor import certain
+from mpaudit.source.registry import on_binary
+from mpaudit.source.result import on_result
 from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

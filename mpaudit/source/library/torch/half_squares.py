@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from mpaudit.event import Ref, SquaresReduced
 from mpaudit.finding import Span
 from mpaudit.source.dtypes import dtype, possible, reasons_of
-from mpaudit.source.library.registry import on_binary, on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.dtypes import Kind, kind_of_layer
 from mpaudit.source.library.torch.tensor import certain
+from mpaudit.source.registry import on_binary, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

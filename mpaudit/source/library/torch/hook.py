@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from mpaudit.event import GradientsHooked
 from mpaudit.finding import Span
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import method
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.gradient import optimizers_of
 from mpaudit.source.path import UNSET
+from mpaudit.source.registry import method
+from mpaudit.source.result import on_result
 from mpaudit.source.values import (
     TRUE,
     Bound,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import DtypesMixed, Ref
 from mpaudit.source.dtypes import HALF, dtype, reasons_of
-from mpaudit.source.library.registry import on_stored
-from mpaudit.source.library.result import on_result
+from mpaudit.source.registry import on_stored
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, Pack, Thing, Value
 
 if TYPE_CHECKING:

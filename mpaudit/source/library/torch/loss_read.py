@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, ScaledLossRead
-from mpaudit.source.library.result import on_result
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Pack, Thing, Value
 from mpaudit.source.walk import walk
 

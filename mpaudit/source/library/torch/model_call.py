@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import kind_of
+from mpaudit.source.registry import kind_of
 from mpaudit.source.values import Class
 
 if TYPE_CHECKING:

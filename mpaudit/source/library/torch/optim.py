@@ -6,23 +6,17 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsClipped, GradientsZeroed, OptimizerStep
 from mpaudit.finding import Span
+from mpaudit.source.api.torch_names import makes_optimizer
 from mpaudit.source.guard import left_if_infinite
-from mpaudit.source.library.registry import attributes, base, function, method
 from mpaudit.source.library.torch.gradient import optimizers_of, told_apart
 from mpaudit.source.library.torch.region import stepped_inside
+from mpaudit.source.registry import attributes, base, function, method
 from mpaudit.source.values import FALSE, NONE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.source.call import Calls
     from mpaudit.source.path import Path
     from mpaudit.source.request import Call
-
-NOT_OPTIMIZERS = ("torch.optim.lr_scheduler", "torch.optim.swa_utils")
-
-
-def makes_optimizer(name: str) -> bool:
-    """Whether calling `name` makes an optimizer."""
-    return name.startswith("torch.optim.") and not name.startswith(NOT_OPTIMIZERS)
 
 
 @function("torch.optim.*", "transformers.AdamW", "transformers.optimization.AdamW")

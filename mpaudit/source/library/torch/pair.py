@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.source.dtypes import Dtype, fact, learned
-from mpaudit.source.library.registry import attributes
-from mpaudit.source.library.result import on_result
+from mpaudit.source.registry import attributes
+from mpaudit.source.result import on_result
 from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ScaledGradientTaken, ScaledPartScaled
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.gradient import GRAPH
+from mpaudit.source.result import on_result
 from mpaudit.source.values import TRUE, UNKNOWN, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

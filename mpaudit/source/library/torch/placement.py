@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.source.facts import parts
+from mpaudit.source.registry import on_entry, on_member
 from mpaudit.source.values import TRUE, UNKNOWN, Class, Const, External, Pack, Thing, Value
 from mpaudit.source.walk import walk
 
@@ -50,6 +51,7 @@ def certain_device(call: Call, model: Thing) -> str | None:
     return device if moved or whole else None
 
 
+@on_member
 def attached(owner: Thing, value: Value, path: Path) -> None:
     """Note that a module becomes an attribute of something that may be moved as a whole."""
     if isinstance(value, Thing) and value.kind == "Module":
@@ -57,6 +59,7 @@ def attached(owner: Thing, value: Value, path: Path) -> None:
             path.learn(value, part=TRUE)
 
 
+@on_entry
 def moved_elsewhere(instance: Thing, owner: Class, path: Path) -> None:
     """Note which models of an object its methods move: any of them may have been called before."""
     for name in _moved(owner.node):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import function, on_stored
 from mpaudit.source.library.torch.activation import activated, last_layer, leaving, nature_of
+from mpaudit.source.registry import function, on_stored
 from mpaudit.source.values import NONE, UNKNOWN, Bound, Const, Thing, Value
 
 if TYPE_CHECKING:

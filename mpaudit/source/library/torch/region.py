@@ -11,9 +11,9 @@ from mpaudit.event import (
     RegionStep,
     SentToDevice,
 )
-from mpaudit.source.library.registry import function, method
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.device import device_type
+from mpaudit.source.registry import function, method
+from mpaudit.source.result import on_result
 from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

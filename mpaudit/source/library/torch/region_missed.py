@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from mpaudit.event import RegionMissed
 from mpaudit.finding import Span
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import function, harmless, method, on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.half_input import gradients_off
 from mpaudit.source.library.torch.layers import PRODUCTS, multiplies
 from mpaudit.source.library.torch.model_call import model_call
+from mpaudit.source.registry import function, harmless, method, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import NONE, UNKNOWN, Const, External, Thing, Value
 from mpaudit.source.walk import walk
 

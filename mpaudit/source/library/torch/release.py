@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import function
+from mpaudit.source.registry import function
 from mpaudit.source.torch_version import ASKED, release
 from mpaudit.source.values import Const, External, Value
 

@@ -6,9 +6,9 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsSanitized
-from mpaudit.source.library.registry import on_stored
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.gradient import optimizers_of
+from mpaudit.source.registry import on_stored
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Thing, Value
 from mpaudit.source.walk import walk
 

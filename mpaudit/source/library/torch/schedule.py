@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, SchedulerStep
-from mpaudit.source.library.registry import function, method
 from mpaudit.source.module import bare
+from mpaudit.source.registry import function, method
 from mpaudit.source.values import NONE, NOWHERE, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:

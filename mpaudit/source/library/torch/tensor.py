@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 from mpaudit.finding import Span
 from mpaudit.source.dtypes import Dtype, combined, dtype_named, fact, learned
 from mpaudit.source.library.python.number import is_number, measured, sized
-from mpaudit.source.library.registry import function, on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch import cast as torch_cast
 from mpaudit.source.library.torch.dtypes import (
     LOWER_METHODS,
@@ -27,6 +25,8 @@ from mpaudit.source.library.torch.dtypes import (
     result,
 )
 from mpaudit.source.library.torch.head import head
+from mpaudit.source.registry import function, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import TRUE, UNKNOWN, Bound, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ThreadForward
-from mpaudit.source.library.registry import method
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.layers import multiplies
 from mpaudit.source.library.torch.model_call import model_call
+from mpaudit.source.registry import method
+from mpaudit.source.result import on_result
 from mpaudit.source.values import NONE, TRUE, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Backward, LossScaled, Ref, ScalerMade, ScalerStep, ScalerUpdate, Unscaled
-from mpaudit.source.library.registry import attributes, called, function
 from mpaudit.source.library.torch.backward import around
 from mpaudit.source.library.torch.region import backward_inside, stepped_inside
+from mpaudit.source.registry import attributes, called, function
 from mpaudit.source.values import NONE, TRUE, Const, Thing, Value
 
 if TYPE_CHECKING:

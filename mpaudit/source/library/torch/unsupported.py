@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfGiven
 from mpaudit.source.dtypes import HALF, possible, reasons_of
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.dtypes import Mode
 from mpaudit.source.library.torch.tensor import certain, mode
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import called, on_operation
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.activation import activated, nature_of
 from mpaudit.source.library.torch.chain import leaving_model
 from mpaudit.source.path import lookup
+from mpaudit.source.registry import called, on_operation
+from mpaudit.source.result import on_result
 from mpaudit.source.values import (
     Bound,
     Class,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Accelerated, Prepared, Ref
-from mpaudit.source.library.registry import base, function, initialised, method, others
+from mpaudit.source.registry import base, function, initialised, method, others
 from mpaudit.source.values import (
     FALSE,
     NONE,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.registry import on_binary
 from mpaudit.source.library.trainers.accelerate import ALL
+from mpaudit.source.registry import on_binary
 from mpaudit.source.values import UNKNOWN, Choice, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from mpaudit.event import (
     PreparedStep,
     Ref,
 )
-from mpaudit.source.library.registry import called, method, others
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.half_model import cast_by_hand
 from mpaudit.source.library.torch.wrapped import call_wrapper
 from mpaudit.source.library.trainers.accelerate import PREPARED, is_foreign, known_of, the_one
 from mpaudit.source.library.trainers.accelerate_division import division
 from mpaudit.source.library.trainers.region import backward_in
+from mpaudit.source.registry import called, method, others
+from mpaudit.source.result import on_result
 from mpaudit.source.values import FALSE, NONE, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:

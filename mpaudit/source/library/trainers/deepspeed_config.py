@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from mpaudit.event import EngineConfigured
 from mpaudit.finding import Related
 from mpaudit.source.config_file import UnreadableConfigError, beside, read_config
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.trainers.accelerate import entry
 from mpaudit.source.requirement import allowed
+from mpaudit.source.result import on_result
 from mpaudit.source.tree_text import Tree
 from mpaudit.source.values import FALSE, NONE, TRUE, Const, External, Thing, Value
 

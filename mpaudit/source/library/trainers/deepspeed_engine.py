@@ -13,11 +13,11 @@ from mpaudit.event import (
     Ref,
 )
 from mpaudit.finding import Related
-from mpaudit.source.library.registry import called, function, method, others
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.torch.wrapped import call_wrapper
 from mpaudit.source.library.trainers.deepspeed_config import CONFIG, configured, silent_about, tell
 from mpaudit.source.library.trainers.owned import spelled
+from mpaudit.source.registry import called, function, method, others
+from mpaudit.source.result import on_result
 from mpaudit.source.values import NONE, UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import PrecisionAsked, PrecisionRefused
 from mpaudit.source.compat import expected, guarded
-from mpaudit.source.library.registry import base, function, others
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.trainers.accelerate import ACCELERATORS, MANY, PRECISIONS, entry, given
 from mpaudit.source.path import lookup
+from mpaudit.source.registry import base, function, others
 from mpaudit.source.requirement import allowed
+from mpaudit.source.result import on_result
 from mpaudit.source.values import NONE, TRUE, Class, Const, Function, Thing, Value
 
 if TYPE_CHECKING:

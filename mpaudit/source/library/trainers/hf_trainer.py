@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfTrained
-from mpaudit.source.library.registry import (
+from mpaudit.source.library.torch.half_model import cast_by_hand
+from mpaudit.source.library.trainers.accelerate import MANY, given
+from mpaudit.source.library.trainers.hf_arguments import given_in_arguments
+from mpaudit.source.path import lookup
+from mpaudit.source.registry import (
     base,
     function,
     initialised,
@@ -13,10 +17,6 @@ from mpaudit.source.library.registry import (
     method,
     others,
 )
-from mpaudit.source.library.torch.half_model import cast_by_hand
-from mpaudit.source.library.trainers.accelerate import MANY, given
-from mpaudit.source.library.trainers.hf_arguments import given_in_arguments
-from mpaudit.source.path import lookup
 from mpaudit.source.values import FALSE, NONE, TRUE, Class, Const, Function, Thing, Value
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsZeroed, OwnedBackward, OwnedStep, OwnedUnscaled, Ref
-from mpaudit.source.library.registry import function, method
 from mpaudit.source.library.trainers.lightning_names import (
     MIXED,
     PRECISIONS,
@@ -21,6 +20,7 @@ from mpaudit.source.library.trainers.lightning_refusal import (
 )
 from mpaudit.source.library.trainers.owned import in_view
 from mpaudit.source.library.trainers.region import backward_in
+from mpaudit.source.registry import function, method
 from mpaudit.source.values import NONE, Pack, Thing, Value
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsZeroed, OwnedBackward, OwnedClip, OwnedStep, OwnedUnscaled, Ref
-from mpaudit.source.library.registry import method
 from mpaudit.source.library.trainers.lightning_hook import hooks, tell
 from mpaudit.source.library.trainers.lightning_names import MIXED, because, chosen, hook, is_module
 from mpaudit.source.path import lookup
+from mpaudit.source.registry import method
 from mpaudit.source.values import FALSE, NONE, Class, Const, Function, Thing, Value
 
 if TYPE_CHECKING:

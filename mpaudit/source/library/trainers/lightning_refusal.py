@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from mpaudit.event import CombinationRefused
 from mpaudit.finding import Related, Span
 from mpaudit.source.facts import parts
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.trainers.lightning_names import MIXED, because, hook, option
+from mpaudit.source.result import on_result
 from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, Thing, Value
 
 if TYPE_CHECKING:

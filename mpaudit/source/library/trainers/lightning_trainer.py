@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientRead, OwnedBackward, OwnedStep, OwnedUnscaled
 from mpaudit.source.facts import parts
-from mpaudit.source.library.registry import function, method
 from mpaudit.source.library.torch.device import decided
 from mpaudit.source.library.trainers.lightning_hook import follow, hooks, step, tell
 from mpaudit.source.library.trainers.lightning_module import is_manual, scaled
@@ -24,6 +23,7 @@ from mpaudit.source.library.trainers.lightning_refusal import (
     twice_chosen,
 )
 from mpaudit.source.library.trainers.lightning_region import device
+from mpaudit.source.registry import function, method
 from mpaudit.source.values import UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:

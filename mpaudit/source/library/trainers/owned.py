@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpaudit.event import RawBackward, Ref
-from mpaudit.source.library.result import on_result
 from mpaudit.source.library.trainers.lightning_names import derives
+from mpaudit.source.result import on_result
 from mpaudit.source.values import Pack, Thing, Value
 
 if TYPE_CHECKING:

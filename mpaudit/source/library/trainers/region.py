@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Region
-from mpaudit.source.library.registry import method
 from mpaudit.source.library.torch.backward import around
 from mpaudit.source.library.torch.device import decided
 from mpaudit.source.library.trainers.accelerate import is_foreign
+from mpaudit.source.registry import method
 from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Const, External, Thing, Value
 
 if TYPE_CHECKING:

@@ -19,6 +19,8 @@ Other = Callable[["Calls", Thing, str, "Path"], Value | None]
 Augmented = Callable[["Calls", ast.AugAssign, Value, Value, "Path"], None]
 Binary = Callable[["Calls", ast.BinOp | ast.AugAssign, Value, Value, "Path"], None]
 Stored = Callable[["Calls", ast.Subscript, Value, Value, Value, "Path"], None]
+Member = Callable[[Thing, Value, "Path"], None]
+Entry = Callable[[Thing, Class, "Path"], None]
 Operation = Callable[["Calls", str, tuple[Value, ...], Thing, "Path"], None]
 
 S = TypeVar("S", bound=Summary)
@@ -36,6 +38,8 @@ _others: dict[str, Other] = {}
 _augmented: list[Augmented] = []
 _binaries: list[Binary] = []
 _stores: list[Stored] = []
+_members: list[Member] = []
+_entries: list[Entry] = []
 _operations: list[Operation] = []
 _answers: dict[str, list[Summary]] = {}
 _bases: dict[str, tuple[str, Callable[[Call, Thing, str], None] | None]] = {}
@@ -178,6 +182,18 @@ def on_stored(hook: Stored) -> Stored:
     return hook
 
 
+def on_member(hook: Member) -> Member:
+    """Register a hook for `owner.name = value`."""
+    _members.append(hook)
+    return hook
+
+
+def on_entry(hook: Entry) -> Entry:
+    """Register a hook for a method that is followed by itself, on an instance as `__init__` leaves it."""
+    _entries.append(hook)
+    return hook
+
+
 def on_operation(hook: Operation) -> Operation:
     """Register a hook for operators and subscripts: "Add", "USub", "[]", the operands, the result."""
     _operations.append(hook)
@@ -309,6 +325,18 @@ def applied(
     """Tell the summaries of an operator between two operands in the source."""
     for hook in _binaries:
         hook(engine, node, left, right, path)
+
+
+def kept(owner: Thing, value: Value, path: Path) -> None:
+    """Tell the summaries of `owner.name = value`."""
+    for hook in _members:
+        hook(owner, value, path)
+
+
+def entry(instance: Thing, owner: Class, path: Path) -> None:
+    """Tell the summaries that a method of `instance` is followed whose caller nobody has seen."""
+    for hook in _entries:
+        hook(instance, owner, path)
 
 
 def stored(
