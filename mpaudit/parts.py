@@ -8,6 +8,8 @@ that can change anything (`mpaudit.meeting`). So the groups are those that one e
 
 from __future__ import annotations
 
+import gc
+import importlib
 import multiprocessing
 import os
 import re
@@ -29,6 +31,8 @@ _IMPORTED = re.compile(
     rb'^[ \t]*"?(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([\w., \t]+))', re.MULTILINE
 )
 _LEVELS = 8
+BUNDLE = 50_000
+"""Bytes of text up to which parts are followed in one process: to begin one takes longer."""
 
 Roles = Sequence[tuple[str, str]]
 """Names of files, with what each is audited as."""
@@ -112,16 +116,17 @@ class Work:
         self._plugins = [(each.name, each.folder) for each in registry.loaded()]
 
     def begin(self) -> None:
-        """Have the plugins at hand, in a process that has not loaded them."""
+        """Have at hand what all parts need: the plugins, the engine, and where files are."""
         for name, folder in self._plugins:
             load(name, folder)
+        importlib.import_module("mpaudit.execution")
+        self._project = Project(lambda path: self._configuration.of(path).target)
+        for name in self._names:
+            self._project.add(Path(name))
 
     def groups(self, roles: Roles) -> list[Group]:
-        """The groups of some files."""
-        if self._project is None:
-            self._project = Project(lambda path: self._configuration.of(path).target)
-            for name in self._names:
-                self._project.add(Path(name))
+        """The groups of some files; `begin` comes first."""
+        assert self._project is not None
         batch = Batch(self._project.anew(), lambda name: self._configuration.rules(name).widened)
         for name, role in roles:
             take(batch, name, role)
@@ -132,11 +137,16 @@ def followed(parts: Sequence[Roles], work: Work, processes: int) -> list[Group]:
     """The groups of all parts, in the order of their files."""
     roles = dict(pair for part in parts for pair in part)
     position = {name: number for number, name in enumerate(roles)}
-    context = multiprocessing.get_context(_method())
+    method = _method()
+    if method == "fork":  # each process has at once what is there now; another begins by itself
+        _begin(work)
+        gc.freeze()
+    began = (None, ()) if method == "fork" else (_begin, (work,))
+    context = multiprocessing.get_context(method)
     crew = min(processes, len(parts))
     groups: list[Group] = []
-    waiting: list[Roles] = sorted(parts, key=_size, reverse=True)
-    with context.Pool(crew, _begin, (work,), maxtasksperchild=1) as pool:  # then its memory is free
+    waiting = bundled(sorted(parts, key=_size, reverse=True))
+    with context.Pool(crew, *began, maxtasksperchild=1) as pool:  # then its memory is free
         while waiting:
             groups += (each for found in pool.imap(_run, waiting, chunksize=1) for each in found)
             again = concerned(groups)
@@ -164,6 +174,20 @@ def _begin(work: Work) -> None:
 
 def _run(part: Roles) -> list[Group]:
     return _work[0].groups(part)
+
+
+def bundled(parts: Sequence[Roles]) -> list[Roles]:
+    """Small parts put together, so that each process has something to do; `parts` from the largest."""
+    bundles: list[list[tuple[str, str]]] = []
+    filled = BUNDLE
+    for part in parts:
+        size = _size(part)
+        if filled + size > BUNDLE:
+            bundles.append([])
+            filled = 0
+        bundles[-1].extend(part)
+        filled += size
+    return list(bundles)
 
 
 def _size(part: Roles) -> int:

@@ -72,6 +72,17 @@ def test_several_processes_say_the_same(here: Path) -> None:
         assert len(one.findings) > 15
 
 
+def test_small_parts_share_a_process(here: Path) -> None:
+    for name, size in zip("abcd", (parts.BUNDLE * 2, 9, 8, parts.BUNDLE - 12), strict=True):
+        write(f"{name}.py", "#" * size)
+    bundles = parts.bundled([[(f"{name}.py", "module")] for name in "abcd"])
+    assert [[name for name, _ in each] for each in bundles] == [
+        ["a.py"],
+        ["b.py", "c.py"],
+        ["d.py"],
+    ]
+
+
 @pytest.fixture
 def again(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Each file is a part of its own; the names of those that are followed again, together."""
@@ -84,6 +95,7 @@ def again(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr(parts, "cut", lambda roles, _: [[each] for each in roles])
     monkeypatch.setattr(parts, "concerned", seen)
+    monkeypatch.setattr(parts, "BUNDLE", 0)
     return found
 
 
