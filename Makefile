@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROOF := $(VENV)/.proof
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Set, each of the many processes that tests start would compile mpaudit anew.
+export PYTHONDONTWRITEBYTECODE =
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export CUDA_VISIBLE_DEVICES ?=
 

@@ -49,7 +49,9 @@ def weights(policy: str) -> list[bytes]:
         return [each.tobytes() for each in model.get_weights()]
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("float32", marks=pytest.mark.slow), "mixed_float16"]
+)
 def test_a_residual_network_trains_to_the_same_bits(tmp_path: Path, policy: str) -> None:
     plain = weights(policy)
     for name, sampling in (

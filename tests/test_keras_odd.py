@@ -182,7 +182,9 @@ PROGRAMS = [
 ]
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("float32", marks=pytest.mark.slow), "mixed_float16"]
+)
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda each: each.__name__)
 def test_an_odd_program_trains_to_the_same_bits(
     tmp_path: Path, program: Callable[[], list[Any]], policy: str

@@ -116,7 +116,7 @@ def test_what_differs_by_its_rows_only_is_traced_once(tmp_path: Path) -> None:
     assert all(row.amax for (_, phase), row in found.items() if phase == "forward")
 
 
-@pytest.mark.parametrize("mode", ["function", "xla"])
+@pytest.mark.parametrize("mode", ["function", pytest.param("xla", marks=pytest.mark.slow)])
 def test_what_shares_a_function_keeps_numbers_of_its_own(tmp_path: Path, mode: str) -> None:
     """Tensors beyond a MiB are looked at by themselves, all by the same function."""
     sizes: list[float] = [3.0, 5.0, 7.0, 11.0]

@@ -481,7 +481,16 @@ def trained(mode: str) -> list[bytes]:
     return [numpy.array(losses).tobytes(), *(each.tobytes() for each in model.get_weights())]
 
 
-@pytest.mark.parametrize("mode", ["eager", "function", "xla", "fit", "logits"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "eager",
+        pytest.param("function", marks=pytest.mark.slow),
+        "xla",
+        "fit",
+        pytest.param("logits", marks=pytest.mark.slow),
+    ],
+)
 def test_training_is_the_same_to_the_last_bit(tmp_path: Path, mode: str) -> None:
     plain = trained(mode)
     with watched(tmp_path):

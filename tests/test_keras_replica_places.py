@@ -84,7 +84,11 @@ def told(found: list[Problem]) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("package", "kind"),
-    [("keras", "fit"), pytest.param("tf_keras", "fit", marks=pytest.mark.slow), ("keras", "own")],
+    [
+        ("keras", "fit"),
+        pytest.param("tf_keras", "fit", marks=pytest.mark.slow),
+        pytest.param("keras", "own", marks=pytest.mark.slow),
+    ],
 )
 def test_what_one_replica_is_told_two_are_told_at_the_same_lines(
     tmp_path: Path, package: str, kind: str

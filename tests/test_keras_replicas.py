@@ -62,9 +62,16 @@ def largest(tensors: list[Any]) -> float:
 @pytest.mark.parametrize(
     ("how", "strategy"),
     [
-        *((how, "mirrored") for how in ("fit", "eager", "function")),
-        ("fit", "one"),
-        ("fit", "multi"),
+        ("fit", "mirrored"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("eager", "mirrored"),
+                ("function", "mirrored"),
+                ("fit", "one"),
+                ("fit", "multi"),
+            )
+        ),
     ],
 )
 def test_numbers_of_all_replicas_are_joined(watched: Watched, how: str, strategy: str) -> None:
@@ -122,7 +129,7 @@ def test_a_light_look_at_replicas_measures_the_gradients_of_parameters(watched: 
     assert steps == {0: (True, 512.0), 1: (False, 512.0), 2: (True, 256.0)}
 
 
-@pytest.mark.parametrize("how", ["fit", "function"])
+@pytest.mark.parametrize("how", ["fit", pytest.param("function", marks=pytest.mark.slow)])
 def test_replicas_train_to_the_same_bits(watched: Watched, how: str) -> None:
     assert trained(how)["weights"] == watched(how)[0]["weights"]
 
@@ -147,7 +154,7 @@ def test_casts_of_all_replicas_are_counted(watched: Watched, how: str, batch: in
 
 
 @pytest.mark.parametrize("bad", ["inputs", "targets"])
-@pytest.mark.parametrize("replica", [0, 1])
+@pytest.mark.parametrize("replica", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize("package", ["keras", pytest.param("tf_keras", marks=pytest.mark.slow)])
 def test_the_replica_that_overflows_is_told(
     watched: Watched, package: str, replica: int, bad: str

@@ -87,7 +87,7 @@ def test_attempts_in_a_loop(attempts: Attempts) -> None:
     attempts.check()
 
 
-@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("before", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_function_that_was_traced_before_is_compiled_by_xla(
     attempts: Attempts, before: bool
 ) -> None:

@@ -15,10 +15,8 @@ from mpaudit.source.path import SETTINGS, Identities
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
-@pytest.mark.parametrize(
-    "folder",
-    ["scripts", *(pytest.param(name, marks=pytest.mark.slow) for name in ("projects", "clean"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["scripts", "projects", "clean"])
 def test_the_same_is_found_with_a_sweep_after_every_file(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
