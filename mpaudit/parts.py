@@ -8,7 +8,6 @@ that can change anything (`mpaudit.meeting`). So the groups are those that one e
 
 from __future__ import annotations
 
-import gc
 import importlib
 import multiprocessing
 import os
@@ -17,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mpaudit.extension import registry
@@ -140,13 +140,12 @@ def followed(parts: Sequence[Roles], work: Work, processes: int) -> list[Group]:
     method = _method()
     if method == "fork":  # each process has at once what is there now; another begins by itself
         _begin(work)
-        gc.freeze()
-    began = (None, ()) if method == "fork" else (_begin, (work,))
+    begin = None if method == "fork" else partial(_begin, work)
     context = multiprocessing.get_context(method)
     crew = min(processes, len(parts))
     groups: list[Group] = []
     waiting = bundled(sorted(parts, key=_size, reverse=True))
-    with context.Pool(crew, *began, maxtasksperchild=1) as pool:  # then its memory is free
+    with context.Pool(crew, begin, maxtasksperchild=1) as pool:  # then its memory is free
         while waiting:
             groups += (each for found in pool.imap(_run, waiting, chunksize=1) for each in found)
             again = concerned(groups)
