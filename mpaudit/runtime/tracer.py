@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mpaudit.event import Event
-from mpaudit.finding import Position, Problem, Span
+from mpaudit.finding import Problem, Span
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, settle
-from mpaudit.runtime import collapse, unmixed
+from mpaudit.runtime import unmixed
 from mpaudit.runtime.claim import Claims
 from mpaudit.runtime.histogram import Histogram
+from mpaudit.runtime.incidents import Incidents
 from mpaudit.runtime.lane import Judges, Lane
 from mpaudit.runtime.record import (
     LOW_PRECISION,
@@ -38,7 +39,6 @@ from mpaudit.runtime.trace import Writer
 
 FLUSH_EVERY = 1.0  # seconds; what a kill -9 can lose
 SKIPS = 500  # stretches of skipped steps whose culprits are kept
-_NOWHERE = Span("<unknown>", Position(1, 1), Position(1, 1))
 
 
 class Tracer:
@@ -85,14 +85,12 @@ class Tracer:
         self.claims = Claims(self.note)
         self._seen = False
         self._waiting: dict[Hashable, Row] = {}  # since the last flush
-        self._incidents: dict[Hashable, Incident] = {}
+        self._incidents = Incidents()
         self._optimizers: list[Optimizer] = []
         self._steps: list[int] = []
         self._runs: list[list[Attempts]] = []
         self._stepped_at: dict[int, Span] = {}
         self._skips: list[list[Any]] = []
-        self._made_in: dict[Hashable, str] = {}
-        self._beyond: set[Hashable] = set()
         self._tally = Tally()
         self._amp: tuple[Span, str] | None = None
         self._dtypes: set[str] = set()
@@ -268,17 +266,8 @@ class Tracer:
 
         `made_in` is the dtype in which the layer itself made them, None if they only came to it.
         """
-        key = (Incident, incident.rule, incident.kind, incident.layer)
         with self.lock:
-            first_made = made_in is not None and key not in self._made_in
-            if made_in is not None and first_made:
-                self._made_in[key] = made_in
-            if (known := self._incidents.get(key)) is not None:
-                known = replace(known, message=incident.message) if first_made else known
-                judgement = known.judgement  # the first counts here; a fall is judged at its end
-                incident = replace(known.joined(incident), judgement=judgement)
-            self._incidents[key] = incident
-            self._put(key, incident)
+            self._put(*self._incidents.add(incident, made_in))
 
     def problem(self, problem: Problem) -> None:
         """Record a finding that a probe made itself; the first of each rule and place counts."""
@@ -294,24 +283,8 @@ class Tracer:
             found.append(unmixed.problem(len(self._tally), *self._amp))
         for judge in self.judging:
             found += judge()
-        for fell in self._falls():
-            bad = self._fallen(fell)
-            made = [each for key, each in bad.items() if self._made_in.get(key) == "float16"]
-            others = [each for each in bad.values() if each not in made]
-            there = made and made[0].layer in self._tally
-            layer = self.known(made[0].layer) if there else None
-            at = self._stepped_at.get(fell.optimizer, _NOWHERE)
-            found += collapse.problems(fell, made, others, layer, at)
+        found += self._incidents.problems(self._runs, self._tally, self._stepped_at)
         return found
-
-    def _falls(self) -> list[collapse.Fall]:
-        """The loss scales that are in free fall, those aside that another finding explains."""
-        return collapse.falls(self._runs, list(self._incidents.values()))
-
-    def _fallen(self, fell: collapse.Fall, *, whole: bool = False) -> dict[Hashable, Incident]:
-        """What went wrong in the last step of a fall, or in any of its steps, by its key."""
-        bad = collapse.during(fell, self._incidents.values(), whole=whole)
-        return {key: row for key, row in self._incidents.items() if row in bad}
 
     def forget(self) -> bool:
         """Forget all layers so far, unless something went wrong; returns whether it did."""
@@ -346,14 +319,13 @@ class Tracer:
                 self._join((Flowed, flowed.layer, flowed.flow, flowed.dtype), flowed)
             for layer in self._tally.layers():
                 self._put((Layer, layer.path), layer)
-            beyond = {key for fell in self._falls() for key in self._fallen(fell, whole=True)}
-            changed = {key: self._incidents[key] for key in beyond ^ self._beyond}
-            self._beyond = beyond  # no calibration any more
-            self._waiting.update(changed)
+            self._waiting.update(self._incidents.turned(self._runs))
             with self._writer.whole():
                 for key in sorted(self._stale_facts):
                     self._writer.meta(key, self._facts[key])
-                self._writer.rows(self._judged(*each) for each in self._waiting.items())
+                rank = self._facts.get("rank") or 0
+                waiting = self._waiting.items()
+                self._writer.rows(self._incidents.judged(*each, rank) for each in waiting)
                 self._writer.problems(self.problems())
             self._stale_facts, self._waiting = set(), {}
             self._flushed = time.monotonic()
@@ -374,14 +346,6 @@ class Tracer:
             self.flush()
             self._writer.close()
             self._closed = True
-
-    def _judged(self, key: Hashable, row: Row) -> Row:
-        """A row as it is to be read: what a scaler does not get past is not benign."""
-        if isinstance(row, Incident):
-            beyond = key in self._beyond and row.judgement == "benign"
-            judgement = "defect" if beyond else row.judgement
-            return replace(row, judgement=judgement, rank=self._facts.get("rank") or 0)
-        return row
 
     def _join(self, key: Hashable, row: Any) -> None:
         with self.lock:
