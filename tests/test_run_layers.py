@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
+from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
 from mpaudit import cli  # noqa: E402
-from mpaudit.render import run_text  # noqa: E402
+from mpaudit.render import run_json, run_text  # noqa: E402
 from mpaudit.runtime.summary import RunReport, summarise  # noqa: E402
 from tests.watched import batches, model, trace, train  # noqa: E402
 
@@ -48,10 +50,11 @@ class Label(nn.Module):
         return name.upper()
 
 
-def large() -> nn.Sequential:
+def large(*, loud: bool = True) -> nn.Sequential:
     torch.manual_seed(0)
     blocks: list[nn.Module] = [Block(number) for number in range(DEEP)]
-    blocks[LOUD].inside.append(Loud())
+    if loud:
+        blocks[LOUD].inside.append(Loud())
     return nn.Sequential(*blocks, nn.Linear(12, 4))
 
 
@@ -73,6 +76,65 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> RunReport:
 def section(text: str, title: str) -> list[str]:
     part = next(part for part in text.split("\n\n") if part.startswith(title))
     return part.splitlines()[1:]
+
+
+def averaged(folder: Path, *, loud: bool, trained: bool = False) -> tuple[str, str, float]:
+    """The report of a training beside which another model of its kind is called, in short and whole;
+    and the largest number that this one gives out."""
+    network = large(loud=False)
+    other = AveragedModel(large(loud=loud) if loud else network)
+    largest: list[float] = []
+
+    def loop() -> None:
+        train(network)
+        for part in other.module.modules():
+            part.register_forward_hook(lambda *seen: largest.append(seen[-1].abs().max().item()))
+        samples, labels = next(iter(batches(1)))
+        result = other(samples)
+        if trained:
+            nn.functional.cross_entropy(result, labels).backward()
+
+    report = summarise(trace(folder, loop)[1])
+    return run_text.render(report), run_text.render(report, whole=True), max(largest)
+
+
+def test_a_copy_of_the_model_that_is_not_trained_has_one_row(tmp_path: Path) -> None:
+    short, whole, largest = averaged(tmp_path, loud=False)
+    rows = [line for line in short.splitlines() if "other.module" in line]
+    layers = len(list(large(loud=False).modules()))
+    told = f"{layers} layers as in the model, not trained (outputs float32, amax {largest:.3g})"
+    assert rows == [f"  other.module: {told}: `--all`"]
+    assert "  other.module.7.inside.1 " in whole
+
+
+@pytest.mark.parametrize("how", [{"loud": True}, {"loud": False, "trained": True}])
+def test_one_that_is_trained_or_goes_wrong_keeps_its_rows(
+    tmp_path: Path, how: dict[str, bool]
+) -> None:
+    short, _, _ = averaged(tmp_path, **how)
+    assert "as in the model" not in short
+    assert "  other.module" in short
+
+
+def test_a_module_with_several_names_is_told_with_all_of_them(tmp_path: Path) -> None:
+    """Its row is of all its calls: which of its places they were at is not kept."""
+    seen: list[float] = []
+
+    def loop() -> None:
+        act = nn.SiLU()
+        act.register_forward_hook(lambda *call: seen.append(call[-1].abs().max().item()))
+        blocks = [nn.Sequential(nn.Linear(12, 12), act) for _ in range(6)]
+        train(nn.Sequential(*blocks, nn.Linear(12, 4)))
+
+    report = summarise(trace(tmp_path, loop)[1])
+    (row,) = [each for each in report.layers if each.layer.type == "SiLU"]
+    assert (row.layer.path, row.layer.calls, row.layer.calls_per_step) == ("0.1", len(seen), 6)
+    assert row.forward.amax == max(seen)
+    told = "0.1, 1.1, 2.1, 3.1 and 2 more"
+    assert f"\n  one module, called by each of its names: {told}\n" in run_text.render(report)
+    data = json.loads(run_json.render(report))
+    found = {each["path"]: each["other_paths"] for each in data["layers"] if "other_paths" in each}
+    assert found == {"0.1": [f"{number}.1" for number in range(1, 6)]}
 
 
 def test_a_large_model_is_told_in_a_screen_or_two(report: RunReport) -> None:

@@ -103,6 +103,7 @@ def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
     steps = counted or max((each.total for each in report.optimizers), default=0) or 1
     forward = [cast for cast in flow.casts if cast.what != "gradient"]
     policy = (report.meta.get("policies") or {}).get(row.path)
+    others = (report.meta.get("shared") or {}).get(row.path)
     fallen = (report.meta.get("float32_operations") or {}).get(row.path, {})
     parameters = [cast for cast in forward if cast.what == "parameter"]
     return {
@@ -110,6 +111,7 @@ def layer(flow: LayerFlow, report: RunReport) -> dict[str, Any]:
         "type": row.type,
         "calls_per_step": row.calls_per_step,
         **({} if policy is None else {"policy": policy["policy"]}),
+        **({} if others is None else {"other_paths": others}),
         "param_dtype": one_or_list(dtypes.get("parameter", ())),
         "buffer_dtype": one_or_list(dtypes.get("buffer", ())),
         "input_dtypes": list(dtypes.get("input", ())),

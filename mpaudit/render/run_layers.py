@@ -1,7 +1,8 @@
 """The layers of a run in text: dtypes, ranges, and the operations that computed in float32.
 
 Of a small model every layer has its row. Of a larger one layers of one class with the same dtypes
-share a row, and ranges are told where they are worth a look; `whole` asks for every row.
+share a row, and ranges are told where they are worth a look; a copy of the model that is not trained
+has one row. `whole` asks for every row.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Container, Hashable, Iterable, Iterator, S
 from typing import NamedTuple, TypeVar
 
 from mpaudit.render.columns import table
+from mpaudit.render.copies import Copy, copies
 from mpaudit.report import count
 from mpaudit.runtime.histogram import FLOAT16, KINDS
 from mpaudit.runtime.record import Flow
@@ -24,6 +26,7 @@ BAD, LOST = 8, 4  # with inf or NaN, and whose gradients float16 made zero
 BADLY = 5  # kinds of numbers of which float16 loses most
 LEAST = 0.01  # share of numbers that is lost, from which on that is worth a row
 FALLEN = 20  # operations
+NAMES = 4  # of one module
 
 _COLUMNS: dict[str, Flow] = {
     "inputs": "input",
@@ -54,11 +57,6 @@ class _Range(NamedTuple):
     numbers: Numbers
 
 
-def large(report: RunReport) -> bool:
-    """Whether there are more layers than have a row of their own."""
-    return len(report.layers) > FEW
-
-
 def flow(report: RunReport, *, whole: bool) -> tuple[str, list[str]]:
     """The dtypes, and what the table is called."""
     columns = _COLUMNS
@@ -69,26 +67,29 @@ def flow(report: RunReport, *, whole: bool) -> tuple[str, list[str]]:
         dtypes = (", ".join(each.dtypes.get(flow, ())) or "-" for flow in columns.values())
         return (each.layer.type, *dtypes)
 
-    if whole or not large(report):
-        rows = [(named(each.layer.path), *cells(each)) for each in report.layers]
+    layers, folded = _listed(report, whole=whole)
+    also = [*_shared(report, layers), *(each.told() for each in folded)]
+    if whole or len(layers) <= FEW:
+        rows = [(named(each.layer.path), *cells(each)) for each in layers]
         lines = table(("layer", "type", *columns), rows) if rows else ["  no layer was called"]
-        return "dtype flow per layer", lines
+        return "dtype flow per layer", [*lines, *also]
     # what only got other things than numbers, as transforms of images do, has no row
-    groups = [each for each in _grouped(report.layers, cells) if set(cells(each[0])[1:]) != {"-"}]
-    holders = _holders(each.layer.path for each in report.layers)
+    groups = [each for each in _grouped(layers, cells) if set(cells(each[0])[1:]) != {"-"}]
+    holders = _holders(each.layer.path for each in layers)
     within = sorted(range(len(groups)), key=lambda n: groups[n][0].layer.path in holders)[:GROUPS]
     kept = [groups[number] for number in sorted(within)]
     rows = [(_several([each.layer.path for each in group]), *cells(group[0])) for group in kept]
-    lines = [*table(("layers", "type", *columns), rows), *_more(len(groups) - len(kept))]
-    told = f"dtype flow of {len(report.layers)} layers"
+    lines = [*table(("layers", "type", *columns), rows), *_more(len(groups) - len(kept)), *also]
+    told = f"dtype flow of {len(layers)} layers"
     return f"{told}, those alike in one row (`--all`: a row for each)", lines
 
 
 def ranges(report: RunReport, *, whole: bool) -> tuple[str, list[str]]:
     """The ranges of values, and what the table is called."""
+    layers, _ = _listed(report, whole=whole)
     every = [
         _Range(flow.layer.path, name, numbers)
-        for flow in report.layers
+        for flow in layers
         for name, numbers in (
             ("forward", flow.forward),
             ("backward", flow.backward),
@@ -97,7 +98,7 @@ def ranges(report: RunReport, *, whole: bool) -> tuple[str, list[str]]:
         if numbers != Numbers()
     ]
     title = "range of values per layer"
-    chosen = every if whole or not large(report) else _worth_a_look(every, _begun(report))
+    chosen = every if whole or len(layers) <= FEW else _worth_a_look(every, _begun(report))
     if not chosen:
         return title, []
     rows = [
@@ -109,6 +110,24 @@ def ranges(report: RunReport, *, whole: bool) -> tuple[str, list[str]]:
         title = f"range of values: {told} (`--all`: all)"
     told = "log2(65504 / amax), the doublings that fp16 allows; trend: first to last quarter"
     return title, [*table(_RANGES, rows), f"  headroom: {told}"]
+
+
+def _shared(report: RunReport, layers: Sequence[LayerFlow]) -> Iterator[str]:
+    """The layers that are one module under several names: its calls are told together."""
+    others = report.meta.get("shared") or {}
+    for path in (each.layer.path for each in layers):
+        if path in others:
+            names = [path, *others[path]]
+            more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+            told = ", ".join(map(named, names[:NAMES]))
+            yield f"  one module, called by each of its names: {told}{more}"
+
+
+def _listed(report: RunReport, *, whole: bool) -> tuple[Sequence[LayerFlow], list[Copy]]:
+    """The layers that are told of one by one, and copies of the model that are not."""
+    folded = [] if whole else list(copies(report))
+    inside = {each.layer.path for copy in folded for each in copy.layers}
+    return [each for each in report.layers if each.layer.path not in inside], folded
 
 
 def _worth_a_look(every: Sequence[_Range], begun: Container[tuple[str, str]]) -> list[_Range]:
@@ -222,7 +241,7 @@ def fallen(report: RunReport, *, whole: bool) -> list[str]:
     ]
     if not found:
         return []
-    apart = whole or not large(report)
+    apart = whole or len(_listed(report, whole=whole)[0]) <= FEW
     groups = _grouped(found, lambda each: (*each[2], each[1]) if apart else each[2])
     ours = sorted(groups, key=lambda group: -sum(number for number, _, _ in group))
     rows = []

@@ -146,6 +146,19 @@ class Names:
             part.path = _joined(self._prefix(root, spelled), path)
         return part.path
 
+    def others(self, module: Any, path: str) -> list[str]:
+        """The other paths of a module that has this one: several modules may hold one activation."""
+        found = []
+        roots = {id(root): prefix for reference, prefix in self._roots if (root := reference())}
+        for reference, name in self.part(module).holders:
+            holder = reference()
+            if holder is None or holder._modules.get(name) is not module:
+                continue
+            root, above = self._climb(holder)
+            if id(root) in roots and type(holder).__name__ not in WRAPPERS:
+                found.append(_joined(roots[id(root)], above, name))
+        return [each for each in dict.fromkeys(found) if each != path]
+
     def _climb(self, module: Any) -> tuple[Any, str]:
         """The outermost module that holds `module`, wrappers aside, and the path from there."""
         names: list[str] = []

@@ -25,11 +25,18 @@ class Outputs:
         self._names = names
         self._accounts = accounts
         self._origins = origins
+        self._shared: dict[str, list[str]] = {}
         self._headroom = Headroom(watch.tracer.known)
         watch.tracer.judging.append(self._headroom.problems)
-        watch.tracer.forgetting.append(self._headroom.forget)
+        watch.tracer.forgetting.append(self._forget)
         watch.tracer.draining.append(self._hand_over)
         watch.patches.also(lambda: self._hand_over(last=True))
+
+    def _forget(self) -> None:
+        self._headroom.forget()
+        if self._shared:
+            self._shared.clear()
+            self._watch.tracer.note("shared", {})
 
     def _hand_over(self, *, last: bool = False) -> None:
         with self._watch.guard("handing over"):
@@ -56,6 +63,9 @@ class Outputs:
             if buffer is not None and buffer.is_floating_point():
                 tracer.saw(path, "buffer", dtype_name(buffer.dtype))
         part.dtypes = dtypes
+        if len(part.holders) > 1 and (others := self._names.others(module, path)):
+            self._shared[path] = others
+            tracer.note("shared", dict(self._shared))
 
     def place(
         self, account: Account, step: int, number: int, turn: int, tensor: torch.Tensor
