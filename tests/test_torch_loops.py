@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 from watched import batches, model, trace, train  # noqa: E402
 
+from mpaudit.runtime.progress import Losses  # noqa: E402
 from mpaudit.runtime.record import Attempts  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 
@@ -155,6 +156,55 @@ def test_accumulation_counts_micro_batches_and_their_casts(tmp_path: Path) -> No
         assert sum(each.count for each in rows) == sum(each.counts[what] for each in own[:8])
         assert sum(each.bytes for each in rows) == sum(each.bytes[what] for each in own[:8])
     assert run.problems() == []
+    steps = [sum(plain[first : first + 4]) for first in (0, 4, 8)]
+    assert run.meta["losses"]["means"] == pytest.approx(steps)
+    assert run.meta["losses"]["seen"] == 3
+
+
+@pytest.mark.parametrize("end", ["zeroed", "stepped", "nobody"])
+def test_a_loss_gone_back_from_in_parts_is_told_whole(tmp_path: Path, end: str) -> None:
+    """Parts add up until gradients are used or dropped; of none who does that each is a loss."""
+    parts = [[0.5, 0.25, 2.0], [1.5], [float("inf"), 1.0], [0.25, float("nan")], [3.0, -1.0]]
+
+    def loop() -> None:
+        weight = nn.Parameter(torch.ones(()))
+        optimizer = torch.optim.SGD([weight], lr=0.0) if end != "nobody" else None
+        for step in parts:
+            for part in step:
+                loss = weight * part
+                loss.backward()
+            if optimizer is None:
+                weight.grad = None
+            elif end == "zeroed":
+                optimizer.zero_grad()
+            else:
+                optimizer.step()
+                weight.grad = None
+                weight.data.fill_(1.0)
+
+    _, run = trace(tmp_path, lambda: loop() or [])
+    told = run.meta["losses"]
+    if end == "nobody":
+        assert (told["means"], told["seen"]) == ([0.5, 0.25, 2.0, 1.5, 1.0, 0.25, 3.0, -1.0], 10)
+        assert told["nonfinite"] == 2
+    else:
+        assert (told["means"], told["seen"], told["nonfinite"]) == ([2.75, 1.5, 2.0], 5, 2)
+
+
+def test_means_of_losses_in_parts_are_those_of_the_whole_ones() -> None:
+    losses, whole = Losses(), []
+    for number in range(1000):
+        parts = [float(number % 7), 0.5, float("inf") if number % 97 == 5 else number / 8]
+        for part, tell in zip(parts, (losses.add, losses.join, losses.join), strict=True):
+            tell(part)
+        whole.append(sum(parts))
+    fact = losses.fact
+    assert fact is not None
+    finite = [each for each in whole if each < float("inf")]
+    width = fact["steps_each"]
+    means = [sum(e := finite[n : n + width]) / len(e) for n in range(0, len(finite), width)]
+    assert fact["means"] == pytest.approx(means) and width == 8
+    assert (fact["seen"], fact["nonfinite"]) == (1000, len(whole) - len(finite))
 
 
 def test_amp_that_is_switched_off_is_no_amp(tmp_path: Path) -> None:

@@ -188,11 +188,14 @@ arguments = TrainingArguments(
     learning_rate=0.1,
     report_to=[],
     save_strategy="no",
+    logging_steps=1,
     disable_tqdm=True,
 )
 data = [{"input_ids": row, "labels": row} for row in ids]
-Losses(model=model, args=arguments, train_dataset=data).train()
-tell(losses, seen, model)
+trainer = Losses(model=model, args=arguments, train_dataset=data)
+trainer.train()
+logged = [each["loss"] for each in trainer.state.log_history if "loss" in each]
+tell([losses, logged], seen, model)
 """
 
 
@@ -258,6 +261,12 @@ def agrees(seen: Seen) -> Reader:
     return run
 
 
+def wholes(seen: Seen) -> list[float]:
+    """The mean loss of the two micro-batches of each step, as people see it."""
+    told = [float.fromhex(each) for each in seen.told["losses"] if "0x" in each]
+    return [(first + second) / 2 for first, second in zip(told[::2], told[1::2], strict=True)]
+
+
 def test_accelerate_in_bfloat16(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     seen = run(tmp_path, ACCELERATE, "bf16")
@@ -270,6 +279,7 @@ def test_accelerate_in_bfloat16(tmp_path: Path) -> None:
     }
     assert {each.calls_per_step for each in trace.layers()} == {2}
     assert trace.attempts() == [Attempts(0, 0, 7, True, None)]
+    assert trace.meta["losses"]["means"] == pytest.approx(wholes(seen))
     assert trace.problems() == []
 
 
@@ -279,6 +289,7 @@ def test_accelerate_in_float16_on_the_emulated_gpu(tmp_path: Path) -> None:
     trace = agrees(seen)
     assert flow(seen, "body.0", "head") == {"body.0": ["float16"], "head": ["float16"]}
     assert trace.attempts() == [Attempts(0, 0, 7, True, 65536.0)]
+    assert trace.meta["losses"]["means"] == pytest.approx(wholes(seen), rel=1e-3)
     assert trace.problems() == []
     clip = "                accelerator.clip_grad_norm_(model.parameters(), 1.0)"
     wrong = clip.replace("accelerator", "nn.utils")
@@ -302,6 +313,7 @@ def test_lightning_in_bfloat16(tmp_path: Path) -> None:
     }
     assert {each.calls_per_step for each in trace.layers()} == {2}
     assert trace.attempts() == [Attempts(0, 0, 7, True, None)]
+    assert trace.meta["losses"]["means"] == pytest.approx(wholes(seen))
     assert trace.problems() == []
 
 
@@ -319,6 +331,7 @@ def test_lightning_replaces_float16_on_a_cpu_and_uses_it_on_the_emulated_gpu(
     assert seen.told["losses"][0] == "16-mixed"
     assert flow(seen, "body.0", "head") == {"body.0": ["float16"], "head": ["float16"]}
     assert trace.attempts() == [Attempts(0, 0, 7, True, 65536.0)]
+    assert trace.meta["losses"]["means"] == pytest.approx(wholes(seen), rel=1e-3)
     assert trace.problems() == []
     wrong = "        nn.utils.clip_grad_norm_(self.parameters(), 1.0)"
     mistaken = run(tmp_path, LIGHTNING.replace("        pass", wrong), "16-mixed", "auto").run
@@ -368,6 +381,8 @@ def test_transformers_in_bfloat16(tmp_path: Path) -> None:
         assert trace.dtypes()[path]["parameter_grad"] == ["float32"]
     assert {each.calls_per_step for each in trace.layers()} == {2}
     assert trace.attempts() == [Attempts(0, 0, 3, True, None)]
+    assert len(seen.told["losses"][0]) == 8
+    assert trace.meta["losses"]["means"] == pytest.approx(seen.told["losses"][1], rel=1e-3)
     assert trace.problems() == []
     wrong = "        logits = outputs['logits'].flatten(0, 1).softmax(-1)"
     right = '        logits = outputs["logits"].flatten(0, 1)'

@@ -25,15 +25,42 @@ class Losses:
         self._means: list[float] = []
         self._width = 1
         self._filled = 0
+        self._last = 0.0
         self._seen = 0
         self._nonfinite = 0
 
     def add(self, value: float) -> None:
         """Another one."""
         self._seen += 1
+        self._last = value
         self._take(value)
+        self._end_if_due()
+
+    def join(self, value: float) -> None:
+        """A part of the last one: a loss may be gone back from in parts, which add up."""
+        if not self._seen:
+            return self.add(value)
+        before, self._last = self._last, self._last + value
+        if math.isfinite(self._last):
+            self._means[-1] += value / self._filled
+            self._end_if_due()
+        elif math.isfinite(before):
+            self._nonfinite += 1
+            self._take_back(before)
+        return None
+
+    def _end_if_due(self) -> None:
         if self._seen == self._end and self._means:
             self._then = self._means[-1]
+
+    def _take_back(self, value: float) -> None:
+        """Leave the last one, which had this value, out of its mean."""
+        self._filled -= 1
+        if self._filled:
+            self._means[-1] -= (value - self._means[-1]) / self._filled
+        else:
+            self._means.pop()
+            self._filled = self._width if self._means else 0
 
     def _take(self, value: float) -> None:
         if not math.isfinite(value):

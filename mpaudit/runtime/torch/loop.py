@@ -63,13 +63,14 @@ class Loop:
 
     def _optimizer_built(self, original: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         original(optimizer, *args, **kwargs)
-        self._built.set(optimizer, True)
+        self.built_before(optimizer)
         with self._watch.guard("optimizer"):
             self._watch.optimizer_made(optimizer)
 
     def built_before(self, optimizer: Any) -> None:
         """An optimizer that was there when the watch began."""
         self._built.set(optimizer, True)
+        self._progress.optimized()
 
     def _backward(self, original: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
         return self._run_backward([loss], original, loss, *args, **kwargs)
@@ -153,6 +154,7 @@ class Loop:
     def _zero_grad(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(owner, *args, **kwargs)
         with self._watch.guard("zero_grad"):
+            self._progress.over()
             if not unwatched():
                 ours = None if isinstance(owner, torch.nn.Module) else self._tell.ref(owner)
                 to_none = args[0] if args else kwargs.get("set_to_none", True)
@@ -212,6 +214,7 @@ class Loop:
             if not thread.stepping and not thread.optimizer:
                 index = self._watch.index(optimizer)
                 step = self._watch.tracer.attempted(index)
+                self._progress.over()
                 self._watch.settled(index, step, True, None)
 
 

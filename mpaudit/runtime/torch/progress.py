@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 
@@ -16,7 +17,12 @@ from mpaudit.runtime.torch.watch import Known, Watch
 
 
 class Progress:
-    """Notes the facts `losses` and `seconds_per_step`, of the first place that calls backward."""
+    """Notes the facts `losses` and `seconds_per_step`, of the first place that calls backward.
+
+    What is gone back from there until the gradients are used, or dropped, is one loss in parts: where
+    gradients are accumulated, whoever does it divides the loss of each micro-batch by their number, and
+    the sum is the loss that people see.
+    """
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -25,6 +31,8 @@ class Progress:
         self._losses = Losses(watch.tracer.fact("applied"))
         self._began: tuple[int, float] | None = None
         self._now = (0, 0.0)
+        self._begun = False  # what is gone back from next is a part of the last loss
+        self._told = False  # somebody tells of the ends of steps: there is an optimizer
         watch.tracer.draining.append(self._note)
 
     def scaled(self, loss: torch.Tensor, result: torch.Tensor) -> None:
@@ -46,10 +54,20 @@ class Progress:
             real = loss.detach() if real is None else real
             if real.numel() != 1 or not measurable(real):
                 continue
+            add = self._losses.join if self._begun else self._losses.add
+            self._begun = self._told
             if real.device.type == "cpu":
-                self._add([number(real)])
+                add(number(real))
             else:
-                self._watch.numbers.later(real.reshape(1), self._add)
+                self._watch.numbers.later(real.reshape(1), partial(_first, add))
+
+    def optimized(self) -> None:
+        """There is an optimizer."""
+        self._told = True
+
+    def over(self) -> None:
+        """Gradients were used, or dropped: what comes next is another loss."""
+        self._begun = False
 
     def _check(self, losses: Iterable[torch.Tensor], at: Span) -> None:
         """Tell of losses that were not finite before they were scaled.
@@ -69,15 +87,16 @@ class Progress:
             if not math.isfinite(value := number(real)):
                 self._watch.lost(at, value, dtype_name(real.dtype), scaled)
 
-    def _add(self, row: list[float]) -> None:
-        self._losses.add(row[0])
-
     def _note(self) -> None:
         if (fact := self._losses.fact) is not None:
             self._watch.tracer.note("losses", fact)
         if self._began is not None and self._now[0] > self._began[0]:
             steps, seconds = (now - then for now, then in zip(self._now, self._began, strict=True))
             self._watch.tracer.note("seconds_per_step", round(seconds / steps, 6))
+
+
+def _first(add: Callable[[float], None], row: list[float]) -> None:
+    add(row[0])
 
 
 def number(tensor: torch.Tensor) -> float:

@@ -143,6 +143,7 @@ class Scalers:
         tracer = self._watch.tracer
         index = self._watch.index(optimizer)
         step = tracer.attempted(index)
+        self._progress.over()
         tracer.stepped(index, user_span())
         found = list(scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
         if scaler._scale.device.type == "cpu":
