@@ -20,6 +20,8 @@ from mpaudit.source.project import Project
 __all__ = ["Execution", "Found", "Outcome", "Verdict", "looked", "mended", "settle"]
 
 Found = tuple[Problem, Fix | None]
+FALLEN = 500_000
+"""Descriptions hold nodes of trees that were dropped: those of so many characters of text are swept out."""
 
 
 @dataclass(slots=True)
@@ -52,13 +54,15 @@ class Execution:
         spoken = {place.filename for each in verdicts for place in protocol.places(each)}
         outcome = Outcome(verdicts, list(engine.exhausted), engine.touched | spoken)
         self.outcomes[module.filename] = outcome
-        if engine.identities.overgrown:
-            every = (v for each in self.outcomes.values() for v in each.verdicts)
-            engine.identities.sweep(v.fact for v in every if isinstance(v, Noted))
 
     def leave(self, module: Module) -> None:
         """Have done with a module that was followed and looked at: its tree takes much memory."""
-        self._engine.leave(module)
+        engine = self._engine
+        engine.leave(module)
+        if engine.identities.overgrown or engine.fallen > FALLEN:
+            every = (v for each in self.outcomes.values() for v in each.verdicts)
+            engine.identities.sweep(v.fact for v in every if isinstance(v, Noted))
+            engine.forget()
 
 
 def looked(module: Module, *, advice: bool) -> Iterator[Found]:

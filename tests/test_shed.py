@@ -1,17 +1,21 @@
-"""Bodies of functions are dropped and come back as they were, and what is found does not depend on it."""
+"""What is dropped of functions comes back as it was, and of trees that are dropped hardly anything stays."""
 
 from __future__ import annotations
 
 import ast
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
 from test_cache import FIXTURES
 from test_cli import BAD
 
-from mpaudit.execution import Execution, settle
+from mpaudit import execution
+from mpaudit.execution import Execution, looked, settle
 from mpaudit.source import importing, shed
 from mpaudit.source.module import Module
+from mpaudit.source.names import Names
 from mpaudit.source.parsing import UnparsableError
 from mpaudit.source.project import Project
 from mpaudit.source.walk import walk
@@ -136,3 +140,35 @@ def test_all_fixtures_come_back_as_they_were() -> None:
         count += len(module._bare)
         assert dump(module.tree) == whole, path
     assert count > 500
+
+
+def test_of_a_tree_that_is_dropped_only_what_was_told_stays_though_no_garbage_is_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(execution, "FALLEN", 0)
+    body = "\n".join(f"    {line}" for line in BAD.splitlines())
+    text = f"import torch\n\n\nclass Trainer:\n  def fit(self):\n{body}\n\n  def never(self):\n    pass\n"
+    Path("main.py").write_text(text)
+    project = Project()
+    module = project.module(Path("main.py"))
+    assert module is not None
+    running = Execution(project)
+    gc.collect()
+    gc.disable()
+    try:
+        running.follow(module)
+        assert list(looked(module, advice=True))
+        names = Names.of(module)  # which somebody may ask for once more
+        assert names.all()
+        nodes = [weakref.ref(node) for node in walk(module.tree)]
+        Names.forget(module)
+        del names
+        running.leave(module)
+        left = [type(each()).__name__ for each in nodes if each() is not None]
+    finally:
+        gc.enable()
+    assert len(nodes) > 50
+    assert "ClassDef" not in left
+    assert "Pass" not in left  # of the method of which nothing was told

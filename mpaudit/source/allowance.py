@@ -42,6 +42,10 @@ class Oversized:
         known, before, then = self._known.get(node, (-1, 0, turn))
         return level <= known and (then == turn or allowed <= before * MORE)
 
+    def forget(self, node: ast.AST) -> None:
+        """Nobody will meet that function again."""
+        self._known.pop(node, None)
+
     def __contains__(self, node: ast.AST) -> bool:
         return node in self._known
 

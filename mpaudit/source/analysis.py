@@ -18,6 +18,7 @@ from mpaudit.source.facts import PLAIN, parts
 from mpaudit.source.heap import Heap, Layer
 from mpaudit.source.importing import BUDGET, Importing, State
 from mpaudit.source.member import left_open
+from mpaudit.source.memo import forget
 from mpaudit.source.module import Module
 from mpaudit.source.narrow import NARROWNESS, judged
 from mpaudit.source.path import Frame, Path, Standing, lookup
@@ -68,6 +69,8 @@ class Engine(Importing):
         self.left = FILE_BUDGET
         self.lasting = False
         """Whether the module that was audited last has made what may be met elsewhere."""
+        self.fallen = 0
+        """Of so many characters of text the tree was dropped since `forget`."""
         self.instances: dict[int, tuple[Thing, list[Path]]] = {}
         self.ended: list[Protocol] = []
         """Where the protocols stood when the body of a module was through."""
@@ -121,8 +124,16 @@ class Engine(Importing):
         for node in statements(module.tree):
             self.followed.pop(node, None)
             self.executed.pop(node, None)
+            self.oversized.forget(node)
         self.relevance.leave(module)
+        self.fallen += len(module.text)
         module.fell()
+
+    def forget(self) -> None:
+        """Let go of the nodes of trees that fell, which are still remembered here and there."""
+        self.fallen = 0
+        self.shares.forget()
+        forget()
 
     def _passed_by(self, function: ast.AST) -> set[int]:
         """The rows of a function that was followed, but not there, and that handle gradients."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ast
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mpaudit.source.memo import for_a_while
 from mpaudit.source.names import Names
 from mpaudit.source.walk import walk
 
@@ -77,7 +77,7 @@ def _guards(parent: ast.AST, child: ast.AST, module: Module, names: Names) -> bo
     return False
 
 
-@lru_cache(maxsize=1024)
+@for_a_while(1024)
 def _exits(parent: ast.AST) -> tuple[tuple[ast.If, int], ...]:
     """The branches that leave a block of `parent` early, each with the row where the block ends."""
     found: list[tuple[ast.If, int]] = []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 from mpaudit.source.binding import Enter
 from mpaudit.source.generator import Generators
 from mpaudit.source.guard import GUARDED
 from mpaudit.source.matching import branches, chain
+from mpaudit.source.memo import for_a_while
 from mpaudit.source.narrow import STEPPING, TRAINING
 from mpaudit.source.path import Fork, Frame, Path
 from mpaudit.source.values import (
@@ -371,7 +372,7 @@ class Compound(Generators):
                 self.assign(target, Thing(number, since=iteration), path)
 
 
-@lru_cache(maxsize=4096)
+@for_a_while(4096)
 def _counters(node: ast.For | ast.AsyncFor | ast.While) -> list[ast.expr]:
     """What a loop's body adds to."""
     return [

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
+from mpaudit.source.memo import for_a_while
 from mpaudit.source.module import Module
 from mpaudit.source.outline import generates
 from mpaudit.source.path import Frame, Identities, Path, lookup
@@ -92,7 +92,7 @@ def given_to(
     return given
 
 
-@lru_cache(maxsize=4096)
+@for_a_while(4096)
 def given_back(node: ast.AST) -> str | None:
     """The parameter that a function returns wherever it returns, itself: `return model`."""
     if not isinstance(node, ast.FunctionDef) or node.decorator_list or generates(node):
@@ -208,14 +208,14 @@ def _derived(cls: Class, depth: int = 0) -> bool:
     )
 
 
-@lru_cache(maxsize=4096)
+@for_a_while(4096)
 def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> tuple[str, ...]:
     spec = function.args
     names = [a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)]
     return (*names, *(a.arg for a in (spec.vararg, spec.kwarg) if a is not None))
 
 
-@lru_cache(maxsize=8192)
+@for_a_while(8192)
 def _uses(within: ast.AST, module: Module, names: tuple[str, ...]) -> list[Use]:
     found = []
     for node in walk(within):

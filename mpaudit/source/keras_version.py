@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from pathlib import Path
 
+from mpaudit.source.memo import for_a_while
 from mpaudit.source.module import Module
 from mpaudit.source.requirement import KERAS, TENSORFLOW, Allowed, allowed
 
@@ -49,7 +49,7 @@ def generation(name: str, module: Module) -> int | None:
     return _of_module(module, name.startswith("keras."))
 
 
-@lru_cache(maxsize=4096)
+@for_a_while(4096)
 def _of_module(module: Module, standalone: bool) -> int | None:
     if module.target.keras is not None:
         return module.target.keras

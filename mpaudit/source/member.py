@@ -7,10 +7,9 @@ that was made and set up where nobody looked.
 from __future__ import annotations
 
 import ast
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from mpaudit.source.memo import by_node
+from mpaudit.source.memo import by_node, for_a_while
 from mpaudit.source.path import UNSET, Path, lookup
 from mpaudit.source.values import NONE, Choice, Class, External, Thing, Value
 from mpaudit.source.walk import children, walk
@@ -101,7 +100,7 @@ def _is_none(node: ast.expr | None) -> bool:
     return node is None or (isinstance(node, ast.Constant) and node.value is None)
 
 
-@lru_cache(maxsize=256)
+@for_a_while(256)
 def _set_later(module: Module) -> frozenset[str]:
     """The attributes that a file sets, or deletes, outside of any `__init__`."""
     found: set[str] = set()

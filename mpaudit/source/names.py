@@ -91,6 +91,12 @@ class Names:
         self._dotted: list[ast.Attribute] = []
         self._collect(module.tree)
 
+    def __del__(self) -> None:
+        """Let go of the bindings: they and their scopes hold each other, and no garbage is collected."""
+        for binding in self._all:
+            binding.scope.names.clear()
+        self.scope.names.clear()
+
     @classmethod
     def of(cls, module: Module) -> Names:
         """The names of `module`, worked out once."""

@@ -33,6 +33,10 @@ class Shares:
         share = LARGE_SHARE if trains or self._last[site] else SHARE
         return min(left, max(LEAST, int(left * share)))
 
+    def forget(self) -> None:
+        """Let go of the places of calls; of those that come again it is found out again."""
+        self._last.clear()
+
     def held_back(self, function: Function, executed: Mapping[ast.stmt, int], turn: int) -> bool:
         """Whether a statement of a function that handles what matters was not reached in this turn.
 

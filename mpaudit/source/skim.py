@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ScalerStateTaken
 from mpaudit.source.api.torch_names import LIKE_SCALER, SAVES, makes_optimizer
 from mpaudit.source.facts import computed
 from mpaudit.source.handover import handed_by
+from mpaudit.source.memo import for_a_while
 from mpaudit.source.values import External, Thing, Value
 from mpaudit.source.walk import walk
 
@@ -46,7 +46,7 @@ HINDERING = (
 """What does more than to change what variables hold."""
 
 
-@lru_cache(maxsize=8192)
+@for_a_while(8192)
 def passable(node: ast.stmt, least: int) -> bool:
     """Whether the form of a statement allows to pass over it: it loops, or holds so many others."""
     if not isinstance(node, PASSED):
@@ -72,7 +72,7 @@ def pass_over(engine: Calls, node: ast.stmt, path: Path) -> list[Path]:
     return paths
 
 
-@lru_cache(maxsize=8192)
+@for_a_while(8192)
 def _ways(node: ast.stmt) -> frozenset[str]:
     """How control may leave a statement; a loop of its own is left by `break` only inside of it."""
     found = set()
@@ -116,7 +116,7 @@ def _forget(engine: Calls, node: ast.stmt, path: Path) -> None:
         path.heap[(where, name)] = computed(made, inherited, path)
 
 
-@lru_cache(maxsize=8192)
+@for_a_while(8192)
 def _saves(node: ast.stmt) -> bool:
     """Whether a block takes states, or writes something, and speaks of what may be a scaler."""
     called = (part.func for part in walk(node) if isinstance(part, ast.Call))
@@ -134,7 +134,7 @@ def _optimizer(node: ast.stmt, name: str, path: Path) -> bool:
     return False
 
 
-@lru_cache(maxsize=8192)
+@for_a_while(8192)
 def _called(node: ast.stmt) -> dict[str, list[str]]:
     """What is called in a block for the variables and attributes that are assigned, by their names."""
     found: dict[str, list[str]] = {}
@@ -160,13 +160,13 @@ def _held(name: str, path: Path) -> Value | None:
     return None
 
 
-@lru_cache(maxsize=8192)
+@for_a_while(8192)
 def _loaded(node: ast.stmt) -> tuple[str, ...]:
     names = (n for n in walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
     return tuple(dict.fromkeys(n.id for n in names))
 
 
-@lru_cache(maxsize=8192)
+@for_a_while(8192)
 def _stored(node: ast.stmt) -> tuple[tuple[str, str | None], ...]:
     """(name, None) of the variables, (attribute, variable) of the attributes that are assigned."""
     return tuple(dict.fromkeys(_places(node)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.event import LegacyScaling, OptimizerWrapped, Ref, TapeGradientsUnscaled
 from mpaudit.source.api.keras_names import last
 from mpaudit.source.keras_version import generation
 from mpaudit.source.library.keras.names import keras, settled
+from mpaudit.source.memo import for_a_while
 from mpaudit.source.module import Module
 from mpaudit.source.project import Project
 from mpaudit.source.registry import answers, attributes, method
@@ -89,7 +89,7 @@ def wrap(call: Call, made: Thing, inner: Value | None, *, by_hand: bool = True) 
     )
 
 
-@lru_cache(maxsize=1024)
+@for_a_while(1024)
 def _unpoliced(module: Module, project: Project) -> bool:
     """Whether a file stands for itself and mentions no policy and no half precision."""
     if _POLICY.search(module.text):

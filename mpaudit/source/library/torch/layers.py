@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.source.library.torch.dtypes import LOWER_METHODS, Kind, kind_of_layer
+from mpaudit.source.memo import for_a_while
 from mpaudit.source.path import lookup
 from mpaudit.source.values import Class, Const, Function, Pack, Thing, Value
 from mpaudit.source.walk import walk
@@ -66,7 +66,7 @@ def _own(layer: Thing, owner: Class, engine: Calls, path: Path, nesting: int) ->
     return answer
 
 
-@lru_cache(maxsize=256)
+@for_a_while(256)
 def _mentions_products(node: ast.AST) -> bool:
     return any(
         isinstance(part, ast.MatMult)

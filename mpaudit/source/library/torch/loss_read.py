@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, ScaledLossRead
+from mpaudit.source.memo import for_a_while
 from mpaudit.source.result import on_result
 from mpaudit.source.values import Const, External, Pack, Thing, Value
 from mpaudit.source.walk import walk
@@ -71,6 +71,6 @@ def _asks(call: Call) -> bool:
     return _mentions(frame.function.node if frame.function is not None else frame.module.tree)
 
 
-@lru_cache(maxsize=1024)
+@for_a_while(1024)
 def _mentions(node: ast.AST) -> bool:
     return any(isinstance(n, ast.Attribute) and n.attr == "get_scale" for n in walk(node))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.source.facts import parts
+from mpaudit.source.memo import for_a_while
 from mpaudit.source.registry import on_entry, on_member
 from mpaudit.source.values import TRUE, UNKNOWN, Class, Const, External, Pack, Thing, Value
 from mpaudit.source.walk import walk
@@ -72,7 +72,7 @@ def moved_elsewhere(instance: Thing, owner: Class, path: Path) -> None:
             moved_elsewhere(instance, base, path)
 
 
-@lru_cache(maxsize=1024)
+@for_a_while(1024)
 def _moved(owner: ast.ClassDef) -> frozenset[str]:
     """The attributes of `self` that methods of a class move to a device."""
     methods = [n for n in owner.body if isinstance(n, ast.FunctionDef) and n.name != "__init__"]
