@@ -68,6 +68,9 @@ def test_a_body_comes_back_as_it_was(newline: str) -> None:
     module.shed({})
     bare = [each.name for each in functions if shed.is_bare(each)]
     assert sorted(bare) == ["decorated", "fast", "last", "wait"]
+    assert not any(
+        {"args", "body", "returns"} & vars(f).keys() for f in functions if f.name in bare
+    )
     assert sum(1 for _ in walk(functions[0])) > len(shed.outside(functions[0])) + 1
     assert not shed.is_bare(functions[0])
     module.shed({})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mpaudit.config import Target
 from mpaudit.finding import Position, Span
 from mpaudit.source.parsing import Encoding, UnparsableError, decode, parsed
-from mpaudit.source.shed import AnyFunction, body, is_bare, outer, parents, shed
+from mpaudit.source.shed import AnyFunction, again, inside, is_bare, outer, parents, shed
 from mpaudit.source.walk import statements, walk
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Module:
     """What Python said of the text, once it was parsed."""
     _spare: ast.Module | None = field(default=None, init=False, repr=False)
     _bare: dict[AnyFunction, None] = field(default_factory=dict, init=False, repr=False)
-    """The functions whose bodies were dropped."""
+    """The functions of which parameters and body were dropped."""
     _laden: list[AnyFunction] | None = field(default=None, init=False, repr=False)
-    """Those that have got their bodies back since, None as long as all have them."""
+    """Those that have got them back since, None as long as all have them."""
     _mentioned: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
 
     def keep(self, tree: ast.Module) -> None:
@@ -116,32 +116,32 @@ class Module:
 
     @property
     def laden(self) -> bool:
-        """Whether functions have got their bodies back that were dropped."""
+        """Whether functions have got back what was dropped of them."""
         return bool(self._laden)
 
     def shed(self, executed: Collection[ast.stmt]) -> None:
-        """Drop the bodies of functions of which nothing was executed, until somebody asks for them.
+        """Drop parameters and bodies of functions of which nothing was executed, until somebody asks.
 
-        Of these bodies nobody may hold a node.
+        Of these nobody may hold a node.
         """
         if self.kept:
             return
         self.imports  # noqa: B018 - most programs ask for them, wherever they stand
         functions = list(outer(self._tree)) if self._laden is None else self._laden
-        shed(functions, executed, self._body)
+        shed(functions, executed, self._again)
         self._bare.update(dict.fromkeys(each for each in functions if is_bare(each)))
         self._laden = []
         self.forget()
 
-    def _body(self, function: AnyFunction) -> list[ast.stmt]:
+    def _again(self, function: AnyFunction) -> AnyFunction:
         start, _ = self.line_range(function.lineno)
         _, end = self.line_range(function.end_lineno or function.lineno)
-        found = body(self.text[start:end], function.lineno, inside=function.col_offset > 0)
+        found = again(self.text[start:end], function.lineno, indented=function.col_offset > 0)
         if self._laden is not None:
             self._laden.append(function)
         if "parents" in self.__dict__:
-            self.parents.update(dict.fromkeys(found, function))
-            for each in found:
+            for each in inside(found):
+                self.parents[each] = function
                 self.parents.update(parents(each))
         return found
 
@@ -214,7 +214,7 @@ class Module:
 
     @cached_property
     def parents(self) -> dict[ast.AST, ast.AST]:
-        """The parent of every node; of what a function holds whose body was dropped, once it is back."""
+        """The parent of every node; of what was dropped of a function, once it is back."""
         return parents(self._tree)
 
     def every(self, kind: type[N]) -> list[N]:
