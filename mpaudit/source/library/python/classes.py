@@ -9,6 +9,7 @@ from mpaudit.source.path import of_making
 from mpaudit.source.registry import answers
 from mpaudit.source.values import (
     FALSE,
+    NONE,
     TRUE,
     Choice,
     Class,
@@ -39,12 +40,21 @@ def is_of_class(call: Call) -> Value | None:
 
 
 def _answered(call: Call, value: Value, asked: Sequence[Value]) -> Value | None:
-    """The answer for either side of a Choice, for an object that was made."""
+    """The answer for either side of a Choice, for an object that was made.
+
+    Of a side that is not settled it is the question itself: what was made instead is still what it is.
+    """
     if isinstance(value, Choice):
         yes, no = _answered(call, value.yes, asked), _answered(call, value.no, asked)
-        if yes is None or no is None:
+        if yes is None and no is None:
             return None
+        yes, no = (
+            call.engine.term(call.name, side, call.arguments[1]) if answer is None else answer
+            for side, answer in ((value.yes, yes), (value.no, no))
+        )
         return yes if yes == no else Choice(value.condition, yes, no)
+    if value == NONE:
+        return FALSE if all(_never_none(each) for each in asked) else None
     if not isinstance(value, Thing):
         return None
     if call.engine.identities.description(value.uid)[0] != "made":
@@ -76,6 +86,13 @@ def _is(value: Thing, asked: Value, path: Path) -> bool | None:
             False if optimizers and both != ADAMS and "torch.optim.Optimizer" not in both else None
         )
     return None
+
+
+def _never_none(asked: Value) -> bool:
+    """Whether None is no object of a class: of one of the project, or of a library's but the root of all."""
+    if isinstance(asked, External):
+        return asked.name.startswith("torch.")
+    return isinstance(asked, Class)
 
 
 def _is_loss(made: Value | None, asked: Value) -> bool | None:
