@@ -14,7 +14,7 @@ from mpaudit.event import (
     ScalerUpdate,
     Unscaled,
 )
-from mpaudit.finding import Problem, Related
+from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
 UPDATE = "repeated-scaler-update"
@@ -68,10 +68,14 @@ class SteppingProtocol(Protocol):
         if event.closure is not None:
             yield _closure(event)
         zeroed = self.state.get(("zeroed", event.optimizer))
+        checked = self.state.get(("unscaled", event.optimizer))
+        checked = checked if isinstance(checked, Span) else None
         if isinstance(zeroed, GradientsZeroed) and not event.edited:
-            yield _empty(zeroed, event, checked=("unscaled", event.optimizer) in self.state)
+            yield _empty(zeroed, event, checked)
         else:
             yield Kept(EMPTY, event.at)
+            if checked is not None:  # who drops gradients instead of this means to pass over them
+                yield Kept(EMPTY, checked)
         earlier = self.state.get(("updated", event.scaler))
         if isinstance(earlier, tuple):
             update, *steps = earlier
@@ -128,10 +132,11 @@ def _repeated(update: ScalerUpdate, before: ScalerStep, event: ScalerStep) -> Br
     )
 
 
-def _empty(zeroed: GradientsZeroed, event: ScalerStep, *, checked: bool) -> Broken:
+def _empty(zeroed: GradientsZeroed, event: ScalerStep, checked: Span | None) -> Broken:
+    """`checked` is the place of unscale_(), after which such a step raises nothing."""
     scaler, optimizer = event.scaler.text, event.optimizer.text
     consequence = "the step is made without gradients: the parameters never move"
-    if zeroed.to_none and not checked:
+    if zeroed.to_none and checked is None:
         consequence = 'it raises "No inf checks were recorded for this optimizer."'
     return Broken(
         Problem(
@@ -141,7 +146,8 @@ def _empty(zeroed: GradientsZeroed, event: ScalerStep, *, checked: bool) -> Brok
             consequence,
             (Related(zeroed.at, "the gradients are dropped here"),),
             (("scaler", scaler), ("optimizer", optimizer)),
-        )
+        ),
+        judged=checked,
     )
 
 
