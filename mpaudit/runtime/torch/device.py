@@ -23,6 +23,7 @@ from mpaudit.runtime.torch.emulation import Emulation
 from mpaudit.runtime.torch.moves import Moves, torchs_own
 from mpaudit.runtime.torch.place import HOST, Places, is_cuda, is_host
 from mpaudit.runtime.torch.policy import CudaPolicy
+from mpaudit.runtime.torch.products import products_with_a_dtype
 from mpaudit.runtime.torch.unwritten import as_found
 from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
@@ -47,6 +48,7 @@ class Remap:
         self._tell: Callable[[], None] | None = used  # told when the first cuda call is remapped
         policy, chosen = CudaPolicy(casts), Chosen()
         watch.patches.also(policy.deactivate)
+        watch.patches.also(products_with_a_dtype())
         self._places = watch.places = Places(watch.patches, chosen)
         self._moves = Moves(watch, self._places, self._used)
         self._contexts = Known()  # those that make a GPU the default device -> its index
