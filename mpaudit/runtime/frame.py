@@ -20,6 +20,9 @@ OWN = str(Path(__file__).resolve().parents[1])
 """The folder of mpaudit."""
 
 
+_PACKAGES = frozenset(["site-packages", "dist-packages"])
+
+
 @cache
 def _foreign() -> tuple[str, ...]:
     """The folders of code that is not the user's: standard library, packages, mpaudit."""
@@ -30,10 +33,14 @@ def _foreign() -> tuple[str, ...]:
 
 @cache
 def is_users(filename: str) -> bool:
-    """Whether a code object's filename belongs to the user's project: a script, its modules."""
+    """Whether a code object's filename belongs to the user's project: a script, its modules.
+
+    Packages of another environment, which a cluster's modules put on the path, do not.
+    """
     if filename.startswith("<"):
         return filename.startswith("<ipython")
-    return not str(Path(filename).absolute()).startswith(_foreign())
+    path = Path(filename).absolute()
+    return not (str(path).startswith(_foreign()) or _PACKAGES.intersection(path.parts))
 
 
 def asking() -> str:
@@ -82,13 +89,27 @@ def user_span(frame: FrameType | None = None) -> Span:
 
     Exact to the column from Python 3.11 on, before that the line.
     """
-    found = user_frame(frame or sys._getframe(1))
+    return frame_span(user_frame(frame or sys._getframe(1)))
+
+
+_UNKNOWN = Span("<unknown>", Position(1, 1), Position(1, 1))
+_spans: dict[tuple[int, int], tuple[CodeType, Span]] = {}
+"""By the identity of a code object, which is kept for that, and instruction: its hash takes longer than
+all the rest, for it is made of all that is in it each time."""
+
+
+def frame_span(frame: FrameType | None) -> Span:
+    """Where a frame of the user's code is; in `<unknown>` for None."""
+    if frame is None:
+        return _UNKNOWN
+    code = frame.f_code
+    key = id(code), frame.f_lasti
+    found = _spans.get(key)
     if found is None:
-        return Span("<unknown>", Position(1, 1), Position(1, 1))
-    return _span(found.f_code, found.f_lasti, found.f_lineno)
+        found = _spans[key] = code, _span(code, frame.f_lasti, frame.f_lineno)
+    return found[1]
 
 
-@cache
 def _span(code: CodeType, instruction: int, row: int) -> Span:
     filename = code.co_filename
     if not filename.startswith("<"):  # a text of `python -c`

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from types import CodeType, FrameType
 
 Stack = Mapping[int, tuple[CodeType, int]]
 """The frames that were under way at a moment, by identity: their code, and the instruction reached."""
 
 _ENDS = ("RETURN_", "RAISE_", "RERAISE", "JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_ABSOLUTE")
+_MANY = 256  # answers that are kept
 _JUMPS = frozenset([*dis.hasjrel, *dis.hasjabs])
 
 
@@ -40,8 +40,21 @@ def may_repeat(frame: FrameType | None, since: Stack) -> bool:
     return False
 
 
-@lru_cache(maxsize=256)
+_known: dict[tuple[int, int, int | None], tuple[CodeType, bool]] = {}
+"""By the identity of a code object, which is kept for that: to hash one takes long."""
+
+
 def _comes_again(code: CodeType, offset: int, beyond: int | None) -> bool:
+    key = id(code), offset, beyond
+    found = _known.get(key)
+    if found is None:
+        if len(_known) == _MANY:
+            _known.clear()
+        found = _known[key] = code, _found_again(code, offset, beyond)
+    return found[1]
+
+
+def _found_again(code: CodeType, offset: int, beyond: int | None) -> bool:
     """Whether control can get from an instruction back to it, and not through the one `beyond`."""
     after = _successors(code)
     start = _at(after, offset)

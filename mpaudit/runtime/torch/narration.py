@@ -9,7 +9,7 @@ import torch
 
 from mpaudit.event import LostSight, Ref
 from mpaudit.finding import Moment
-from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.runtime.frame import frame_span, user_frame
 from mpaudit.runtime.torch.guard import unseen_by
 from mpaudit.runtime.torch.watch import Watch
 
@@ -29,7 +29,7 @@ class Narration:
         if moment.step != step:
             moment = self._now = Moment(step)
         lane, scaler = self._watch.thread.lane, facts.get("scaler")
-        at, feed = user_span(frame), self._watch.tracer.feed
+        at, feed = frame_span(frame), self._watch.tracer.feed
         if scaler is not None:
             if self._lanes.get(scaler.key, lane) != lane:  # its order is whole in neither
                 feed(LostSight(at=at, objects=frozenset({scaler.key})), threaded=True)

@@ -98,7 +98,7 @@ class Scalers:
                         LossScaled,
                         scaler=ours,
                         loss=self._tell.ref(loss),
-                        result=self._tell.ref(scaled),
+                        result=self._watch.ref(scaled),  # nobody can have named it yet
                     )
         return result
 

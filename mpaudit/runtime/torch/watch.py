@@ -81,6 +81,7 @@ class Known:
         return [thing for thing in found if thing is not None]
 
 
+_VAIN = 8  # times that it is looked for what the script calls a thing: it may be in a list
 _lanes = itertools.count()
 
 
@@ -167,6 +168,7 @@ class Watch:
         self.turns = Turns()
         self.glances = False  # outputs of layers are read in the steps between, too
         self._refs = Known()
+        self._vain = Known()  # how often it was looked in vain for what the script calls a thing
         self._losses: dict[int, weakref.ref[Any]] = {}  # by number
         self._models = (
             Known()
@@ -192,10 +194,17 @@ class Watch:
     def ref(self, thing: object, frame: FrameType | None = None) -> Ref:
         """The object as events name it; equal for the same object, spelled as in `frame`."""
         found: Ref | None = self._refs.get(thing)
-        if found is None or (frame is not None and found.text == type(thing).__name__):
-            key: Hashable = found.key if found is not None else self._key(thing)
-            found = Ref(key, spelling(thing, frame))
-            self._refs.set(thing, found)
+        kind = type(thing).__name__
+        if found is not None and (frame is None or found.text != kind):
+            return found
+        vain = self._vain.get(thing) or 0
+        if found is not None and vain == _VAIN:
+            return found
+        key: Hashable = found.key if found is not None else self._key(thing)
+        found = Ref(key, spelling(thing, frame))
+        self._refs.set(thing, found)
+        if frame is not None and found.text == kind:
+            self._vain.set(thing, vain + 1)
         return found
 
     def _key(self, thing: object) -> Hashable:
