@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from os.path import dirname, exists, join
 from pathlib import Path
+from sys import intern
 
 from mpaudit.config import Target
 from mpaudit.source.foreign import foreign
@@ -111,15 +112,16 @@ class Project:
             return
 
         def there(path: str) -> bool:
-            asked.append(path)
+            asked.append(intern(path))
             return self._there(path)
 
         for _ in range(1 + _MAX_LEVELS):
-            for root in (base, join(base, "src")):
-                if there(join(root, f"{top}.py")) or there(join(root, top)):
+            below = join(base, "")  # to join each of them would take most of the time
+            for root, inside in ((base, below), (f"{below}src", join(below, "src", ""))):
+                if there(f"{inside}{top}.py") or there(f"{inside}{top}"):
                     found = True
                     yield root
-            if there(join(base, ".git")) or there(join(base, "pyproject.toml")):
+            if there(f"{below}.git") or there(f"{below}pyproject.toml"):
                 break
             if base == dirname(base):
                 break
@@ -131,11 +133,12 @@ class Project:
         target = join(base, *name.split(".")) if name else base
         for candidate in (f"{target}.py" if name else None, join(target, "__init__.py")):
             if candidate is not None and self._there(candidate):
-                self._noted.read.add(candidate)
+                self._noted.read.add(intern(candidate))
                 return self.module(Path(candidate))
         return None
 
     def _there(self, path: str) -> bool:
+        path = intern(path)  # every file of a folder asks for the same
         self._noted.asked.add(path)
         known = self._exists.get(path)
         if known is None:

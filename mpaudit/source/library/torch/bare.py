@@ -26,6 +26,7 @@ _LOW = re.compile(
 )
 """Whatever makes a model compute in low precision has one of these names."""
 _KNOWN: WeakKeyDictionary[Project, dict[str, bool]] = WeakKeyDictionary()
+_ASKING: WeakKeyDictionary[Project, dict[str, bool]] = WeakKeyDictionary()
 
 
 @on_result(functions=(), methods=("scale",))
@@ -42,11 +43,24 @@ def scaled(call: Call, _: Value, __: Value) -> None:
 
 
 def _bare(module: Module, project: Project) -> bool:
+    """Whether neither a file, which is asked first, nor what it imports asks for low precision."""
     known = _KNOWN.setdefault(project, {})
     if module.filename not in known:
-        files = reached(module, project)
-        known[module.filename] = files is not None and not any(
-            _LOW.search(word) for each in files for word in _words(each)
+        known[module.filename] = not _asks(module, project) and _alone(module, project)
+    return known[module.filename]
+
+
+def _alone(module: Module, project: Project) -> bool:
+    files = reached(module, project)
+    return files is not None and not any(_asks(each, project) for each in files)
+
+
+def _asks(module: Module, project: Project) -> bool:
+    """Whether a file itself asks for low precision; of files that many import, that is found out once."""
+    known = _ASKING.setdefault(project, {})
+    if module.filename not in known:
+        known[module.filename] = module.glance(
+            lambda its: any(_LOW.search(word) for word in _words(its))
         )
     return known[module.filename]
 
