@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from typing import Any
 
 _PLAIN = {
     *("ctx", "op", "ops", "type_comment", "kind", "is_async", "simple", "conversion"),
     *("id", "attr", "arg", "name", "asname", "module", "level", "rest", "kwd_attrs", "str"),
 }
 """Fields that hold no node, or one without a place of its own."""
-_HOLED = frozenset(["keys", "kw_defaults"])
-"""Fields that hold None for what is left out: `{**x}`, a parameter without a default."""
 
 
 def _parts(kind: type[ast.AST]) -> tuple[str, ...]:
@@ -30,20 +30,32 @@ _FIELDS: dict[type[ast.AST], tuple[str, ...]] = {
 }
 
 
+def _reader(names: tuple[str, ...]) -> Callable[[ast.AST], tuple[Any, ...]] | None:
+    """Reads fields of a node, all at once."""
+    if not names:
+        return None
+    read = attrgetter(*names)
+    return read if len(names) > 1 else lambda node: (read(node),)
+
+
+_READ = {kind: _reader(names) for kind, names in _FIELDS.items()}
+"""What reads the parts of a node of a kind, None where it has none."""
+
+
 def same_fields(kind: type[ast.AST], other: type[ast.AST]) -> None:
     """Have nodes of a kind of our own walked like those of another."""
-    _FIELDS[kind] = _FIELDS[other]
+    _READ[kind] = _READ[other]
 
 
 def children(node: ast.AST) -> list[ast.AST]:
     """The direct parts of a node, operators and contexts (`Load`, `Add`) apart."""
+    read = _READ[type(node)]
     found: list[ast.AST] = []
-    for name in _FIELDS[type(node)]:
-        value = getattr(node, name, None)
+    for value in read(node) if read is not None else ():
         if type(value) is not list:
             if value is not None:
                 found.append(value)
-        elif name in _HOLED:
+        elif None in value:  # what is left out: `{**x}`, a parameter without a default
             found += [each for each in value if each is not None]
         else:
             found += value
@@ -56,8 +68,10 @@ def walk(node: ast.AST) -> Iterator[ast.AST]:
     while waiting:
         found = waiting.pop()
         yield found
-        if _FIELDS[type(found)]:  # half of all nodes are names and literals
-            waiting += reversed(children(found))
+        if _READ[type(found)] is not None:  # half of all nodes are names and literals
+            parts = children(found)
+            parts.reverse()
+            waiting += parts
 
 
 def statements(node: ast.AST) -> Iterator[ast.stmt]:
