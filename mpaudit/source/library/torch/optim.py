@@ -127,8 +127,9 @@ def _optimizers_of_only(model: Value | None, path: Path) -> list[Thing]:
 
 
 @method("", "zero_grad")
+@method("Bound", "zero_grad")
 def zero_grad_of_either(call: Call) -> Value:
-    """`zero_grad()` of what may be a model or an optimizer."""
+    """`zero_grad()` of what may be a model or an optimizer, as what a library's object holds."""
     return zero_grad_of_model(call)
 
 
