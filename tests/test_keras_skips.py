@@ -15,6 +15,7 @@ tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
 from mpaudit.render import run_json, run_text  # noqa: E402
+from mpaudit.runtime.keras.vector import RECENT  # noqa: E402
 from mpaudit.runtime.sampling import Sampling  # noqa: E402
 from mpaudit.runtime.summary import summarise  # noqa: E402
 
@@ -80,12 +81,81 @@ def test_gradients_that_overflow_are_told_at_the_layer_they_come_to(
     assert skips == {3: [BACKWARD]}
 
 
-def test_what_lies_between_two_others_is_not_known(tmp_path: Path) -> None:
-    """The step in the middle was skipped for another reason than those around it."""
+SLOW_IN_XLA = ["eager", "function", pytest.param("xla", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("mode", SLOW_IN_XLA)
+def test_a_step_between_two_others_is_told_with_its_own_layer(tmp_path: Path, mode: str) -> None:
+    """It was skipped for another reason than those around it, which is told as well."""
     course = [GOOD, LARGE, GOOD, STEEP, GOOD, LARGE, GOOD]
-    found, skips = report(tmp_path, lambda: loop("function", course), Sampling(every=1))
-    assert skips == {1: [FORWARD], 3: [], 5: [FORWARD]}
+    found, skips = report(tmp_path, lambda: loop(mode, course), Sampling(every=1))
+    assert skips == {1: [FORWARD], 3: [BACKWARD], 5: [FORWARD]}
+    told = {(each.layer, each.kind): (each.first_step, each.last_step) for each in found.incidents}
+    assert told[FORWARD, "activation-overflow"] == (1, 5)
+    assert told[BACKWARD, "gradient-overflow"] == (3, 3)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_what_is_forgotten_between_two_others_is_not_guessed(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tap knows the bad attempts of less than RECENT back, and the first one, until it is read."""
+    monkeypatch.setattr("mpaudit.runtime.tracer.FLUSH_EVERY", 1e9)
+    course = [GOOD, LARGE, GOOD, LARGE, *[GOOD] * (RECENT - 1), LARGE, GOOD, STEEP]
+    found, skips = report(tmp_path, lambda: loop(mode, course), Sampling(every=1))
+    last = RECENT + 3
+    assert skips == {1: [FORWARD], 3: [], last: [FORWARD], last + 2: [BACKWARD]}
     assert "where it began" not in run_text.render(found)  # no other sampling would tell more
+
+
+@pytest.mark.parametrize("mode", SLOW_IN_XLA)
+def test_two_optimizers_of_one_pass_skip_for_one_reason(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a GAN: the second one gets gradients that were computed before the first one's attempt."""
+    monkeypatch.setattr(
+        "mpaudit.runtime.tracer.FLUSH_EVERY", 1e9
+    )  # nothing is read between the two
+    course = [GOOD, LARGE, GOOD, GOOD, STEEP, GOOD, LARGE, GOOD]
+    with under("mixed_float16", seed=1), watched(tmp_path, sampling=Sampling(every=1)):
+        first = keras.layers.Dense(4, kernel_initializer="ones")
+        second = keras.layers.Dense(1, dtype="float32")
+        model = keras.Sequential([keras.Input((2,)), first, second])
+        optimizers = [
+            keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0), initial_scale=SCALE)
+            for _ in range(2)
+        ]
+        pairs = list(zip(optimizers, (first, second), strict=True))
+        for optimizer, layer in pairs:
+            optimizer.build(layer.trainable_variables)
+
+        def step(size: Any, weight: Any) -> None:
+            with tf.GradientTape(persistent=True) as tape:
+                loss = tf.reduce_mean(model(tf.fill([3, 2], size), training=True)) * weight
+                losses = [optimizer.scale_loss(loss) for optimizer in optimizers]
+            found = [
+                tape.gradient(scaled, layer.trainable_variables)
+                for scaled, (_, layer) in zip(losses, pairs, strict=True)
+            ]
+            for (optimizer, layer), gradients in zip(pairs, found, strict=True):
+                optimizer.apply(gradients, layer.trainable_variables)
+
+        run = compiled(step, mode)
+        for size, weight in course:
+            run(tf.constant(size), tf.constant(weight))
+    with read(tmp_path) as reader:
+        found = summarise(reader)
+    told = json.loads(run_json.render(found))
+    skips = [
+        {skip["step"]: skip["layers"] for skip in each["skips"]} for each in told["optimizers"]
+    ]
+    assert skips == [{1: [FORWARD], 4: [BACKWARD], 6: [FORWARD]}] * 2
+    places = {(each["layer"], each["kind"]) for each in told["events"]}
+    origins = {(FORWARD, "activation-overflow"), (BACKWARD, "gradient-overflow")}
+    assert places == {
+        *origins,
+        ("", "activation-nan"),
+    }  # the loss itself, where its weight is infinite
 
 
 def test_a_step_that_was_not_looked_at_is_not_explained(tmp_path: Path) -> None:

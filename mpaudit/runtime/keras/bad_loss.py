@@ -67,4 +67,4 @@ def judge_losses(tracer: Tracer, losses: Iterable[Lost], seen: Interval) -> None
 
 
 def _explained(tick: int, outputs: Iterable[Bad]) -> bool:
-    return any(each.first <= tick <= each.last for each in outputs)
+    return any(each.was(tick) is not False for each in outputs)

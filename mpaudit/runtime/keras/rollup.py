@@ -10,7 +10,7 @@ from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent
 from mpaudit.runtime.keras import input_range
 from mpaudit.runtime.keras.bad_loss import judge_losses
 from mpaudit.runtime.keras.octaves import Counted, Octaves
-from mpaudit.runtime.keras.origin import Bad, Interval, judge
+from mpaudit.runtime.keras.origin import Bad, Interval, culprits, judge
 from mpaudit.runtime.keras.register import COUNTED, Passage, Register, Watched
 from mpaudit.runtime.keras.rounding import Lost
 from mpaudit.runtime.keras.steps import Steps
@@ -44,9 +44,10 @@ class _Found:
         if passage in ("forward", "evaluated"):
             passage = "forward"
             self.largest[path] = max(self.largest.get(path, 0.0), numbers.amax or 0.0)
-        if numbers.first_bad is not None and numbers.last_bad is not None:
-            ticks = (numbers.first_bad, numbers.last_bad)
-            bad = Bad(*ticks, numbers.inf, numbers.nan, dtype, numbers.replicas)
+        first, last = numbers.first_bad, numbers.last_bad
+        if first is not None and last is not None:
+            counts = numbers.inf, numbers.nan
+            bad = Bad(first, last, *counts, dtype, numbers.bad, numbers.replicas)
             self.bad[passage][path] = bad.joined(self.bad[passage].get(path))
 
 
@@ -112,14 +113,15 @@ class Rollup:
         backward = self._decided("backward", found.bad["backward"], steps)
         weights = self._decided("weights", found.bad["weights"], steps)
         tables = (found.bad["forward"], backward, weights, found.bad["entered"], found.sources)
-        seen = Interval(*tables, found.largest, steps.step, steps.applied)
+        seen = Interval(*tables, found.largest, steps.step, steps.applied, steps.begun)
         judge(self._tracer, seen)
         looked = (each for each in steps.bad_losses() if due(each.tick, self._every))
         if not self._tracer.sampling.light:
             judge_losses(self._tracer, looked, seen)
-        for tick, optimizer in steps.skipped(ticks):
-            if layers := seen.culprits(tick):
-                self._tracer.culprits(optimizer, steps.step(tick), layers)
+        skipped = dict(steps.skipped(ticks))
+        for tick, layers in culprits(self._tracer, seen, skipped):
+            if layers:
+                self._tracer.culprits(skipped[tick], steps.step(tick), layers)
 
     def _lost(self, lost: Lost, path: str, steps: Steps) -> None:
         """Hand over what the casts of one tick made zero of a layer's gradients."""

@@ -245,6 +245,13 @@ class Steps:
             if tick in self._settled and self._settled[tick][1] is False:
                 yield tick, self._settled[tick][3]
 
+    def begun(self, tick: int) -> int:
+        """The first tick, of the last interval, behind the attempt before of the same optimizer."""
+        settled, first = self._settled, tick
+        while first - 1 in settled and settled[first - 1][3] != settled[tick][3]:
+            first -= 1
+        return first
+
     def applied(self, tick: int) -> bool | None:
         """Whether the attempt at a tick of the last interval was applied, None if not known."""
         return self._settled[tick][1] if tick in self._settled else None

@@ -22,7 +22,17 @@ from mpaudit.runtime.keras.order import Order
 from mpaudit.runtime.keras.peaks import Ring
 from mpaudit.runtime.keras.runs import Calls
 from mpaudit.runtime.keras.store import one_of_several
-from mpaudit.runtime.keras.vector import BITS, NEVER, TOGETHER, start, started
+from mpaudit.runtime.keras.vector import (
+    BITS,
+    COUNTS,
+    FIRST,
+    NEVER,
+    RECENT,
+    TICKS,
+    TOGETHER,
+    start,
+    started,
+)
 from mpaudit.runtime.sampling import sampled
 
 _INFINITY = {
@@ -40,13 +50,13 @@ class Numbers:
 
     `amax` is the largest finite magnitude, None if nothing was finite; `zeros` are counted in a
     sample of `zeros_of` elements; `tensors` counts what was measured, `calls` the calls of the
-    layer in training and `others` the rest. `replicas` of several are those that were bad at the first
-    bad tick.
+    layer in training and `others` the rest. `bad` are the bad ticks: of those that are a multiple of
+    `vector.RECENT` apart, the last one. `replicas` of several are those that were bad at the first bad tick.
     """
 
     amax: float | None
     first_bad: int | None
-    last_bad: int | None
+    bad: frozenset[int]
     inf: int
     nan: int
     zeros: int
@@ -56,6 +66,11 @@ class Numbers:
     calls: int
     others: int
     replicas: frozenset[int] = field(default=frozenset(), kw_only=True)
+
+    @property
+    def last_bad(self) -> int | None:
+        """The last bad tick."""
+        return max(self.bad, default=None)
 
 
 def measurable(value: object) -> bool:
@@ -132,20 +147,21 @@ class Tap:
         first, self._bad = self._bad, {}
         replicas = self._place.replicas
         for number, (seen,) in zip(replicas, self._place.swept(started), strict=True):
-            if seen[2] > NEVER:
+            if seen[FIRST] > NEVER:
                 which = number if len(replicas) > 1 else None
-                first[which] = min(first.get(which, -int(seen[2])), -int(seen[2]))
-            vector = numpy.concatenate([numpy.maximum(vector[:3], seen[:3]), vector[3:] + seen[3:]])
+                first[which] = min(first.get(which, -int(seen[FIRST])), -int(seen[FIRST]))
+            greatest = numpy.maximum(vector[: COUNTS.start], seen[: COUNTS.start])
+            vector = numpy.concatenate([greatest, vector[COUNTS] + seen[COUNTS]])
         vector[-2:] += self._calls.read()
         if not vector[-3:].any():
             return None
         return Numbers(
             None if vector[0] < 0 else float(vector[0]),
-            None if vector[2] == NEVER else int(-vector[2]),
-            None if vector[1] < 0 else int(vector[1]),
-            *(int(each) for each in vector[3:]),
+            None if vector[FIRST] == NEVER else int(-vector[FIRST]),
+            frozenset(int(tick) for tick in vector[TICKS] if tick >= 0),
+            *(int(each) for each in vector[COUNTS]),
             replicas=frozenset(
-                n for n, tick in first.items() if n is not None and tick == -vector[2]
+                n for n, tick in first.items() if n is not None and tick == -vector[FIRST]
             ),
         )
 
@@ -167,17 +183,17 @@ class Tap:
         top = int(bits.max()) if bits.size else -1
         if top >= infinity:
             tick = self._clock.read()
-            host[1] = max(host[1], tick)
-            host[2] = max(host[2], -tick)
-            host[3] += numpy.count_nonzero(bits == infinity)
-            host[4] += numpy.count_nonzero(bits > infinity)
+            host[FIRST] = max(host[FIRST], -tick)
+            host[TICKS][tick % RECENT] = tick
+            bad = numpy.count_nonzero(bits == infinity), numpy.count_nonzero(bits > infinity)
+            host[COUNTS][:2] += bad
             finite = bits < infinity
             top = int(bits.max(initial=0, where=finite)) if finite.any() else -1
             self._bad.setdefault(one_of_several(), tick)
             self._clock.alarm()
         self._top = max(self._top, top)
         zeros = bits.size - numpy.count_nonzero(bits)
-        host[5:] += (zeros, bits.size, bits.size, 1, calls, others)
+        host[COUNTS][2:] += (zeros, bits.size, bits.size, 1, calls, others)
         if self.octaves is not None and sampled(self._clock.on_host()):
             self.octaves.note_on_host(value.numpy())
         if self.peaks is not None:

@@ -1,8 +1,8 @@
 """The vector that a tap keeps of its tensors, and how graphs join to it what they look at together.
 
-Largest magnitude, last bad tick, minus the first bad tick, all joined by maximum; then, joined by sum,
-how many infinities, NaNs, zeros, elements the zeros were counted in, elements, tensors, calls in training
-and others.
+Largest magnitude, minus the first bad tick, and the last bad tick of each remainder by RECENT, all joined
+by maximum; then, joined by sum, how many infinities, NaNs, zeros, elements the zeros were counted in,
+elements, tensors, calls in training and others.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ from mpaudit.runtime.octaves import SAMPLE
 
 NEVER = -1.0e300
 """Minus the first bad tick where there was none."""
+RECENT = 32
+"""Bad ticks that are known one by one, at least the last ones of them that lie so close to each other."""
+FIRST, TICKS, COUNTS = 1, slice(2, 2 + RECENT), slice(2 + RECENT, None)
+"""Where in a vector is what."""
 BITS = {
     2: (tf.int16, tf.uint16, 0x7FFF),
     4: (tf.int32, tf.uint32, 0x7FFFFFFF),
     8: (tf.int64, tf.uint64, 0x7FFFFFFFFFFFFFFF),
 }
 """By the bytes of a float: integers of that size with and without a sign, and what masks a float's."""
-_START = (-1, -1, NEVER, 0, 0, 0, 0, 0, 0, 0, 0)
+_START = (-1, NEVER, *[-1] * RECENT, 0, 0, 0, 0, 0, 0, 0, 0)
 _EVERY = 16  # attempts between two counts of the zeros of a tensor inside a graph
 
 
@@ -90,7 +94,7 @@ class _Together:
         for n, each in enumerate(members):
             for peaks in each.handles[1:]:
                 raise_peak(peaks, tick, vectors[n, 0])
-        return tf.reduce_any(vectors[:, 1] >= 0)
+        return tf.reduce_any(vectors[:, FIRST] > NEVER)
 
 
 TOGETHER = _Together()
@@ -120,14 +124,13 @@ def _plainly(dtypes: tuple[Any, ...], *, zeros: bool = False) -> Any:
 
     def plainly(*taken: Any) -> Any:
         tops, sizes = taken[-2:]
-        ones = tf.ones_like(sizes)
-        columns = [ones * float(each) for each in _START]
-        columns[0], columns[7], columns[8] = tops, sizes, ones
+        before = numpy.tile(start()[FIRST : COUNTS.start + 2], (len(dtypes), 1))
+        sampled = tf.zeros([len(dtypes), 2], tf.float64)
         if zeros:
-            found = [_zeros(sample(each)) for each in taken[: len(dtypes)]]
-            columns[5] = tf.stack([_double(each) for each in found])
-            columns[6] = tf.minimum(sizes, float(SAMPLE))
-        return tf.stack(columns, 1)
+            found = [_double(_zeros(sample(each))) for each in taken[: len(dtypes)]]
+            sampled = tf.stack([tf.stack(found), tf.minimum(sizes, float(SAMPLE))], 1)
+        after = numpy.tile([1.0, 0.0, 0.0], (len(dtypes), 1))
+        return tf.concat([tops[:, None], before, sampled, sizes[:, None], after], 1)
 
     return traced(plainly, [*_specs(dtypes), *_DOUBLES], inlined=False)
 
@@ -157,11 +160,13 @@ def _counted(dtype: Any) -> Any:
         inf, nan, zeros = (tf.reduce_sum(tf.cast(kind, tf.float32)) for kind in kinds)
         now = tf.cast(tick, tf.float64)
         bad = inf + nan > 0
-        last = tf.where(bad, now, tf.constant(-1.0, tf.float64))
         first = tf.where(bad, -now, tf.constant(NEVER, tf.float64))
+        its = tf.range(RECENT, dtype=tf.int64) == tick % RECENT
+        ticks = tf.where(its & bad, now, tf.constant(-1.0, tf.float64))
         size = tf.size(value, out_type=tf.int64)
-        every = (amax, last, first, inf, nan, zeros, size, size, 1, 0, 0)
-        return tf.stack([_double(each) for each in every])
+        counts = (inf, nan, zeros, size, size, 1, 0, 0)
+        one = tf.stack([_double(amax), first])
+        return tf.concat([one, ticks, tf.stack([_double(each) for each in counts])], 0)
 
     return traced(counted, _specs((dtype,)), inlined=True)
 
@@ -175,6 +180,6 @@ def _join(resource: Any, rows: Sequence[tuple[Any, int]], vectors: Any) -> None:
     firsts, numbers = (tf.stack(each) for each in zip(*rows, strict=True))
     old = tf.raw_ops.ResourceGather(resource=resource, indices=firsts, dtype=tf.float64)
     more = tf.gather(vectors, numbers)
-    by_maximum = tf.constant([True] * 3 + [False] * 8)
+    by_maximum = tf.constant([True] * COUNTS.start + [False] * (len(_START) - COUNTS.start))
     new = tf.where(by_maximum, tf.maximum(old, more), old + more)
     tf.raw_ops.ResourceScatterUpdate(resource=resource, indices=firsts, updates=new)
