@@ -137,6 +137,36 @@ def test_gradients_that_float16_loses_in_a_loop_of_its_own(tmp_path: Path, decor
     assert reader.meta["reference"]["steps"] == 40
 
 
+PURE = """
+import keras, numpy
+
+keras.utils.set_random_seed(0)
+keras.config.set_dtype_policy("{policy}")
+x = numpy.random.default_rng(0).normal(size=(512, 16)).astype("float32")
+y = x[:, :4].argmax(axis=1)
+model = keras.Sequential([
+    keras.Input((16,)),
+    keras.layers.Dense(4, kernel_initializer=keras.initializers.Constant(8.0), use_bias=False),
+    keras.layers.Activation("linear", dtype="float32"),
+])
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(keras.optimizers.SGD(0.05), loss{how})
+model.fit(x, y, batch_size=64, epochs=6, verbose=0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["", ", jit_compile=True", ", run_eagerly=True"])
+@pytest.mark.parametrize(("policy", "departs"), [("bfloat16", True), ("mixed_bfloat16", False)])
+def test_weights_that_are_kept_in_bfloat16_do_not_move(
+    tmp_path: Path, policy: str, departs: bool, how: str
+) -> None:
+    """An update of less than 0.2 % of a weight is rounded away; those of a mixed policy are kept."""
+    _, reader = run(tmp_path, PURE.format(policy=policy, how=how))
+    assert reader.meta["reference"] == {"steps": 40, "diverges": departs, "refused": None}
+    assert [each.rule for each in found(reader)] == ["diverges-from-float32"] * departs
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "why"),
