@@ -48,14 +48,14 @@ def test_places_share_a_resource_until_it_is_full() -> None:
     assert [place.here.first for place in places[ROOM:]] == [0, 2, 4]
 
 
-def test_a_place_that_is_read_leaves_the_others() -> None:
+def test_a_place_is_read_with_those_beside_it() -> None:
     _, places = shelved(3)
     for number, place in enumerate(places):
         put(place, 10.0 + number)
-    (found,) = places[1].swap(lambda held: held * 2)
+    (found,) = places[1].swept(lambda held: held * 2)
     assert found.tolist() == [[11.0, 11.0]] * 2
-    left = [next(iter(place.swap(lambda held: held))).tolist() for place in places]
-    assert left == [[[10.0] * 2] * 2, [[22.0] * 2] * 2, [[12.0] * 2] * 2]
+    left = [place.swept(lambda held: held)[0].tolist() for place in places]
+    assert left == [[[20.0] * 2] * 2, [[22.0] * 2] * 2, [[24.0] * 2] * 2]
 
 
 @pytest.mark.parametrize("places", [3, ROOM + 2])
@@ -134,6 +134,7 @@ def executed(work: Any) -> int:
 
 
 def test_what_many_layers_hold_is_read_with_few_operations(tmp_path: Path) -> None:
+    """Also where numbers were counted since the last time."""
     found = []
     for count in (4, ROOM - 10):
         where = tmp_path / str(count)
@@ -143,6 +144,13 @@ def test_what_many_layers_hold_is_read_with_few_operations(tmp_path: Path) -> No
             for _ in range(4):  # numbers are counted in steps 0 to 2 and 4
                 model.fit(samples(8, 4), tf.zeros([8, 1]), verbose=0)
             tracer.flush()
-            found.append(executed(tracer.flush))
-    assert found[1] - found[0] <= 8  # those of another resource or two
-    assert found[0] < 40
+            nothing = executed(tracer.flush)
+            model.fit(samples(8, 4), tf.zeros([8, 1]), verbose=0)
+            found.append((nothing, executed(tracer.flush)))
+    (less, counted), (more, counted_of_more) = found
+    assert less < 40
+    assert more - less <= 8  # those of another resource or two
+    assert counted - less <= 8
+    assert (
+        counted_of_more - counted <= 40
+    )  # histograms are large: there is room for thirteen on one

@@ -47,8 +47,7 @@ class Tracer:
     A probe calls `note` (facts), `layer`, `saw` (dtypes), `called`, `measured` (numbers), `cast`,
     `attempted` and `settled` (optimizer steps), `feed` (events for the protocols), `incident`,
     `problem`, and `failed` for its own faults: those are recorded and never reach the user's run.
-    Steps are attempts, counted from 0 for each optimizer; `step(optimizer)` is the attempt that the
-    work done now belongs to. In a forked child nothing is written.
+    Steps are attempts, counted from 0 for each optimizer. In a forked child nothing is written.
     """
 
     _running: ClassVar[Tracer | None] = None
@@ -95,7 +94,7 @@ class Tracer:
         self._amp: tuple[Span, str] | None = None
         self._dtypes: set[str] = set()
         self._stale_facts: set[str] = set()
-        self._flushed = time.monotonic()
+        self.flushed = time.monotonic()
         self.note("complete", False)
         self.note("probe_errors", [])
         self.flush()
@@ -196,29 +195,30 @@ class Tracer:
 
     def step(self, optimizer: int | None = None) -> int:
         """The attempt that is being prepared now (None: of the first optimizer, 0 before it)."""
-        index = 0 if optimizer is None else optimizer
-        return self._steps[index] if index < len(self._steps) else 0
+        return self._steps[optimizer or 0] if (optimizer or 0) < len(self._steps) else 0
 
-    def attempted(self, optimizer: int) -> int:
-        """An attempt to step happened: returns its number; later work belongs to the next one."""
+    def attempted(self, optimizer: int, count: int = 1) -> int:
+        """Attempts to step happened: returns the number of the first; later work is of the next one."""
         with self.lock:
-            self._steps[optimizer] += 1
-            return self._steps[optimizer] - 1
+            self._steps[optimizer] += count
+            return self._steps[optimizer] - count
 
     def settled(
-        self, optimizer: int, step: int, applied: bool | None, scale: float | None = None
+        self,
+        optimizer: int,
+        step: int,
+        applied: bool | None,
+        scale: float | None = None,
+        of: int = 1,
     ) -> None:
-        """How an attempt ended: whether it was applied, and the loss scale that was in force.
-
-        The attempts of one optimizer are settled in order.
-        """
+        """How `of` attempts from one on ended, in order: applied or not, at which loss scale."""
         with self.lock:
-            runs = self._runs[optimizer]
+            runs, end = self._runs[optimizer], step + of - 1
             last = runs[-1] if runs else None
             if last and (last.applied, last.scale, last.last) == (applied, scale, step - 1):
-                runs[-1] = replace(last, last=step)
+                runs[-1] = replace(last, last=end)
             else:
-                runs.append(Attempts(optimizer, step, step, applied, scale))
+                runs.append(Attempts(optimizer, step, end, applied, scale))
             self._put((Attempts, optimizer, runs[-1].first), runs[-1])
         self.flush_if_due()
 
@@ -299,9 +299,9 @@ class Tracer:
             return True
 
     def flush_if_due(self) -> None:
-        """Flush if the last flush is long enough ago; a full disk is recorded, and tried again."""
-        if time.monotonic() - self._flushed > FLUSH_EVERY:
-            self._flushed = time.monotonic()
+        """Flush if that is due; a full disk is recorded, and tried again."""
+        if time.monotonic() - self.flushed > FLUSH_EVERY:
+            self.flushed = time.monotonic()
             try:
                 self.flush()
             except sqlite3.Error as problem:
@@ -328,7 +328,7 @@ class Tracer:
                 self._writer.rows(self._incidents.judged(*each, rank) for each in waiting)
                 self._writer.problems(self.problems())
             self._stale_facts, self._waiting = set(), {}
-            self._flushed = time.monotonic()
+            self.flushed = time.monotonic()
 
     def close(self, exit_code: int | None = None, exception: str | None = None) -> None:
         """The run is over: write what is left and close the file.

@@ -40,11 +40,13 @@ _ZERO = AttrValue(i=0)
 
 class Look(NamedTuple):
     """A function, or a `Together`, that is there once, and what it is called with beside the tick: a
-    tensor, or None, and handles."""
+    tensor, or None, and handles. What a `Together` takes instead of None is what the last one of the handles,
+    of a variable of dtype `reads`, holds."""
 
     body: Body | Together
     value: Any
     handles: Sequence[Held]
+    reads: Any = None
 
 
 class Attempt:
@@ -121,9 +123,9 @@ class Attempt:
         asked = self._asked if switch is None else switch.asked
         parts, rows = list[Part](), dict[tuple[int, int], int]()
         tensors, handles = Once(), Once()
-        for body, value, taken in together:
+        for body, value, taken, reads in together:
             terms, plan = ([], None) if value is None else ingredients(value)
-            dtype = tf.bool if value is None else value.dtype
+            dtype = reads if value is None else value.dtype
             captured = [graph.capture(each.resource) for each in taken]
             used = handles.numbers(captured if switch is None else map(switch.copy, captured))
             places = [(n, each.first) for n, each in zip(used, taken, strict=True)]
@@ -145,7 +147,7 @@ def _reads_only(operation: Any) -> None:
 
 def look_alone(every: int, clock: Any, look: Look) -> Any:
     """Have this done in a graph of which no attempt is known; gives what something has to wait for."""
-    body, value, handles = look
+    body, value, handles, _ = look
     with aside():
         terms, plan = ingredients(value)
         numbers = tuple(range(len(terms))), tuple(range(len(handles)))

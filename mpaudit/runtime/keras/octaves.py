@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from mpaudit.runtime.keras.attempt import Look
 from mpaudit.runtime.keras.clock import Clock
+from mpaudit.runtime.keras.parcel import Member
 from mpaudit.runtime.keras.rows import Rows, add
 from mpaudit.runtime.keras.shelf import Held
 from mpaudit.runtime.octaves import BINS, INF, SAMPLE
@@ -53,7 +53,7 @@ class Octaves:
 
     def look(self, value: Any) -> Look:
         """What is to be done with a tensor in a graph."""
-        return Look(_count, value, [self._rows.here])
+        return Look(COUNTING, value, [self._rows.here])
 
     def note_on_host(self, values: Any) -> None:
         """Count what lies in the host's memory, as NumPy has it, if this is a sampled step."""
@@ -69,39 +69,49 @@ class Octaves:
 
 def of_variable(octaves: Octaves, variable: Any, dtype: str) -> Look:
     """Counting what a variable holds, by its handle: a tensor would be memory to the graph."""
-    held = [*octaves.look(None).handles, Held(variable, 0)]
-    return Look(_read(tf.as_dtype(dtype)), None, held)
+    handles = [*octaves.look(None).handles, Held(variable, 0)]
+    return Look(COUNTING, None, handles, tf.as_dtype(dtype))
 
 
-@cache
-def _read(dtype: Any) -> Callable[..., Any]:
-    def count(_: Any, tick: Any, held: Held, variable: Held) -> Any:
-        value = tf.raw_ops.ReadVariableOp(resource=variable.resource, dtype=dtype)
-        return _count(value, tick, held)
-
-    return count
-
-
-def _count(value: Any, tick: Any, held: Held) -> Any:
-    elements = tf.cast(tf.reshape(tf.size(value, tf.int64), [1]), tf.float64)
-    sums = tf.concat([elements, tf.cast(_counts(value), tf.float64)], 0)
-    return add(held, tick, sums, CALLS)
-
-
-def _counts(value: Any) -> Any:
-    """How many numbers of a sample are in each of the BINS; wider ones as float32 holds them.
+class _Counting:
+    """What is done with all tensors that are counted together: `Together`.
 
     Integers all the way: subnormal numbers are zero to the arithmetic of TensorFlow on a CPU.
     """
-    single = tf.cast(sample(tf.reshape(value, [-1])), tf.float32)
-    bits = tf.bitwise.bitwise_and(tf.bitcast(single, tf.int32), _MAGNITUDE)
+
+    sampled = True
+
+    def alone(self, value: Any) -> Sequence[Any]:
+        """A sample, wider ones as float32 holds them: its bits; and the size."""
+        bits = tf.bitcast(tf.cast(sample(value), tf.float32), tf.int32)
+        return bits, tf.size(value, tf.int64)
+
+    def all(self, tick: Any, members: Sequence[Member]) -> Any:
+        """How many numbers of each sample are in each of the BINS."""
+        samples = [each.found[0] for each in members]
+        rows = [tf.fill(tf.shape(each), BINS * n) for n, each in enumerate(samples)]
+        places = _places(tf.concat(samples, 0)) + tf.concat(rows, 0)
+        ones = tf.ones_like(places, tf.float32)
+        counts = tf.math.unsorted_segment_sum(ones, places, BINS * len(members))
+        sizes = tf.stack([each.found[1] for each in members])[:, None]
+        parts = sizes, tf.reshape(counts, [len(members), BINS])
+        sums = tf.concat([tf.cast(each, tf.float64) for each in parts], 1)
+        with tf.control_dependencies([add([m.handles[0] for m in members], tick, sums, CALLS)]):
+            return tf.constant(False)
+
+
+COUNTING = _Counting()
+"""There once."""
+
+
+def _places(bits: Any) -> Any:
+    """The bin of each number, by the bits of a float32."""
+    bits = tf.bitwise.bitwise_and(bits, _MAGNITUDE)
     field = tf.bitwise.right_shift(bits, 23)
     fraction = tf.cast(tf.bitwise.bitwise_and(bits, _FRACTION), tf.float32)
     below = tf.bitwise.right_shift(tf.bitcast(fraction, tf.int32), 23) - 126  # of a subnormal one
     places = tf.where(field > 0, field + _SHIFT, tf.maximum(below, 0))
-    places += tf.cast(bits > _INFINITY, tf.int32)
-    ones = tf.ones_like(places, tf.float32)
-    return tf.math.unsorted_segment_sum(ones, places, BINS)
+    return places + tf.cast(bits > _INFINITY, tf.int32)
 
 
 def sample(flat: Any) -> Any:

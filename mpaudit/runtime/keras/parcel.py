@@ -32,7 +32,10 @@ class Member(NamedTuple):
 
 
 class Together(Protocol):
-    """What is done with tensors in each attempt that is looked at, with all of a graph at once."""
+    """What is done with tensors in each attempt that is looked at, or `sampled`, with all of a graph at
+    once."""
+
+    sampled: bool
 
     def alone(self, value: Any) -> Sequence[Any]:
         """What is found in one of them, flat."""
@@ -117,8 +120,8 @@ def traced(function: Body, specs: Sequence[Any], *, inlined: bool) -> Any:
 
 
 class Part(NamedTuple):
-    """What is done with one tensor, of the terms of these numbers by a plan, with such handles and
-    rows of them, by their numbers too: what differs by its rows only is traced once."""
+    """What is done with one tensor, of the terms of these numbers by a plan (None: held by the last handle),
+    with such handles and rows of them, by their numbers too: what differs by its rows only is traced once."""
 
     body: Body | Together
     dtype: Any
@@ -149,11 +152,35 @@ def _member(body: Together, dtype: Any, terms: int, plan: Plan) -> Any:
 
 
 @cache
-def _sampled(body: Body, dtype: Any, terms: int, plan: Plan | None, handles: int) -> Any:
-    """The same of what is done in sampled attempts only."""
+def _stored(body: Together, dtype: Any) -> Any:
+    """The same of what a variable holds."""
+
+    def stored(handle: Any) -> Any:
+        value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+        flat = tf.reshape(value, [-1])
+        return flat, *body.alone(flat)
+
+    return traced(stored, [_HANDLE], inlined=True)
+
+
+def _of_member(part: Part, given: Sequence[Any], handles: Sequence[Held]) -> Member:
+    """One of what is looked at together; `handles` are its own."""
+    body: Any = part.body
+    if part.plan is None:
+        *handles, variable = handles
+        value, *found = _stored(body, part.dtype)(variable.resource)
+    else:
+        own = [given[n] for n in part.terms]
+        value, *found = _member(body, part.dtype, len(own), part.plan)(*own)
+    return Member(value, found, handles)
+
+
+@cache
+def _sampled(body: Body, dtype: Any, terms: int, plan: Plan, handles: int) -> Any:
+    """What is done with one tensor in sampled attempts only."""
 
     def part(*given: Any) -> Any:
-        value = None if plan is None else made(plan, given[:terms])
+        value = made(plan, given[:terms])
         tick, taken, rows = given[terms], given[terms + 1 :][:handles], given[terms + 1 + handles :]
         with tf.control_dependencies([body(value, tick, *map(Held, taken, rows))]):
             return tf.constant(False)
@@ -199,13 +226,11 @@ def _done(
         own = [given[n] for n in part.terms]
         numbered = zip(part.handles, part.rows, strict=True)
         taken = [Held(handles[n], firsts[row]) for n, row in numbered]
-        if callable(part.body):
+        if callable(part.body) or part.body.sampled:
             numbers = terms.numbers(own), used.numbers(each.resource for each in taken)
             sampled.append(part._replace(terms=numbers[0], handles=numbers[1]))
-            continue
-        assert part.plan is not None
-        value, *found = _member(part.body, part.dtype, len(own), part.plan)(*own)
-        together.setdefault(part.body, []).append(Member(value, found, taken))
+        else:
+            together.setdefault(part.body, []).append(_of_member(part, given, taken))
     wrong = [body.all(tick, members) for body, members in together.items()]
     if sampled:
         dtypes = tuple(each.dtype for each in terms)
@@ -223,10 +248,22 @@ def _counting(parts: tuple[Part, ...], dtypes: tuple[Any, ...], handles: int) ->
     def whole(*given: Any) -> Any:
         rows, tick, *held = given[tensors:]
         firsts, done = _each(rows, parts), []
-        for body, dtype, terms, plan, numbers, places in parts:
-            part = _sampled(body, dtype, len(terms), plan, len(numbers))
-            taken = (*(held[n] for n in numbers), *(firsts[n] for n in places))
-            done.append(part(*(given[n] for n in terms), tick, *taken))
+        together: dict[Together, list[Member]] = {}
+        for part in parts:
+            body, plan = part.body, part.plan
+            taken = [
+                Held(held[n], firsts[row]) for n, row in zip(part.handles, part.rows, strict=True)
+            ]
+            if callable(body):
+                assert plan is not None
+                one = _sampled(body, part.dtype, len(part.terms), plan, len(taken))
+                own = [given[n] for n in part.terms]
+                done.append(
+                    one(*own, tick, *(h.resource for h in taken), *(h.first for h in taken))
+                )
+            else:
+                together.setdefault(body, []).append(_of_member(part, given, taken))
+        done += [body.all(tick, members) for body, members in together.items()]
         with tf.control_dependencies(done):
             return tf.constant(False)
 

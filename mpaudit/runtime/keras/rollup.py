@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -9,7 +10,7 @@ from mpaudit.runtime.headroom import Headroom
 from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent
 from mpaudit.runtime.keras import input_range
 from mpaudit.runtime.keras.bad_loss import judge_losses
-from mpaudit.runtime.keras.octaves import Counted, Octaves
+from mpaudit.runtime.keras.octaves import Counted
 from mpaudit.runtime.keras.origin import Bad, Interval, culprits, judge
 from mpaudit.runtime.keras.register import COUNTED, Passage, Register, Watched
 from mpaudit.runtime.keras.rounding import Lost
@@ -79,29 +80,31 @@ class Rollup:
     def drain(self, steps: Steps, ticks: range) -> None:
         """Hand over what came; the attempts of `ticks` ended since the last time."""
         found = _Found()
-        over = steps.over or any(map(sampled, ticks))
-        for watched, gone in self._register.drain():
+        layers = self._register.drain()
+        over = steps.over or any(map(sampled, ticks)) or any(gone for _, gone in layers)
+        for watched, gone in layers:
+            last = gone or steps.over
             calls = others = 0
             found.sources[watched.path] = watched.sources
             for (passage, dtype), tap in watched.taps.items():
                 if tap.peaks is not None:
                     for tick, amax in tap.peaks.read(ticks):
                         self._headroom.add(watched.path, steps.step(tick), amax, finite=True)
-                if tap.octaves is not None:
-                    what = COUNTED[passage]
-                    place = watched.path, what, dtype
-                    self._histograms(place, tap.octaves, steps, ticks, unscaled=False, last=gone)
+                if over and tap.octaves is not None:
+                    counted = tap.octaves.read(ticks.stop, last=last)
+                    place = watched.path, COUNTED[passage], dtype
+                    self._histograms(place, counted, steps, unscaled=False)
                 numbers = tap.read()
                 if numbers is None:
                     continue
                 calls, others = calls + numbers.calls, others + numbers.others
                 found.add(passage, watched.path, numbers, dtype)
                 self._tell(watched, passage, dtype, tap, numbers, steps)
-            for (what, dtype, unscaled), octaves in watched.octaves.items():
-                place = watched.path, what, dtype
-                self._histograms(place, octaves, steps, ticks, unscaled=unscaled, last=gone)
-            if watched.rounding is not None and (gone or over):
-                rounded = watched.rounding.read(ticks.stop, last=gone or steps.over)
+            for (what, dtype, unscaled), octaves in watched.octaves.items() if over else ():
+                counted = octaves.read(ticks.stop, last=last)
+                self._histograms((watched.path, what, dtype), counted, steps, unscaled=unscaled)
+            if over and watched.rounding is not None:
+                rounded = watched.rounding.read(ticks.stop, last=last)
                 found.lost += [(each, watched.path) for each in rounded]
             per_step = watched.counted(calls, len(ticks))
             if calls or others:
@@ -119,9 +122,9 @@ class Rollup:
         if not self._tracer.sampling.light:
             judge_losses(self._tracer, looked, seen)
         skipped = dict(steps.skipped(ticks))
-        for tick, layers in culprits(self._tracer, seen, skipped):
-            if layers:
-                self._tracer.culprits(skipped[tick], steps.step(tick), layers)
+        for tick, culprit in culprits(self._tracer, seen, skipped):
+            if culprit:
+                self._tracer.culprits(skipped[tick], steps.step(tick), culprit)
 
     def _lost(self, lost: Lost, path: str, steps: Steps) -> None:
         """Hand over what the casts of one tick made zero of a layer's gradients."""
@@ -153,19 +156,10 @@ class Rollup:
             self._tracer.problem(input_range.beyond(*told))
 
     def _histograms(
-        self,
-        place: tuple[str, What, str],
-        octaves: Octaves,
-        steps: Steps,
-        ticks: range,
-        *,
-        unscaled: bool,
-        last: bool,
+        self, place: tuple[str, What, str], read: Iterable[Counted], steps: Steps, *, unscaled: bool
     ) -> None:
         """Hand over the counts of attempts that are over: the loss scale of those is known."""
-        if not (last or steps.over or any(map(sampled, ticks))):
-            return
-        for counted in octaves.read(ticks.stop, last=last or steps.over):
+        for counted in read:
             power = exponent(steps.scale(counted.tick)) if place[1] in SCALED else 0
             found = _histogram(*place, counted).shifted(power if unscaled else 0)
             self._tracer.histogram(replace(found, scale=2.0**power))

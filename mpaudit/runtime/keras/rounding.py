@@ -125,4 +125,4 @@ def _add(value: Any, tick: Any, held: Held) -> Any:
     lost = tf.where(gone, magnitude, tf.zeros_like(magnitude))
     counts = tf.ones_like(magnitude), tf.cast(gone, tf.float64), tf.cast(there, tf.float64)
     sums = tf.stack([tf.reduce_sum(each) for each in (*counts, lost, magnitude)])
-    return add(held, tick, sums, CALLS)
+    return add([held], tick, sums[None], CALLS)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy
 import tensorflow as tf
 
 from mpaudit.runtime.keras.clock import Clock
-from mpaudit.runtime.keras.shelf import Held
+from mpaudit.runtime.keras.shelf import Held, turns
 from mpaudit.runtime.keras.tick import ordinal_of
 
 SLOTS = 8
@@ -45,23 +45,23 @@ class Rows:
             row[_HEAD:] += sums
 
     def read(self, now: int, *, last: bool = False) -> Iterator[tuple[int, int, Any]]:
-        """Of each tick before `now`: tensors and sums, forgotten by that; at `last`, of all."""
-        rows = dict(self._host)
-
-        def over(held: Any) -> Any:
-            return (held[:, _TICK] != _NEVER) & ((held[:, _TICK] < now) | last)
+        """Of each tick before `now`: tensors and sums, forgotten by that; at `last`, of all, which are
+        not asked for again."""
+        rows = {tick: row for tick, row in self._host.items() if tick < now or last}
+        for tick in rows:
+            del self._host[tick]
 
         def kept(held: Any) -> Any:
-            return numpy.where(over(held)[:, None], self._empty(), held)
+            over = (held[:, :, _TICK] != _NEVER) & (held[:, :, _TICK] < now)
+            return numpy.where(over[:, :, None], self._empty(), held)
 
-        for held in self._place.swap(kept):
-            for row in held[over(held)]:
+        for held in self._place.swept(kept):
+            there = held[held[:, _TICK] != _NEVER]
+            for row in there if last else there[there[:, _TICK] < now]:
                 tick = int(row[_TICK])
                 rows[tick] = row + rows[tick] if tick in rows else row
         for tick, row in sorted(rows.items()):
-            if tick < now or last:
-                self._host.pop(tick, None)
-                yield tick, int(row[_TENSORS]), row[_HEAD:]
+            yield tick, int(row[_TENSORS]), row[_HEAD:]
 
     def _empty(self) -> Any:
         rows = numpy.zeros([SLOTS, _HEAD + self._width])
@@ -69,18 +69,24 @@ class Rows:
         return rows
 
 
-def add(held: Held, tick: Any, sums: Any, most: int) -> Any:
-    """`Rows.add_on_host` inside a graph, at a sampled tick; gives the operation.
+def add(places: Sequence[Held], tick: Any, sums: Any, most: int) -> Any:
+    """`Rows.add_on_host` inside a graph, at a sampled tick, of several places; gives the operation.
 
-    `sums` is a vector of float64.
+    `sums` is a matrix of float64, with a row for each.
     """
     now = tf.cast(tick, tf.float64)
-    slot = held.first + ordinal_of(tick) % SLOTS
-    row = tf.raw_ops.ResourceGather(resource=held.resource, indices=slot, dtype=tf.float64)
-    row.set_shape([_HEAD + sums.shape[0]])
-    begun = row[_TICK] == now
-    full = begun & (row[_TENSORS] >= most)
-    more = tf.concat([tf.stack([now, tf.constant(1, tf.float64)]), sums], 0)
-    before = row * tf.constant([0.0] + [1.0] * (row.shape[0] - 1), tf.float64)
-    row = tf.where(full, row, tf.where(begun, before + more, more))
-    return tf.raw_ops.ResourceScatterUpdate(resource=held.resource, indices=slot, updates=row)
+    slot = ordinal_of(tick) % SLOTS
+    done = []
+    for resource, numbers in turns(places):
+        slots = tf.stack([places[n].first for n in numbers]) + slot
+        held = tf.raw_ops.ResourceGather(resource=resource, indices=slots, dtype=tf.float64)
+        held.set_shape([len(numbers), _HEAD + sums.shape[1]])
+        begun = held[:, _TICK, None] == now
+        full = begun & (held[:, _TENSORS, None] >= most)
+        head = tf.broadcast_to(tf.stack([now, tf.constant(1, tf.float64)]), [len(numbers), _HEAD])
+        more = tf.concat([head, tf.gather(sums, numbers)], 1)
+        before = held * tf.constant([0.0] + [1.0] * (held.shape[1] - 1), tf.float64)
+        new = tf.where(full, held, tf.where(begun, before + more, more))
+        update = tf.raw_ops.ResourceScatterUpdate(resource=resource, indices=slots, updates=new)
+        done.append(update)
+    return tf.group(done)

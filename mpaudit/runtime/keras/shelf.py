@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy
@@ -27,16 +27,31 @@ class Held(NamedTuple):
         return Held(graph.capture(self.resource), self.first)
 
 
+def turns(places: Sequence[Held]) -> Iterator[tuple[Any, list[int]]]:
+    """Resources, and the numbers of places on each that are changed together: a place that comes more than
+    once takes turns with itself."""
+    waiting = list(range(len(places)))
+    while waiting:
+        turn: dict[tuple[int, int], int] = {}
+        for number in waiting:
+            place = places[number]
+            turn.setdefault((id(place.resource), id(place.first)), number)
+        waiting = [number for number in waiting if number not in turn.values()]
+        for resource in {
+            id(places[n].resource): places[n].resource for n in turn.values()
+        }.values():
+            yield resource, [n for n in turn.values() if places[n].resource is resource]
+
+
 class Place:
     """Some rows of a resource, of each replica, that begin as `start`, an array, says."""
 
-    __slots__ = ("_first", "_rows", "_start", "_store")
+    __slots__ = ("_first", "_start", "_store")
 
     def __init__(self, store: Store, first: int, start: Any) -> None:
         self._store = store
         self._first = first
         self._start = start
-        self._rows = list(range(first, first + len(start)))
 
     @property
     def here(self) -> Held:
@@ -48,24 +63,12 @@ class Place:
         """Of which replicas there are some."""
         return self._store.replicas
 
-    def swap(self, change: Callable[[Any], Any]) -> Iterator[Any]:
-        """What they hold of each replica, as NumPy has it; `change` says what they hold from now on.
+    def swept(self, change: Callable[[Any], Any]) -> list[Any]:
+        """What they hold of each replica, as NumPy has it, and of the places beside it; `change` says of
+        those of all, one behind the other, what they hold from now on, and is to be the same for each.
 
         Waits for the device.
         """
-        dtype = tf.as_dtype(self._start.dtype)
-        with tf.init_scope():
-            rows = tf.constant(self._rows, tf.int64)
-            for handle in self._store:
-                read = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=dtype)
-                held = read.numpy()
-                more = tf.constant(change(held), dtype)
-                tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=rows, updates=more)
-                yield held
-
-    def swept(self, change: Callable[[Any], Any]) -> list[Any]:
-        """The same, with the places beside it: `change` is given those of all of them, one behind the
-        other, and is to be the same for each."""
         size = len(self._start)
 
         def of_all(held: Any) -> Any:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy
 import tensorflow as tf
 
 from mpaudit.finding import Span
+from mpaudit.runtime.keras.alike import Alike
 from mpaudit.runtime.keras.bad_loss import Lost
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.family import Family
@@ -67,7 +70,7 @@ class Steps:
         self._read = 0  # attempts handed to the tracer so far
         self.on_end: Callable[[], None] = lambda: None
         self.on_applied: Callable[[], None] = lambda: None
-        self.on_settled: Callable[[Settled], None] = lambda _: None
+        self.on_settled: Callable[[Settled], None] | None = None
         self.on_start: Callable[[Family, Sequence[Any]], None] = lambda *_: None
         self._places: dict[int, Span] = {}
         self.over = False  # no attempt will come any more
@@ -79,7 +82,7 @@ class Steps:
         self._bad: list[tuple[int, int, float]] = []  # ticks, optimizers and losses of the interval
         self._inside = threading.local()
         self._inner: list[int] = []
-        self._time = 0.0
+        self.time = 0.0  # in seconds, when the host last saw that something is over
 
     def follow(self, family: Family) -> None:
         """Watch every optimizer of one Keras from now on."""
@@ -183,7 +186,12 @@ class Steps:
         if self._ledger is not None and self._progress.waits:
             with tf.init_scope():
                 self._progress.began(self._clock.read(), now)
-        self._time = now
+        self.time = now
+
+    @property
+    def waits(self) -> bool:
+        """Whether the host has not seen yet that an attempt is over."""
+        return self._progress.waits
 
     def drain(self) -> range:
         """Tell the tracer of the attempts since the last time; returns their ticks."""
@@ -191,28 +199,32 @@ class Steps:
             return range(0)
         with tf.init_scope():
             now = self._clock.read()
-            rows = tf.raw_ops.ReadVariableOp(resource=self._ledger, dtype=tf.float64).numpy()
-        started, self._read = self._read, now
-        lost = max(now - started - ROOM, 0)
+            ledger = tf.raw_ops.ReadVariableOp(resource=self._ledger, dtype=tf.float64).numpy()
+        ticks, self._read = range(self._read, now), now
+        kept = max(ticks.start, now - ROOM)
+        rows = ledger[numpy.maximum(numpy.arange(ticks.start, now), kept) % ROOM].tolist()
         self._settled.clear()
         self._bad.clear()
-        for tick in range(started, now):
-            index, applied, scale, has_loss, loss = rows[max(tick, started + lost) % ROOM]
-            known = tick >= started + lost
-            step = self._tracer.attempted(int(index))
+        attempts = Counter(int(row[0]) for row in rows)
+        steps = {index: self._tracer.attempted(index, n) for index, n in attempts.items()}
+        alike = Alike(self._tracer)
+        for tick, (number, applied, scale, has_loss, loss) in zip(ticks, rows, strict=True):
+            index, known = int(number), tick >= kept
+            step, steps[index] = steps[index], steps[index] + 1
             outcome = bool(applied) if known else None
-            in_force = float(scale) if known and not math.isnan(scale) else None
-            self._settled[tick] = step, outcome, in_force, int(index)
-            self._tracer.settled(int(index), step, outcome, in_force)
-            value = float(loss) if known and has_loss else None
+            in_force = scale if known and not math.isnan(scale) else None
+            self._settled[tick] = step, outcome, in_force, index
+            alike.settled(index, step, outcome, in_force)
+            value = loss if known and has_loss else None
             if value is not None and not math.isfinite(value):
-                self._bad.append((tick, int(index), value))
-            if value is not None and int(index) == 0:
+                self._bad.append((tick, index, value))
+            if value is not None and index == 0:
                 self._progress.add(value)
-            at = self._places.get(int(index))
-            self.on_settled(Settled(int(index), step, outcome, value, at))
-        self._progress.tell(now, self._time)
-        return range(started, now)
+            if self.on_settled is not None:
+                self.on_settled(Settled(index, step, outcome, value, self._places.get(index)))
+        alike.tell()
+        self._progress.tell(now, self.time)
+        return ticks
 
     def step(self, tick: int) -> int:
         """The attempt, counted for its own optimizer, that happened at a tick."""

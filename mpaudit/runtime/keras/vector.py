@@ -17,6 +17,7 @@ import tensorflow as tf
 from mpaudit.runtime.keras.octaves import sample
 from mpaudit.runtime.keras.parcel import Member, one_of, traced
 from mpaudit.runtime.keras.peaks import raise_peak
+from mpaudit.runtime.keras.shelf import turns
 from mpaudit.runtime.keras.tick import sampled_at
 from mpaudit.runtime.octaves import SAMPLE
 
@@ -55,19 +56,15 @@ class _Together:
     sample. GPUs have no such operation for integers.
     """
 
+    sampled = False
+
     def alone(self, value: Any) -> Sequence[Any]:
-        """The largest magnitude, not a number where nothing or something bad is in there, and the size."""
+        """The largest one above and below zero, as integers, and the size."""
         if _on_gpu():
             return ()
-        integer, unsigned, mask = BITS[value.dtype.size]
-        tops = (
-            tf.bitcast(tf.reduce_max(tf.bitcast(value, each)), integer)
-            for each in (integer, unsigned)
-        )
-        top = tf.reduce_max(tf.bitwise.bitwise_and(tf.stack(list(tops)), mask))
-        size = tf.size(value, out_type=tf.int64)
-        top = tf.where(size > 0, top, tf.constant(-1, integer))
-        return _double(tf.bitcast(top, value.dtype)), _double(size)
+        integer, unsigned, _ = BITS[value.dtype.size]
+        below = tf.bitcast(tf.reduce_max(tf.bitcast(value, unsigned)), integer)
+        return tf.reduce_max(tf.bitcast(value, integer)), below, tf.size(value, out_type=tf.int64)
 
     def all(self, tick: Any, members: Sequence[Member]) -> Any:
         """Join it to the vectors: those of different taps at once."""
@@ -76,25 +73,38 @@ class _Together:
         if _on_gpu():
             vectors = _closely(dtypes)(*values, tick)
         else:
-            tops = tf.stack([each.found[0] for each in members])
-            sizes = tf.stack([each.found[1] for each in members])
+            sizes = _double(tf.stack([each.found[2] for each in members]))
+            tops = tf.where(sizes > 0, _tops(members), tf.constant(-1, tf.float64))
             counts = (tick % _EVERY == 0) | sampled_at(tick)
             bad = ~tf.reduce_all(tf.math.is_finite(tops))
             which = tf.where(bad, 0, tf.where(counts, 1, 2))
             ways = _closely(dtypes, given=True), _plainly(dtypes, zeros=True), _plainly(dtypes)
             vectors = one_of(which, ways, (*values, tick, tops, sizes))
         vectors.set_shape([len(members), len(_START)])
-        waiting = [(each.handles[0], n) for n, each in enumerate(members)]
-        while waiting:  # a tap that comes more than once takes turns with itself
-            first = {(id(held.resource), id(held.first)): n for held, n in reversed(waiting)}
-            turn = [each for each in waiting if each[1] in first.values()]
-            waiting = [each for each in waiting if each[1] not in first.values()]
-            for resource in {id(held.resource): held.resource for held, _ in turn}.values():
-                _join(resource, [(h.first, n) for h, n in turn if h.resource is resource], vectors)
+        places = [each.handles[0] for each in members]
+        for resource, numbers in turns(places):
+            _join(resource, [(places[n].first, n) for n in numbers], vectors)
         for n, each in enumerate(members):
             for peaks in each.handles[1:]:
                 raise_peak(peaks, tick, vectors[n, 0])
         return tf.reduce_any(vectors[:, FIRST] > NEVER)
+
+
+def _tops(members: Sequence[Member]) -> Any:
+    """The largest magnitudes, not numbers where something bad is in a tensor: of each dtype at once."""
+    numbers: dict[Any, list[int]] = {}
+    for number, each in enumerate(members):
+        numbers.setdefault(each.value.dtype, []).append(number)
+    found = []
+    for dtype, its in numbers.items():
+        integer, _, mask = BITS[dtype.size]
+        both = tf.stack([tf.stack([members[n].found[way] for n in its]) for way in (0, 1)])
+        bits = tf.bitwise.bitwise_and(both, tf.constant(mask, integer))
+        found.append(_double(tf.bitcast(tf.reduce_max(bits, 0), dtype)))
+    if len(found) == 1:
+        return found[0]
+    order = [n for its in numbers.values() for n in its]
+    return tf.gather(tf.concat(found, 0), [order.index(n) for n in range(len(order))])
 
 
 TOGETHER = _Together()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from mpaudit.runtime import tracer as tracers
 from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.keras.attempt import Ends, timeless
 from mpaudit.runtime.keras.batch import Batch
@@ -159,24 +160,36 @@ class _Drain:
         self()
         self._rollup.close()
 
-    def look(self) -> None:
+    def look(self, calls: int = 1) -> None:
         """Flush if that is due; read what the device holds before there is no room for more."""
         self._clock.ran()
         self._steps.seen(time.monotonic())
-        self._calls += 1
-        if self._calls >= (_ROOM if self._drained else COUNTED):
+        self._calls += calls
+        if self._full:
             self()
         self._patches.tracer.flush_if_due()
         if self.ends is not None and self._clock.on_host() >= self.ends.steps:
             self()
             self.ends.end()
 
+    @property
+    def _full(self) -> bool:
+        return self._calls >= (_ROOM if self._drained else COUNTED)
+
     def _around_function(self, original: Call) -> Call:
+        tracer, steps = self._patches.tracer, self._steps
+
         def call(function: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(function, *args, **kwargs)
             if tf.executing_eagerly():
-                with self._patches.guarded("after a function"):
-                    self.look()
+                self._clock.ran()
+                self._calls += 1
+                steps.time = now = time.monotonic()
+                # a training is full of small functions: as a rule nothing is to be done
+                due = self._full or now - tracer.flushed > tracers.FLUSH_EVERY
+                if due or steps.waits or self.ends is not None:
+                    with self._patches.guarded("after a function"):
+                        self.look(calls=0)
             return result
 
         return call
