@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cProfile
 import json
+import re
 import subprocess
 import sys
 import time
@@ -29,10 +30,12 @@ from mpaudit.runtime.torch.on_cpu import amax_on_cpu  # noqa: E402
 from mpaudit.runtime.torch.watch import Watch  # noqa: E402
 from mpaudit.runtime.trace import Reader  # noqa: E402
 from mpaudit.runtime.tracer import Tracer  # noqa: E402
+from tests.benchmarks.runtime.alone import LOOKS  # noqa: E402
 from tests.benchmarks.runtime.cost import more  # noqa: E402
 from tests.benchmarks.runtime.counted import WAITS, count, mpaudit  # noqa: E402
 from tests.benchmarks.runtime.hooked import kept, look  # noqa: E402
 from tests.benchmarks.runtime.loop import SHAPES, Shape  # noqa: E402
+from tests.benchmarks.runtime.time import by_itself  # noqa: E402
 from tests.watched import batches, model  # noqa: E402
 
 LOSS = {"aten::detach": 1}  # the loss of a step, which is noted
@@ -180,7 +183,19 @@ def test_light_calls_as_many_functions_however_many_layers_there_are(
 ) -> None:
     monkeypatch.setattr("mpaudit.runtime.tracer.FLUSH_EVERY", 1e9)
     few, many = (functions(Shape(name, small=True), every=None, light=True) for name in SHAPES)
-    assert max(few, many) < 1050 and abs(few - many) < 100
+    assert max(few, many) < 1000 and abs(few - many) < 100
+
+
+@pytest.mark.slow
+def test_what_light_does_is_timed_by_itself() -> None:
+    """The functions of a step of the large model are counted there, and are those of the small one."""
+    goal = by_itself("resnet", cycles=12)
+    (told,) = re.findall(r"(\d+) function calls", goal.against)
+    counted = functions(Shape("resnet", small=True), every=None, light=True)
+    assert abs(int(told) - counted) < 0.1 * counted
+    assert goal.figure is not None and goal.interval is not None and goal.seconds["plain"] > 0
+    assert goal.interval[0] <= goal.figure <= goal.interval[1]
+    assert goal.rounds == 12 + LOOKS
 
 
 def test_what_a_tensor_costs_in_functions(monkeypatch: pytest.MonkeyPatch) -> None:

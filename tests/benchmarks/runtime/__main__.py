@@ -22,7 +22,7 @@ from ..goal import Goal, table
 from . import cost, fit, stand_in, time
 from .loop import SHAPES
 
-PARTS = ("counted", "timed", "stand-in", "keras", "keras-timed")
+PARTS = ("counted", "timed", "alone", "stand-in", "keras", "keras-timed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +67,8 @@ def _parts(given: argparse.Namespace) -> Iterator[tuple[list[Goal], dict[str, An
         if asked("timed", name):
             found, overhead = time.rows(shape, given.device, given.cycles, given.rounds)
             yield found, {shape: overhead}
+        if given.device == "cpu" and asked("alone", name):
+            yield [time.by_itself(shape)], {}
     if given.device == "cuda":
         return
     for shape, name in SHAPES.items():

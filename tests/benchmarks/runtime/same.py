@@ -115,16 +115,24 @@ class Watcher:
         self._undo = undo[0]
         watch = Watch.of(self._tracer)
         assert watch is not None
-        self._turns = watch.turns
+        self.watch = watch
+        self.turns = watch.turns
+        self.there = self._hooks.there
+        self.flush = self._tracer.flush
+
+    @property
+    def step_number(self) -> int:
+        """That of the next step under it."""
+        return self._tracer.step()
 
     def step(self, loop: Loop) -> list[Any]:
         """A step, and what is said of it."""
-        number, spent = self._tracer.step(), self._tracer.spent
-        with self._hooks.there():
+        number, spent = self.step_number, self._tracer.spent
+        with self.there():
             times = timed(loop, loop.step)
             said = self._tracer.spent - spent
-            written = timed(loop, self._tracer.flush)
-        looked = "looked at" if self._turns.looked(number) else "between"
+            written = timed(loop, self.flush)
+        looked = "looked at" if self.turns.looked(number) else "between"
         return [
             *times,
             *written,

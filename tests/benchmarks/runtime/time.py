@@ -13,7 +13,7 @@ from mpaudit.runtime.torch.probe import EVERY_LIGHT
 from ..goal import Goal
 from .loop import SHAPES
 from .pair import CLOCKS, Added, Pair, added
-from .turn import Same, same, seconds, turns
+from .turn import Same, alone, same, seconds, turns
 
 DEFAULT, EVERYTHING, LIGHT = "mpaudit", "mpaudit --every 1", "mpaudit --light"
 HUGGING_FACE = "DebugUnderflowOverflow"
@@ -25,6 +25,8 @@ LIMITS = {  # percent of a step: on a CPU, on a GPU
 }
 LOOKS = {DEFAULT: EVERY, EVERYTHING: 1, LIGHT: EVERY_LIGHT}
 """Every so many steps all is looked at."""
+ALONE = 200
+"""Cycles of what is timed by itself."""
 CYCLES = {"gpt2": 1, "resnet": 3}
 """Times as many cycles as were asked for: those of small steps are short."""
 
@@ -52,6 +54,20 @@ def rows(
     pairs.update(turns(shape, PEERS, device, rounds))
     found = {name: said(name, each) for name, each in ours.items()}
     return list(_goals(shape, device, pairs)), found
+
+
+def by_itself(shape: str, cycles: int = ALONE) -> Goal:
+    """A row about what `--light` does, which is less than one step differs from the next."""
+    pairs, functions = alone(shape, cycles)
+    limit, _ = LIMITS[LIGHT]
+    return timed(
+        f"{SHAPES[shape]}: time added to a step, {LIGHT}, by itself",
+        f"the processor time of {functions} function calls, of that of a step",
+        pairs,
+        limit,
+        shares(LIGHT),
+        seconds={"plain": pairs[0].plain.wall},
+    )
 
 
 def timed(

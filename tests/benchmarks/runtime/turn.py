@@ -20,6 +20,7 @@ from .pair import Pair, mean
 
 WORKER = Path(__file__).with_name("worker.py")
 SAME = Path(__file__).with_name("same.py")
+ALONE = Path(__file__).with_name("alone.py")
 PLAIN = "none"
 STEPS = {"gpt2": 1, "resnet": 4}
 """Steps of one turn."""
@@ -165,6 +166,33 @@ def same(shape: str, commands: Sequence[str], device: str, cycles: int) -> dict[
             each.said.append(Pair(both, Run(own, own, 0), look))
             each.control.append(Pair(plain, again))
     return found
+
+
+def alone(shape: str, cycles: int) -> tuple[list[Pair], int]:
+    """Steps of a large model, and the same with what `--light` does timed by itself; see `alone.py`.
+
+    And how many functions that calls. Both clocks of a pair are the processor's.
+    """
+    done = subprocess.run(
+        [sys.executable, str(ALONE), shape, str(cycles)],
+        env={**clean(), **VISIBLE["cpu"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"timing what is added by itself failed: {done.stderr}")
+    first, *found, last = map(json.loads, done.stdout.splitlines())
+    plain = median(first["plain"])
+    often = min(1.0, plain / FLUSH_EVERY)  # a trace is written that often in a step
+
+    def pair(more: float, name: str) -> Pair:
+        return Pair(Run(plain, plain, 0), Run(plain + more, plain + more, 0), name)
+
+    between = [each["light"] - each["none"] + often * each["written"] for each in found]
+    pairs = [pair(each, "between") for each in between]
+    pairs += [pair(median(between) + sum(each), "looked at") for each in last["looks"]]
+    return pairs, last["functions"]
 
 
 def seconds(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, float]:
