@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -260,6 +263,65 @@ def test_torchrun_and_accelerate(tmp_path: Path, command: str, ranks: int) -> No
     ]
     if ranks > 1:
         assert [name.rpartition(".r")[2] for name, *_ in found] == ["0.mpa", "1.mpa"]
+
+
+RUNNER = """#!{python}
+import os, subprocess, sys
+command = [sys.executable, "-u", "-m", "deepspeed.launcher.launch", "--world_info=e30=", *sys.argv[1:]]
+paths = os.pathsep.join([{folder!r}, os.environ["PYTHONPATH"]])
+sys.exit(subprocess.Popen(command, env={{**os.environ, "PYTHONPATH": paths}}).wait())
+"""
+LAUNCH = """
+import os, subprocess, sys
+_, script, *given = sys.argv[1:]
+ranks = []
+for number in range(2):
+    environment = {**os.environ, "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "@"}
+    command = [sys.executable, "-u", script, f"--local_rank={number}", *given]
+    ranks.append(subprocess.Popen(command, env=environment))
+sys.exit(max(each.wait() for each in ranks))
+"""
+
+
+@pytest.mark.slow
+def test_deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed's launcher where it is installed; else two programs of its shape, with its names.
+
+    `deepspeed` starts a module of its own, which starts the script once for each rank with
+    `--local_rank=N` before the script's arguments.
+    """
+    real = find_spec("deepspeed") is not None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = ["--num_gpus", "2", "--master_port", port] if real else []
+    if real:
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+        monkeypatch.setenv("LOCAL_SIZE", "2")  # as many as the CPU accelerator says it has
+    else:
+        package = tmp_path / "lib" / "deepspeed" / "launcher"
+        package.mkdir(parents=True)
+        (package / "launch.py").write_text(LAUNCH.replace("@", port), encoding="utf-8")
+        program = tmp_path / "bin" / "deepspeed"
+        program.parent.mkdir()
+        text = RUNNER.format(python=sys.executable, folder=str(tmp_path / "lib"))
+        program.write_text(text, encoding="utf-8")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    (tmp_path / "train.py").write_text(RANKS, encoding="utf-8")
+    done = run(tmp_path, "deepspeed", *options, "train.py", "--lr", "1")
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if re.match(r"-?\d", line)]
+    assert sorted(line.split("'")[3] for line in told) == ["--local_rank=0", "--local_rank=1"]
+    assert len({line.split()[0] for line in told}) == 1  # the same parameters in both
+    found = traces(tmp_path)
+    assert [(meta["rank"], meta["world_size"], steps) for _, meta, steps in found] == [
+        (0, 2, 4),
+        (1, 2, 4),
+    ]
+    assert {meta["script"] for _, meta, _ in found} == {str(tmp_path / "train.py")}
+    assert "2 processes left traces" in done.stderr
 
 
 LIGHTNING = """
