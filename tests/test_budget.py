@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mpaudit.audit import check
+from mpaudit.source import analysis
 from mpaudit.source.allowance import Oversized
 from mpaudit.source.binding import Exhausted
 from mpaudit.source.expression import Expressions
@@ -321,3 +322,56 @@ def test_whom_a_scaler_steps_counts_however_narrowly_it_is_followed(
     text = AGENT.replace("MORE", more).replace("OPTIONS", options).replace("SAVED", saved)
     path.write_text(text, encoding="utf-8")
     assert [finding.name for finding in check([path]).findings] == wanted
+
+
+def test_what_a_class_inherits_leaves_enough_for_what_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that is too large to be followed calls an epoch that is not: the epoch is entered for itself."""
+    clips = "\n".join(
+        f"            if options.clip{n}:\n"
+        f"                nn.utils.clip_grad_norm_(model.parameters(), options.clip{n})"
+        for n in range(80)
+    )
+    (tmp_path / "base.py").write_text(
+        f"""from torch import nn
+
+
+class Trainer:
+    @classmethod
+    def run(cls, model, optimizer, loader, scaler, options):
+        for epoch in range(options.epochs):
+            cls.epoch(model, optimizer, loader, scaler, options)
+{clips}
+            optimizer.step()
+
+    @classmethod
+    def epoch(cls, model, optimizer, loader, scaler, options):
+        raise NotImplementedError
+""",
+        encoding="utf-8",
+    )
+    own = tmp_path / "own.py"
+    own.write_text(
+        """import torch
+from base import Trainer
+from torch import nn
+
+
+class Own(Trainer):
+    @classmethod
+    def epoch(cls, model, optimizer, loader, scaler, options):
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            with torch.autocast("cuda"):
+                loss = nn.functional.cross_entropy(model(inputs), targets)
+            scaler.scale(loss).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), options.norm)
+            scaler.step(optimizer)
+            scaler.update()
+""",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(analysis, "FILE_BUDGET", 6_000)  # the loop alone takes more
+    report = check([own])
+    assert [finding.name for finding in report.findings] == ["clip-before-unscale"]

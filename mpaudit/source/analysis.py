@@ -40,6 +40,8 @@ NARROW_BUDGET = 50_000
 """The same, once only what handles scalers, regions and gradients is followed."""
 FILE_BUDGET = 300_000
 """Evaluation steps for all entry points of a file, some seconds."""
+OWN = 0.5
+"""How much of that is kept from what a file inherits: where that was too much, what is its own is entered."""
 DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 """What is executed of a module's body that is too long to be executed."""
 GRADIENTS = frozenset(["backward", "unscale_", "clip_grad_norm_", "clip_grad_value_", "step"])
@@ -89,10 +91,13 @@ class Engine(Importing):
             left.add(place, value)
         heap = Heap((left, self.state.world))
         after = self.ended
+        kept = int(self.left * OWN)
+        self.left -= kept
         for heir, driver in self._driven(module, heap):
             self.ended = after
             enter = partial(self._method, module, heap, heir, driver)
             self._entry(f"{heir.name}.{driver}", enter, verdicts)
+        self.left += kept
         for owner, node in _definitions(module):
             name = None if owner is None else owner.name
             if not self.relevance.entering(module, name, node.name):
