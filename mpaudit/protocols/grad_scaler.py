@@ -233,7 +233,12 @@ class GradScalerProtocol(Protocol):
             yield problems.stepped_again(applied, event)
         if event.apart or (phase.closed and not phase.stepped):
             return
-        handled = event.edited or event.optimizer in phase.unscaled or phase.by_hand is not None
+        others = event.once and bool(
+            phase.unscaled
+        )  # made behind the step that they were unscaled for
+        handled = (
+            others or event.edited or event.optimizer in phase.unscaled or phase.by_hand is not None
+        )
         if phase.all_scaled and not handled:
             yield problems.unscaled_step(phase, event)
             for backward in phase.backwards:
