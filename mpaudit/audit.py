@@ -16,10 +16,10 @@ from mpaudit.inspection import Asked, check, check_document, check_text, check_t
 from mpaudit.report import Report
 from mpaudit.report import count as count_of
 from mpaudit.rewrite import replace_bytes, write_atomically
-from mpaudit.source.config_file import SUFFIXES
-from mpaudit.source.document import Document, Script, from_text, read
-from mpaudit.source.notebook import Notebook
-from mpaudit.source.parsing import UnparsableError
+from mpaudit.source.text.config_file import SUFFIXES
+from mpaudit.source.text.document import Document, Script, from_text, read
+from mpaudit.source.text.notebook import Notebook
+from mpaudit.source.text.parsing import UnparsableError
 
 __all__ = [
     "add_ignore",

@@ -13,7 +13,7 @@ from mpaudit.render import concise, diff, fixes, formats, settings
 from mpaudit.report import Report, count, shown
 from mpaudit.settings import Configuration
 from mpaudit.settings.exclusion import Exclusion
-from mpaudit.source.discovery import files
+from mpaudit.source.text.discovery import files
 
 STDIN = Path("-")
 

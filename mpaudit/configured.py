@@ -8,7 +8,7 @@ from pathlib import Path
 from mpaudit.config import UNREADABLE
 from mpaudit.finding import Position, Problem, Span
 from mpaudit.following import Found, unparsable
-from mpaudit.source.config_file import (
+from mpaudit.source.text.config_file import (
     ConfigFile,
     UnreadableConfigError,
     beside,
@@ -16,7 +16,7 @@ from mpaudit.source.config_file import (
     is_config_name,
     read_config,
 )
-from mpaudit.source.discovery import LeftOut
+from mpaudit.source.text.discovery import LeftOut
 
 
 class Configurations:

@@ -13,9 +13,9 @@ from mpaudit.fix import Fix
 from mpaudit.protocols import protocol
 from mpaudit.protocols.protocol import Noted, Verdict
 from mpaudit.source.analysis import Engine
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
-from mpaudit.source.project import Project
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.project import Project
 
 __all__ = ["Execution", "Found", "Outcome", "Verdict", "looked", "mended", "settle"]
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from mpaudit import __version__
 from mpaudit.settings import Configuration
-from mpaudit.source.discovery import concerns, silences
+from mpaudit.source.text.discovery import concerns, silences
 
 
 class Checker:
@@ -32,7 +32,7 @@ class Checker:
         if not concerns(data) and not silences(data):
             return
         from mpaudit.inspection import check_document
-        from mpaudit.source.document import from_text
+        from mpaudit.source.text.document import from_text
 
         document = from_text(self.text, self.filename)
         for finding in check_document(document, _configuration(), None, alone=False).findings:

@@ -11,13 +11,13 @@ from pathlib import Path
 from mpaudit.config import UNREADABLE
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix
-from mpaudit.source.config_file import UnreadableConfigError
-from mpaudit.source.discovery import concerns
-from mpaudit.source.document import Document, Script, read
-from mpaudit.source.module import Module
-from mpaudit.source.notebook_json import UnreadableNotebookError
-from mpaudit.source.parsing import UnparsableError
-from mpaudit.source.project import Project, Trail
+from mpaudit.source.text.config_file import UnreadableConfigError
+from mpaudit.source.text.discovery import concerns
+from mpaudit.source.text.document import Document, Script, read
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.notebook_json import UnreadableNotebookError
+from mpaudit.source.text.parsing import UnparsableError
+from mpaudit.source.text.project import Project, Trail
 
 Found = tuple[Problem, Fix | None]
 MODULE, IMPORTER, NAMED = "module", "importer", "named"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mpaudit.default import CONFIGURATIONS, EXCLUDED, PYPROJECT
-from mpaudit.source.discovery import concerns, silences
+from mpaudit.source.text.discovery import concerns, silences
 
 SILENT = frozenset(
     ["force_exclude", "no_cache", "cache_dir", "jobs", "fix", "unsafe_fixes", "show_fixes"]

@@ -23,12 +23,12 @@ from mpaudit.report import Report, count
 from mpaudit.rule import Rule, rule
 from mpaudit.settings import Configuration
 from mpaudit.settings.exclusion import Exclusion
-from mpaudit.source.config_file import SUFFIXES, ConfigFile
-from mpaudit.source.discovery import files
-from mpaudit.source.document import Document, from_text, read
-from mpaudit.source.parsing import UnparsableError
-from mpaudit.source.project import Project
-from mpaudit.source.requirement import forget
+from mpaudit.source.text.config_file import SUFFIXES, ConfigFile
+from mpaudit.source.text.discovery import files
+from mpaudit.source.text.document import Document, from_text, read
+from mpaudit.source.text.parsing import UnparsableError
+from mpaudit.source.text.project import Project
+from mpaudit.source.text.requirement import forget
 from mpaudit.survey import Survey
 
 

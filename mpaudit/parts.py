@@ -24,8 +24,8 @@ from mpaudit.extension.loading import load
 from mpaudit.following import Batch, Group, take
 from mpaudit.meeting import concerned, joined
 from mpaudit.settings import Configuration
-from mpaudit.source.foreign import foreign
-from mpaudit.source.project import Project
+from mpaudit.source.text.foreign import foreign
+from mpaudit.source.text.project import Project
 
 _IMPORTED = re.compile(
     rb'^[ \t]*"?(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([\w., \t]+))', re.MULTILINE

@@ -18,8 +18,8 @@ from mpaudit.event import Event, Ref, Region
 from mpaudit.finding import Position, Problem, Related, Span
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.protocols.protocol import Broken, Kept, Noted, Protocol, Verdict
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
 
 __all__ = [
     "Broken",

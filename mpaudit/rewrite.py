@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mpaudit.errors import MpauditError
 
 if TYPE_CHECKING:
-    from mpaudit.source.parsing import Encoding
+    from mpaudit.source.text.parsing import Encoding
 
 
 def write_atomically(path: Path, text: str, encoding: Encoding) -> None:

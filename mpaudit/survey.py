@@ -16,13 +16,13 @@ from mpaudit.finding import Position, Problem, Span
 from mpaudit.following import IMPORTER, MODULE, NAMED, Batch, Found, Group, take
 from mpaudit.report import count
 from mpaudit.settings import Configuration
-from mpaudit.source.config_file import named_in
-from mpaudit.source.discovery import concerns, importers, imports, silences
-from mpaudit.source.document import Document, Script, read
-from mpaudit.source.parsing import UnparsableError
-from mpaudit.source.project import Project
-from mpaudit.source.requirement import statements
-from mpaudit.source.surrounding import scripts
+from mpaudit.source.text.config_file import named_in
+from mpaudit.source.text.discovery import concerns, importers, imports, silences
+from mpaudit.source.text.document import Document, Script, read
+from mpaudit.source.text.parsing import UnparsableError
+from mpaudit.source.text.project import Project
+from mpaudit.source.text.requirement import statements
+from mpaudit.source.text.surrounding import scripts
 
 LEAST = 100
 """Files to be audited below which nothing is gained by more processes."""

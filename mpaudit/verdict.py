@@ -20,8 +20,8 @@ from mpaudit.runtime.summary import RunReport, join, stamp, summarise
 from mpaudit.runtime.trace import Reader
 from mpaudit.settings import Configuration
 from mpaudit.settings.exclusion import Exclusion
-from mpaudit.source.discovery import concerns
-from mpaudit.source.parsing import UnparsableError, decode
+from mpaudit.source.text.discovery import concerns
+from mpaudit.source.text.parsing import UnparsableError, decode
 
 Say = Callable[[str], None]
 

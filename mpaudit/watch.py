@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mpaudit.errors import MpauditError
 from mpaudit.settings.exclusion import Exclusion
-from mpaudit.source.discovery import files
+from mpaudit.source.text.discovery import files
 
 if TYPE_CHECKING:
     from mpaudit.check_command import Outcome, Wanted

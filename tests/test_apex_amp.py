@@ -12,7 +12,7 @@ from mpaudit.audit import check_text
 from mpaudit.checks.apex_amp import check
 from mpaudit.fix import Safety, apply
 from mpaudit.rule import rule
-from mpaudit.source.module import Module
+from mpaudit.source.text.module import Module
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "scripts"
 

@@ -354,8 +354,8 @@ def test_names_of_any_bytes_are_shown_in_every_format(here: Path, name: str, fil
 
 
 def test_too_much_code_is_said_and_not_parsed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpaudit.source.parsing.MAX_CHARACTERS", 1000)
-    monkeypatch.setattr("mpaudit.source.notebook.MAX_CHARACTERS", 1000)
+    monkeypatch.setattr("mpaudit.source.text.parsing.MAX_CHARACTERS", 1000)
+    monkeypatch.setattr("mpaudit.source.text.notebook.MAX_CHARACTERS", 1000)
     write("a.py", BAD + "#" * 1000)
     cell = {"cell_type": "code", "metadata": {}, "outputs": [], "source": BAD}
     whole = {"cells": [cell] * 3, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}

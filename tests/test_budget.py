@@ -9,11 +9,11 @@ import pytest
 
 from mpaudit.audit import check
 from mpaudit.source import analysis
-from mpaudit.source.allowance import Oversized
-from mpaudit.source.binding import Exhausted
-from mpaudit.source.expression import Expressions
-from mpaudit.source.importing import BUDGET
-from mpaudit.source.spending import Spending
+from mpaudit.source.engine.allowance import Oversized
+from mpaudit.source.engine.binding import Exhausted
+from mpaudit.source.engine.expression import Expressions
+from mpaudit.source.engine.importing import BUDGET
+from mpaudit.source.engine.spending import Spending
 
 HEAD = """import torch
 from torch import nn

@@ -14,7 +14,7 @@ from mpaudit.config import Selection
 from mpaudit.finding import Position
 from mpaudit.output_format import CHECK_FORMATS
 from mpaudit.render import formats
-from mpaudit.source.tree_text import BrokenTextError, read_json, read_yaml
+from mpaudit.source.text.tree_text import BrokenTextError, read_json, read_yaml
 
 RULE = "deepspeed-config-conflict"
 BOTH = '{\n  "train_batch_size": 8,\n  "bf16": {"enabled": true},\n  "fp16": {"enabled": true}\n}\n'

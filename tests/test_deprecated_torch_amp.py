@@ -16,7 +16,7 @@ from mpaudit.cli import main
 from mpaudit.config import Target
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix, Safety, apply
-from mpaudit.source.module import Module
+from mpaudit.source.text.module import Module
 
 ARTICLE = Path(__file__).parents[1] / "fixtures" / "article" / "article_pytorch.py"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpaudit.source.discovery import importers, imports
+from mpaudit.source.text.discovery import importers, imports
 
 
 @pytest.mark.parametrize(

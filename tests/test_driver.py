@@ -4,9 +4,9 @@ import ast
 
 import pytest
 
-from mpaudit.source.driver import drivers
-from mpaudit.source.module import Module
-from mpaudit.source.values import Class
+from mpaudit.source.engine.driver import drivers
+from mpaudit.source.engine.values import Class
+from mpaudit.source.text.module import Module
 
 SCRIPT = """
 import inspect

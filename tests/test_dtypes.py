@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mpaudit.source.analysis import Engine
-from mpaudit.source.dtypes import dtype_of, parameter_dtype
-from mpaudit.source.module import Module
-from mpaudit.source.project import Project
+from mpaudit.source.engine.dtypes import dtype_of, parameter_dtype
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.project import Project
 
 IMPORTS = """
 import math

@@ -12,7 +12,7 @@ from mpaudit.checks.experimental_keras_policy import check
 from mpaudit.config import Target
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix, Safety, apply
-from mpaudit.source.module import Module
+from mpaudit.source.text.module import Module
 
 
 def checked(

@@ -126,7 +126,8 @@ def test_a_file_that_passes_loads_nothing_else(tmp_path):
         "except SystemExit as end: code = end.code\n"
         "own = sorted(name for name in sys.modules if name.startswith('mpaudit.'))\n"
         "assert own == ['mpaudit.cli', 'mpaudit.default', 'mpaudit.errors', 'mpaudit.gate', "
-        "'mpaudit.options', 'mpaudit.output_format', 'mpaudit.source', 'mpaudit.source.discovery'], own\n"
+        "'mpaudit.options', 'mpaudit.output_format', 'mpaudit.source', "
+        "'mpaudit.source.text', 'mpaudit.source.text.discovery'], own\n"
         "sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from mpaudit.cli import main
 from mpaudit.config import Target
-from mpaudit.source.keras_version import generation
-from mpaudit.source.module import Module
+from mpaudit.source.text.module import Module
+from mpaudit.source.trait.keras_version import generation
 
 STANDALONE, BUNDLED = "keras.optimizers.Adam", "tensorflow.keras.optimizers.Adam"
 

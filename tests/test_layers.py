@@ -74,6 +74,19 @@ def test_source_and_runtime_never_import_each_other():
             assert other not in imports(path), path
 
 
+def test_imports_go_down_only_inside_of_source():
+    order = ["api", "text", "trait", "engine", "library", "repair", "migration"]
+    for path in FILES:
+        above = path.relative_to(PACKAGE).parts
+        if above[0] != "source" or above[1] not in order:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            below = (module or "").split(".")
+            if below[:2] == ["mpaudit", "source"]:
+                assert order.index(below[2]) <= order.index(above[1]), (path, module)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_no_file_is_too_long(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES

@@ -11,7 +11,7 @@ import pytest
 from mpaudit.checks.legacy_lightning_precision import check
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix, Safety, apply
-from mpaudit.source.module import Module
+from mpaudit.source.text.module import Module
 
 
 def checked(text: str, filename: str = "/nowhere/train.py") -> list[tuple[Problem, Fix | None]]:

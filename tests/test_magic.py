@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from mpaudit.source.magic import names_a_language, python
+from mpaudit.source.text.magic import names_a_language, python
 
 FIRST = "%%time\n"
 

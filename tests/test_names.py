@@ -7,8 +7,8 @@ from textwrap import dedent
 
 import pytest
 
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
 
 
 def meaning(text: str, package: str = "") -> str | None:

@@ -20,8 +20,8 @@ from mpaudit.cli import main
 from mpaudit.finding import Finding
 from mpaudit.fix import Edit
 from mpaudit.rule import Rule, catalogue
-from mpaudit.source import notebook
-from mpaudit.source.notebook_json import UnreadableNotebookError, spliced
+from mpaudit.source.text import notebook
+from mpaudit.source.text.notebook_json import UnreadableNotebookError, spliced
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 NOTEBOOKS = sorted((FIXTURES / "notebooks").glob("*.ipynb"))

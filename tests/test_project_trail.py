@@ -8,8 +8,8 @@ import pytest
 
 from mpaudit.audit import check
 from mpaudit.source.library.torch import bare
-from mpaudit.source.module import Module
-from mpaudit.source.project import Project
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.project import Project
 
 
 def importer(folder: Path, name: str) -> Module:

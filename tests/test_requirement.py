@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpaudit.source.requirement import Allowed, allowed_torch
+from mpaudit.source.text.requirement import Allowed, allowed_torch
 
 
 def allowed(folder: Path, **files: str) -> Allowed:

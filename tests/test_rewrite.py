@@ -10,7 +10,7 @@ import pytest
 
 from mpaudit.errors import MpauditError
 from mpaudit.rewrite import write_atomically
-from mpaudit.source.parsing import Encoding, decode
+from mpaudit.source.text.parsing import Encoding, decode
 
 
 def names(folder: Path) -> list[str]:

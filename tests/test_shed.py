@@ -13,12 +13,13 @@ from test_cli import BAD
 
 from mpaudit import execution
 from mpaudit.execution import Execution, looked, settle
-from mpaudit.source import importing, shed
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
-from mpaudit.source.parsing import UnparsableError
-from mpaudit.source.project import Project
-from mpaudit.source.walk import walk
+from mpaudit.source.engine import importing
+from mpaudit.source.text import shed
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.parsing import UnparsableError
+from mpaudit.source.text.project import Project
+from mpaudit.source.text.walk import walk
 
 TEXT = '''"""A text with what is hard to cut out."""
 import torch

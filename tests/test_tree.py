@@ -8,7 +8,7 @@ import pytest
 from test_cli import BAD
 
 from mpaudit.following import MODULE, Batch, Group, take
-from mpaudit.source.project import Project
+from mpaudit.source.text.project import Project
 
 STEP = BAD.replace("    scaler.step(optimizer)", "    finish(scaler, optimizer)")
 PACKAGE = """\

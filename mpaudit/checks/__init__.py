@@ -30,7 +30,7 @@ from mpaudit.checks import (
 )
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix
-from mpaudit.source.module import Module
+from mpaudit.source.text.module import Module
 
 Check = Callable[[Module], Iterator[tuple[Problem, Fix | None]]]
 

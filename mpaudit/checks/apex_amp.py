@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
-from mpaudit.source import apex
-from mpaudit.source.compat import guarded
-from mpaudit.source.names import Names
+from mpaudit.source.migration import apex
+from mpaudit.source.text.names import Names
+from mpaudit.source.trait.compat import guarded
 
 if TYPE_CHECKING:
     from mpaudit.fix import Fix
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _MOST_RELATED = 8
 _NATIVE = ("torch.cuda.amp", "torch.amp", "torch.autocast", "torch.cpu.amp")

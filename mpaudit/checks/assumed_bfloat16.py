@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Fix, Safety
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
 
 _DEVICE_AT = {
     "torch.autocast": 0,

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.source.api.torch_names import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
-from mpaudit.source.compat import expected, guarded
-from mpaudit.source.names import Names
+from mpaudit.source.text.names import Names
+from mpaudit.source.trait.compat import expected, guarded
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 
 def mentions(module: Module) -> Iterator[tuple[ast.Name | ast.Attribute, str]]:

@@ -17,11 +17,11 @@ from mpaudit.checks.autocast_call import mentions, only_device
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.api.torch_names import AUTOCASTS
-from mpaudit.source.names import Names
-from mpaudit.source.walk import children, walk
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.walk import children, walk
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _RULE = "autocast-never-entered"
 _NOTHING_CAST = "nothing is cast: what should run in low precision runs in float32"

@@ -2,7 +2,7 @@
 
 `torch.autocast(device_type, dtype, enabled, cache_enabled)` wants the device as a plain type ("cuda"), and
 its order is not that of the old `torch.cuda.amp.autocast(enabled, dtype, cache_enabled)`. Reported is what
-the text decides: what an argument is follows from what is assigned to it (`mpaudit.source.sort`).
+the text decides: what an argument is follows from what is assigned to it (`mpaudit.source.trait.sort`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from mpaudit.checks.autocast_call import mentions, only_device
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.api.torch_names import AUTOCASTS
-from mpaudit.source.names import Names
-from mpaudit.source.place import root_of
-from mpaudit.source.sort import Sort, sort_of, stands_for
-from mpaudit.source.torch_version import torch_of
-from mpaudit.source.walk import walk
+from mpaudit.source.engine.torch_version import torch_of
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.place import root_of
+from mpaudit.source.text.walk import walk
+from mpaudit.source.trait.sort import Sort, sort_of, stands_for
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _RULE = "bad-autocast-argument"
 _MODERN = ("device_type", "dtype", "enabled", "cache_enabled")

@@ -2,7 +2,7 @@
 
 `torch.amp.GradScaler(device, init_scale, ...)` begins with the device, the old `torch.cuda.amp.GradScaler(
 init_scale, ...)` does not, and neither checks what it is given. Reported is what the text decides
-(`mpaudit.source.sort`).
+(`mpaudit.source.trait.sort`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from mpaudit.checks.autocast_call import only_device
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.api.torch_names import LEGACY_SCALERS, SCALERS, SHARDED_SCALERS
-from mpaudit.source.compat import expected, guarded
-from mpaudit.source.names import Names
-from mpaudit.source.sort import Sort, sort_of
+from mpaudit.source.text.names import Names
+from mpaudit.source.trait.compat import expected, guarded
+from mpaudit.source.trait.sort import Sort, sort_of
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _FACTORS = ("growth_factor", "backoff_factor", "growth_interval", "enabled")
 _LEGACY = ("init_scale", *_FACTORS)

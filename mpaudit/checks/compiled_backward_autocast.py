@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.autocast_block import backwards, blocks, casts, function_of, is_inside
-from mpaudit.source.names import Names
-from mpaudit.source.new_line import add_before, add_module
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.new_line import add_before, add_module
+from mpaudit.source.trait.autocast_block import backwards, blocks, casts, function_of, is_inside
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _SWITCH = "torch._functorch.config.backward_pass_autocast"
 

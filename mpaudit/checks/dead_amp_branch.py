@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Fix
 from mpaudit.source.api.torch_names import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
-from mpaudit.source.names import Names
-from mpaudit.source.sort import Sort, sort_of
-from mpaudit.source.walk import walk
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.walk import walk
+from mpaudit.source.trait.sort import Sort, sort_of
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _SWITCHED = frozenset([*AUTOCASTS, *LEGACY_AUTOCASTS, *SCALERS, *LEGACY_SCALERS])
 _TELLING = frozenset(["unscale_", "half", "bfloat16"])

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.config_file import ConfigFile, UnreadableConfigError
-from mpaudit.source.tree_text import Entry, Opaque, Tree
+from mpaudit.source.text.config_file import ConfigFile, UnreadableConfigError
+from mpaudit.source.text.tree_text import Entry, Opaque, Tree
 
 RULE = "deepspeed-config-conflict"
 BOTH = 'DeepSpeed raises "bfloat16 and fp16 modes cannot be simultaneously enabled"'

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Fix
 from mpaudit.source.api.deprecated import DEPRECATED, MODULES, SINCE, Api
-from mpaudit.source.argument import UnrepairableError
-from mpaudit.source.compat import guarded
-from mpaudit.source.migrate import Imported, Use, migrate
-from mpaudit.source.names import Binding, Names
-from mpaudit.source.place import root_of
-from mpaudit.source.requirement import Allowed
-from mpaudit.source.star_import import adopt
-from mpaudit.source.torch_version import torch_of
+from mpaudit.source.engine.torch_version import torch_of
+from mpaudit.source.migration.migrate import Imported, Use, migrate
+from mpaudit.source.text.argument import UnrepairableError
+from mpaudit.source.text.names import Binding, Names
+from mpaudit.source.text.place import root_of
+from mpaudit.source.text.requirement import Allowed
+from mpaudit.source.text.star_import import adopt
+from mpaudit.source.trait.compat import guarded
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _MOST_RELATED = 8
 _MOST_NAMED = 3

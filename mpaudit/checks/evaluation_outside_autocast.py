@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
-from mpaudit.source.autocast_block import backwards, blocks, casts, function_of, is_inside
-from mpaudit.source.module import bare
-from mpaudit.source.names import Names
+from mpaudit.source.text.module import bare
+from mpaudit.source.text.names import Names
+from mpaudit.source.trait.autocast_block import backwards, blocks, casts, function_of, is_inside
 
 if TYPE_CHECKING:
     from mpaudit.fix import Fix
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _NO_GRADIENTS = frozenset({"torch.no_grad", "torch.inference_mode"})
 _PRECISION = re.compile(r"autocast|amp\b|ctx|context|precision|\.half\(|\.to\(torch\.|dtype")

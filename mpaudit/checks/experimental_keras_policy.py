@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source import keras_experimental
-from mpaudit.source.argument import UnrepairableError
-from mpaudit.source.compat import guarded
-from mpaudit.source.keras_experimental import ROOTS, SUCCESSORS, Imported, Use
-from mpaudit.source.names import Names
-from mpaudit.source.requirement import TENSORFLOW, Allowed, allowed
+from mpaudit.source.migration import keras_experimental
+from mpaudit.source.migration.keras_experimental import ROOTS, SUCCESSORS, Imported, Use
+from mpaudit.source.text.argument import UnrepairableError
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.requirement import TENSORFLOW, Allowed, allowed
+from mpaudit.source.trait.compat import guarded
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _MOST_RELATED = 8
 _STABLE = (2, 4)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
 from mpaudit.source.api.torch_names import LEGACY_SCALERS, SCALERS
-from mpaudit.source.autocast_block import FUNCTIONS, backwards
-from mpaudit.source.names import Names
+from mpaudit.source.text.names import Names
+from mpaudit.source.trait.autocast_block import FUNCTIONS, backwards
 
 if TYPE_CHECKING:
     from mpaudit.fix import Fix
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _LOOPS = (ast.For, ast.While, ast.AsyncFor)
 _READS = frozenset({"item", "tolist", "cpu", "numpy"})

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from mpaudit.checks.prefer_bfloat16 import SETTERS
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Fix, Safety
-from mpaudit.source.names import Names
+from mpaudit.source.text.names import Names
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _TEST = re.compile(r"test_.*\.py|.*_test\.py")
 _RESETS = re.compile(

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.compat import guarded
-from mpaudit.source.lightning_trainer import FABRIC, TRAINER, Made, made
-from mpaudit.source.names import Names
-from mpaudit.source.requirement import allowed
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.requirement import allowed
+from mpaudit.source.trait.compat import guarded
+from mpaudit.source.trait.lightning_trainer import FABRIC, TRAINER, Made, made
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 LIGHTNING = ("lightning", "pytorch-lightning", "lightning-fabric")
 _NEW_WORDS = (2, 0)

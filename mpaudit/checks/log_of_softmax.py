@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING
 from mpaudit.checks.log_of_softmax_repair import repair
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Fix
-from mpaudit.source.logarithm import CONSEQUENCES, Activation, activation_in, logarithm_of, said
+from mpaudit.source.trait.logarithm import (
+    CONSEQUENCES,
+    Activation,
+    activation_in,
+    logarithm_of,
+    said,
+)
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _MENTIONED = re.compile(r"softmax|sigmoid|expit", re.IGNORECASE)
 

@@ -6,11 +6,11 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.logarithm import Activation
-from mpaudit.source.names import Names
+from mpaudit.source.text.names import Names
+from mpaudit.source.trait.logarithm import Activation
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 SAFE_FORMS = {
     "torch.softmax": "log_softmax",

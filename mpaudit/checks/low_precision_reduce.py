@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.dtypes import DTYPES, HALF
-from mpaudit.source.names import Names
+from mpaudit.source.engine.dtypes import DTYPES, HALF
+from mpaudit.source.text.names import Names
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _POLICIES = frozenset(
     [

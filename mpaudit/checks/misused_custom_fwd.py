@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from mpaudit.checks.autocast_call import only_device
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.autograd_function import AutogradFunction, Guard, Method, functions
-from mpaudit.source.compat import guarded
-from mpaudit.source.names import Names
-from mpaudit.source.place import root_of
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.place import root_of
+from mpaudit.source.trait.autograd_function import AutogradFunction, Guard, Method, functions
+from mpaudit.source.trait.compat import guarded
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _RULE = "misused-custom-fwd"
 

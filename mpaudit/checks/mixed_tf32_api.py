@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from mpaudit.checks.tf32_repair import in_new_words, renamed
 from mpaudit.finding import Problem, Related
 from mpaudit.fix import Fix
-from mpaudit.source.compat import guarded
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
-from mpaudit.source.tf32 import (
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.walk import walk
+from mpaudit.source.trait.compat import guarded
+from mpaudit.source.trait.tf32 import (
     CONV,
     GET,
     GROUPS,
@@ -31,7 +32,6 @@ from mpaudit.source.tf32 import (
     Use,
     uses,
 )
-from mpaudit.source.walk import walk
 
 RULE = "mixed-tf32-api"
 _SAID = {

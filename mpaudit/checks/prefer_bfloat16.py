@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from mpaudit.finding import Problem
 from mpaudit.source.api.keras_names import everywhere
 from mpaudit.source.api.torch_names import LEGACY_SCALERS, SCALERS
-from mpaudit.source.autocast_block import backwards, casts
-from mpaudit.source.compat import guarded
-from mpaudit.source.module import bare
-from mpaudit.source.names import Names
+from mpaudit.source.text.module import bare
+from mpaudit.source.text.names import Names
+from mpaudit.source.trait.autocast_block import backwards, casts
+from mpaudit.source.trait.compat import guarded
 
 if TYPE_CHECKING:
     from mpaudit.fix import Fix
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _CHOSEN = re.compile(
     r"bf_?16|bfloat_?16|device_capability|get_device_properties|V100|\bT4\b|RTX ?20|Volta|Turing",

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem, Related
 from mpaudit.source.api.keras_names import everywhere
-from mpaudit.source.names import Names
+from mpaudit.source.text.names import Names
 
 if TYPE_CHECKING:
     from mpaudit.fix import Fix
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _STEP = 8
 _SMALL, _VOCABULARY = 64, 1024

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.autocast_block import backwards, casts
-from mpaudit.source.module import bare
-from mpaudit.source.names import Names
-from mpaudit.source.project import Project
+from mpaudit.source.text.module import bare
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.project import Project
+from mpaudit.source.trait.autocast_block import backwards, casts
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _DECIDED = re.compile(
     r"tf32|fp32_precision|float32_matmul_precision|use_deterministic", re.IGNORECASE

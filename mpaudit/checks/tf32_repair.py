@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
-from mpaudit.source.tf32 import GET, OLD, SET, Use
+from mpaudit.source.text.module import Module
+from mpaudit.source.trait.tf32 import GET, OLD, SET, Use
 
 _WORDS = {"tf32": "high", "ieee": "highest", "bf16": "medium", "high": "tf32", "highest": "ieee"}
 _Free = ast.Assign | ast.AnnAssign | ast.Expr | ast.If | ast.While | ast.Return | ast.keyword

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Problem
 from mpaudit.fix import Fix
-from mpaudit.source.autograd_function import beside_amp, functions, problem_of
 from mpaudit.source.repair.autograd_function import suggested
+from mpaudit.source.trait.autograd_function import beside_amp, functions, problem_of
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 
 def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from mpaudit.checks.prefer_bfloat16 import SETTERS
 from mpaudit.finding import Problem, Related
-from mpaudit.source.autocast_block import casts
-from mpaudit.source.names import Names
+from mpaudit.source.text.names import Names
+from mpaudit.source.trait.autocast_block import casts
 
 if TYPE_CHECKING:
     from mpaudit.fix import Fix
-    from mpaudit.source.module import Module
+    from mpaudit.source.text.module import Module
 
 _NO_GPU = ("", "-1")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mpaudit import rule
 from mpaudit.errors import MpauditError
-from mpaudit.source import discovery
+from mpaudit.source.text import discovery
 
 
 @dataclass(frozen=True, slots=True)

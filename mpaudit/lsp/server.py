@@ -17,9 +17,9 @@ from mpaudit.lsp.view import View
 from mpaudit.report import Report
 from mpaudit.settings import Configuration
 from mpaudit.settings.exclusion import Exclusion
-from mpaudit.source.discovery import concerns, silences
-from mpaudit.source.document import Document, from_text
-from mpaudit.source.parsing import UnparsableError
+from mpaudit.source.text.discovery import concerns, silences
+from mpaudit.source.text.document import Document, from_text
+from mpaudit.source.text.parsing import UnparsableError
 
 PAUSE = 0.2
 """Seconds without a keystroke after which a text is checked."""

@@ -14,7 +14,7 @@ from mpaudit.finding import Finding, Position, Span
 from mpaudit.fix import Edit, Safety, chosen
 from mpaudit.report import Report
 from mpaudit.rule import Severity, rule
-from mpaudit.source.document import Document
+from mpaudit.source.text.document import Document
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _SEVERITIES = {

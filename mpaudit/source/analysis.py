@@ -9,23 +9,20 @@ from functools import partial
 import mpaudit.source.library  # noqa: F401 - its summaries register themselves
 from mpaudit import protocols
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, within
-from mpaudit.source import registry
-from mpaudit.source.allowance import Oversized
-from mpaudit.source.annotation import stated
-from mpaudit.source.binding import Enter, Exhausted
-from mpaudit.source.driver import AnyFunction, drivers
-from mpaudit.source.facts import PLAIN, parts
-from mpaudit.source.heap import Heap, Layer
-from mpaudit.source.importing import BUDGET, Importing, State
-from mpaudit.source.member import left_open
-from mpaudit.source.memo import forget
-from mpaudit.source.module import Module
-from mpaudit.source.narrow import NARROWNESS, judged
-from mpaudit.source.path import Frame, Path, Standing, lookup
-from mpaudit.source.project import Project
-from mpaudit.source.relevance import Relevance
-from mpaudit.source.share import Shares
-from mpaudit.source.values import (
+from mpaudit.source.engine import registry
+from mpaudit.source.engine.allowance import Oversized
+from mpaudit.source.engine.annotation import stated
+from mpaudit.source.engine.binding import Enter, Exhausted
+from mpaudit.source.engine.driver import AnyFunction, drivers
+from mpaudit.source.engine.facts import PLAIN, parts
+from mpaudit.source.engine.heap import Heap, Layer
+from mpaudit.source.engine.importing import BUDGET, Importing, State
+from mpaudit.source.engine.member import left_open
+from mpaudit.source.engine.narrow import NARROWNESS, judged
+from mpaudit.source.engine.path import Frame, Path, Standing, lookup
+from mpaudit.source.engine.relevance import Relevance
+from mpaudit.source.engine.share import Shares
+from mpaudit.source.engine.values import (
     Class,
     Const,
     Function,
@@ -33,8 +30,11 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
-from mpaudit.source.walk import statements, walk
-from mpaudit.source.wrapper import passes_on
+from mpaudit.source.engine.wrapper import passes_on
+from mpaudit.source.text.memo import forget
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.project import Project
+from mpaudit.source.text.walk import statements, walk
 
 NARROW_BUDGET = 50_000
 """The same, once only what handles scalers, regions and gradients is followed."""
@@ -168,7 +168,7 @@ class Engine(Importing):
         """Execute one entry point; its verdicts count only if it could be followed to its end.
 
         Where the budget does not allow to follow everything that matters, less is followed, as
-        `mpaudit.source.narrow` says, and only what that allows is judged.
+        `mpaudit.source.engine.narrow` says, and only what that allows is judged.
         """
         for self.narrow in NARROWNESS:
             bound = NARROW_BUDGET if self.narrow else BUDGET

@@ -16,7 +16,7 @@ from mpaudit.config import Selection
 from mpaudit.finding import Finding
 from mpaudit.inspection import check_texts
 from mpaudit.rule import catalogue
-from mpaudit.source.project import Project
+from mpaudit.source.text.project import Project
 
 from . import (  # noqa: F401
     accelerate_mutations,

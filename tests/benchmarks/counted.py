@@ -25,7 +25,7 @@ def main() -> None:
 
     sys.addaudithook(watch)
     from mpaudit.cli import main as program
-    from mpaudit.source.call import Calls
+    from mpaudit.source.engine.call import Calls
 
     spend, spent = Calls.spend, 0
 

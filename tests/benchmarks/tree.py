@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mpaudit.cores import cores
-from mpaudit.source.discovery import concerns
+from mpaudit.source.text.discovery import concerns
 from tests.accuracy import corpus
 
 from .goal import Goal

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.registry import function, method
-from mpaudit.source.values import FALSE, Thing, Value
+from mpaudit.source.engine.registry import function, method
+from mpaudit.source.engine.values import FALSE, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 
 @function("contextlib.ExitStack", "contextlib.AsyncExitStack")

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfAdded, Ref
 from mpaudit.finding import Related
-from mpaudit.source.dtypes import Dtype
+from mpaudit.source.engine.dtypes import Dtype
+from mpaudit.source.engine.values import NOWHERE, Const, Pack, Thing, Value
 from mpaudit.source.library.python.number import number
-from mpaudit.source.values import NOWHERE, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 LARGEST_SHARE = 0.01
 """A moving average that takes more than this of the new parameters, moves."""

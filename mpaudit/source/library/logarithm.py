@@ -6,16 +6,16 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event.logarithm import LogTaken
-from mpaudit.source.dtypes import Dtype
+from mpaudit.source.engine.dtypes import Dtype
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Choice, Const, External, Thing, Value
 from mpaudit.source.library.keras.values import read
 from mpaudit.source.library.torch.activation import nature_of
-from mpaudit.source.logarithm import LOGARITHMS, activation_in, read_otherwise
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Choice, Const, External, Thing, Value
+from mpaudit.source.trait.logarithm import LOGARITHMS, activation_in, read_otherwise
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 
 @on_result(functions=[name for name in LOGARITHMS if name.endswith(".log")], methods=("log",))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import TRUE, Bound, External, Thing, Value
 from mpaudit.source.library.torch.activation import KEEPS
-from mpaudit.source.result import on_result
-from mpaudit.source.values import TRUE, Bound, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 MAX_STEPS = 8
 _SAME = KEEPS | {"cast", "identity", "expand_dims", "convert_to_tensor"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import (
     Context,
     alone,
@@ -17,6 +16,7 @@ from mpaudit.source.repair.registry import (
     spans_lines,
     unit,
 )
+from mpaudit.source.text.module import Module
 
 _TAKES = {
     "clip_grad_norm_": ("parameters", "max_norm", "norm_type"),

@@ -6,7 +6,6 @@ import ast
 from collections.abc import Iterator
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import (
     Context,
     alone,
@@ -18,7 +17,8 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 
 @repairs("backward-in-autocast")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ast
 
-from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import indentation
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 
 class UnaskableError(Exception):

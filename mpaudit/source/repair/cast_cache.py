@@ -8,9 +8,6 @@ from dataclasses import replace
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.api.torch_names import AUTOCASTS, LEGACY_AUTOCASTS
-from mpaudit.source.argument import UnrepairableError, arguments
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import (
     Context,
     alone,
@@ -19,7 +16,10 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
-from mpaudit.source.walk import walk
+from mpaudit.source.text.argument import UnrepairableError, arguments
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.walk import walk
 
 
 @repairs("autocast-around-loop")

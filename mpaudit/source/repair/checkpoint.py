@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.known_scaler import around, made_before, there
 from mpaudit.source.repair.registry import Context, insert_after, repairs, unit
-from mpaudit.source.walk import statements
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import statements
 
 KEY = "scaler"
 NAMED = re.compile(r"(?:optimizer|optim|opt)(_state(?:_dict)?|_dict)?")

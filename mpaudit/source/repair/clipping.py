@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit
-from mpaudit.source.module import Module
 from mpaudit.source.repair.branch import unscaling
 from mpaudit.source.repair.registry import block_of, insert_before
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 
 def is_clip(statement: ast.stmt) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.owned import library_backward
 from mpaudit.source.repair.registry import Context, repairs
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 
 @repairs("deepspeed-raw-backward")

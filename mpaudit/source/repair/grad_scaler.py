@@ -6,7 +6,6 @@ import ast
 from typing import TypeGuard
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.branch import unscaling
 from mpaudit.source.repair.clipping import is_clip, is_count, unscaled_clips
 from mpaudit.source.repair.registry import (
@@ -21,7 +20,8 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 
 @repairs("missing-grad-scaler")

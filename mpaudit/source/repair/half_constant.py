@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, repairs
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 MASKING = frozenset(["masked_fill", "masked_fill_", "index_fill", "index_fill_", "where"])
 """Calls whose constant stands for "never": any other that is as large does as well."""

@@ -7,7 +7,7 @@ import ast
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.repair.half_constant import simple, spelling_of_torch
 from mpaudit.source.repair.registry import Context, repairs
-from mpaudit.source.walk import walk
+from mpaudit.source.text.walk import walk
 
 
 @repairs("half-underflow-epsilon")

@@ -15,7 +15,7 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
-from mpaudit.source.walk import walk
+from mpaudit.source.text.walk import walk
 
 
 @repairs("loss-outside-autocast")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.keras_half import without_dtype
 from mpaudit.source.repair.registry import Context, repairs
+from mpaudit.source.text.module import Module
 
 _METHODS = ("half", "bfloat16")
 _DTYPES = ("half", "float16", "bfloat16")

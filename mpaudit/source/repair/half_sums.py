@@ -6,10 +6,10 @@ import ast
 from collections.abc import Iterator
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.keras_half import spelling_of_tensorflow
 from mpaudit.source.repair.registry import Context, repairs
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 
 @repairs("half-reduction")

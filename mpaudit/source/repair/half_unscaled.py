@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, alone, block_of, lines_of, repairs
+from mpaudit.source.text.module import Module
 
 MESSAGE = "Leave the parameters in float32: autocast makes the float16 copies"
 HALVES = ("half", "float16")

@@ -7,11 +7,11 @@ import ast
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.protocols.keras_scaling_problems import APPLIED, BUILT
 from mpaudit.source.api.keras_names import ROOTS
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import Context, alone, block_of, lines_of, repairs
 from mpaudit.source.repair.tape_call import calls_of, function_around, related_call
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.walk import walk
 
 ARGUMENTS = {
     "clip_by_global_norm": "global_clipnorm",

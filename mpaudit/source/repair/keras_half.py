@@ -7,9 +7,9 @@ import ast
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.protocols.keras_half import CALLED
 from mpaudit.protocols.keras_policy_problems import PREDICTED
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import Context, repairs
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
 
 
 @repairs("hardcoded-layer-dtype")

@@ -8,8 +8,8 @@ from mpaudit.finding import Span
 from mpaudit.fix import Edit
 from mpaudit.source.api.keras_names import ROOTS
 from mpaudit.source.library.keras.layers import ACTIVATION_AT, NATURES
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
 
 
 def repair_layer(module: Module, span: Span, *, drop: bool, half: bool) -> list[Edit] | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, alone, lines_of, repairs
 from mpaudit.source.repair.tape_call import calls_of, function_around, receiver
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 SCALE, UNSCALE = "get_scaled_loss", "get_unscaled_gradients"
 NO_CHOICE = ("True", "'dynamic'")

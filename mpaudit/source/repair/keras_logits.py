@@ -7,10 +7,10 @@ import ast
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.api.keras_names import ROOTS
 from mpaudit.source.library.keras.losses import FROM_LOGITS_AT, PROBABILITIES
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
 from mpaudit.source.repair.keras_layer import append_argument
 from mpaudit.source.repair.registry import Context, repairs
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
 
 MESSAGE = "Tell the loss that it is given logits"
 CLASSES = {

@@ -8,11 +8,11 @@ from mpaudit.finding import Problem
 from mpaudit.fix import Edit
 from mpaudit.protocols.keras_loss_scale_problems import TAKEN, UNWRAPPED
 from mpaudit.source.api.keras_names import LEGACY, ROOTS
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import insert_after, insert_before
 from mpaudit.source.repair.tape_call import function_around, related_call
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.walk import walk
 
 
 def wrap_optimizer(module: Module, problem: Problem) -> list[Edit] | None:

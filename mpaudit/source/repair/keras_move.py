@@ -8,9 +8,9 @@ import re
 from mpaudit.finding import Problem
 from mpaudit.fix import Edit
 from mpaudit.protocols.keras_policy_problems import BUILT
-from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import alone, block_of
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 _PINNED = re.compile(r"\s*#(!|.*coding[:=]|\s*%%|\s*region|\s*endregion|\s*<)")
 """Comments that belong to their place: shebang, encoding, cell and region marks."""

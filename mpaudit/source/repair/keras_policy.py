@@ -8,10 +8,10 @@ import sys
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.api.keras_names import ROOTS, last
 from mpaudit.source.library.keras.policy_name import FLOATX, is_none
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
 from mpaudit.source.repair.keras_move import move_policy
 from mpaudit.source.repair.registry import Context, insert_after, repairs
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
 
 SETTERS = (
     "mixed_precision.set_global_policy",

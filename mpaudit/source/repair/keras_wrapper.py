@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.keras_loop import wrap_optimizer
 from mpaudit.source.repair.registry import Context, alone, lines_of, repairs
+from mpaudit.source.text.module import Module
 
 OF_THE_WRAPPER = frozenset(
     ["dynamic_growth_steps", "dynamic_scale", "initial_scale", "inner_optimizer", "step_counter"]

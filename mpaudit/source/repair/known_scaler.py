@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 
-from mpaudit.source.module import Module
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 
 def there(module: Module, node: ast.AST, scaler: str) -> bool:

@@ -7,7 +7,7 @@ import ast
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.repair.half_constant import simple
 from mpaudit.source.repair.registry import Context, repairs
-from mpaudit.source.walk import walk
+from mpaudit.source.text.walk import walk
 
 _Tensor = ast.Name | ast.Attribute | ast.Subscript | ast.Call
 

@@ -14,7 +14,7 @@ from mpaudit.source.repair.registry import (
     reindent,
     repairs,
 )
-from mpaudit.source.walk import walk
+from mpaudit.source.text.walk import walk
 
 
 @repairs("mismatched-optimizer")

@@ -6,8 +6,6 @@ import ast
 
 from mpaudit.finding import Span
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import (
     Context,
     alone,
@@ -18,6 +16,8 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
 
 AFTER = "on_after_backward"
 BEFORE = "on_before_optimizer_step"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, repairs
+from mpaudit.source.text.module import Module
 
 
 @repairs("conflicting-precision-flags")

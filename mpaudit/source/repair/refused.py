@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
 from mpaudit.source.repair.registry import (
     Context,
     alone,
@@ -16,7 +14,9 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.walk import walk
 
 SIGMOIDS = frozenset(["torch.sigmoid", "torch.nn.functional.sigmoid", "torch.special.expit"])
 AUTOCASTS = frozenset(["torch.autocast", "torch.amp.autocast"])

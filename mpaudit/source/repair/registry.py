@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from mpaudit.finding import Problem, Span
 from mpaudit.fix import Edit, Fix
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.walk import walk
 
 _ROOT = re.compile(r"[^\W\d]\w*")
 

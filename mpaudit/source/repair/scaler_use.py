@@ -6,8 +6,8 @@ import ast
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.library.torch.scaler_switch import BFLOAT16
-from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import Context, repairs
+from mpaudit.source.text.module import Module
 
 _STATE = ("_scale", "_growth_tracker", "_per_optimizer_states", "_found_inf_per_device")
 

@@ -6,12 +6,12 @@ import ast
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.api.torch_names import LEGACY_SCALERS
-from mpaudit.source.argument import UnrepairableError
-from mpaudit.source.module import Module
-from mpaudit.source.names import Names
-from mpaudit.source.new_line import add_after
-from mpaudit.source.place import root_of
 from mpaudit.source.repair.registry import Context, repairs
+from mpaudit.source.text.argument import UnrepairableError
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.names import Names
+from mpaudit.source.text.new_line import add_after
+from mpaudit.source.text.place import root_of
 
 HOME = "torch.distributed.fsdp.sharded_grad_scaler"
 NAME = "ShardedGradScaler"

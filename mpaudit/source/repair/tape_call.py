@@ -6,8 +6,8 @@ import ast
 from collections.abc import Iterator
 
 from mpaudit.finding import Problem
-from mpaudit.source.module import Module
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 
 def related_call(module: Module, problem: Problem, message: str) -> ast.Call | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.module import Module
 from mpaudit.source.repair.registry import (
     Context,
     alone,
@@ -15,7 +14,8 @@ from mpaudit.source.repair.registry import (
     repairs,
     spans_lines,
 )
-from mpaudit.source.walk import walk
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.walk import walk
 
 INDENT = "    "
 

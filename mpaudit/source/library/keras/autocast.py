@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mpaudit.source.dtypes import Dtype
-from mpaudit.source.keras_version import generation
+from mpaudit.source.engine.dtypes import Dtype
+from mpaudit.source.engine.path import lookup
+from mpaudit.source.engine.registry import entered, kind_of, method
+from mpaudit.source.engine.values import (
+    FALSE,
+    NONE,
+    TRUE,
+    Class,
+    Const,
+    Function,
+    Pack,
+    Thing,
+    Value,
+)
 from mpaudit.source.library.keras.dtype import (
     SEEN,
     WEIGHT,
@@ -21,22 +33,10 @@ from mpaudit.source.library.keras.names import site
 from mpaudit.source.library.keras.policy_name import policy_name
 from mpaudit.source.library.keras.values import LayerOf, Tensor, read
 from mpaudit.source.library.tensorflow.dtypes import FLOATS
-from mpaudit.source.path import lookup
-from mpaudit.source.registry import entered, kind_of, method
-from mpaudit.source.values import (
-    FALSE,
-    NONE,
-    TRUE,
-    Class,
-    Const,
-    Function,
-    Pack,
-    Thing,
-    Value,
-)
+from mpaudit.source.trait.keras_version import generation
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 COMPUTING = frozenset(
     """Dense EinsumDense Embedding LSTM GRU SimpleRNN BatchNormalization LayerNormalization

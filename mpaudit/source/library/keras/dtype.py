@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING
 
 from mpaudit.finding import Related, Span
 from mpaudit.source.api.keras_names import everywhere, last
-from mpaudit.source.dtypes import Dtype
+from mpaudit.source.engine.dtypes import Dtype
+from mpaudit.source.engine.registry import attributes, function, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import (
+    FALSE,
+    TRUE,
+    UNKNOWN,
+    Choice,
+    Const,
+    External,
+    Pack,
+    Thing,
+    Value,
+)
 from mpaudit.source.library.keras.names import text
 from mpaudit.source.library.keras.policy_name import DTYPES, compute_dtype, policy_name
 from mpaudit.source.library.keras.values import Tensor, origin, read
@@ -24,14 +37,11 @@ from mpaudit.source.library.tensorflow.dtypes import (
     kind_of,
     widest,
 )
-from mpaudit.source.registry import attributes, function, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import FALSE, TRUE, UNKNOWN, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 SEEN = (-1, "@keras_half")
 """Whether anything of 16 bits is in sight on a path."""

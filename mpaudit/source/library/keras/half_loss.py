@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfLossGiven, HalfLossMade
 from mpaudit.source.api.keras_names import ROOTS, last
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import External, Thing, Value
 from mpaudit.source.library.keras.dtype import SEEN, dtype_named, held
 from mpaudit.source.library.keras.losses import WITH_LOGITS
 from mpaudit.source.library.keras.names import text
-from mpaudit.source.result import on_result
-from mpaudit.source.values import External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 _LOSSES = (*(f"{root}.losses." for root in ROOTS), "tensorflow.losses.")
 MEASURING = frozenset(

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from mpaudit.event import InputBeyondHalf
 from mpaudit.finding import Related, Span
 from mpaudit.source.api.keras_names import everywhere
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import TRUE, Class, External, Pack, Thing, Value
 from mpaudit.source.library.keras.dtype import SEEN, compute_dtype_of, held, in_call
 from mpaudit.source.library.keras.names import flat
 from mpaudit.source.library.keras.values import LayerOf, origin
 from mpaudit.source.library.python.number import number
 from mpaudit.source.library.python.numpy_range import RANGED, reach
-from mpaudit.source.result import on_result
-from mpaudit.source.values import TRUE, Class, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 LARGEST = 65504.0
 ROUNDED_UP = 65520.0

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import LayerMade, Ref
 from mpaudit.source.api.keras_names import everywhere, last
+from mpaudit.source.engine.registry import base, called, entered, function, initialised
+from mpaudit.source.engine.values import NONE, TRUE, UNKNOWN, Class, Const, External, Thing, Value
 from mpaudit.source.library.keras.autocast import build, cast_inputs, leaves, restated
 from mpaudit.source.library.keras.dtype import SEEN, dtype_named, hold
 from mpaudit.source.library.keras.input_range import given
@@ -22,12 +24,10 @@ from mpaudit.source.library.keras.values import (
     write,
 )
 from mpaudit.source.library.tensorflow.dtypes import HALF
-from mpaudit.source.registry import base, called, entered, function, initialised
-from mpaudit.source.values import NONE, TRUE, UNKNOWN, Class, Const, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 NO_LAYERS = ("Input", "InputLayer", "InputSpec")
 WITH_KERNEL = (

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from mpaudit.event import LossComputed, Ref
 from mpaudit.finding import Span
 from mpaudit.source.api.keras_names import everywhere, last
+from mpaudit.source.engine.registry import base, called, function
+from mpaudit.source.engine.values import Const, External, Function, Partial, Thing, Value
 from mpaudit.source.library.keras.names import computed, keras, text
 from mpaudit.source.library.keras.values import Outlet, read
 from mpaudit.source.library.unseen import unseen
-from mpaudit.source.registry import base, called, function
-from mpaudit.source.values import Const, External, Function, Partial, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 PROBABILITIES = {
     "CategoricalCrossentropy": "softmax",

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, TensorsMixed
 from mpaudit.source.api.keras_names import last
+from mpaudit.source.engine.registry import on_binary
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Thing, Value
 from mpaudit.source.library.keras.dtype import SEEN, held, in_call, reasons, tensors_of
 from mpaudit.source.library.tensorflow.dtypes import FLOATS, HALF, Kind, kind_of
-from mpaudit.source.registry import on_binary
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _OTHER_BACKEND = re.compile(r"KERAS_BACKEND\W+(?:jax|torch)\b")
 """Where Keras runs on something that finds a common dtype."""

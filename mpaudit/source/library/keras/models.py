@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import LayerMade, ModelLoaded, ModelMade, ModelSaved, Ref
 from mpaudit.source.api.keras_names import everywhere, last
-from mpaudit.source.dtypes import Dtype
+from mpaudit.source.engine.dtypes import Dtype
+from mpaudit.source.engine.registry import attributes, base, called, entered, initialised, method
+from mpaudit.source.engine.values import NONE, TRUE, UNKNOWN, Const, Pack, Thing, Value
 from mpaudit.source.library.keras.autocast import cast_inputs, computed_in
 from mpaudit.source.library.keras.dtype import SEEN, compute_dtype_of, held, keep
 from mpaudit.source.library.keras.input_range import given
@@ -17,13 +19,11 @@ from mpaudit.source.library.keras.policy_name import policy_name
 from mpaudit.source.library.keras.scaling import born
 from mpaudit.source.library.keras.sequence import passed
 from mpaudit.source.library.keras.values import Outlet, Tensor, left, origin, read
-from mpaudit.source.registry import attributes, base, called, entered, initialised, method
-from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 MAX_LAYERS = 4000
 

@@ -7,15 +7,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpaudit.source.api.keras_names import everywhere
+from mpaudit.source.engine.registry import Summary, function
+from mpaudit.source.engine.values import Choice, Const, Pack, Thing, Value
 from mpaudit.source.library.keras.values import Tensor, left
-from mpaudit.source.registry import Summary, function
-from mpaudit.source.values import Choice, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
     import ast
 
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 
 def keras(*names: str) -> Callable[[Summary], Summary]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.source.api.keras_names import everywhere, last
-from mpaudit.source.keras_version import generation
+from mpaudit.source.engine.registry import attributes, base, function, kind_of
+from mpaudit.source.engine.values import FALSE, NONE, TRUE, UNKNOWN, Class, Const, Thing, Value
 from mpaudit.source.library.keras.names import keras
 from mpaudit.source.library.keras.policy import IN_FORCE
 from mpaudit.source.library.keras.scaling import born, make_scaling
 from mpaudit.source.library.python.number import number
-from mpaudit.source.registry import attributes, base, function, kind_of
-from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Class, Const, Thing, Value
+from mpaudit.source.trait.keras_version import generation
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 NO_OPTIMIZERS = (".schedules.", ".legacy.schedules.")
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Span
+from mpaudit.source.engine.path import lookup
+from mpaudit.source.engine.values import NONE, TRUE, Class, Const, Function, Pack, Thing, Value
 from mpaudit.source.library.keras.losses import Loss, computed_from, describe
 from mpaudit.source.library.keras.models import outlets
 from mpaudit.source.library.keras.names import flat, site
 from mpaudit.source.library.keras.sequence import passed
 from mpaudit.source.library.keras.values import LayerOf, Outlet, Tensor, left, read
-from mpaudit.source.path import lookup
-from mpaudit.source.values import NONE, TRUE, Class, Const, Function, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 Places = dict[int | str | None, Span]
 """Where the losses of a model stand: by position or name, None for the argument itself."""

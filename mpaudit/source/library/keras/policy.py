@@ -6,6 +6,8 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import PolicyMade, PolicySet
+from mpaudit.source.engine.registry import attributes
+from mpaudit.source.engine.values import NONE, TRUE, Const, Thing, Value
 from mpaudit.source.library.keras.dtype import SEEN
 from mpaudit.source.library.keras.names import keras, text
 from mpaudit.source.library.keras.policy_name import (
@@ -18,15 +20,13 @@ from mpaudit.source.library.keras.policy_name import (
 )
 from mpaudit.source.library.keras.policy_name import compute_dtype as compute_dtype_of_policy
 from mpaudit.source.library.tensorflow.dtypes import HALF
-from mpaudit.source.names import Names
-from mpaudit.source.registry import attributes
-from mpaudit.source.values import NONE, TRUE, Const, Thing, Value
+from mpaudit.source.text.names import Names
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.module import Module
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
+    from mpaudit.source.text.module import Module
 
 IN_FORCE = (-1, "@keras_policy")
 """Where a path keeps the name of the global policy; negative owners are no other module's business."""

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import PolicyRefused
 from mpaudit.source.api.keras_names import last
+from mpaudit.source.engine.values import UNKNOWN, Const, External, Thing, Value
 from mpaudit.source.library.keras.names import text
-from mpaudit.source.values import UNKNOWN, Const, External, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "half")
 MIXED = ("mixed_float16", "mixed_bfloat16")

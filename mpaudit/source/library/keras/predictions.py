@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import PredictionsUsed, Ref
 from mpaudit.source.api.keras_names import ROOTS, last
-from mpaudit.source.dtypes import Dtype
-from mpaudit.source.keras_version import generation
+from mpaudit.source.engine.dtypes import Dtype
+from mpaudit.source.engine.registry import method, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, External, Pack, Thing, Value
 from mpaudit.source.library.keras.dtype import SEEN, held, in_call
 from mpaudit.source.library.keras.models import leaving, outlets
 from mpaudit.source.library.keras.sequence import through_call
 from mpaudit.source.library.keras.training import use
 from mpaudit.source.library.keras.values import read
 from mpaudit.source.library.tensorflow.dtypes import HALF
-from mpaudit.source.registry import method, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, External, Pack, Thing, Value
+from mpaudit.source.trait.keras_version import generation
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 SAME = ("squeeze", "reshape", "flatten", "ravel", "transpose", "copy", "clip", "round", "take")
 SUMMING = frozenset(

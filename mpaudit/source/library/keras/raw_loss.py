@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 from mpaudit.event import RawLoss, Ref
 from mpaudit.finding import Span
 from mpaudit.source.api.keras_names import last
+from mpaudit.source.engine.registry import on_binary, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, External, Pack, Thing, Value
 from mpaudit.source.library.keras.dtype import (
     SEEN,
     held,
@@ -25,14 +28,11 @@ from mpaudit.source.library.keras.dtype import (
 from mpaudit.source.library.keras.names import flat
 from mpaudit.source.library.keras.values import read
 from mpaudit.source.library.tensorflow.dtypes import kind_of, promotes
-from mpaudit.source.registry import on_binary, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 ARITHMETIC = frozenset(
     """abs add add_n divide exp l2_loss log log1p log_sigmoid log_softmax logsumexp maximum mean

@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import LegacyScaling, OptimizerWrapped, Ref, TapeGradientsUnscaled
 from mpaudit.source.api.keras_names import last
-from mpaudit.source.keras_version import generation
-from mpaudit.source.library.keras.names import keras, settled
-from mpaudit.source.memo import for_a_while
-from mpaudit.source.module import Module
-from mpaudit.source.project import Project
-from mpaudit.source.registry import answers, attributes, method
-from mpaudit.source.tape import taped_in
-from mpaudit.source.values import (
+from mpaudit.source.engine.registry import answers, attributes, method
+from mpaudit.source.engine.tape import taped_in
+from mpaudit.source.engine.values import (
     FALSE,
     NONE,
     TRUE,
@@ -26,12 +21,17 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
-from mpaudit.source.walk import walk
+from mpaudit.source.library.keras.names import keras, settled
+from mpaudit.source.text.memo import for_a_while
+from mpaudit.source.text.module import Module
+from mpaudit.source.text.project import Project
+from mpaudit.source.text.walk import walk
+from mpaudit.source.trait.keras_version import generation
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 SCALING = ("LossScaleOptimizer", "LossScaleOptimizerV3", "BaseLossScaleOptimizer")
 SECOND_ARGUMENT = (Const("dynamic"), TRUE, FALSE)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mpaudit.source.engine.path import lookup
+from mpaudit.source.engine.request import Call
+from mpaudit.source.engine.values import Class, Function, Pack, Thing, Value
 from mpaudit.source.library.keras.autocast import build, cast_inputs, leaves
 from mpaudit.source.library.keras.dtype import SEEN, held, keep
 from mpaudit.source.library.keras.layers import outlet
 from mpaudit.source.library.keras.names import site
 from mpaudit.source.library.keras.values import Tensor, left, read
-from mpaudit.source.path import lookup
-from mpaudit.source.request import Call
-from mpaudit.source.values import Class, Function, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
+    from mpaudit.source.engine.path import Path
 
 MAX_ITEMS = 40
 

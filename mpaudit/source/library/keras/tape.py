@@ -12,18 +12,18 @@ from mpaudit.event import (
     TapeGradientsUnscaled,
 )
 from mpaudit.source.api.keras_names import everywhere, last
+from mpaudit.source.engine.registry import function, method, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.tape import taped, taped_in
+from mpaudit.source.engine.values import NONE, UNKNOWN, Bound, Const, Pack, Thing, Value
 from mpaudit.source.library.keras.models import layers_of, tell
 from mpaudit.source.library.keras.names import flat
 from mpaudit.source.library.keras.scaling import factor, legacy, scales, version
-from mpaudit.source.registry import function, method, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.tape import taped, taped_in
-from mpaudit.source.values import NONE, UNKNOWN, Bound, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 CLIPS = ("clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm")
 KEEPING = frozenset(

@@ -13,6 +13,21 @@ from mpaudit.event import (
     TapeGradientsUnscaled,
 )
 from mpaudit.source.api.keras_names import last
+from mpaudit.source.engine.registry import function, method
+from mpaudit.source.engine.values import (
+    FALSE,
+    NONE,
+    TRUE,
+    UNKNOWN,
+    Bound,
+    Class,
+    External,
+    Function,
+    Pack,
+    Partial,
+    Thing,
+    Value,
+)
 from mpaudit.source.library.keras.losses import computed_from
 from mpaudit.source.library.keras.models import outlets, tell
 from mpaudit.source.library.keras.names import computed, flat
@@ -27,24 +42,9 @@ from mpaudit.source.library.keras.outputs import (
 )
 from mpaudit.source.library.keras.scaling import factor, scales, version, wrap
 from mpaudit.source.library.keras.values import read
-from mpaudit.source.registry import function, method
-from mpaudit.source.values import (
-    FALSE,
-    NONE,
-    TRUE,
-    UNKNOWN,
-    Bound,
-    Class,
-    External,
-    Function,
-    Pack,
-    Partial,
-    Thing,
-    Value,
-)
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 
 # compile and fit

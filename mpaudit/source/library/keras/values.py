@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpaudit.source.values import NONE, UNKNOWN, Const, Pack, Thing, Value
+from mpaudit.source.engine.values import NONE, UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 SEEN = Const("keras")
 """The "@region" of what Keras computes: known to be no autocast region of torch."""

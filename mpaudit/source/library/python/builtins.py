@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.torch.device import device_type
-from mpaudit.source.path import unset
-from mpaudit.source.registry import (
+from mpaudit.source.engine.path import unset
+from mpaudit.source.engine.registry import (
     answer,
     answers,
     attributes,
@@ -16,7 +15,7 @@ from mpaudit.source.registry import (
     kind_of,
     method,
 )
-from mpaudit.source.values import (
+from mpaudit.source.engine.values import (
     FALSE,
     NONE,
     TRUE,
@@ -28,14 +27,15 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.library.torch.device import device_type
 
 FINITE = ("nan", "inf", "finite")
 DEVICES = ("cuda", "cuda:0", "cpu", "mps", "xpu")
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 
 @function(*(f"{library}.is{what}" for library in ("torch", "math", "numpy") for what in FINITE))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mpaudit.source.path import of_making
-from mpaudit.source.registry import answers
-from mpaudit.source.values import (
+from mpaudit.source.engine.path import of_making
+from mpaudit.source.engine.registry import answers
+from mpaudit.source.engine.values import (
     FALSE,
     NONE,
     TRUE,
@@ -21,8 +21,8 @@ from mpaudit.source.values import (
 )
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 ROOTS = frozenset(["builtins.object", "abc.ABC", "torch.nn.Module", "torch.nn.modules.Module"])
 """Bases that derive from no class of a library that anyone asks for."""

@@ -7,11 +7,11 @@ import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mpaudit.source.path import Identities, Path
-from mpaudit.source.values import NONE, TRUE, Const, Pack, Thing, Value
+from mpaudit.source.engine.path import Identities, Path
+from mpaudit.source.engine.values import NONE, TRUE, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 _ARITHMETIC = frozenset({"Add", "Sub", "Mult", "Div", "Mod", "Pow", "USub", "UAdd", "if", "or"})
 _COUNTED = frozenset({"builtins.int", "builtins.float", "builtins.len", "builtins.round"})

@@ -13,15 +13,25 @@ import math
 from typing import TYPE_CHECKING
 
 from mpaudit.source.api.keras_names import last
+from mpaudit.source.engine.registry import on_operation, on_stored
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import (
+    FALSE,
+    NONE,
+    TRUE,
+    UNKNOWN,
+    Const,
+    External,
+    Pack,
+    Thing,
+    Value,
+)
 from mpaudit.source.library.python.number import number
-from mpaudit.source.registry import on_operation, on_stored
-from mpaudit.source.result import on_result
-from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 RANGED = (-1, "@ranged")
 """Whether a range is known of anything on a path."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.registry import base, function, on_stored
-from mpaudit.source.result import on_result
-from mpaudit.source.unfollowed import forget_held
-from mpaudit.source.values import NONE, TRUE, Const, Thing, Value
+from mpaudit.source.engine.registry import base, function, on_stored
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.unfollowed import forget_held
+from mpaudit.source.engine.values import NONE, TRUE, Const, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 MERGES = ("update", "merge", "load", "from_", "set_from", "override")
 """How the methods of configurations begin that set what is in them."""

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import ConstantMet, Ref
 from mpaudit.source.api.keras_names import ROOTS, last
+from mpaudit.source.engine.registry import on_binary, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import TRUE, Const, External, Thing, Value
 from mpaudit.source.library.keras.dtype import SEEN, held, reasons
 from mpaudit.source.library.python.number import number
 from mpaudit.source.library.tensorflow.dtypes import kind_of
 from mpaudit.source.library.tensorflow.masks import hidden_by
-from mpaudit.source.registry import on_binary, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import TRUE, Const, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _HALF = "float16"
 LARGEST = 65504.0

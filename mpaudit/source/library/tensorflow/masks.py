@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import ConstantMet
 from mpaudit.source.api.keras_names import last
+from mpaudit.source.engine.registry import on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, External, Thing, Value
 from mpaudit.source.library.keras.dtype import SEEN
 from mpaudit.source.library.keras.names import text
 from mpaudit.source.library.keras.values import LayerOf
 from mpaudit.source.library.tensorflow.dtypes import kind_of
-from mpaudit.source.registry import on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _SAME = frozenset(
     """reshape transpose squeeze expand_dims identity cast convert_to_tensor add subtract multiply where

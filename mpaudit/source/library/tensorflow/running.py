@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfAverageMoved, HalfMetricMade
 from mpaudit.source.api.keras_names import ROOTS, last
-from mpaudit.source.keras_version import generation
+from mpaudit.source.engine.registry import on_binary
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import TRUE, Const, External, Pack, Thing, Value
 from mpaudit.source.library.half_sum import LARGEST_SHARE, is_assigned_back, share_of, tell_added
 from mpaudit.source.library.keras.dtype import SEEN, WEIGHT, dtype_named, held, reasons
 from mpaudit.source.library.keras.names import text
 from mpaudit.source.library.keras.policy_name import policy_name
 from mpaudit.source.library.tensorflow.dtypes import HALF
-from mpaudit.source.registry import on_binary
-from mpaudit.source.result import on_result
-from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
+from mpaudit.source.trait.keras_version import generation
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _OWN = ("tensorflow.", "keras.", "tf_keras.")
 _METRICS = tuple(f"{root}.metrics." for root in ROOTS)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfVariableTrained
 from mpaudit.finding import Span
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import FALSE, TRUE, Const, External, Pack, Thing, Value
 from mpaudit.source.library.keras.dtype import SEEN, WEIGHT, dtype_named, held
 from mpaudit.source.library.keras.models import layers_of
 from mpaudit.source.library.keras.names import flat, text
 from mpaudit.source.library.keras.values import origin
 from mpaudit.source.library.tensorflow.dtypes import HALF
-from mpaudit.source.result import on_result
-from mpaudit.source.values import FALSE, TRUE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _VARIABLES = ("tensorflow.Variable", "tensorflow.compat.v1.Variable")
 _WEIGHTS = ("add_weight", "add_variable")

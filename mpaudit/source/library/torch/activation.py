@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.registry import function, method, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import (
+from mpaudit.source.engine.registry import function, method, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import (
     FALSE,
     TRUE,
     UNKNOWN,
@@ -23,9 +23,9 @@ from mpaudit.source.values import (
 )
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 LAYERS = {
     "Softmax": "softmax",

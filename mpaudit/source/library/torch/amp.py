@@ -15,7 +15,6 @@ from mpaudit.event import (
     Unscaled,
 )
 from mpaudit.finding import Position, Span
-from mpaudit.source.absence import never_called
 from mpaudit.source.api.torch_names import (
     AUTOCASTS,
     LEGACY_AUTOCASTS,
@@ -23,16 +22,10 @@ from mpaudit.source.api.torch_names import (
     SCALERS,
     SHARDED_SCALERS,
 )
-from mpaudit.source.guard import GUARDED, guard_after
-from mpaudit.source.handover import handed
-from mpaudit.source.library.torch.default import autocast_casts
-from mpaudit.source.library.torch.device import decided, device_type
-from mpaudit.source.library.torch.region import stepped_inside
-from mpaudit.source.library.torch.scaler_switch import asked_for_bfloat16
-from mpaudit.source.library.torch.training import closure_of
-from mpaudit.source.path import UNSET
-from mpaudit.source.registry import attributes, base, function, method
-from mpaudit.source.values import (
+from mpaudit.source.engine.handover import handed
+from mpaudit.source.engine.path import UNSET
+from mpaudit.source.engine.registry import attributes, base, function, method
+from mpaudit.source.engine.values import (
     FALSE,
     NONE,
     TRUE,
@@ -43,11 +36,18 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.library.torch.default import autocast_casts
+from mpaudit.source.library.torch.device import decided, device_type
+from mpaudit.source.library.torch.region import stepped_inside
+from mpaudit.source.library.torch.scaler_switch import asked_for_bfloat16
+from mpaudit.source.library.torch.training import closure_of
+from mpaudit.source.trait.absence import never_called
+from mpaudit.source.trait.guard import GUARDED, guard_after
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Identities, Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Identities, Path
+    from mpaudit.source.engine.request import Call
 
 DEFAULT_DTYPE = {"cuda": "float16", "xpu": "float16", "mps": "float16", "cpu": "bfloat16"}
 DTYPES = {

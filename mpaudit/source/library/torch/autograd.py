@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import FunctionApplied
-from mpaudit.source.autograd_function import FUNCTION, beside_amp, flaw, functions
-from mpaudit.source.registry import method
-from mpaudit.source.values import Class, External, Value
+from mpaudit.source.engine.registry import method
+from mpaudit.source.engine.values import Class, External, Value
+from mpaudit.source.trait.autograd_function import FUNCTION, beside_amp, flaw, functions
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 
 @method("Class", "apply")

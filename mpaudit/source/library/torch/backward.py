@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Backward, Ref
+from mpaudit.source.engine.registry import method
+from mpaudit.source.engine.values import NONE, NOWHERE, Const, Pack, Thing, Value
 from mpaudit.source.library.torch.region import backward_inside
 from mpaudit.source.library.torch.training import is_whole
-from mpaudit.source.registry import method
-from mpaudit.source.values import NONE, NOWHERE, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 
 @method("", "backward")

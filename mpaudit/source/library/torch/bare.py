@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from mpaudit.event import ScaledBare
-from mpaudit.source.reach import reached
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Thing, Value
-from mpaudit.source.walk import walk
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Thing, Value
+from mpaudit.source.text.reach import reached
+from mpaudit.source.text.walk import walk
 
 if TYPE_CHECKING:
-    from mpaudit.source.module import Module
-    from mpaudit.source.project import Project
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
+    from mpaudit.source.text.module import Module
+    from mpaudit.source.text.project import Project
 
 MAX_TEXT = 40
 _LOW = re.compile(

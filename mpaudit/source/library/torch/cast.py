@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mpaudit.source.dtypes import Dtype, combined, dtype_named, fact, learned
-from mpaudit.source.library.torch.default import default_dtype, stated_dtype
-from mpaudit.source.registry import attributes, function
-from mpaudit.source.values import (
+from mpaudit.source.engine.dtypes import Dtype, combined, dtype_named, fact, learned
+from mpaudit.source.engine.registry import attributes, function
+from mpaudit.source.engine.values import (
     TRUE,
     UNKNOWN,
     Choice,
@@ -18,11 +17,12 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.library.torch.default import default_dtype, stated_dtype
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 CASTS = {
     "half": "float16",

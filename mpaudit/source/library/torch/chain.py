@@ -5,10 +5,8 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.torch.activation import last_layer, leaving, own_tail
-from mpaudit.source.library.torch.pretrained import from_head
-from mpaudit.source.path import lookup
-from mpaudit.source.registry import (
+from mpaudit.source.engine.path import lookup
+from mpaudit.source.engine.registry import (
     function,
     initialised,
     kind_of,
@@ -16,13 +14,15 @@ from mpaudit.source.registry import (
     on_operation,
     on_stored,
 )
-from mpaudit.source.result import on_result
-from mpaudit.source.values import NONE, UNKNOWN, Class, Const, Function, Pack, Thing, Value
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import NONE, UNKNOWN, Class, Const, Function, Pack, Thing, Value
+from mpaudit.source.library.torch.activation import last_layer, leaving, own_tail
+from mpaudit.source.library.torch.pretrained import from_head
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 CHANGES = ("append", "extend", "insert", "pop", "reverse", "remove")
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from mpaudit.event import Ref, ScalerStateTaken, StateSaved
 from mpaudit.finding import Span
 from mpaudit.source.api.torch_names import LIKE_SCALER, SAVES
-from mpaudit.source.registry import function, harmless, method
-from mpaudit.source.result import on_result
-from mpaudit.source.resuming import resumed
-from mpaudit.source.values import NONE, Bound, Choice, Const, External, Pack, Thing, Value
+from mpaudit.source.engine.registry import function, harmless, method
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import NONE, Bound, Choice, Const, External, Pack, Thing, Value
+from mpaudit.source.trait.resuming import resumed
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 SAVED = ("torch.save", "pickle.dump", "joblib.dump", "torch.distributed.checkpoint.save")
 """What libraries call it that write the dict they are given."""

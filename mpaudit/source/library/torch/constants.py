@@ -6,17 +6,17 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ConstantMet, Ref
-from mpaudit.source.dtypes import HALF, possible, reasons_of
+from mpaudit.source.engine.dtypes import HALF, possible, reasons_of
+from mpaudit.source.engine.registry import on_binary
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, External, Thing, Value
 from mpaudit.source.library.python.number import number
 from mpaudit.source.library.torch.tensor import certain
-from mpaudit.source.registry import on_binary
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _METHODS = {
     "masked_fill": (1, "value"),

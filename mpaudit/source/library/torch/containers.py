@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.registry import method
-from mpaudit.source.result import on_result
-from mpaudit.source.values import NONE, Pack, Thing, Value
+from mpaudit.source.engine.registry import method
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import NONE, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 CONTAINERS = ("torch.nn.ModuleList", "torch.nn.ModuleDict")
 

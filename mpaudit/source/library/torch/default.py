@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mpaudit.source.dtypes import DTYPES, Dtype, combined, dtype_named
-from mpaudit.source.registry import function
-from mpaudit.source.values import NONE, UNKNOWN, Choice, Const, Thing, Value
+from mpaudit.source.engine.dtypes import DTYPES, Dtype, combined, dtype_named
+from mpaudit.source.engine.registry import function
+from mpaudit.source.engine.values import NONE, UNKNOWN, Choice, Const, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _DTYPE, _DEVICE = (0, "@default_dtype"), (0, "@default_device")
 _CAST_BY_AUTOCAST = ("float16", "bfloat16", "float32")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpaudit.source.path import Path
-from mpaudit.source.values import NONE, Choice, Const, Thing, Value
+from mpaudit.source.engine.path import Path
+from mpaudit.source.engine.values import NONE, Choice, Const, Thing, Value
 
 
 def device_type(device: Value | None, path: Path) -> Value:

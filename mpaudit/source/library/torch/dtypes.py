@@ -8,7 +8,7 @@ from enum import Enum
 
 from mpaudit import autocast_lists
 from mpaudit.finding import Span
-from mpaudit.source.dtypes import HALF, Dtype
+from mpaudit.source.engine.dtypes import HALF, Dtype
 
 
 class Kind(Enum):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from mpaudit.event import PlainScalerStep, Ref
 from mpaudit.finding import Related, Span
 from mpaudit.source.api.torch_names import LEGACY_SCALERS, SCALERS
-from mpaudit.source.facts import parts
-from mpaudit.source.registry import function
-from mpaudit.source.result import on_result
-from mpaudit.source.values import NONE, TRUE, Const, External, Thing, Value
+from mpaudit.source.engine.facts import parts
+from mpaudit.source.engine.registry import function
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import NONE, TRUE, Const, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 WRAPPERS = (
     "torch.distributed.fsdp.FullyShardedDataParallel",

@@ -6,14 +6,14 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsClipped, Ref, Unscaled
-from mpaudit.source.registry import attributes, function, method, on_augmented
-from mpaudit.source.values import NONE, TRUE, Pack, Thing, Value
-from mpaudit.source.walk import walk
+from mpaudit.source.engine.registry import attributes, function, method, on_augmented
+from mpaudit.source.engine.values import NONE, TRUE, Pack, Thing, Value
+from mpaudit.source.text.walk import walk
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 GRAPH = (0, "@scaled_graph")
 """The scaler of the last backward pass, if it kept its graph and the gradients are scaled still."""

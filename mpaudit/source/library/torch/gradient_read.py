@@ -6,13 +6,13 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientRead, ScaleAsked
-from mpaudit.source.facts import parts
+from mpaudit.source.engine.facts import parts
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, External, Pack, Thing, Value
 from mpaudit.source.library.torch.gradient import optimizers_of
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 METHODS = frozenset(["norm", "mean", "std", "var"])
 SIZES = {

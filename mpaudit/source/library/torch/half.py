@@ -12,20 +12,30 @@ import re
 from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfStep, HalfUnscaled, Ref
-from mpaudit.source.dtypes import HALF, Dtype, dtype_named
-from mpaudit.source.facts import parts
+from mpaudit.source.engine.dtypes import HALF, Dtype, dtype_named
+from mpaudit.source.engine.facts import parts
+from mpaudit.source.engine.path import UNSET
+from mpaudit.source.engine.registry import harmless, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import (
+    FALSE,
+    NONE,
+    TRUE,
+    Choice,
+    Const,
+    External,
+    Pack,
+    Thing,
+    Value,
+)
 from mpaudit.source.library.torch.half_model import cast_by_hand, dtype_of_model
 from mpaudit.source.library.torch.optim import made_for_one_step
-from mpaudit.source.path import UNSET
-from mpaudit.source.registry import harmless, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import FALSE, NONE, TRUE, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 EPSILON = {
     "Adam": 1e-8,

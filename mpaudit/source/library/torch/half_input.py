@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import InputHalved, Region
 from mpaudit.finding import Span
-from mpaudit.source.dtypes import parameter_dtype
-from mpaudit.source.values import Const, Pack, Thing
-from mpaudit.source.walk import walk
+from mpaudit.source.engine.dtypes import parameter_dtype
+from mpaudit.source.engine.values import Const, Pack, Thing
+from mpaudit.source.text.walk import walk
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Frame, Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Frame, Path
+    from mpaudit.source.engine.request import Call
 
 WITHOUT_GRADIENTS = ("no_grad", "inference_mode")
 

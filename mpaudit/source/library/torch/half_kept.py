@@ -6,17 +6,17 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfKept, Ref
-from mpaudit.source.dtypes import HALF, dtype, reasons_of
+from mpaudit.source.engine.dtypes import HALF, dtype, reasons_of
+from mpaudit.source.engine.registry import on_binary
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import FALSE, Const, External, Thing, Value
 from mpaudit.source.library.torch.dtypes import Kind, kind_of_layer, kind_of_operation
-from mpaudit.source.registry import on_binary
-from mpaudit.source.result import on_result
-from mpaudit.source.values import FALSE, Const, External, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 COMPUTING = (Kind.LOSS, Kind.LOWER, Kind.FLOAT32)
 

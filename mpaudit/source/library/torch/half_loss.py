@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfLoss
-from mpaudit.source.dtypes import HALF, Dtype, possible, reasons_of
+from mpaudit.source.engine.dtypes import HALF, Dtype, possible, reasons_of
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, External, Thing, Value
 from mpaudit.source.library.torch.dtypes import LOSSES, Kind, kind_of_layer
 from mpaudit.source.library.torch.half_input import without_gradients
 from mpaudit.source.library.torch.tensor import certain
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 
 def _is_loss(name: str) -> bool:

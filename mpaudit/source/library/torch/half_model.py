@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mpaudit.source.dtypes import HALF, Dtype, dtype, parameter_dtype
-from mpaudit.source.values import Thing, Value
+from mpaudit.source.engine.dtypes import HALF, Dtype, dtype, parameter_dtype
+from mpaudit.source.engine.values import Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
+    from mpaudit.source.engine.path import Path
 
 _TAKEN_CARE_OF = re.compile(
     r"requires_grad|(?<!utils)\.data\b|master|\bpeft\b|[Ll]o[Rr]A\b|adapter"

@@ -6,18 +6,18 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfAverageMoved
-from mpaudit.source.dtypes import HALF, Dtype, parameter_dtype, possible, reasons_of
+from mpaudit.source.engine.dtypes import HALF, Dtype, parameter_dtype, possible, reasons_of
+from mpaudit.source.engine.registry import on_binary
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import TRUE, Const, External, Pack, Thing, Value
 from mpaudit.source.library.half_sum import LARGEST_SHARE, is_assigned_back, share_of, tell_added
 from mpaudit.source.library.python.number import number
 from mpaudit.source.library.torch.tensor import certain
-from mpaudit.source.registry import on_binary
-from mpaudit.source.result import on_result
-from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _SIZED = ("torch.zeros", "torch.ones", "torch.empty", "torch.full")
 _GIVEN = ("torch.tensor", "torch.as_tensor", "torch.scalar_tensor")

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, SquaresReduced
 from mpaudit.finding import Span
-from mpaudit.source.dtypes import dtype, possible, reasons_of
+from mpaudit.source.engine.dtypes import dtype, possible, reasons_of
+from mpaudit.source.engine.registry import on_binary, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, External, Pack, Thing, Value
 from mpaudit.source.library.torch.dtypes import Kind, kind_of_layer
 from mpaudit.source.library.torch.tensor import certain
-from mpaudit.source.registry import on_binary, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _HALF = "float16"
 _OPEN = frozenset(

@@ -8,13 +8,13 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
+from mpaudit.source.engine.path import lookup
+from mpaudit.source.engine.values import Class, Const, External, Function, Pack, Thing, Value
 from mpaudit.source.library.torch.dtypes import Kind, kind_of_layer, kind_of_operation
-from mpaudit.source.path import lookup
-from mpaudit.source.values import Class, Const, External, Function, Pack, Thing, Value
-from mpaudit.source.walk import walk
+from mpaudit.source.text.walk import walk
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
+    from mpaudit.source.engine.path import Path
 
 MAX_NESTING = 6
 INSIDE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsHooked
 from mpaudit.finding import Span
-from mpaudit.source.facts import parts
-from mpaudit.source.library.torch.gradient import optimizers_of
-from mpaudit.source.path import UNSET
-from mpaudit.source.registry import method
-from mpaudit.source.result import on_result
-from mpaudit.source.values import (
+from mpaudit.source.engine.facts import parts
+from mpaudit.source.engine.path import UNSET
+from mpaudit.source.engine.registry import method
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import (
     TRUE,
     Bound,
     Choice,
@@ -23,9 +22,10 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.library.torch.gradient import optimizers_of
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 CLAMPS = frozenset(["clamp", "clamp_", "clip", "clip_"])
 NUMBERS = frozenset(["nan_to_num", "nan_to_num_"])

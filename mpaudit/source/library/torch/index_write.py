@@ -6,15 +6,15 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import DtypesMixed, Ref
-from mpaudit.source.dtypes import HALF, dtype, reasons_of
-from mpaudit.source.registry import on_stored
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, Pack, Thing, Value
+from mpaudit.source.engine.dtypes import HALF, dtype, reasons_of
+from mpaudit.source.engine.registry import on_stored
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 SOURCES = {
     "index_put_": (1, "values"),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
+from mpaudit.source.engine.path import lookup
+from mpaudit.source.engine.values import Class, Const, Function, Pack, Thing, Value
 from mpaudit.source.library.torch.dtypes import LOWER_METHODS, Kind, kind_of_layer
-from mpaudit.source.memo import for_a_while
-from mpaudit.source.path import lookup
-from mpaudit.source.values import Class, Const, Function, Pack, Thing, Value
-from mpaudit.source.walk import walk
+from mpaudit.source.text.memo import for_a_while
+from mpaudit.source.text.walk import walk
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
 
 PRODUCTS = LOWER_METHODS | {"linear", "conv1d", "conv2d", "conv3d", "einsum", "cdist", "tensordot"}
 _RECURRENT = ("LSTM", "GRU", "RNN", "MultiheadAttention")

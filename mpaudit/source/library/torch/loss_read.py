@@ -6,13 +6,13 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, ScaledLossRead
-from mpaudit.source.memo import for_a_while
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, External, Pack, Thing, Value
-from mpaudit.source.walk import walk
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, External, Pack, Thing, Value
+from mpaudit.source.text.memo import for_a_while
+from mpaudit.source.text.walk import walk
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 METHODS = frozenset(["item", "tolist", "numpy"])
 SAME = frozenset(["detach", "clone", "mean", "sum", "cpu", "float", "double", "to"])

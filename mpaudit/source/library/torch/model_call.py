@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from mpaudit.source.registry import kind_of
-from mpaudit.source.values import Class
+from mpaudit.source.engine.registry import kind_of
+from mpaudit.source.engine.values import Class
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
-    from mpaudit.source.path import Frame
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Frame
+    from mpaudit.source.engine.request import Call
 
 
 def model_call(call: Call) -> tuple[Span, str]:

@@ -5,6 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Forward, LossComputed
+from mpaudit.source.engine.path import of_making
+from mpaudit.source.engine.registry import (
+    attributes,
+    base,
+    called,
+    entered,
+    function,
+    kind_of,
+    method,
+)
+from mpaudit.source.engine.values import NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 from mpaudit.source.library.torch.activation import activated, nature_of
 from mpaudit.source.library.torch.chain import chained, followed, leaving_model
 from mpaudit.source.library.torch.default import device_by_default, made_by_default
@@ -14,22 +25,11 @@ from mpaudit.source.library.torch.placement import certain_device
 from mpaudit.source.library.torch.region import compiling
 from mpaudit.source.library.torch.training import mark_mean
 from mpaudit.source.library.unseen import unseen
-from mpaudit.source.path import of_making
-from mpaudit.source.registry import (
-    attributes,
-    base,
-    called,
-    entered,
-    function,
-    kind_of,
-    method,
-)
-from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 WANTED = {
     "CrossEntropyLoss": "logits",

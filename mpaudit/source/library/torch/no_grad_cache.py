@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import CachingForward
+from mpaudit.source.engine.torch_version import torch_of
 from mpaudit.source.library.torch.half_input import gradients_off
 from mpaudit.source.library.torch.layers import multiplies
 from mpaudit.source.library.torch.region import caches, compiled, entry
-from mpaudit.source.torch_version import torch_of
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
-    from mpaudit.source.values import Thing
+    from mpaudit.source.engine.request import Call
+    from mpaudit.source.engine.values import Thing
 
 MENDED = (2, 10)
 """The first (major, minor) of torch released after the copies were made with gradients always."""

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from mpaudit.event import GradientsClipped, GradientsZeroed, OptimizerStep
 from mpaudit.finding import Span
 from mpaudit.source.api.torch_names import makes_optimizer
-from mpaudit.source.guard import left_if_infinite
+from mpaudit.source.engine.registry import attributes, base, function, method
+from mpaudit.source.engine.values import FALSE, NONE, Const, External, Pack, Thing, Value
 from mpaudit.source.library.torch.gradient import optimizers_of, told_apart
 from mpaudit.source.library.torch.region import stepped_inside
-from mpaudit.source.registry import attributes, base, function, method
-from mpaudit.source.values import FALSE, NONE, Const, External, Pack, Thing, Value
+from mpaudit.source.trait.guard import left_if_infinite
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 
 @function("torch.optim.*", "transformers.AdamW", "transformers.optimization.AdamW")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.dtypes import Dtype, fact, learned
-from mpaudit.source.registry import attributes
-from mpaudit.source.result import on_result
-from mpaudit.source.values import TRUE, Const, External, Pack, Thing, Value
+from mpaudit.source.engine.dtypes import Dtype, fact, learned
+from mpaudit.source.engine.registry import attributes
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import TRUE, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _ALWAYS = ("topk", "sort", "kthvalue", "mode", "cummax", "cummin")
 _ALONG = ("max", "min", "median", "nanmedian")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ScaledGradientTaken, ScaledPartScaled
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import TRUE, UNKNOWN, External, Pack, Thing, Value
 from mpaudit.source.library.torch.gradient import GRAPH
-from mpaudit.source.result import on_result
-from mpaudit.source.values import TRUE, UNKNOWN, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 PRODUCTS = frozenset(["mul", "div", "multiply", "divide", "true_divide", "where"])
 IN_PLACE = frozenset(["mul_", "div_", "multiply_", "divide_", "copy_"])

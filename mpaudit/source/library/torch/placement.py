@@ -6,15 +6,15 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mpaudit.source.facts import parts
-from mpaudit.source.memo import for_a_while
-from mpaudit.source.registry import on_entry, on_member
-from mpaudit.source.values import TRUE, UNKNOWN, Class, Const, External, Pack, Thing, Value
-from mpaudit.source.walk import walk
+from mpaudit.source.engine.facts import parts
+from mpaudit.source.engine.registry import on_entry, on_member
+from mpaudit.source.engine.values import TRUE, UNKNOWN, Class, Const, External, Pack, Thing, Value
+from mpaudit.source.text.memo import for_a_while
+from mpaudit.source.text.walk import walk
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 PARAMETRIC = (
     "Linear",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
+from mpaudit.source.engine.registry import function, on_stored
+from mpaudit.source.engine.values import NONE, UNKNOWN, Bound, Const, Thing, Value
 from mpaudit.source.library.torch.activation import activated, last_layer, leaving, nature_of
-from mpaudit.source.registry import function, on_stored
-from mpaudit.source.values import NONE, UNKNOWN, Bound, Const, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 HEADS = ("fc", "classifier", "head", "heads", "last_linear")
 """The attributes that hold the head of torchvision's and timm's classifiers."""

@@ -11,13 +11,23 @@ from mpaudit.event import (
     RegionStep,
     SentToDevice,
 )
+from mpaudit.source.engine.registry import function, method
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import (
+    FALSE,
+    NONE,
+    TRUE,
+    UNKNOWN,
+    Const,
+    External,
+    Pack,
+    Thing,
+    Value,
+)
 from mpaudit.source.library.torch.device import device_type
-from mpaudit.source.registry import function, method
-from mpaudit.source.result import on_result
-from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 _CACHE = (0, "@cast_cache")
 _COMPILED = (0, "@compiled")

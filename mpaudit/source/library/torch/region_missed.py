@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import RegionMissed
 from mpaudit.finding import Span
-from mpaudit.source.facts import parts
+from mpaudit.source.engine.facts import parts
+from mpaudit.source.engine.registry import function, harmless, method, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import NONE, UNKNOWN, Const, External, Thing, Value
 from mpaudit.source.library.torch.half_input import gradients_off
 from mpaudit.source.library.torch.layers import PRODUCTS, multiplies
 from mpaudit.source.library.torch.model_call import model_call
-from mpaudit.source.registry import function, harmless, method, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import NONE, UNKNOWN, Const, External, Thing, Value
-from mpaudit.source.walk import walk
+from mpaudit.source.text.walk import walk
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _SWITCHED = (0, "@autocast_switched")
 _SEEN = (0, "@outside_seen")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.registry import function
-from mpaudit.source.torch_version import ASKED, release
-from mpaudit.source.values import Const, External, Value
+from mpaudit.source.engine.registry import function
+from mpaudit.source.engine.torch_version import ASKED, release
+from mpaudit.source.engine.values import Const, External, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 
 @function(

@@ -6,16 +6,16 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsSanitized
+from mpaudit.source.engine.registry import on_stored
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, External, Thing, Value
 from mpaudit.source.library.torch.gradient import optimizers_of
-from mpaudit.source.registry import on_stored
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, External, Thing, Value
-from mpaudit.source.walk import walk
+from mpaudit.source.text.walk import walk
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 TESTS = frozenset(["isnan", "isinf", "isfinite"])
 FILLS = frozenset(["masked_fill", "masked_fill_"])

@@ -6,10 +6,10 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Span
-from mpaudit.source.names import Names
+from mpaudit.source.text.names import Names
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 BFLOAT16 = ("bfloat16", "bf16", "torch.bfloat16")
 

@@ -6,12 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Ref, SchedulerStep
-from mpaudit.source.module import bare
-from mpaudit.source.registry import function, method
-from mpaudit.source.values import NONE, NOWHERE, Const, Pack, Thing, Value
+from mpaudit.source.engine.registry import function, method
+from mpaudit.source.engine.values import NONE, NOWHERE, Const, Pack, Thing, Value
+from mpaudit.source.text.module import bare
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 _ASKS = re.compile(
     r"get_scale\(|found_inf|skipp?ed|_step_count|was_run|overflow|is_finite|isfinite"

@@ -12,7 +12,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Span
-from mpaudit.source.dtypes import Dtype, combined, dtype_named, fact, learned
+from mpaudit.source.engine.dtypes import Dtype, combined, dtype_named, fact, learned
+from mpaudit.source.engine.registry import function, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import (
+    TRUE,
+    UNKNOWN,
+    Bound,
+    Choice,
+    Const,
+    External,
+    Pack,
+    Thing,
+    Value,
+)
 from mpaudit.source.library.python.number import is_number, measured, sized
 from mpaudit.source.library.torch import cast as torch_cast
 from mpaudit.source.library.torch.dtypes import (
@@ -25,14 +38,11 @@ from mpaudit.source.library.torch.dtypes import (
     result,
 )
 from mpaudit.source.library.torch.head import head
-from mpaudit.source.registry import function, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import TRUE, UNKNOWN, Bound, Choice, Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _SUMS = frozenset(
     {"sum", "prod", "mean", "std", "var", "norm", "amax", "amin", "max", "min", "logsumexp"}

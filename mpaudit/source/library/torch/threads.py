@@ -6,14 +6,14 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import ThreadForward
+from mpaudit.source.engine.registry import method
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import NONE, TRUE, External, Pack, Thing, Value
 from mpaudit.source.library.torch.layers import multiplies
 from mpaudit.source.library.torch.model_call import model_call
-from mpaudit.source.registry import method
-from mpaudit.source.result import on_result
-from mpaudit.source.values import NONE, TRUE, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 POOLS = frozenset(
     [

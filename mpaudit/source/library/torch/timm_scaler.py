@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Backward, LossScaled, Ref, ScalerMade, ScalerStep, ScalerUpdate, Unscaled
+from mpaudit.source.engine.registry import attributes, called, function
+from mpaudit.source.engine.values import NONE, TRUE, Const, Thing, Value
 from mpaudit.source.library.torch.backward import around
 from mpaudit.source.library.torch.region import backward_inside, stepped_inside
-from mpaudit.source.registry import attributes, called, function
-from mpaudit.source.values import NONE, TRUE, Const, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 
 @function("timm.utils.NativeScaler", "timm.utils.cuda.NativeScaler")

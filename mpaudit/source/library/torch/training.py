@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.values import TRUE, Bound, Const, Function, Partial, Thing, Value
+from mpaudit.source.engine.values import TRUE, Bound, Const, Function, Partial, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 
 def closure_of(call: Call, optimizer: Value) -> str | None:

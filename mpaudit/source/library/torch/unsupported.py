@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfGiven
-from mpaudit.source.dtypes import HALF, possible, reasons_of
+from mpaudit.source.engine.dtypes import HALF, possible, reasons_of
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Const, External, Pack, Thing, Value
 from mpaudit.source.library.torch.dtypes import Mode
 from mpaudit.source.library.torch.tensor import certain, mode
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Const, External, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _CAST_ON_CPU = frozenset(
     """inv inv_ex cholesky cholesky_ex svd svdvals eigh eigvalsh eig eigvals qr solve lstsq

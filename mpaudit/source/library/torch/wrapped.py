@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.library.torch.activation import activated, nature_of
-from mpaudit.source.library.torch.chain import leaving_model
-from mpaudit.source.path import lookup
-from mpaudit.source.registry import called, on_operation
-from mpaudit.source.result import on_result
-from mpaudit.source.values import (
+from mpaudit.source.engine.path import lookup
+from mpaudit.source.engine.registry import called, on_operation
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import (
     Bound,
     Class,
     Const,
@@ -23,11 +21,13 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.library.torch.activation import activated, nature_of
+from mpaudit.source.library.torch.chain import leaving_model
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 METHODS = ("prepare", "prepare_model", "setup", "setup_module")
 """What Accelerate and Fabric call it; they return what they were given, in order."""

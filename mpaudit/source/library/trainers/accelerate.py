@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Accelerated, Prepared, Ref
-from mpaudit.source.registry import base, function, initialised, method, others
-from mpaudit.source.values import (
+from mpaudit.source.engine.registry import base, function, initialised, method, others
+from mpaudit.source.engine.values import (
     FALSE,
     NONE,
     TRUE,
@@ -22,9 +22,9 @@ from mpaudit.source.values import (
 )
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 ACCELERATORS = ("accelerate.Accelerator", "accelerate.accelerator.Accelerator")
 PRECISIONS = ("no", "fp8", "fp16", "bf16")

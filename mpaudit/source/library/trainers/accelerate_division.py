@@ -5,15 +5,15 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
+from mpaudit.source.engine.registry import on_binary
+from mpaudit.source.engine.values import UNKNOWN, Choice, Const, Pack, Thing, Value
 from mpaudit.source.library.trainers.accelerate import ALL
-from mpaudit.source.registry import on_binary
-from mpaudit.source.values import UNKNOWN, Choice, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 MAX_STEPS = 12
 """So many operations on a loss are looked through."""

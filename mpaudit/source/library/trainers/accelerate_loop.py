@@ -14,19 +14,19 @@ from mpaudit.event import (
     PreparedStep,
     Ref,
 )
+from mpaudit.source.engine.registry import called, method, others
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import FALSE, NONE, Const, Pack, Thing, Value
 from mpaudit.source.library.torch.half_model import cast_by_hand
 from mpaudit.source.library.torch.wrapped import call_wrapper
 from mpaudit.source.library.trainers.accelerate import PREPARED, is_foreign, known_of, the_one
 from mpaudit.source.library.trainers.accelerate_division import division
 from mpaudit.source.library.trainers.region import backward_in
-from mpaudit.source.registry import called, method, others
-from mpaudit.source.result import on_result
-from mpaudit.source.values import FALSE, NONE, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 # What the Accelerator does
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import EngineConfigured
 from mpaudit.finding import Related
-from mpaudit.source.config_file import UnreadableConfigError, beside, read_config
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import FALSE, NONE, TRUE, Const, External, Thing, Value
 from mpaudit.source.library.trainers.accelerate import entry
-from mpaudit.source.requirement import allowed
-from mpaudit.source.result import on_result
-from mpaudit.source.tree_text import Tree
-from mpaudit.source.values import FALSE, NONE, TRUE, Const, External, Thing, Value
+from mpaudit.source.text.config_file import UnreadableConfigError, beside, read_config
+from mpaudit.source.text.requirement import allowed
+from mpaudit.source.text.tree_text import Tree
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
-    from mpaudit.source.module import Module
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
+    from mpaudit.source.text.module import Module
 
 CONFIG = ("config", "config_params")
 """The arguments of `deepspeed.initialize` that take one; `args` may name a file as well."""

@@ -13,17 +13,17 @@ from mpaudit.event import (
     Ref,
 )
 from mpaudit.finding import Related
+from mpaudit.source.engine.registry import called, function, method, others
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import NONE, UNKNOWN, Const, Pack, Thing, Value
 from mpaudit.source.library.torch.wrapped import call_wrapper
 from mpaudit.source.library.trainers.deepspeed_config import CONFIG, configured, silent_about, tell
 from mpaudit.source.library.trainers.owned import spelled
-from mpaudit.source.registry import called, function, method, others
-from mpaudit.source.result import on_result
-from mpaudit.source.values import NONE, UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 _OPTIONS = frozenset(["retain_graph"])
 """The options of `loss.backward` that the engine's takes as well."""

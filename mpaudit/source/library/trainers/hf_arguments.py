@@ -7,19 +7,19 @@ from pathlib import Path as File
 from typing import TYPE_CHECKING
 
 from mpaudit.event import PrecisionAsked, PrecisionRefused
-from mpaudit.source.compat import expected, guarded
+from mpaudit.source.engine.path import lookup
+from mpaudit.source.engine.registry import base, function, others
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import NONE, TRUE, Class, Const, Function, Thing, Value
 from mpaudit.source.library.trainers.accelerate import ACCELERATORS, MANY, PRECISIONS, entry, given
-from mpaudit.source.path import lookup
-from mpaudit.source.registry import base, function, others
-from mpaudit.source.requirement import allowed
-from mpaudit.source.result import on_result
-from mpaudit.source.values import NONE, TRUE, Class, Const, Function, Thing, Value
+from mpaudit.source.text.requirement import allowed
+from mpaudit.source.trait.compat import expected, guarded
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 CONFIGS = frozenset(
     """SFTConfig DPOConfig GRPOConfig KTOConfig ORPOConfig CPOConfig BCOConfig GKDConfig RLOOConfig

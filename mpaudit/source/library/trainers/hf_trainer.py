@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import HalfTrained
-from mpaudit.source.library.torch.half_model import cast_by_hand
-from mpaudit.source.library.trainers.accelerate import MANY, given
-from mpaudit.source.library.trainers.hf_arguments import given_in_arguments
-from mpaudit.source.path import lookup
-from mpaudit.source.registry import (
+from mpaudit.source.engine.path import lookup
+from mpaudit.source.engine.registry import (
     base,
     function,
     initialised,
@@ -17,13 +14,16 @@ from mpaudit.source.registry import (
     method,
     others,
 )
-from mpaudit.source.values import FALSE, NONE, TRUE, Class, Const, Function, Thing, Value
+from mpaudit.source.engine.values import FALSE, NONE, TRUE, Class, Const, Function, Thing, Value
+from mpaudit.source.library.torch.half_model import cast_by_hand
+from mpaudit.source.library.trainers.accelerate import MANY, given
+from mpaudit.source.library.trainers.hf_arguments import given_in_arguments
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 TRL = """SFTTrainer DPOTrainer GRPOTrainer KTOTrainer ORPOTrainer CPOTrainer BCOTrainer RewardTrainer
     PRMTrainer""".split()  # noqa: SIM905

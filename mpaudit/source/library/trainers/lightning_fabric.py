@@ -6,6 +6,8 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsZeroed, OwnedBackward, OwnedStep, OwnedUnscaled, Ref
+from mpaudit.source.engine.registry import function, method
+from mpaudit.source.engine.values import NONE, Pack, Thing, Value
 from mpaudit.source.library.trainers.lightning_names import (
     MIXED,
     PRECISIONS,
@@ -20,11 +22,9 @@ from mpaudit.source.library.trainers.lightning_refusal import (
 )
 from mpaudit.source.library.trainers.owned import in_view
 from mpaudit.source.library.trainers.region import backward_in
-from mpaudit.source.registry import function, method
-from mpaudit.source.values import NONE, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 DEFAULT = PRECISIONS["32-true"]
 AUTOCAST = ("float16", "bfloat16")

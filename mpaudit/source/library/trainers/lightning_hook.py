@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Event
+from mpaudit.source.engine.values import NONE, Pack, Thing, Value
 from mpaudit.source.library.trainers.lightning_names import derives, hook
 from mpaudit.source.library.trainers.lightning_region import within
-from mpaudit.source.values import NONE, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 
 def follow(call: Call, part: int, owner: Thing, name: str, *arguments: Value) -> Value | None:

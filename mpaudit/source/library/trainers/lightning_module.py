@@ -6,14 +6,14 @@ import ast
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientsZeroed, OwnedBackward, OwnedClip, OwnedStep, OwnedUnscaled, Ref
+from mpaudit.source.engine.path import lookup
+from mpaudit.source.engine.registry import method
+from mpaudit.source.engine.values import FALSE, NONE, Class, Const, Function, Thing, Value
 from mpaudit.source.library.trainers.lightning_hook import hooks, tell
 from mpaudit.source.library.trainers.lightning_names import MIXED, because, chosen, hook, is_module
-from mpaudit.source.path import lookup
-from mpaudit.source.registry import method
-from mpaudit.source.values import FALSE, NONE, Class, Const, Function, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 BACKWARD, AFTER, UNSCALED, BEFORE, STEPPED = range(200, 250, 10)
 """The parts of `manual_backward` and of `step`, in order, with room for callbacks between them."""

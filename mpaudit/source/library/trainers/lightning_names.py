@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.finding import Related
-from mpaudit.source.facts import parts
-from mpaudit.source.library.torch.device import decided
-from mpaudit.source.path import UNSET, lookup
-from mpaudit.source.values import (
+from mpaudit.source.engine.facts import parts
+from mpaudit.source.engine.path import UNSET, lookup
+from mpaudit.source.engine.values import (
     NONE,
     UNKNOWN,
     Class,
@@ -18,11 +17,12 @@ from mpaudit.source.values import (
     Thing,
     Value,
 )
+from mpaudit.source.library.torch.device import decided
 
 if TYPE_CHECKING:
-    from mpaudit.source.call import Calls
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.call import Calls
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 ROOTS = ("lightning", "pytorch_lightning", "lightning_fabric")
 MIXED = Const("float16")

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from mpaudit.event import CombinationRefused
 from mpaudit.finding import Related, Span
-from mpaudit.source.facts import parts
+from mpaudit.source.engine.facts import parts
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import NONE, TRUE, UNKNOWN, Const, Thing, Value
 from mpaudit.source.library.trainers.lightning_names import MIXED, because, hook, option
-from mpaudit.source.result import on_result
-from mpaudit.source.values import NONE, TRUE, UNKNOWN, Const, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 LBFGS = ("torch.optim.LBFGS", "torch.optim.lbfgs.LBFGS")
 BFLOAT16 = Const("bfloat16")

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mpaudit.source.engine.values import FALSE, NONE, TRUE, Const, Function, Thing, Value
 from mpaudit.source.library.torch.device import decided
 from mpaudit.source.library.trainers.lightning_names import chosen, option
-from mpaudit.source.values import FALSE, NONE, TRUE, Const, Function, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 AUTOCAST = ("float16", "bfloat16")
 """Precisions that cast operation by operation; the "true" ones convert the module instead."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import GradientRead, OwnedBackward, OwnedStep, OwnedUnscaled
-from mpaudit.source.facts import parts
+from mpaudit.source.engine.facts import parts
+from mpaudit.source.engine.registry import function, method
+from mpaudit.source.engine.values import UNKNOWN, Const, Pack, Thing, Value
 from mpaudit.source.library.torch.device import decided
 from mpaudit.source.library.trainers.lightning_hook import follow, hooks, step, tell
 from mpaudit.source.library.trainers.lightning_module import is_manual, scaled
@@ -23,11 +25,9 @@ from mpaudit.source.library.trainers.lightning_refusal import (
     twice_chosen,
 )
 from mpaudit.source.library.trainers.lightning_region import device
-from mpaudit.source.registry import function, method
-from mpaudit.source.values import UNKNOWN, Const, Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 SETUP, TRAINING, BACKWARD, AFTER, UNSCALED, BEFORE, CLIP, STEPPED, END, VALIDATION = range(
     100, 200, 10

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpaudit.source.registry import function
-from mpaudit.source.values import Value
+from mpaudit.source.engine.registry import function
+from mpaudit.source.engine.values import Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 
 @function("ignite.engine.Engine", "ignite.engine.engine.Engine")

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpaudit.event import RawBackward, Ref
+from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.values import Pack, Thing, Value
 from mpaudit.source.library.trainers.lightning_names import derives
-from mpaudit.source.result import on_result
-from mpaudit.source.values import Pack, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.path import Path
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.path import Path
+    from mpaudit.source.engine.request import Call
 
 OWNERS = (0, "@owners in view")
 """Where the Fabrics and engines of a path are kept."""

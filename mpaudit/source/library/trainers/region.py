@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import Region
+from mpaudit.source.engine.registry import method
+from mpaudit.source.engine.values import FALSE, NONE, TRUE, UNKNOWN, Const, External, Thing, Value
 from mpaudit.source.library.torch.backward import around
 from mpaudit.source.library.torch.device import decided
 from mpaudit.source.library.trainers.accelerate import is_foreign
-from mpaudit.source.registry import method
-from mpaudit.source.values import FALSE, NONE, TRUE, UNKNOWN, Const, External, Thing, Value
 
 if TYPE_CHECKING:
-    from mpaudit.source.request import Call
+    from mpaudit.source.engine.request import Call
 
 _OFF = ("no", "float32", "half")
 """Precisions of Accelerate and of Fabric, as they are noted, that know no autocast."""

@@ -1,0 +1,1 @@
+"""Whole files rewritten from an old API to its successor."""

@@ -1,0 +1,1 @@
+"""Traits of a program that its text shows, without following it."""
