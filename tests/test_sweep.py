@@ -9,7 +9,7 @@ import pytest
 
 from mpaudit.audit import check
 from mpaudit.config import Selection
-from mpaudit.source import path as paths
+from mpaudit.source.engine import path as paths
 from mpaudit.source.engine.path import SETTINGS, Identities
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
