@@ -29,6 +29,7 @@ from mpaudit.source.engine.values import (
     FALSE,
     NONE,
     TRUE,
+    UNKNOWN,
     Choice,
     Const,
     External,
@@ -319,6 +320,12 @@ def get_scale(call: Call) -> Value:
     """`scaler.get_scale()`."""
     made = call.made()
     return call.path.learn(made, scale_of=call.thing, scaled=Pack(()))
+
+
+@method("", "get_scale")
+def get_scale_of_library(call: Call) -> Value:
+    """`trainer.precision_plugin.scaler.get_scale()`: what has this method is somebody's scaler."""
+    return call.path.learn(call.derived(), scale_of=UNKNOWN, scaled=Pack(()))
 
 
 @method("GradScaler", "is_enabled")
