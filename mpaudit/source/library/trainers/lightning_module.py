@@ -103,6 +103,9 @@ def clip_gradients(call: Call) -> Value | None:
     """`self.clip_gradients(optimizer, ...)` divides nothing: it clips what it finds."""
     if not is_module(call.thing, call.path):
         return None
+    limit = call.argument(1, "gradient_clip_val")
+    if call.path.known(limit or NONE, "@scale_of") is not None:
+        return call.made()  # the threshold is multiplied by the scale, as the gradients are
     call.emit(
         OwnedClip(
             at=call.span,
