@@ -18,6 +18,7 @@ from mpaudit.source.trait.logarithm import (
     Activation,
     activation_in,
     logarithm_of,
+    only_greatest,
     said,
 )
 
@@ -34,7 +35,7 @@ def check(module: Module) -> Iterator[tuple[Problem, Fix | None]]:
     for node in module.every(ast.Call):
         given = logarithm_of(node, module)
         found = activation_in(given, module) if given is not None else None
-        if given is not None and found is not None:
+        if given is not None and found is not None and not only_greatest(node, module):
             yield _problem(module, node, found), repair(module, node, given, found)
 
 

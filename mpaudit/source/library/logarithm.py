@@ -11,7 +11,12 @@ from mpaudit.source.engine.result import on_result
 from mpaudit.source.engine.values import Choice, Const, External, Thing, Value
 from mpaudit.source.library.keras.values import read
 from mpaudit.source.library.torch.activation import nature_of
-from mpaudit.source.trait.logarithm import LOGARITHMS, activation_in, read_otherwise
+from mpaudit.source.trait.logarithm import (
+    LOGARITHMS,
+    activation_in,
+    only_greatest,
+    read_otherwise,
+)
 
 if TYPE_CHECKING:
     from mpaudit.finding import Span
@@ -31,6 +36,8 @@ def logarithm(call: Call, callee: Value, _: Value) -> None:
         return
     nature = nature_of(given, call.path) or read(given, call.path).got
     if nature not in ("softmax", "sigmoid") or activation_in(node, module) is not None:
+        return
+    if only_greatest(call.node, module):
         return
     shown = call.engine.places.get(given.uid)
     if shown is not None and not _here(shown, call) and not read_otherwise(node, module):

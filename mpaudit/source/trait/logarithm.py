@@ -20,7 +20,15 @@ from mpaudit.source.text.walk import walk
 if TYPE_CHECKING:
     from mpaudit.source.text.module import Module
 
-__all__ = ["CONSEQUENCES", "Activation", "activation_in", "logarithm_of", "read_otherwise", "said"]
+__all__ = [
+    "CONSEQUENCES",
+    "Activation",
+    "activation_in",
+    "logarithm_of",
+    "only_greatest",
+    "read_otherwise",
+    "said",
+]
 
 LOGARITHMS = frozenset(
     [
@@ -79,6 +87,17 @@ def logarithm_of(node: ast.Call, module: Module) -> ast.expr | None:
     if len(node.args) == 1 and not node.keywords:
         return node.args[0] if Names.of(module).resolve(function) in LOGARITHMS else None
     return None
+
+
+def only_greatest(node: ast.AST, module: Module) -> bool:
+    """Whether of a logarithm nothing but the place of the greatest is asked: no rounding moves it."""
+    parent = module.parents[node]
+    if isinstance(parent, ast.Attribute):
+        return parent.attr == "argmax"
+    if not isinstance(parent, ast.Call) or parent.args[:1] != [node]:
+        return False
+    name = parent.func.attr if isinstance(parent.func, ast.Attribute) else ""
+    return name == "argmax"
 
 
 def activation_in(node: ast.expr, module: Module, steps: int = MAX_STEPS) -> Activation | None:
