@@ -31,6 +31,8 @@ _WHOLE = re.compile(
     r"set_optimizer_state_dict|set_state_dict|\.load_state\(|optim_state_dict_to_load"
 )
 """What libraries call it that read the states of everything."""
+_KEY = re.compile(r"""(?:\[|\bget\()\s*(["'])([^"']+)\1\s*[\],)]""")
+"""The key of an entry that is taken out of a checkpoint: `["optimizer"]`, `.get("optimizer")`."""
 _REACH = 60
 """Characters before `load_state_dict` in which to look for what it is called on."""
 _ARGUMENTS = 200
@@ -38,10 +40,14 @@ _ARGUMENTS = 200
 
 
 class _Loads(NamedTuple):
-    """What texts load: an optimizer's state or perhaps one; the names of what else has its state loaded."""
+    """What texts load: an optimizer's state or perhaps one; the names of what else has its state loaded.
+
+    `keys`: under which entries of a checkpoint an optimizer's state is looked for, where they say so.
+    """
 
     optimizer: bool
     names: frozenset[str]
+    keys: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -55,47 +61,58 @@ class _Seen:
 _known: WeakKeyDictionary[Project, _Seen] = WeakKeyDictionary()
 
 
-def resumed(spelled: str, module: Module, project: Project) -> bool:
-    """Whether a file around `module` loads an optimizer's state, perhaps of what is `spelled` so there."""
+def resumed(spelled: str, key: str | None, module: Module, project: Project) -> bool:
+    """Whether a file around `module` loads an optimizer's state, perhaps of what is `spelled` so there.
+
+    `key`: the entry of the checkpoint that it was put under, None where that is not known. Whoever
+    takes it out of an entry of another name reads checkpoints that others wrote.
+    """
     seen = _known.setdefault(project, _Seen())
     if module.filename not in seen.answers:
         found = told(module, project, _read, seen.loads)
         seen.answers[module.filename] = None if found is None else _all(found)
     loads = seen.answers[module.filename]
-    return loads is None or loads.optimizer or spelled.rpartition(".")[2] in loads.names
+    if loads is None or loads.optimizer or spelled.rpartition(".")[2] in loads.names:
+        return True
+    return bool(loads.keys) if key is None else key in loads.keys
 
 
 def _all(found: list[_Loads]) -> _Loads:
     return _Loads(
-        any(each.optimizer for each in found), frozenset().union(*(each.names for each in found))
+        any(each.optimizer for each in found),
+        frozenset().union(*(each.names for each in found)),
+        frozenset().union(*(each.keys for each in found)),
     )
 
 
 def _read(text: str) -> _Loads:
     names: set[str] = set()
+    keys: set[str] = set()
     sure = _TAKEN_OUT.search(text) is not None or _WHOLE.search(text) is not None
     for match in () if sure else _LOADS.finditer(text):
         given, start = _arguments(text, match.end()), _begin(text, match.start())
         called = text[start : match.end()]
+        if text.endswith("def ", 0, start):  # what it loads, its body says
+            continue
         if called.startswith("load_state_dict"):
             before = text[max(0, start - _REACH) : start]
             holder = _HOLDER.search(before)
             if holder is None:
                 continue
             line = before.rpartition("\n")[2]
-            if (
-                holder[1] is None
-                or _OPTIMIZER.search(f"{line} {given}")
-                or _is_each(holder[1], text)
-            ):
+            if holder[1] is None or _is_each(holder[1], text):
                 sure = True
+            elif _OPTIMIZER.search(f"{line} {given}"):
+                said = {match[2] for match in _KEY.finditer(given)}
+                keys |= said
+                sure = not said
             else:
                 names.add(holder[1])
         elif _OPTIMIZER.search(f"{called} {given}"):
             sure = True
         if sure:
             break
-    return _Loads(sure, frozenset(names))
+    return _Loads(sure, frozenset(names), frozenset(keys))
 
 
 def _begin(text: str, inside: int) -> int:

@@ -132,18 +132,18 @@ def handed_over(call: Call, function: Value, _: Value) -> None:
 
 
 def _written(call: Call, saved: Value) -> None:
-    for part in _inside(saved, call.path, frozenset()):
+    for part, key in _inside(saved, None, call.path, frozenset()):
         if part.kind == "GradScaler":
             _scaler_taken(call, Ref(part.uid, ""))
         elif part.kind == "Optimizer":
-            _saved(call, Ref(part.uid, ""), call.places)
+            _saved(call, key, Ref(part.uid, ""), call.places)
         else:
             for fact in _either(call.path.known(part, "@state_of")):
                 if isinstance(fact, Const) and isinstance(fact.value, tuple):
-                    _saved(call, *fact.value)
+                    _saved(call, key, *fact.value)
 
 
-def _saved(call: Call, optimizer: Ref, taken: tuple[Span, ...]) -> None:
+def _saved(call: Call, key: str | None, optimizer: Ref, taken: tuple[Span, ...]) -> None:
     call.emit(
         StateSaved(
             at=call.span,
@@ -151,16 +151,16 @@ def _saved(call: Call, optimizer: Ref, taken: tuple[Span, ...]) -> None:
             optimizer=optimizer,
             taken=taken,
             unseen=optimizer.key == ("value", NONE),
-            resumed=_resumed(call, optimizer),
+            resumed=_resumed(call, key, optimizer),
         )
     )
 
 
-def _resumed(call: Call, optimizer: Ref) -> bool:
-    """Whether a file around those in progress loads an optimizer's state."""
+def _resumed(call: Call, key: str | None, optimizer: Ref) -> bool:
+    """Whether a file around those in progress loads an optimizer's state, from an entry of this name."""
     modules = dict.fromkeys(frame.module for frame in reversed(call.path.frames))
     project = call.engine.relevance.project
-    return any(resumed(optimizer.text, each, project) for each in modules)
+    return any(resumed(optimizer.text, key, each, project) for each in modules)
 
 
 def _either(fact: Value | None) -> list[Value | None]:
@@ -170,22 +170,29 @@ def _either(fact: Value | None) -> list[Value | None]:
     return [fact]
 
 
-def _inside(value: Value, path: Path, seen: frozenset[int]) -> Iterator[Thing]:
-    """The things that a value is made of: items, entries, attributes of plain objects."""
+def _inside(
+    value: Value, key: str | None, path: Path, seen: frozenset[int]
+) -> Iterator[tuple[Thing, str | None]]:
+    """The things that a value is made of (items, entries, attributes of plain objects), by their key."""
     if isinstance(value, Pack):
         for item in value.items:
-            yield from _inside(item, path, seen)
+            yield from _inside(item, None, path, seen)
     elif isinstance(value, Choice):
-        yield from _inside(value.yes, path, seen)
-        yield from _inside(value.no, path, seen)
+        yield from _inside(value.yes, key, path, seen)
+        yield from _inside(value.no, key, path, seen)
     elif isinstance(value, Thing):
-        yield value
+        yield value, key
         if value.uid in seen or len(seen) > MAX_NESTING:
             return
         if value.kind in ("", "dict", "list", "instance"):
-            for name, held in list(path.heap.of(value.uid)):
+            entries = list(path.heap.of(value.uid))
+            named = {held for name, held in entries if name[0] != "@"}
+            for name, held in entries:
+                entry = name[2:-2] if name.startswith(("['", '["')) else None
+                if name == "@items" and isinstance(held, Pack):
+                    held = Pack(tuple(each for each in held.items if each not in named))
                 if name[0] != "@" or name in ("@items", "@each"):
-                    yield from _inside(held, path, seen | {value.uid})
+                    yield from _inside(held, entry, path, seen | {value.uid})
 
 
 @method("dict", "update")
