@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _RULE = "bad-autocast-argument"
 _MODERN = ("device_type", "dtype", "enabled", "cache_enabled")
 _LEGACY = ("enabled", "dtype", "cache_enabled")
+_DEVICES = ("device_type", "device")
 NUMBERS_TAKEN = (2, 4)
 """From this release of torch on a device's number is let pass."""
 _INDEXED = re.compile(r"(cpu|cuda|xpu|mps):(\d+|\{.+\})")
@@ -97,6 +98,8 @@ class _Arguments:
     def check(self) -> Iterator[Found]:
         if self.modern:
             yield from self._device()
+        else:
+            yield from (self._ahead(k) for name, k in self.keywords.items() if name in _DEVICES)
         dtype = self.given.get("dtype")
         if dtype is not None:
             yield from self._dtype(dtype)
@@ -172,6 +175,15 @@ class _Arguments:
             "autocast has no argument `device`; it is called `device_type`",
             "it raises \"autocast.__init__() got an unexpected keyword argument 'device'\"",
             self._fix("Call it `device_type`", *edits),
+        )
+
+    def _ahead(self, keyword: ast.keyword) -> Found:
+        """The device for an old autocast; what takes its place (MP701) is told it."""
+        return self._problem(
+            keyword,
+            f"`{self._text(self.call.func)}` is for one device, and takes no `{keyword.arg}`",
+            f"it raises \"autocast.__new__() got an unexpected keyword argument '{keyword.arg}'\"",
+            None,
         )
 
     def _missing(self) -> Found:
