@@ -70,14 +70,19 @@ def _imported(name: str, root: Path | None, folder: Path) -> ModuleType:
 
 @contextmanager
 def _first(root: Path | None) -> Iterator[None]:
-    """Look for modules in a folder first. What is run later, a script among it, sees nothing of that."""
-    before = sys.path.copy()
+    """Look for modules in a folder first. What is run later, a script among it, sees nothing of that.
+
+    No bytecode is written beside them: it would stand for a source of the same size that replaces this
+    one within a second.
+    """
+    before, silent = sys.path.copy(), sys.dont_write_bytecode
     if root is not None:
         sys.path.insert(0, str(root))
+    sys.dont_write_bytecode = True
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.path[:], sys.dont_write_bytecode = before, silent
 
 
 def _not_found(name: str, folder: Path) -> str:
