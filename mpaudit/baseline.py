@@ -12,10 +12,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
@@ -28,8 +30,7 @@ VERSION = 1
 _AROUND = 2  # lines before and behind
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Entry:
+class Entry(Struct, frozen=True, order=True):
     """One accepted finding: where, which rule, what its line says, and what the lines around it say."""
 
     file: str
@@ -38,8 +39,7 @@ class Entry:
     around: str
 
 
-@dataclass(frozen=True, slots=True)
-class Baseline:
+class Baseline(Struct, frozen=True):
     """Entries; their files count from `folder`."""
 
     entries: tuple[Entry, ...]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.finding import Finding, Position, Related, Span
 from mpaudit.fix import Edit, Fix
@@ -18,8 +20,7 @@ So what is put behind one cell is never mistaken for the beginning of the next.
 _NEWLINE_AT_END = re.compile(r"(?:\r\n|\r|\n)\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """A code cell: its `number` (from 1, over all cells), its first row and its characters in the text."""
 
     number: int

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mpaudit import audit
 from mpaudit.config import UNREADABLE
@@ -18,8 +20,7 @@ from mpaudit.source.text.discovery import files
 STDIN = Path("-")
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """The options of a check; `stdin_filename` names what comes from standard input."""
 
     paths: tuple[Path, ...]
@@ -68,8 +69,7 @@ class Wanted:
         return wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What is to be printed, `notes` on stderr; `content` is the repaired standard input.
 
     `unread` are the findings about files that nobody can read, where no others are shown. `rests_on` are

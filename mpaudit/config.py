@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.errors import MpauditError
 from mpaudit.rule import Rule, Severity, catalogue
@@ -20,8 +21,7 @@ _DIGITS = str.maketrans("oil", "011")
 _ALL, _EXACT = 1, 99  # the start of a code lies between: its length, 2 (MP) to 4 (MP10)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """The frameworks that the code is for, where the user says so.
 
     `keras` is 2 or 3; `torch` the oldest (major, minor) that the code must run with. None leaves it to
@@ -40,8 +40,7 @@ def version(text: str, option: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """The rules that are on: those `select` names (without it, the default ones) less `ignore`.
 
     A selector is a code (MP104), a name (missing-scaler-update), the start of codes (MP1, MP10) or

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit import protocols
 from mpaudit.checks import ADVICE, CHECKS
@@ -24,8 +25,7 @@ FALLEN = 500_000
 """Descriptions hold nodes of trees that were dropped: those of so many characters of text are swept out."""
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """What came of executing a file.
 
     `exhausted` are the parts of it that could not be followed to their end. `touched` are the files of

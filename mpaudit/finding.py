@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import astuple
 
 if TYPE_CHECKING:
     from mpaudit.fix import Fix
     from mpaudit.rule import Severity
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
+class Position(Struct, frozen=True, order=True):
     """A place in a text: row and column, both counted from 1; the column counts characters."""
 
     row: int
     column: int
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Span:
+class Span(Struct, frozen=True, order=True):
     """A stretch of one file's text; `end` is exclusive.
 
     `cell` is the 1-based cell of a notebook (rows then count within the cell), None in a script.
@@ -38,8 +38,7 @@ class Span:
         return f"{self.filename}:{self.start.row}:{self.start.column}"
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Struct, frozen=True):
     """A point of a run: attempt to step (from 0), layer path, operation, rank of the process."""
 
     step: int
@@ -48,16 +47,14 @@ class Moment:
     rank: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Related:
+class Related(Struct, frozen=True):
     """A place that explains a finding, with what happened there ("scaled here")."""
 
     span: Span
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """What a protocol or a check yields: a rule's name and where it was broken, nothing more.
 
     `consequence` says in words and numbers what the mistake does to the training. `subjects` name the
@@ -74,8 +71,7 @@ class Problem:
     moment: Moment | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One occurrence of a rule's mistake, ready to be shown; the same type for source and run."""
 
     code: str
@@ -88,4 +84,13 @@ class Finding:
     related: tuple[Related, ...] = ()
     moment: Moment | None = None
     confirmed: bool = False
-    subjects: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    subjects: tuple[tuple[str, str], ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Finding) and self._shown() == other._shown()
+
+    def __hash__(self) -> int:
+        return hash(self._shown())
+
+    def _shown(self) -> tuple[object, ...]:
+        return astuple(self)[:-1]  # without the subjects

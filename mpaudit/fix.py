@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 
 class Safety(Enum):
@@ -19,8 +21,7 @@ class Safety(Enum):
     SUGGESTION = "display-only"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Edit:
+class Edit(Struct, frozen=True, order=True):
     """Replace the characters `start` to `end` (exclusive, 0-based) of a file's decoded text."""
 
     start: int
@@ -28,8 +29,7 @@ class Edit:
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fix:
+class Fix(Struct, frozen=True):
     """Edits that belong together: all of them or none. `message` says what they do, in a phrase."""
 
     message: str
@@ -37,7 +37,7 @@ class Fix:
     safety: Safety
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "edits", tuple(sorted(set(self.edits))))
+        force_setattr(self, "edits", tuple(sorted(set(self.edits))))
 
 
 def chosen(fixes: Iterable[Fix]) -> tuple[tuple[Edit, ...], tuple[Fix, ...]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from mpaudit.config import UNREADABLE
 from mpaudit.finding import Problem
@@ -24,8 +25,7 @@ MODULE, IMPORTER, NAMED = "module", "importer", "named"
 """What a file is audited as: it concerns a rule; it trains, with what others define; the user named it."""
 
 
-@dataclass(slots=True)
-class Group:
+class Group(Struct):
     """Files that have read a file in common, directly or through others, and so are judged together.
 
     `names` are those of its audited files, `read` the absolute paths of all files that it has read, its

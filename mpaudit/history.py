@@ -7,8 +7,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from mpaudit.errors import MpauditError
 
@@ -16,8 +17,7 @@ _NEEDED = (".py", ".ipynb", ".toml", ".cfg", ".txt", ".yml", ".yaml")
 """Endings of the files that a check reads, statements of requirements among them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
+class Past(Struct, frozen=True):
     """A tree as it was: `folder` stands for `root`; `renamed` maps old names below it to new ones."""
 
     folder: Path

@@ -6,9 +6,11 @@ import ast
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mpaudit import suppress
 from mpaudit.cache.record import Record
@@ -32,8 +34,7 @@ from mpaudit.source.text.requirement import forget
 from mpaudit.survey import Survey
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Struct):
     """One pass over files: what was read, and what was found.
 
     `documents` are the files whose text is at hand, `exhausted` those that could not be followed to

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.config import fit, known
 from mpaudit.errors import MpauditError
@@ -22,8 +23,7 @@ _SHOWN = 5  # findings that are named
 Broken = Iterator[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """One word of `--fail-on`, and what says in words how a run breaks it: nothing where it does not.
 
     That raises MpauditError where the run cannot say.

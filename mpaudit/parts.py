@@ -15,9 +15,10 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from mpaudit.extension import registry
 from mpaudit.extension.loading import load
@@ -70,8 +71,7 @@ def _home(path: str, folders: Sequence[str]) -> str:
     return path
 
 
-@dataclass(slots=True)
-class _There:
+class _There(Struct):
     """What there is to be imported, as far as folders tell."""
 
     known: dict[str, bool] = field(default_factory=dict)

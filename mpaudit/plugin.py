@@ -11,7 +11,8 @@ is called, and something that sees it:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit import event
 from mpaudit.event import Event, Ref, Region
@@ -47,8 +48,7 @@ __all__ = [
 Check = Callable[[Module], Iterator[tuple[Problem, Fix | None]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Plugin:
+class Plugin(Struct, frozen=True):
     """What a module brings.
 
     `pages` are paths of Markdown pages, from the folder of the module. `words` are texts that concern its

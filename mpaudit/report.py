@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import force_setattr, replace
 
 from mpaudit.cell import Cell, at
 from mpaudit.finding import Finding, Position, Span
@@ -17,8 +19,7 @@ from mpaudit.rule import rule
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """What a check found, and what it looked at.
 
     `findings` are kept in order of file, cell, row, column and code. `sources` holds the decoded
@@ -46,7 +47,7 @@ class Report:
     rests_on: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "findings", tuple(sorted(self.findings, key=_order)))
+        force_setattr(self, "findings", tuple(sorted(self.findings, key=_order)))
 
     def text(self, span: Span) -> str | None:
         """The text that the rows of `span` count in: a file's, or a cell's; None if it is not at hand."""

@@ -6,8 +6,9 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from mpaudit import audit, suppress
 from mpaudit.config import UNUSED

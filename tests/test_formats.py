@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from mpaudit.cli import main
 from mpaudit.finding import Finding, Position, Related, Span

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from mpaudit.event import (
     Backward,
@@ -24,7 +24,7 @@ from mpaudit.event import (
     ScalerUpdate,
     Unscaled,
 )
-from mpaudit.finding import Moment, Position, Span
+from mpaudit.finding import Position, Span
 from mpaudit.protocols import machines
 from mpaudit.protocols.protocol import Verdict, settle
 from mpaudit.runtime.lane import Judges
@@ -109,9 +109,9 @@ def stream(seed: int) -> Iterator[Event]:
         steps = [*steps[1:], step_of(chance, events) if chance.random() < 0.5 else steps[0]]
 
 
-def again(event: Event, step: int) -> Event:
-    """The same at another moment."""
-    return replace(event, moment=Moment(step))
+def again(event: Event) -> Event:
+    """The same once more, as another object."""
+    return replace(event)
 
 
 def said(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -123,11 +123,11 @@ def test_the_verdicts_are_those_of_machines_that_are_fed_everything(seed: int) -
     judges, plain = Judges(machines()), machines()
     ours: list[Verdict] = []
     theirs: list[Verdict] = []
-    for step, event in enumerate(stream(seed)):
-        ours += judges.feed(again(event, step))
+    for event in stream(seed):
+        ours += judges.feed(again(event))
         for machine in plain:
             if issubclass(type(event), machine.takes):
-                theirs += machine.feed(again(event, step))
+                theirs += machine.feed(again(event))
         assert said(ours) == said(theirs)
     assert settle(said(ours)) == settle(said(theirs))
 
@@ -156,9 +156,9 @@ def test_a_step_that_comes_again_is_not_fed_again() -> None:
     judges = Judges(counting.machines)
     step = step_of(random.Random(3), events)
     assert [type(each).__name__ for each in step].count("ScalerUpdate") == 1
-    for number in range(100):
+    for _ in range(100):
         for each in step:
-            judges.feed(again(each, number))
+            judges.feed(again(each))
     few = counting.fed
     assert few <= 6 * len(step)
     lost = next(each for each in events if isinstance(each, LostSight))
@@ -173,7 +173,7 @@ def test_threads_know_what_is_said_once_of_an_object() -> None:
     judges = Judges(counting.machines)
     step = step_of(random.Random(3), events)
     judges.others()
-    for number in range(20):
+    for _ in range(20):
         for each in step:
-            judges.feed(again(each, number))
+            judges.feed(again(each))
     assert counting.fed >= 20 * (len(step) - 2)

@@ -6,10 +6,10 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mpaudit.finding import Finding, Moment, Position, Problem, Span
 from mpaudit.render import run_json, run_text

@@ -204,11 +204,9 @@ def test_the_protocols_are_driven_and_settled(path: Path) -> None:
     from mpaudit.event import Ref
 
     scaler, optimizer = Ref(1, "policy"), Ref(2, "optimizer")
-    tracer.feed(ScalerMade(at=SPAN, scaler=scaler))
+    tracer.feed(ScalerMade(at=SPAN, scaler=scaler), Moment(0))
     for step in range(2):
-        tracer.feed(
-            ScalerStep(at=SPAN, scaler=scaler, optimizer=optimizer, moment=Moment(step=step))
-        )
+        tracer.feed(ScalerStep(at=SPAN, scaler=scaler, optimizer=optimizer), Moment(step))
     tracer.close(1, "RuntimeError: step() has already been called since the last update().")
     with Reader(path) as trace:
         assert "missing-scaler-update" in {each.rule for each in trace.problems()}
@@ -221,7 +219,7 @@ def test_a_protocol_is_fed_what_it_takes_and_nothing_else(path: Path) -> None:
     tracer = Tracer(path, machines())
     ref = Ref(1, "scaler")
     for event in (ScalerMade(at=SPAN, scaler=ref), ScalerUpdate(at=SPAN, scaler=ref)):
-        tracer.feed(event)  # some machines raise at an event that they do not take
+        tracer.feed(event, Moment(0))  # some machines raise at an event that they do not take
     tracer.close(0)
     with Reader(path) as trace:
         assert trace.problems() == []

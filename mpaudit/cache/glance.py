@@ -7,16 +7,16 @@ import os
 import stat
 import time
 from collections.abc import Callable, Container
-from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 SETTLED = 2_000_000_000
 """Nanoseconds after which a change of a file shows in its times, on any file system."""
 
 
-@dataclass(frozen=True, slots=True)
-class Glance:
+class Glance(Struct, frozen=True, array_like=True):
     """One file's content: its digest, whether it `concerns` a rule, whether it may silence one.
 
     `imports` is what it imports, if it trains or passes that on, byte for byte; else None. `configs` are
@@ -30,18 +30,6 @@ class Glance:
     imports: str | None = None
     configs: tuple[str, ...] = ()
     stamp: tuple[int, ...] = ()
-
-    def plain(self) -> list[Any]:
-        """As JSON."""
-        texts = [self.digest, self.concerns, self.mentions, self.imports]
-        return [*texts, list(self.configs), list(self.stamp)]
-
-    @classmethod
-    def of_plain(cls, row: list[Any]) -> Glance:
-        """From JSON. Raises ValueError or TypeError for anything else."""
-        digest, concerns, mentions, imports, configs, stamp = row
-        names, numbers = tuple(map(str, configs)), tuple(map(int, stamp))
-        return cls(str(digest), bool(concerns), bool(mentions), imports, names, numbers)
 
 
 def digest(data: bytes) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
-from mpaudit.finding import Position, Problem, Related, Span
-from mpaudit.fix import Edit, Fix, Safety
+from msgspec import Struct, field
+
+from mpaudit.finding import Problem
+from mpaudit.fix import Fix
 
 Found = tuple[Problem, Fix | None]
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """One group of files.
 
     `audited` are the names of its files, with what each was audited as; `read` the digests of all files
@@ -41,38 +40,8 @@ class Record:
             for folder, names in folders.items():
                 yield from (os.path.join(folder, name) for name in names)  # noqa: PTH118
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "audited": self.audited,
-            "read": {path: list(each) for path, each in self.read.items()},
-            "settings": self.settings,
-            "there": self.there,
-            "absent": self.absent,
-            "requirements": self.requirements,
-            "roots": self.roots,
-            "problems": [[_plain_problem(p), _plain_fix(f)] for p, f in self.problems],
-            "exhausted": self.exhausted,
-        }
 
-    @classmethod
-    def of_plain(cls, row: Mapping[str, Any]) -> Record:
-        """From JSON. Raises ValueError, TypeError or KeyError for anything else."""
-        return cls(
-            dict(row["audited"]),
-            {path: (seen, name) for path, (seen, name) in row["read"].items()},
-            dict(row["settings"]),
-            dict(row["there"]),
-            dict(row["absent"]),
-            dict(row["requirements"]),
-            dict(row["roots"]),
-            [(_problem(p), _fix(f)) for p, f in row["problems"]],
-            {name: list(parts) for name, parts in row["exhausted"].items()},
-        )
-
-
-@dataclass(slots=True)
-class World:
+class World(Struct):
     """What records are compared with: the files as they are now.
 
     `roles` are the names of the files to be audited, with what each is audited as; `names` those of all
@@ -122,51 +91,3 @@ def by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
         folder, name = os.path.split(path)
         found.setdefault(folder, []).append(name)
     return found
-
-
-def _plain_problem(problem: Problem) -> list[Any]:
-    return [
-        problem.rule,
-        _plain_span(problem.span),
-        problem.message,
-        problem.consequence,
-        [[_plain_span(each.span), each.message] for each in problem.related],
-        [list(each) for each in problem.subjects],
-    ]
-
-
-def _problem(row: Sequence[Any]) -> Problem:
-    rule, span, message, consequence, related, subjects = row
-    return Problem(
-        str(rule),
-        _span(span),
-        str(message),
-        str(consequence),
-        tuple(Related(_span(each), str(said)) for each, said in related),
-        tuple((str(kind), str(word)) for kind, word in subjects),
-    )
-
-
-def _plain_span(span: Span) -> list[Any]:
-    start, end = span.start, span.end
-    return [span.filename, start.row, start.column, end.row, end.column, span.cell]
-
-
-def _span(row: Sequence[Any]) -> Span:
-    name, row_, column, end_row, end_column, cell = row
-    start, end = Position(int(row_), int(column)), Position(int(end_row), int(end_column))
-    return Span(str(name), start, end, None if cell is None else int(cell))
-
-
-def _plain_fix(fix: Fix | None) -> list[Any] | None:
-    if fix is None:
-        return None
-    return [fix.message, [[e.start, e.end, e.content] for e in fix.edits], fix.safety.value]
-
-
-def _fix(row: Sequence[Any] | None) -> Fix | None:
-    if row is None:
-        return None
-    message, edits, safety = row
-    made = tuple(Edit(int(start), int(end), str(content)) for start, end, content in edits)
-    return Fix(str(message), made, Safety(safety))

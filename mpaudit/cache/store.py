@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+
+from msgspec import MsgspecError, Struct, field, json
 
 from mpaudit import __version__
 from mpaudit.cache.glance import Glance, digest
@@ -21,8 +21,7 @@ FOLDER = ".mpaudit_cache"
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of mpaudit; it can be deleted.\n"
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(Struct):
     """What a store holds."""
 
     glances: dict[str, Glance] = field(default_factory=dict)
@@ -44,23 +43,15 @@ class Store:
             head, _, body = data.partition(b"\n")
             if head.decode() != f"{_author()} {digest(body)}":
                 return Kept()
-            content = json.loads(body)
-            return Kept(
-                {path: Glance.of_plain(row) for path, row in content["glances"].items()},
-                [Record.of_plain(row) for row in content["records"]],
-            )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return json.decode(body, type=Kept)
+        except (OSError, ValueError, MsgspecError, RecursionError):
             return Kept()
 
     def save(self, kept: Kept) -> None:
         """Replace the store as a whole; where it cannot be written there is none."""
-        content = {
-            "glances": {path: each.plain() for path, each in kept.glances.items()},
-            "records": [each.plain() for each in kept.records],
-        }
         try:
-            body = json.dumps(content, separators=(",", ":")).encode()
-        except (UnicodeEncodeError, ValueError):
+            body = json.encode(kept)
+        except UnicodeEncodeError:  # a file name that is no text
             return
         temporary = self.folder / f"{self.file.stem}.{os.getpid()}.tmp"
         try:

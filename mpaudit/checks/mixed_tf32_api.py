@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.checks.tf32_repair import in_new_words, renamed
 from mpaudit.finding import Problem, Related
@@ -81,8 +82,7 @@ def _wrong_word(use: Use, module: Module) -> Iterator[tuple[Problem, Fix | None]
     yield problem, in_new_words(module, use)
 
 
-@dataclass(frozen=True, slots=True)
-class _Clash:
+class _Clash(Struct, frozen=True):
     """An old and a new switch that disagree: `at` is where that shows, `other` the other one."""
 
     at: Use

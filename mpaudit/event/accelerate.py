@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
-from mpaudit.event.core import Event, Ref, Region, event
+from mpaudit.event.core import Event, Ref, Region
 from mpaudit.finding import Span
 
 
-@dataclass(frozen=True, slots=True)
-class Accelerated:
+class Accelerated(Struct, frozen=True):
     """An `Accelerator`, as far as it is known where an event happens.
 
     `scales` says whether it scales losses (`mixed_precision="fp16"`; None: not known), `chosen` whether
@@ -22,12 +21,20 @@ class Accelerated:
     scales: bool | None = None
     chosen: bool = False
     accumulates: bool | None = False
-    gathering: bool = field(default=False, compare=False)
-    text: str = field(default="", compare=False)
+    gathering: bool = False
+    text: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Accelerated) and self._known() == other._known()
+
+    def __hash__(self) -> int:
+        return hash(self._known())
+
+    def _known(self) -> tuple[object, ...]:
+        return self.ref, self.scales, self.chosen, self.accumulates
 
 
-@event
-class Prepared(Event):
+class Prepared(Event, frozen=True, kw_only=True):
     """`accelerator.prepare(...)` was given `raw` and returned `prepared` for it."""
 
     accelerator: Accelerated
@@ -35,8 +42,7 @@ class Prepared(Event):
     prepared: Ref
 
 
-@event
-class AcceleratorBackward(Event):
+class AcceleratorBackward(Event, frozen=True, kw_only=True):
     """`accelerator.backward(loss)`.
 
     `scalers` are the script's own scalers that the loss had been multiplied by. `divided` is where it
@@ -51,8 +57,7 @@ class AcceleratorBackward(Event):
     inside: Region | None = None
 
 
-@event
-class PlainBackward(Event):
+class PlainBackward(Event, frozen=True, kw_only=True):
     """`loss.backward()` in a script that has prepared something.
 
     `models` are the prepared models that the loss is known to come from, `scalers` the script's own
@@ -67,8 +72,7 @@ class PlainBackward(Event):
     divided: Span | None = None
 
 
-@event
-class PreparedStep(Event):
+class PreparedStep(Event, frozen=True, kw_only=True):
     """`optimizer.step()` of a prepared optimizer; `models` own its parameters (None: not known)."""
 
     accelerator: Accelerated
@@ -76,8 +80,7 @@ class PreparedStep(Event):
     models: tuple[Ref, ...] | None = None
 
 
-@event
-class AcceleratorUnscaled(Event):
+class AcceleratorUnscaled(Event, frozen=True, kw_only=True):
     """The accelerator unscaled the gradients of all its optimizers, if `whole`.
 
     `clip` is the method that did ("clip_grad_norm_"), "" for `unscale_gradients()`.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from mpaudit.event.core import Event, Region, event
+from mpaudit.event.core import Event, Region
 from mpaudit.finding import Span
 
 
-@event
-class RegionBackward(Event):
+class RegionBackward(Event, frozen=True, kw_only=True):
     """`backward()` in a region of a loss that was computed in it, from weights it cast and keeps.
 
     `entry` is this very entry of the outermost region, which the kept copies live as long as; `region`
@@ -20,35 +19,30 @@ class RegionBackward(Event):
     region: Region
 
 
-@event
-class RegionStep(Event):
+class RegionStep(Event, frozen=True, kw_only=True):
     """An optimizer changes the weights inside that entry of a region."""
 
     entry: Hashable
 
 
-@event
-class Captured(Event):
+class Captured(Event, frozen=True, kw_only=True):
     """`how` records the operations that run in `region`, which keeps the weights it casts."""
 
     how: str
     region: Region
 
 
-@event
-class SentToDevice(Event):
+class SentToDevice(Event, frozen=True, kw_only=True):
     """A tensor is sent to the device of `region` inside it: something is computed there."""
 
     region: Region
 
 
-@event
-class CastCacheCleared(Event):
+class CastCacheCleared(Event, frozen=True, kw_only=True):
     """`torch.clear_autocast_cache()`."""
 
 
-@event
-class FunctionApplied(Event):
+class FunctionApplied(Event, frozen=True, kw_only=True):
     """An own autograd function that autocast breaks is applied in `region`.
 
     `flaw` is "products" (matrices are multiplied in both passes) or "recomputes" (backward runs the

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 from mpaudit.finding import Span
 
 
-@event
-class ScalerStateTaken(Event):
+class ScalerStateTaken(Event, frozen=True, kw_only=True):
     """`scaler.state_dict()`, or the scaler itself is written to a file.
 
     `scaler` may be any object whose state is taken; None if it cannot be told which scaler it is.
@@ -16,8 +15,7 @@ class ScalerStateTaken(Event):
     scaler: Ref | None
 
 
-@event
-class StateSaved(Event):
+class StateSaved(Event, frozen=True, kw_only=True):
     """`torch.save(...)` of something that holds the state of an optimizer.
 
     `taken` is where the state was taken, and where the functions around that place were called from,

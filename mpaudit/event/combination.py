@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, event
+from mpaudit.event.core import Event
 from mpaudit.finding import Related
 
 
-@event
-class CombinationRefused(Event):
+class CombinationRefused(Event, frozen=True, kw_only=True):
     """What is asked for here raises `error`, because of `what`; `instead` says what works."""
 
     what: str

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, Region, event
+from mpaudit.event.core import Event, Ref, Region
 from mpaudit.finding import Related, Span
 
 
-@event
-class ConstantMet(Event):
+class ConstantMet(Event, frozen=True, kw_only=True):
     """A constant met a tensor of 16 bits.
 
     `operation` is the name of the function or method, or that of the operator ("Add", "Mult"); `text`
@@ -24,8 +23,7 @@ class ConstantMet(Event):
     library: str = "torch"
 
 
-@event
-class InputHalved(Event):
+class InputHalved(Event, frozen=True, kw_only=True):
     """A model that is trained under autocast was given an input cast to float16 by hand.
 
     `at` is the cast, `called` the call of the model.
@@ -36,8 +34,7 @@ class InputHalved(Event):
     region: Region
 
 
-@event
-class HalfLoss(Event):
+class HalfLoss(Event, frozen=True, kw_only=True):
     """A loss was computed outside of autocast regions, in the 16 bits that its input came out in.
 
     `output` is that input, `because` how it came to its dtype.
@@ -49,8 +46,7 @@ class HalfLoss(Event):
     because: tuple[Related, ...] = ()
 
 
-@event
-class HalfKept(Event):
+class HalfKept(Event, frozen=True, kw_only=True):
     """An operation in a region that is switched off got a tensor that autocast had made 16 bits.
 
     `off` is where that region is entered, `source` where the tensor was computed.
@@ -64,8 +60,7 @@ class HalfKept(Event):
     because: tuple[Related, ...] = ()
 
 
-@event
-class DtypesMixed(Event):
+class DtypesMixed(Event, frozen=True, kw_only=True):
     """Values of one dtype are written by index into a tensor of another.
 
     `operation` is the method, or "[]" for an assignment; `because` says how both came to their dtypes.

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 from mpaudit.finding import Related
 
 
-@event
-class EngineBackward(Event):
+class EngineBackward(Event, frozen=True, kw_only=True):
     """`engine.backward(loss)`."""
 
     engine: Ref
 
 
-@event
-class EngineRawBackward(Event):
+class EngineRawBackward(Event, frozen=True, kw_only=True):
     """`loss.backward()` of a loss that comes out of an engine; `engine` is None if it comes out of none.
 
     The engine is spelled as it can be reached there ("" where it cannot). `divided` says that the loss
@@ -29,8 +27,7 @@ class EngineRawBackward(Event):
     unseen: bool = False
 
 
-@event
-class EngineStep(Event):
+class EngineStep(Event, frozen=True, kw_only=True):
     """A step: `engine.step()`, or that of an `optimizer` by itself.
 
     `engine` is None where the optimizer belongs to no engine; `given` says that the optimizer is the one
@@ -47,8 +44,7 @@ class EngineStep(Event):
     unseen: bool = False
 
 
-@event
-class EngineConfigured(Event):
+class EngineConfigured(Event, frozen=True, kw_only=True):
     """A library is given a DeepSpeed configuration as a dict: whether `fp16` and `bf16` are both on in it.
 
     `other` is where the second one stands. `maker` is the name of what asks for one precision in its own

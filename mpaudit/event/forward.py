@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Region, event
+from mpaudit.event.core import Event, Region
 from mpaudit.finding import Span
 
 
-@event
-class RegionMissed(Event):
+class RegionMissed(Event, frozen=True, kw_only=True):
     """`backward()` of a loss whose forward pass ran in no region, beside one that was entered.
 
     `called` is where the model, spelled `model`, was called. `region` is around the loss (`holds` is
@@ -20,8 +19,7 @@ class RegionMissed(Event):
     holds: str
 
 
-@event
-class ThreadForward(Event):
+class ThreadForward(Event, frozen=True, kw_only=True):
     """A model was called in a thread that was started in `region` and has entered no region itself."""
 
     model: str

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from mpaudit.event.core import Event, Ref, Region, event
+from mpaudit.event.core import Event, Ref, Region
 from mpaudit.finding import Span
 
 
-@event
-class ScalerMade(Event):
+class ScalerMade(Event, frozen=True, kw_only=True):
     """A live GradScaler was built (one that is switched off yields no events at all).
 
     `way` stands for the calls that led there (a run tells it), `for_bfloat16` is where its own switch says
@@ -21,8 +20,7 @@ class ScalerMade(Event):
     for_bfloat16: Span | None = None
 
 
-@event
-class LossScaled(Event):
+class LossScaled(Event, frozen=True, kw_only=True):
     """`scaler.scale(loss)`; `loss` is the argument, `result` what came back.
 
     `before` are the scalers that the argument had been multiplied by already, as far as known.
@@ -34,8 +32,7 @@ class LossScaled(Event):
     before: tuple[Ref, ...] = ()
 
 
-@event
-class Backward(Event):
+class Backward(Event, frozen=True, kw_only=True):
     """`loss.backward()`.
 
     `scalers` are the scalers that the loss had been multiplied by, None if that is not known.
@@ -54,8 +51,7 @@ class Backward(Event):
     idle: bool = False
 
 
-@event
-class Unscaled(Event):
+class Unscaled(Event, frozen=True, kw_only=True):
     """`scaler.unscale_(optimizer)`; `by_hand` for gradients divided by `get_scale()`.
 
     `definite` says that no other `Ref` can stand for the same optimizer. `guard` is where control may
@@ -73,8 +69,7 @@ class Unscaled(Event):
     called_at: Span | None = None
 
 
-@event
-class GradientsClipped(Event):
+class GradientsClipped(Event, frozen=True, kw_only=True):
     """Gradients were clipped or edited; `optimizers` own them as far as known (None: not known).
 
     `exact` says that some gradients of each of these optimizers are among them for certain, `left` where
@@ -89,8 +84,7 @@ class GradientsClipped(Event):
     called_at: Span | None = None
 
 
-@event
-class ScalerStep(Event):
+class ScalerStep(Event, frozen=True, kw_only=True):
     """`scaler.step(optimizer)`; `wraps` are the optimizers that this one holds and steps itself.
 
     `definite` says that no other `Ref` can stand for the same optimizer. `closure` says how a
@@ -109,8 +103,7 @@ class ScalerStep(Event):
     edited: bool = False
 
 
-@event
-class OptimizerStep(Event):
+class OptimizerStep(Event, frozen=True, kw_only=True):
     """`optimizer.step()`, called by the script itself.
 
     A run tells whether it stands `apart`, no backward pass having come to these parameters since the
@@ -124,8 +117,7 @@ class OptimizerStep(Event):
     once: bool = False
 
 
-@event
-class ScalerUpdate(Event):
+class ScalerUpdate(Event, frozen=True, kw_only=True):
     """`scaler.update()`; `to_given_scale` for `update(new_scale)`, which needs no step.
 
     `further` says whether the guard behind `unscale_` rests on what changes from iteration to iteration,
@@ -137,8 +129,7 @@ class ScalerUpdate(Event):
     further: bool | None = None
 
 
-@event
-class GradientsZeroed(Event):
+class GradientsZeroed(Event, frozen=True, kw_only=True):
     """`optimizer.zero_grad()` (or a model's: then `optimizer` is None).
 
     `to_none` says that the gradients are dropped, and not filled with zeros. `emptied` are the

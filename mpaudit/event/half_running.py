@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 from mpaudit.finding import Related, Span
 
 
-@event
-class HalfAdded(Event):
+class HalfAdded(Event, frozen=True, kw_only=True):
     """Something was added to a single number that the script keeps in 16 bits.
 
     `root` is the number as it was made, whatever was added to it since; `repeated` says that a library
@@ -23,8 +22,7 @@ class HalfAdded(Event):
     repeated: bool = False
 
 
-@event
-class HalfAverageMoved(Event):
+class HalfAverageMoved(Event, frozen=True, kw_only=True):
     """A moving average of parameters that are kept in 16 bits took a step.
 
     `share` is the part of the new parameters in it, `cast` where the average became 16 bits.
@@ -37,8 +35,7 @@ class HalfAverageMoved(Event):
     because: tuple[Related, ...] = ()
 
 
-@event
-class HalfMetricMade(Event):
+class HalfMetricMade(Event, frozen=True, kw_only=True):
     """A metric of Keras was built with a `dtype` of 16 bits, in which it counts and adds up."""
 
     metric: str

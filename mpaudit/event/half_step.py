@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 from mpaudit.finding import Span
 
 
-@event
-class HalfStep(Event):
+class HalfStep(Event, frozen=True, kw_only=True):
     """A plain optimizer of torch stepped a model whose parameters were cast to 16 bits.
 
     `cast` is where that was done, `made` where the optimizer was built, `maker` its class; `eps` is the
@@ -26,8 +25,7 @@ class HalfStep(Event):
     once: bool = False
 
 
-@event
-class HalfUnscaled(Event):
+class HalfUnscaled(Event, frozen=True, kw_only=True):
     """A live scaler has to unscale the float16 gradients of a model that was cast: it refuses to.
 
     `cast` is where the model was cast (`chosen`: under a condition), `made` where its optimizer was

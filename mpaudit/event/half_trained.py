@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, event
+from mpaudit.event.core import Event
 from mpaudit.finding import Span
 
 
-@event
-class HalfTrained(Event):
+class HalfTrained(Event, frozen=True, kw_only=True):
     """`trainer`, which scales losses for float16, trains a model whose parameters were cast to it.
 
     `cast` is where the model was cast, `asked` where the trainer was told to scale.
@@ -18,8 +17,7 @@ class HalfTrained(Event):
     asked: Span | None = None
 
 
-@event
-class HalfVariableTrained(Event):
+class HalfVariableTrained(Event, frozen=True, kw_only=True):
     """A variable of TensorFlow or a weight of Keras that is 16 bits itself is trained.
 
     `at` is where it is made, `trained` where its gradient is taken or its model is fitted.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 from mpaudit.finding import Span
 
 
-@event
-class GradientsHooked(Event):
+class GradientsHooked(Event, frozen=True, kw_only=True):
     """From now on every backward pass edits gradients by `how` ("clamp", "nan_to_num"); "" takes it back.
 
     `hook` is where the hook was registered, `optimizers` own the gradients as far as known (None: not

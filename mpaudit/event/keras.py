@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 from mpaudit.finding import Span
 
 
-@event
-class PolicySet(Event):
+class PolicySet(Event, frozen=True, kw_only=True):
     """The global Keras dtype policy became `policy` ("mixed_float16"), None if not known.
 
     `floatx` says that it did so by way of `set_floatx`, which layers go by as long as no policy is set;
@@ -21,22 +20,19 @@ class PolicySet(Event):
     chosen: bool = False
 
 
-@event
-class PolicyMade(Event):
+class PolicyMade(Event, frozen=True, kw_only=True):
     """A policy object was built, and the program never reads what holds it but to print it."""
 
     policy: str
 
 
-@event
-class PolicyRefused(Event):
+class PolicyRefused(Event, frozen=True, kw_only=True):
     """Keras was given a name that is no policy's; it raises. `given` is that name."""
 
     given: str
 
 
-@event
-class LayerMade(Event):
+class LayerMade(Event, frozen=True, kw_only=True):
     """A Keras layer was built.
 
     `policy` is its own `dtype=` argument: None for the global policy, "?" if it is not known.
@@ -48,8 +44,7 @@ class LayerMade(Event):
     activation: str | None
 
 
-@event
-class ModelMade(Event):
+class ModelMade(Event, frozen=True, kw_only=True):
     """A Keras model was built from `layers` in order; `output` are those whose results leave it.
 
     The event of a model that is told again replaces the earlier one. No layers: nothing can be seen
@@ -63,8 +58,7 @@ class ModelMade(Event):
     policy: str | None = None
 
 
-@event
-class TapeGradient(Event):
+class TapeGradient(Event, frozen=True, kw_only=True):
     """`tape.gradient(loss, variables)`; `scaled_by` are the optimizers whose scale_loss it went
     through, None if that is not known. `model` is the one whose variables are the target, `others`
     are further ones. Keras' own training step stands at the same place as its `GradientsApplied`.
@@ -77,8 +71,7 @@ class TapeGradient(Event):
     others: tuple[Ref, ...] = ()
 
 
-@event
-class GradientsApplied(Event):
+class GradientsApplied(Event, frozen=True, kw_only=True):
     """`optimizer.apply_gradients(...)` or `apply`; `scales` says whether the optimizer is a
     LossScaleOptimizer (None: not known), `gradients` what it was given, `made` where the optimizer
     was built. `keras` is 2 or 3, None if that is not known: only Keras 3 unscales here. `factor` is the
@@ -93,23 +86,20 @@ class GradientsApplied(Event):
     factor: float | None = None
 
 
-@event
-class StrategyMade(Event):
+class StrategyMade(Event, frozen=True, kw_only=True):
     """A strategy of TensorFlow's for several devices was built: "TPUStrategy"."""
 
     kind: str
 
 
-@event
-class ModelSaved(Event):
+class ModelSaved(Event, frozen=True, kw_only=True):
     """A Keras model was saved whole; `path` says where, `policy` is that of the model."""
 
     path: Hashable
     policy: str | None
 
 
-@event
-class ModelLoaded(Event):
+class ModelLoaded(Event, frozen=True, kw_only=True):
     """A Keras model was loaded from a file, with the policies that its layers were saved with."""
 
     path: Hashable

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 from mpaudit.finding import Related, Span
 
 
-@event
-class TensorsMixed(Event):
+class TensorsMixed(Event, frozen=True, kw_only=True):
     """Within the `call` of a layer, an operation of TensorFlow got tensors of two dtypes.
 
     `pinned` is the one whose dtype the source gives, `policy` the one that has its dtype from the
@@ -22,8 +21,7 @@ class TensorsMixed(Event):
     because: tuple[Related, ...] = ()
 
 
-@event
-class RawLoss(Event):
+class RawLoss(Event, frozen=True, kw_only=True):
     """A loss that operations of TensorFlow compute from a model's float16 output is differentiated.
 
     `at` is the first of these operations, `called` where the model is called (None: not known).
@@ -35,15 +33,13 @@ class RawLoss(Event):
     because: tuple[Related, ...] = ()
 
 
-@event
-class HalfLossMade(Event):
+class HalfLossMade(Event, frozen=True, kw_only=True):
     """A Keras loss was built with a `dtype` that makes it compute in float16."""
 
     loss: str
 
 
-@event
-class HalfLossGiven(Event):
+class HalfLossGiven(Event, frozen=True, kw_only=True):
     """What a loss is given was cast to float16 before.
 
     `at` is the cast, `part` is "prediction" or "labels", `computed` where the loss is computed.
@@ -54,8 +50,7 @@ class HalfLossGiven(Event):
     computed: Span
 
 
-@event
-class PredictionsUsed(Event):
+class PredictionsUsed(Event, frozen=True, kw_only=True):
     """Predictions of 16 bits were used outside of Keras, or by a metric of Keras.
 
     `what` is the function, `how` is "summed", "saved", "scored", "framed" or "measured"; `layer` is
@@ -69,8 +64,7 @@ class PredictionsUsed(Event):
     predicted: Span | None
 
 
-@event
-class InputBeyondHalf(Event):
+class InputBeyondHalf(Event, frozen=True, kw_only=True):
     """A layer that computes in float16 is given, or is made for, values beyond the range of float16.
 
     `how` is "given" (values that reach `value`), "scaled" (it divides by `value`), "spread" (their

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 
 
-@event
-class OptimizerWrapped(Event):
+class OptimizerWrapped(Event, frozen=True, kw_only=True):
     """A LossScaleOptimizer was made around `inner`, by the code (`by_hand`) or by `compile`.
 
     `nested` says whether `inner` is a LossScaleOptimizer itself (None: not known). `inner` is None where
@@ -20,8 +19,7 @@ class OptimizerWrapped(Event):
     unpoliced: bool = False
 
 
-@event
-class TapeGradientsUnscaled(Event):
+class TapeGradientsUnscaled(Event, frozen=True, kw_only=True):
     """`optimizer.get_unscaled_gradients(gradients)` of Keras 2: `result` are the gradients divided."""
 
     optimizer: Ref
@@ -29,8 +27,7 @@ class TapeGradientsUnscaled(Event):
     result: Ref
 
 
-@event
-class TapeGradientsClipped(Event):
+class TapeGradientsClipped(Event, frozen=True, kw_only=True):
     """Gradients of a tape were clipped to `result`; `how` is the function that did it."""
 
     how: str
@@ -38,8 +35,7 @@ class TapeGradientsClipped(Event):
     result: Ref
 
 
-@event
-class LegacyScaling(Event):
+class LegacyScaling(Event, frozen=True, kw_only=True):
     """A method or argument of loss scaling was used that Keras 3 does not have.
 
     `what` is the method's or argument's name. `raises` says whether Keras 3 refuses it by an error; if

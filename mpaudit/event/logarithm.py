@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, event
+from mpaudit.event.core import Event
 from mpaudit.finding import Span
 
 SAFE_FORMS = {
@@ -20,8 +20,7 @@ CONSEQUENCES = {
 }
 
 
-@event
-class LogTaken(Event):
+class LogTaken(Event, frozen=True, kw_only=True):
     """The logarithm of an activation was taken: `of` is "softmax(x)" or "sigmoid(x)".
 
     `shown` is where the activation stands.

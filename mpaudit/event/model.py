@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, Region, event
+from mpaudit.event.core import Event, Ref, Region
 from mpaudit.finding import Span
 
 
-@event
-class Forward(Event):
+class Forward(Event, frozen=True, kw_only=True):
     """A model was called. `model_device` is the device type of its parameters, as far as known."""
 
     model: Ref
@@ -16,8 +15,7 @@ class Forward(Event):
     region: Region | None
 
 
-@event
-class LossComputed(Event):
+class LossComputed(Event, frozen=True, kw_only=True):
     """A loss function was applied.
 
     `wants` is what the loss takes, `got` what the prediction is: "logits", "softmax", "log_softmax",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from mpaudit.event.core import Event, Ref, Region, event
+from mpaudit.event.core import Event, Ref, Region
 
 
-@event
-class CachingForward(Event):
+class CachingForward(Event, frozen=True, kw_only=True):
     """A model was called in a region that casts its weights and keeps the copies.
 
     `entry` is this very entry of the outermost region, `region` that region; `gradients` says whether

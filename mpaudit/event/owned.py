@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, Region, event
+from mpaudit.event.core import Event, Ref, Region
 from mpaudit.finding import Related
 
 
-@event
-class OwnedBackward(Event):
+class OwnedBackward(Event, frozen=True, kw_only=True):
     """`self.manual_backward(loss)`, `fabric.backward(loss)`.
 
     `owner` is the LightningModule or the Fabric; `scaled` says whether its gradients carry a
@@ -21,8 +20,7 @@ class OwnedBackward(Event):
     inside: Region | None = None
 
 
-@event
-class RawBackward(Event):
+class RawBackward(Event, frozen=True, kw_only=True):
     """`loss.backward()` where libraries are in view that want to run it themselves.
 
     `owners` are they, each spelled as it can be reached there ("" where it cannot).
@@ -32,15 +30,13 @@ class RawBackward(Event):
     owners: tuple[Ref, ...]
 
 
-@event
-class OwnedUnscaled(Event):
+class OwnedUnscaled(Event, frozen=True, kw_only=True):
     """The library divides the gradients by its scale, whoever asked for it."""
 
     owner: Ref
 
 
-@event
-class OwnedStep(Event):
+class OwnedStep(Event, frozen=True, kw_only=True):
     """The optimizer steps through the library `library` ("Lightning", "Fabric").
 
     `required` says that gradients of a plain `loss.backward()` are refused or come out wrong (None: not
@@ -54,8 +50,7 @@ class OwnedStep(Event):
     because: tuple[Related, ...] = ()
 
 
-@event
-class OwnedClip(Event):
+class OwnedClip(Event, frozen=True, kw_only=True):
     """Gradients are clipped by the library's own function, which leaves the scale to the caller."""
 
     owner: Ref

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 
 
-@event
-class ScaledGradientTaken(Event):
+class ScaledGradientTaken(Event, frozen=True, kw_only=True):
     """`torch.autograd.grad(scaler.scale(loss), ..., create_graph=True)`: what it returns is scaled."""
 
     scaler: Ref
 
 
-@event
-class ScaledPartScaled(Event):
+class ScaledPartScaled(Event, frozen=True, kw_only=True):
     """`scaler.scale(loss)` of a loss that was computed from what this scaler had scaled before."""
 
     scaler: Ref

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, event
+from mpaudit.event.core import Event
 
 
-@event
-class PrecisionAsked(Event):
+class PrecisionAsked(Event, frozen=True, kw_only=True):
     """`maker` takes two switches of which at most one may be on; `both` says that both are."""
 
     maker: str
@@ -14,8 +13,7 @@ class PrecisionAsked(Event):
     both: bool
 
 
-@event
-class PrecisionRefused(Event):
+class PrecisionRefused(Event, frozen=True, kw_only=True):
     """`maker` does not take an argument, or not this value for it: it raises `error`.
 
     `value` is the literal that was given, "" where the argument itself is refused, since the release

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 
 
-@event
-class GradientsSanitized(Event):
+class GradientsSanitized(Event, frozen=True, kw_only=True):
     """What is not finite in gradients was replaced, by `how` ("nan_to_num").
 
     `optimizers` own the gradients as far as known (None: not known).

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 from mpaudit.finding import Span
 
 
-@event
-class ScaledBare(Event):
+class ScaledBare(Event, frozen=True, kw_only=True):
     """`scaler.scale(loss)` in a program that nowhere asks for low precision."""
 
     scaler: Ref
 
 
-@event
-class GradientRead(Event):
+class GradientRead(Event, frozen=True, kw_only=True):
     """The size of gradients was looked at: a norm, a mean, a histogram.
 
     `places` is where, and where the functions around were called from, innermost first; `optimizers`
@@ -26,15 +24,13 @@ class GradientRead(Event):
     optimizers: tuple[Ref, ...] | None = None
 
 
-@event
-class ScaleAsked(Event):
+class ScaleAsked(Event, frozen=True, kw_only=True):
     """`scaler.get_scale()`: somebody may divide by it."""
 
     scaler: Ref
 
 
-@event
-class ScaledLossRead(Event):
+class ScaledLossRead(Event, frozen=True, kw_only=True):
     """The number in a loss that is multiplied by the scale was taken out, by `how` ("item")."""
 
     loss: Ref

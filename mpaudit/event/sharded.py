@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 from mpaudit.finding import Related
 
 
-@event
-class PlainScalerStep(Event):
+class PlainScalerStep(Event, frozen=True, kw_only=True):
     """A scaler that knows of its own rank only, built at `at`, steps or unscales an optimizer.
 
     `sharded` says that the optimizer holds parameters of FSDP, `same_file` that those were wrapped in the

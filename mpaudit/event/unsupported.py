@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mpaudit.event.core import Event, Ref, event
+from mpaudit.event.core import Event, Ref
 from mpaudit.finding import Related
 
 
-@event
-class HalfGiven(Event):
+class HalfGiven(Event, frozen=True, kw_only=True):
     """An operation of torch without a 16-bit kernel, or NumPy, was given a tensor of 16 bits.
 
     `operation` is the function or method as the user calls it, `because` how the tensor came to its

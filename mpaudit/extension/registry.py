@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from mpaudit import rule
 from mpaudit.errors import MpauditError
 from mpaudit.source.text import discovery
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """One plugin: the dotted `name` of its module, where that was found, and what it holds.
 
     `folder` is where its configuration stands. `files` are all files that make it, with digests of

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from lsprotocol import types
+from msgspec import Struct
 from pygls.workspace import PositionCodec
 
 from mpaudit import suppress
@@ -25,8 +25,7 @@ _SEVERITIES = {
 _HOW = {Safety.SAFE: "", Safety.UNSAFE: " (unsafe)", Safety.SUGGESTION: " (a suggestion)"}
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """What was found in one file that is open, a script or a notebook.
 
     `uris` are those of its texts: of a notebook by the number of the cell, of a script by None.

@@ -8,7 +8,9 @@ prepared optimizers step on the last one only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.event import (
     Accelerated,
@@ -29,8 +31,7 @@ from mpaudit.protocols.accelerate_problems import BACKWARD, CLIP
 from mpaudit.protocols.protocol import Kept, Protocol, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class _Phase:
+class _Phase(Struct, frozen=True):
     """The backward passes whose gradients are there, and what was done with them since."""
 
     scaled: tuple[AcceleratorBackward, ...] = ()

@@ -7,7 +7,9 @@ step under a condition that counts the passes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.event import (
     Backward,
@@ -28,8 +30,7 @@ UNDIVIDED = "undivided-accumulation"
 UNSCALE = "double-unscale"
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(Struct, frozen=True):
     """The micro-batches since the last step.
 
     `repeated` is a backward that came again; `zeroed` the zero_grad() since the last backward, `wiped`

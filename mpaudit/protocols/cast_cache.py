@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.event import Captured, CastCacheCleared, Event, RegionBackward, RegionStep
 from mpaudit.finding import Problem, Related, Span
 from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     """What was computed from the copies of one entry of a region, and where the weights changed."""
 
     entry: Hashable

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.event import (
     Event,
@@ -43,7 +45,7 @@ class CheckpointProtocol(Protocol):
                 yield from self._renewed(event)
             # Where less is followed, a scaler's state may be saved beside what was met.
             rule = "" if isinstance(event, StateSaved) else RULE
-            yield Noted(CheckpointProtocol, replace(event, occasional=False, moment=None), rule)
+            yield Noted(CheckpointProtocol, replace(event, occasional=False), rule)
 
     def _renewed(self, event: ScalerStep) -> Iterator[Verdict]:
         """A scaler that its loop makes anew (MP109): its state would be thrown away after a resume, too."""
@@ -70,8 +72,7 @@ class CheckpointProtocol(Protocol):
             yield _problem(sorted(found, key=lambda each: each[0]), seen)
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     """What all paths of the program have noted; scalers are the same if one place made them.
 
     `kept` are the scalers whose state is taken, or that went where nobody can tell, by key and by the

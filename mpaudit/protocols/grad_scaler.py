@@ -8,7 +8,8 @@ scale, the gradients are divided by it at most once for each optimizer (`unscale
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mpaudit.event import (
     Backward,

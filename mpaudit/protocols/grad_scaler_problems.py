@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mpaudit.event import (
     Backward,
@@ -22,8 +22,7 @@ RAISES = "it raises "
 """How the consequence of a breach begins that ends the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(Struct, frozen=True):
     """The backward passes whose gradients are there, and what was done with them since.
 
     A phase ends with the first backward after a step: from then on other gradients are meant.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.event import (
     Accelerated,
@@ -30,8 +32,7 @@ IDLE = "idle"
 RULE = "scaled-gradient-read"
 
 
-@dataclass(frozen=True, slots=True)
-class _Gradients:
+class _Gradients(Struct, frozen=True):
     """The gradients that are there: made by `backward`, scaled by `scalers`, read by `reads`.
 
     `free` says that nobody can tell any more whether they are scaled. `accelerator` is the one that has

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mpaudit.event import (
     GradientsApplied,
@@ -22,8 +22,7 @@ LOST = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """Gradients that are applied, how they were taken, and what repairs need to know."""
 
     event: GradientsApplied

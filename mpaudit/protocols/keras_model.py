@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.event import Event, LayerMade, ModelMade, PolicySet, Ref
 from mpaudit.finding import Span
@@ -12,8 +13,7 @@ from mpaudit.protocols.protocol import Kept, Protocol
 UNKNOWN = "?"
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """A layer as it was built: its own `dtype`, else the global policy then (None: not known).
 
     `since` is the event that put that policy in force, None for the default.

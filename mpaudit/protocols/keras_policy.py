@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from mpaudit.event import (
     Event,
@@ -79,13 +78,13 @@ class KerasPolicyProtocol(KerasProtocol):
                 for made in self._idle():
                     yield Kept("ineffective-policy", made.at)
             case LossComputed(output=output) if output is not None:
-                self.facts[("loss", output)] = replace(event, moment=None)
+                self.facts[("loss", output)] = event
             case PredictionsUsed() if not self._spoils_loss(event.layer):
                 yield problems.half_predictions(event)
             case Forward():
                 yield from self._used(event, event.model)
             case TapeGradient(model=model) if model is not None:
-                self.facts[("tape", event.gradients)] = replace(event, moment=None)
+                self.facts[("tape", event.gradients)] = event
                 yield from self._trained(event, model, *event.others)
             case GradientsApplied():
                 tape = self.facts.get(("tape", event.gradients))

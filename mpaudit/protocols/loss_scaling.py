@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.event import (
     Backward,
@@ -24,8 +26,7 @@ from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 RULE = "inconsistent-loss-scaling"
 
 
-@dataclass(frozen=True, slots=True)
-class _Phase:
+class _Phase(Struct, frozen=True):
     """The backward passes since the last step, by whether their loss was scaled."""
 
     scaled: tuple[Backward, ...] = ()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.event import (
     Backward,
@@ -22,8 +24,7 @@ from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 RULE = "mismatched-optimizer"
 
 
-@dataclass(frozen=True, slots=True)
-class _Phase:
+class _Phase(Struct, frozen=True):
     """What happened to the gradients since they were there; `clips` go with what was unscaled."""
 
     unscaled: tuple[Unscaled, ...] = ()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.event import (
     Event,
@@ -24,8 +26,7 @@ Touch = GradientsClipped | GradientRead | OwnedClip
 MANY = 4
 
 
-@dataclass(frozen=True, slots=True)
-class _Gradients:
+class _Gradients(Struct, frozen=True):
     """Gradients that carry a scale: who made them, and what was done with them since."""
 
     backward: OwnedBackward

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
 from typing import ClassVar
+
+from msgspec import Struct
 
 from mpaudit.event import Event
 from mpaudit.finding import Problem, Span
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(Struct, frozen=True):
     """The protocol was broken on this path.
 
     `grounded` says that the breach does not rest on a guess about conditions: an operation came twice
@@ -37,8 +37,7 @@ class Broken:
         return self.problem.rule
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """The same place on this path keeps the rule; `occasional` if only under a changing condition.
 
     `unseen` says that this rests on what a caller would hand over whom nobody has seen: it counts
@@ -51,8 +50,7 @@ class Kept:
     unseen: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
+class Noted(Struct, frozen=True):
     """Something that the whole program is judged by at the end, in `by.conclude`."""
 
     by: type[Protocol]
@@ -72,8 +70,8 @@ def places(verdict: Verdict) -> Iterator[Span]:
             yield each
         elif isinstance(each, (tuple, frozenset)):
             waiting += each
-        elif is_dataclass(each):
-            waiting += (getattr(each, part.name) for part in fields(each))
+        elif isinstance(each, Struct):
+            waiting += (getattr(each, name) for name in each.__struct_fields__)
 
 
 class Protocol(ABC):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.event import (
     Backward,
@@ -22,8 +24,7 @@ from mpaudit.protocols.protocol import Broken, Kept, Protocol, Verdict
 RULE = "sanitized-gradients"
 
 
-@dataclass(frozen=True, slots=True)
-class _Gradients:
+class _Gradients(Struct, frozen=True):
     """Scaled gradients: made by `backward`, looked at for `unscaled`, edited by `edits` before that."""
 
     backward: Span

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, MutableMapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.event import Event, Ref, TapeGradient, TapeGradientsClipped, TapeGradientsUnscaled
 
 Step = TapeGradientsUnscaled | TapeGradientsClipped
 
 
-@dataclass(frozen=True, slots=True)
-class Handled:
+class Handled(Struct, frozen=True):
     """Gradients: how they were taken, and what was done to them since, in order."""
 
     taken: TapeGradient
@@ -39,11 +40,11 @@ def follow(event: Event, facts: MutableMapping[Hashable, Hashable]) -> None:
     """Enter what happens to gradients: ("tape", gradients) -> Handled."""
     match event:
         case TapeGradient():
-            facts[("tape", event.gradients)] = Handled(replace(event, moment=None))
+            facts[("tape", event.gradients)] = Handled(event)
         case TapeGradientsUnscaled() | TapeGradientsClipped():
             before = facts.get(("tape", event.gradients))
             if isinstance(before, Handled):
-                steps = (*before.steps, replace(event, moment=None))
+                steps = (*before.steps, event)
                 facts[("tape", event.result)] = replace(before, steps=steps)
 
 

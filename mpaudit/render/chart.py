@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.runtime.record import Attempts
 from mpaudit.runtime.summary import Steps
@@ -17,16 +18,14 @@ TICKS = 8  # at most, along an axis
 OCTAVES = 4  # at least, from the bottom to the top
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """A labelled place on an axis."""
 
     at: float
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(Struct, frozen=True):
     """Attempts `first` to `last` that are drawn as one; `count` of them are meant."""
 
     x: float
@@ -41,8 +40,7 @@ class Stretch:
         return self.count / (self.last - self.first + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(Struct, frozen=True):
     """The loss scale over the attempts to step: an SVG path, the axes, the skipped attempts."""
 
     path: str

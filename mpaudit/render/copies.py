@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.report import count
 from mpaudit.runtime.summary import LayerFlow, RunReport
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """A module of the model's class with layers of the model's names and classes, without gradients."""
 
     path: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+from msgspec import Struct
 
 from mpaudit.finding import Finding, Span
 from mpaudit.render.frame import cell_width
@@ -17,24 +18,21 @@ KEPT = 120  # characters of one piece of a row that are shown
 EVIDENCE = "evidence"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """Characters of one row; `style` is a severity, "evidence", or empty for the rest."""
 
     text: str
     style: str
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(Struct, frozen=True):
     """What happened at a marked stretch; `indent` is the column, from 0, at which that starts."""
 
     indent: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One row (from 1) of a file; `gap` says that rows before it are left out."""
 
     number: int
@@ -43,8 +41,7 @@ class Row:
     gap: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Excerpt:
+class Excerpt(Struct, frozen=True):
     """The rows of one file that a finding is about; none if its text is not at hand.
 
     `at` is the first place there; `notes` are the labels, for a text that cannot be shown.
@@ -55,8 +52,7 @@ class Excerpt:
     notes: Sequence[tuple[Span, str]] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(Struct, frozen=True):
     span: Span
     label: str
     style: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.finding import Span
 from mpaudit.render.colour import Paint
@@ -17,8 +18,7 @@ LEAD = 20  # columns kept before a stretch in a line that is wider
 LONG = 4  # rows of a stretch that are all shown; of a longer one the first and the last
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """A stretch to underline and what to write beside it; `style` "frame" marks mere evidence."""
 
     span: Span
@@ -26,8 +26,7 @@ class Mark:
     style: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Underline:
+class _Underline(Struct, frozen=True):
     """The part of a mark that lies in one row; columns from 0, in characters, `end` exclusive."""
 
     start: int

@@ -6,11 +6,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Finding
@@ -39,8 +40,7 @@ _CODE = re.compile(r"`([^`\n]+)`")
 _ALL = 0.995  # a share that two digits would round to all
 
 
-@dataclass(frozen=True, slots=True)
-class Course:
+class Course(Struct, frozen=True):
     """What became of an optimizer's steps; `stretches` are the first of those that were skipped."""
 
     index: int
@@ -53,8 +53,7 @@ class Course:
     strip: Sequence[chart.Stretch]
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(Struct, frozen=True):
     """A stretch of skipped steps: the loss scale in them and after them, the layers behind it.
 
     `more` counts the layers that are not named.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.finding import Finding
 from mpaudit.fix import Safety, apply
@@ -18,8 +19,7 @@ _HOW = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Repair:
+class Repair(Struct, frozen=True):
     """The fix of a finding: what it does, how to have it, the diff; `same` as an earlier card."""
 
     message: str
@@ -28,8 +28,7 @@ class Repair:
     same: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(Struct, frozen=True):
     """A finding and the source it is about."""
 
     finding: Finding

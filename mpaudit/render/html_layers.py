@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from mpaudit.render.run_json import layer as layer_data
 from mpaudit.runtime.record import Incident
@@ -14,8 +15,7 @@ from mpaudit.runtime.summary import LayerFlow, Numbers, RunReport
 NEAR, EDGE = 3.0, 1.0  # bits of headroom below which a float16 range is a warning, an error
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A layer of the table: `data` is its JSON; `container` says that other layers are in it.
 
     `risks` say by phase how near its range is to the end of float16, see `risk`; `origins` are the

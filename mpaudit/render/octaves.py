@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.render.chart import Tick, power
 from mpaudit.runtime.histogram import FLOAT16, FORMATS, KINDS, Histogram, What
@@ -22,8 +23,7 @@ TITLES: Mapping[What, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(Struct, frozen=True):
     """So large a share of the numbers (0 to 1) from 2**exponent up to twice that."""
 
     exponent: int
@@ -34,8 +34,7 @@ class Bar:
     height: float
 
 
-@dataclass(frozen=True, slots=True)
-class Band:
+class Band(Struct, frozen=True):
     """A part of float16's range: "zero", "subnormal", "normal" or "over"."""
 
     kind: str
@@ -43,8 +42,7 @@ class Band:
     width: float
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """What formats make of all numbers of a kind: by name, shares of overflow, subnormal, zero."""
 
     form: str
@@ -52,8 +50,7 @@ class Held:
     shares: tuple[float, float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(Struct, frozen=True):
     """All numbers of one kind: bars as they were in the run, `before` without the loss scale.
 
     `zeros`, `inf` and `nan` are shares of all sampled numbers; `scales` the least and the largest
@@ -119,8 +116,7 @@ def _picture(what: What, found: Sequence[Histogram]) -> Picture | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Across:
+class _Across(Struct, frozen=True):
     """Exponents to pixels."""
 
     low: int

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
+
+from msgspec import to_builtins
 
 from mpaudit.render.json import item
 from mpaudit.report import Report
@@ -168,7 +169,7 @@ def histogram(flow: LayerFlow, what: What) -> dict[str, Any] | None:
 
 def _formats(counted: Histogram) -> dict[str, Any]:
     shares = {form.name: counted.shares(form) for form in FORMATS}
-    return {name: None if each is None else asdict(each) for name, each in shares.items()}
+    return {name: None if each is None else to_builtins(each) for name, each in shares.items()}
 
 
 def _course(peaks: Peaks | None) -> dict[str, Any]:

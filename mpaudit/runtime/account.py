@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from mpaudit.runtime.measured import Values
 from mpaudit.runtime.record import Flow, Phase, Statistics
@@ -13,8 +14,7 @@ from mpaudit.runtime.tracer import Tracer
 _PHASES: dict[Flow, Phase] = {"output": "forward", "output_grad": "backward"}
 
 
-@dataclass(slots=True)
-class _Sums:
+class _Sums(Struct):
     """Tensors of one flow and dtype while they come, and the numbers of those that were measured."""
 
     flow: Flow

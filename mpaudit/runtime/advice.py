@@ -7,8 +7,10 @@ scale is too low where gradients are lost and there is room above them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from msgspec import Struct, convert, to_builtins
+from msgspec.structs import replace
 
 from mpaudit.runtime.histogram import FLOAT16, SCALED, Histogram, exponent, total
 from mpaudit.runtime.record import Attempts, Incident
@@ -24,8 +26,7 @@ _INTERVAL = 2000  # steps between two growths, as torch has it
 _MANY = 4  # more than one in so many layers in float32: then rather bfloat16 for all
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
+class Advice(Struct, frozen=True):
     """Layers to keep in float32, by path; a scaler's arguments; the dtype for float16. None: as is.
 
     `reasons` are sentences, and `beside` says what cannot be applied from outside. `framework` is the
@@ -47,13 +48,13 @@ class Advice:
 
     def data(self) -> dict[str, Any]:
         """As JSON values; `read` is the way back."""
-        return asdict(self)
+        data: dict[str, Any] = to_builtins(self)
+        return data
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Advice:
         """The advice that `data` gave."""
-        kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**kept)
+        return convert(data, cls)
 
     def after(self, earlier: Advice) -> Advice:
         """Both: what this one says of a run in which `earlier` was applied."""

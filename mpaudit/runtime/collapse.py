@@ -9,8 +9,9 @@ A fall is over once the scale has grown, or the skips have stopped for long enou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from statistics import median
+
+from msgspec import Struct
 
 from mpaudit.finding import Moment, Position, Problem, Related, Span
 from mpaudit.runtime.record import Attempts, Incident, Layer
@@ -20,8 +21,7 @@ QUIET = 20  # applied steps after which it is over, if steps were skipped more o
 _LAST = 32  # intervals between skips that are remembered
 
 
-@dataclass(frozen=True, slots=True)
-class Fall:
+class Fall(Struct, frozen=True):
     """Skipped steps of one optimizer since its loss scale last grew: `first` to `last`.
 
     `skipped` counts them; `start` and `end` are the scales in force at the first and the last of

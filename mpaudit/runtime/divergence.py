@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
+
+from msgspec import Struct
 
 from mpaudit.finding import Moment, Problem, Span
 from mpaudit.runtime.rehearsal import Record, Sketch
@@ -33,8 +34,7 @@ _UNLIKE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """How it came out: the findings, or why the runs cannot be compared; `steps` were."""
 
     steps: int
@@ -46,8 +46,7 @@ class Comparison:
         return {"steps": self.steps, "diverges": bool(self.problems), "refused": self.refused}
 
 
-@dataclass(frozen=True, slots=True)
-class _Series:
+class _Series(Struct, frozen=True):
     """Distances from the reference, value by value, of the run and of the yardstick."""
 
     what: str

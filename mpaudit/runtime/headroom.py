@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
 from statistics import median
+
+from msgspec import Struct, field
 
 from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.runtime.record import LARGEST, Layer, Peaks
@@ -19,8 +20,7 @@ _FASTER = 1.1  # a rise is speeding up if a quarter brings that much more than t
 _KEPT = 128  # stretches of steps that are kept apart for one layer
 
 
-@dataclass(slots=True)
-class _Course:
+class _Course(Struct):
     """The largest magnitude in each of equally long stretches of training steps.
 
     `looked` of the steps from `first` to `last` were looked at; a stretch without one is 0. What comes
@@ -64,8 +64,7 @@ def _halved(peaks: array[float]) -> array[float]:
     return array("f", map(max, zip_longest(peaks[::2], peaks[1::2], fillvalue=0.0)))
 
 
-@dataclass(frozen=True, slots=True)
-class Trend:
+class Trend(Struct, frozen=True):
     """A range that rises: the largest magnitude now, and the steps until 65504 at this rate."""
 
     now: float

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 What = Literal["activation", "gradient", "weight", "weight_gradient"]
 
@@ -21,8 +23,7 @@ SCALED: frozenset[What] = frozenset({"gradient", "weight_gradient"})
 """What a loss scale is in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(Struct, frozen=True):
     """A floating format: exponents of its smallest subnormal, smallest normal and largest number.
 
     In round to nearest even, what is not above half the smallest subnormal becomes zero. The last
@@ -54,8 +55,7 @@ FORMATS = (
 FLOAT16 = FORMATS[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
+class Shares(Struct, frozen=True):
     """Of the finite numbers that are not zero: the shares (0 to 1) that a format does badly by.
 
     `overflow` is too large for it, `flushed` becomes zero, `subnormal` keeps fewer digits.
@@ -71,8 +71,7 @@ class Shares:
         return self.overflow + self.subnormal + self.flushed
 
 
-@dataclass(frozen=True, slots=True)
-class Histogram:
+class Histogram(Struct, frozen=True):
     """Numbers of one kind, layer, dtype and loss scale, counted by the power of two below them.
 
     `counts[n]` numbers have a magnitude from 2**(first + n) up to, not including, twice that;

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from mpaudit.runtime.record import Phase, Statistics
 
 
-@dataclass(
-    slots=True
-)  # not frozen: there is one for every tensor, and those take five times as long
-class Values:
+class Values(Struct, frozen=True):
     """What was measured of one tensor.
 
     `amax` is the largest finite magnitude (None if nothing is finite); `only_minus` says that all
@@ -24,7 +22,7 @@ class Values:
     inf: int
     nan: int
     only_minus: bool = False
-    top: float | None = field(default=None, compare=False)
+    top: float | None = None
 
     @property
     def finite(self) -> bool:
@@ -96,8 +94,7 @@ class Measured:
             self._waiting.append(receive)
 
 
-@dataclass(slots=True)
-class Place:
+class Place(Struct):
     """One call of a layer: `turn` counts the calls of the outermost module it belongs to."""
 
     path: str
@@ -124,8 +121,7 @@ class Place:
         )
 
 
-@dataclass(slots=True)
-class Gradient:
+class Gradient(Struct):
     """The gradient of a layer's output: measured in the backward pass.
 
     `consumers` are the gradients of what was computed from this output, by layers that were called.

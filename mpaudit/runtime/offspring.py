@@ -13,10 +13,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 import mpaudit
 from mpaudit.errors import MpauditError
@@ -28,8 +30,7 @@ from mpaudit.runtime.trace import Reader
 _FOLDER = str(Path(__file__).parent / "child")
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """One run and the processes that it starts.
 
     `run` tells it from others, `folder` is where it was started, `output` what -o said, `options` are
@@ -98,7 +99,7 @@ def followed(family: Family) -> Iterator[None]:
     """Have the processes that are started in the block found by their sitecustomize."""
     before = {name: os.environ.get(name) for name in (FAMILY, "PYTHONPATH")}
     facts = {**family.facts, "sources": {}}  # an environment variable holds no more than 128 KiB
-    os.environ[FAMILY] = json.dumps(asdict(replace(family, facts=facts, child=False)))
+    os.environ[FAMILY] = json.dumps(to_builtins(replace(family, facts=facts, child=False)))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_FOLDER, before["PYTHONPATH"])))
     try:
         yield

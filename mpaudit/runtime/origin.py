@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.runtime.measured import Gradient, Measured, Place, Values
@@ -15,8 +17,7 @@ _ROOM = 16  # so many times smaller than the largest number of a dtype, what is 
 _ASKED = 3  # times that a layer under suspicion is looked at closely
 
 
-@dataclass(slots=True)
-class _Undecided:
+class _Undecided(Struct):
     """What went wrong in gradients until it is known what became of them.
 
     `made_in` is the dtype if a layer made it; `finite` are optimizers whose gradients are finite.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from operator import add
 from statistics import median
 from typing import Any, Literal
 
-from mpaudit.finding import Moment, Position, Problem, Related, Span
+from msgspec import Struct
+from msgspec.structs import replace
+
 from mpaudit.runtime.histogram import Histogram
 
 Phase = Literal["forward", "backward", "update"]
@@ -30,8 +30,7 @@ LARGEST = {
 LOW_PRECISION = frozenset(LARGEST) - {"float32", "float64"}
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """A layer of the model, by its path in the whole model; `position` is the order of first calls.
 
     `calls` counts every forward call, `calls_per_step` is the commonest number of training calls
@@ -52,8 +51,7 @@ class Layer:
         return replace(self, calls=self.calls + other.calls)
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(Struct, frozen=True):
     """Values of one dtype that left a layer (forward) or came back as gradients (backward).
 
     Those of phase "update" are the gradients of a layer's parameters as its optimizer got them.
@@ -103,8 +101,7 @@ class Statistics:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Peaks:
+class Peaks(Struct, frozen=True):
     """The largest magnitudes of a layer's outputs in float16, over the course of the training.
 
     Each of `peaks` is the largest of `width` neighbouring training steps, the last one of no more;
@@ -136,8 +133,7 @@ class Peaks:
         return median(self.bits[-quarter:]) - median(self.bits[:quarter]) if quarter else None
 
 
-@dataclass(frozen=True, slots=True)
-class Flowed:
+class Flowed(Struct, frozen=True):
     """How many tensors of `dtype` (a plain name, "float16") flowed there."""
 
     layer: str
@@ -150,8 +146,7 @@ class Flowed:
         return replace(self, count=self.count + other.count)
 
 
-@dataclass(frozen=True, slots=True)
-class Cast:
+class Cast(Struct, frozen=True):
     """Conversions between floating dtypes inside a layer: how many, and bytes written by them.
 
     Counted in the steps that were sampled: the trace's fact `cast_steps` says how many those were.
@@ -171,16 +166,14 @@ class Cast:
         return replace(self, count=self.count + other.count, bytes=self.bytes + other.bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Optimizer:
+class Optimizer(Struct, frozen=True):
     """An optimizer; `index` is the order of first use."""
 
     index: int
     type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Attempts:
+class Attempts(Struct, frozen=True):
     """Consecutive attempts of one optimizer that went alike, `first` to `last` inclusive.
 
     `applied` is False for a step the scaler skipped, None where it could not be seen. `scale` is
@@ -194,8 +187,7 @@ class Attempts:
     scale: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Incident:
+class Incident(Struct, frozen=True):
     """Non-finite or vanished numbers at the layer where they began (an `events` entry of a report).
 
     `kind` is activation-overflow, activation-nan, gradient-overflow, gradient-nan,
@@ -230,30 +222,6 @@ class Incident:
 
 
 Row = Layer | Flowed | Statistics | Histogram | Peaks | Cast | Optimizer | Attempts | Incident
-
-
-def problem_data(problem: Problem) -> dict[str, Any]:
-    """`problem` as JSON values; `read_problem` is the way back."""
-    return asdict(problem)
-
-
-def read_problem(data: Mapping[str, Any]) -> Problem:
-    """The problem that `problem_data` wrote."""
-    moment = data["moment"]
-    return Problem(
-        rule=data["rule"],
-        span=_span(data["span"]),
-        message=data["message"],
-        consequence=data["consequence"],
-        related=tuple(Related(_span(each["span"]), each["message"]) for each in data["related"]),
-        subjects=tuple((role, text) for role, text in data["subjects"]),
-        moment=None if moment is None else Moment(**moment),
-    )
-
-
-def _span(data: Mapping[str, Any]) -> Span:
-    start, end = Position(**data["start"]), Position(**data["end"])
-    return Span(data["filename"], start, end, data["cell"])
 
 
 def _both(join: Any, one: Any, other: Any) -> Any:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from mpaudit.errors import MpauditError
 from mpaudit.runtime.divergence import START, Comparison, compare, unlike

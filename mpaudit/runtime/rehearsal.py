@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct, convert, field, to_builtins
 
 from mpaudit.finding import Position, Span
 from mpaudit.runtime.target import How
@@ -16,8 +17,7 @@ Kind = Literal["plain", "float32", "rounded", "trial"]
 Sketch = list[float]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What one rehearsal does.
 
     `kind`: "plain" is the script as it is, "float32" the same in float32, "rounded" that one with
@@ -40,16 +40,15 @@ class Plan:
 
     def write(self, path: Path) -> None:
         """Write the plan for the process that follows it."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        path.write_text(json.dumps(to_builtins(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Plan:
         """The plan that `write` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        return convert(json.loads(path.read_text(encoding="utf-8")), cls)
 
 
-@dataclass(slots=True)
-class Loss:
+class Loss(Struct):
     """The value that one backward pass began with; `place` is the number of a place in the script."""
 
     place: int
@@ -57,8 +56,7 @@ class Loss:
     value: float
 
 
-@dataclass(slots=True)
-class Step:
+class Step(Struct):
     """One attempt: sketches of the gradients (of an applied one), by number of the parameter."""
 
     optimizer: int
@@ -68,8 +66,7 @@ class Step:
     gradients: list[Sketch | None]
 
 
-@dataclass(slots=True)
-class Output:
+class Output(Struct):
     """A sketch of what one call of a layer gave; `layer` is its path."""
 
     layer: str
@@ -77,8 +74,7 @@ class Output:
     sketch: Sketch
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """What a rehearsal saw, in the order of the run.
 
     `start` is the state at the first forward pass: sketches of parameters and inputs, and a digest of
@@ -114,17 +110,13 @@ class Record:
         if not self.steps and Path(path).exists():
             return
         part = Path(f"{path}.part")
-        part.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        part.write_text(json.dumps(to_builtins(self)), encoding="utf-8")
         part.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> Record:
         """The record that `write` wrote."""
-        data = json.loads(path.read_text(encoding="utf-8"))
-        data["losses"] = [Loss(**each) for each in data["losses"]]
-        data["steps"] = [Step(**each) for each in data["steps"]]
-        data["outputs"] = [Output(**each) for each in data["outputs"]]
-        return cls(**data)
+        return convert(json.loads(path.read_text(encoding="utf-8")), cls)
 
 
 def leave(record: Record, plan: Plan) -> None:

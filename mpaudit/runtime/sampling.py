@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct
 
 EVERY = 10  # steps from one that is looked at to the next
 FIRST = 10  # steps that are always looked at
@@ -15,8 +16,7 @@ NOT_LOOKED_AT = "inputs, outputs and casts of layers, and the gradients between 
 """What `--light` does not look at in a run of torch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Struct, frozen=True):
     """What `mpaudit run` was asked for.
 
     The layers are looked at in each `every`-th step, in the first FIRST ones, in those in which numbers

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mpaudit.finding import Finding, Problem
 from mpaudit.rule import rule
@@ -26,8 +28,7 @@ from mpaudit.runtime.trace import Reader
 TOP = LARGEST["float16"]
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(Struct, frozen=True):
     """The values of one layer in one direction; `dtypes` are theirs, sorted.
 
     `largest` are the largest finite magnitudes of each of `dtypes`, `amax` that of all.
@@ -62,8 +63,7 @@ class Numbers:
         return math.log2(TOP / near) if near else None
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFlow:
+class LayerFlow(Struct, frozen=True):
     """One layer: the sorted dtypes that flowed there by record.Flow, its casts and its numbers."""
 
     layer: Layer
@@ -85,8 +85,7 @@ class LayerFlow:
         return total(each.unscaled for each in ours) if any(h.scale != 1 for h in ours) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(Struct, frozen=True):
     """The attempts of one optimizer, equal neighbours in one row.
 
     `skips` are stretches of skipped ones with the layers in which numbers went wrong, where known.
@@ -122,8 +121,7 @@ class Steps:
         return [(step, a.scale) for a in self.attempts if a.scale is not None for step in _steps(a)]
 
 
-@dataclass(frozen=True, slots=True)
-class RunReport:
+class RunReport(Struct, frozen=True):
     """A run: facts, layers, steps, where numbers went wrong, and all findings.
 
     `findings` hold those of the run, `confirmed` where the source shows them too, and those that

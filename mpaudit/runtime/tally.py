@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.runtime.record import Flow, Flowed, Layer
 
 
-@dataclass(slots=True)
-class _Known:
+class _Known(Struct):
     """A layer and its calls; there is one for every layer of a run.
 
     `times` steps before had `usual` training calls, as most layers have the same in all; where steps

@@ -8,11 +8,12 @@ import linecache
 import shutil
 import sys
 import tokenize
-from dataclasses import dataclass
 from importlib.machinery import BuiltinImporter, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Literal
+
+from msgspec import Struct
 
 from mpaudit.errors import MpauditError
 
@@ -21,8 +22,7 @@ How = Literal["script", "module", "code"]
 _TEXT = "<string>"  # the file that Python says a text of -c is in
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """A program as `python` would run it.
 
     `argument` is what becomes `sys.argv[0]`, `folder` what becomes `sys.path[0]`; `spec` is that of

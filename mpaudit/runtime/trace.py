@@ -39,10 +39,11 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
+
+from msgspec import convert, to_builtins
 
 from mpaudit.errors import MpauditError
 from mpaudit.finding import Problem
@@ -58,8 +59,6 @@ from mpaudit.runtime.record import (
     Peaks,
     Row,
     Statistics,
-    problem_data,
-    read_problem,
 )
 
 FORMAT = 2  # 2: histograms, peaks
@@ -68,7 +67,7 @@ APPLICATION = 0x6D706175  # "mpau"
 _Row = TypeVar(
     "_Row", Layer, Flowed, Statistics, Histogram, Peaks, Cast, Optimizer, Attempts, Incident
 )
-_TABLES: dict[type, tuple[str, int]] = {  # table, and how many leading columns are its key
+_TABLES: dict[Any, tuple[str, int]] = {  # of a row: table, how many leading columns are its key
     Layer: ("layers", 1),
     Flowed: ("dtypes", 3),
     Statistics: ("statistics", 3),
@@ -79,7 +78,7 @@ _TABLES: dict[type, tuple[str, int]] = {  # table, and how many leading columns 
     Attempts: ("attempts", 2),
     Incident: ("incidents", 3),
 }
-_COLUMNS = {row: tuple(field.name for field in fields(row)) for row in _TABLES}
+_COLUMNS: dict[Any, tuple[str, ...]] = {row: row.__struct_fields__ for row in _TABLES}
 _JOINED = {"first_bad_step": "min", "last_bad_step": "max", "amax": "max"}
 """What two numbers of such a column are together; those of others add up."""
 _ORDER = {"layers": "position", "optimizers": '"index"', "attempts": "optimizer, first"}
@@ -121,10 +120,8 @@ def _row(kind: type[_Row], values: Sequence[Any]) -> _Row:
     """The row that is in the file as these values."""
     data = dict(zip(_COLUMNS[kind], values, strict=True))
     for name in {"nonfinite", "counts", "peaks"} & data.keys():
-        data[name] = tuple(json.loads(data[name]))
-    if kind is Attempts and data["applied"] is not None:
-        data["applied"] = bool(data["applied"])
-    return kind(**data)
+        data[name] = json.loads(data[name])
+    return convert(data, kind, strict=False)
 
 
 def _make_way(path: Path) -> None:
@@ -200,7 +197,7 @@ class Writer:
     def problems(self, problems: Iterable[Problem]) -> None:
         """Set the findings of the run, in order, in place of those written before."""
         self._database.execute("DELETE FROM findings")
-        data = [(json.dumps(problem_data(problem)),) for problem in problems]
+        data = [(json.dumps(to_builtins(problem)),) for problem in problems]
         self._database.executemany("INSERT INTO findings (problem) VALUES (?)", data)
 
     def forget(self) -> None:
@@ -297,7 +294,7 @@ class Reader:
         for kind, (table, keys) in _TABLES.items():
             if table in there:  # an older format has fewer
                 for row in self._read(kind):
-                    yield (kind, *(getattr(row, f.name) for f in fields(kind)[:keys])), row
+                    yield (kind, *(getattr(row, name) for name in _COLUMNS[kind][:keys])), row
 
     def layers(self) -> list[Layer]:
         """The layers in order of their first call."""
@@ -344,7 +341,7 @@ class Reader:
     def problems(self) -> list[Problem]:
         """What the protocols found in the run."""
         query = "SELECT problem FROM findings ORDER BY position"
-        return [read_problem(json.loads(text)) for (text,) in self._query(query)]
+        return [convert(json.loads(text), Problem) for (text,) in self._query(query)]
 
     def _read(self, row: type[_Row]) -> Iterator[_Row]:
         table, _ = _TABLES[row]

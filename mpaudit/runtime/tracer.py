@@ -7,13 +7,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, ClassVar
 
+from msgspec.structs import replace
+
 from mpaudit.event import Event
-from mpaudit.finding import Problem, Span
+from mpaudit.finding import Moment, Problem, Span
 from mpaudit.protocols.protocol import Broken, Protocol, Verdict, settle
 from mpaudit.runtime import unmixed
 from mpaudit.runtime.claim import Claims
@@ -251,13 +252,13 @@ class Tracer:
             self._amp = (at, how)
             self.note("amp", how)
 
-    def feed(self, event: Event, *, threaded: bool = False) -> None:
+    def feed(self, event: Event, moment: Moment, *, threaded: bool = False) -> None:
         """Advance every protocol by an event of the run, or of this thread if it is `threaded`."""
         with self.lock:
             judges = self._lane.judges if threaded else self._judges
             for verdict in judges.feed(event):
                 if isinstance(verdict, Broken):
-                    problem = replace(verdict.problem, moment=event.moment)
+                    problem = replace(verdict.problem, moment=moment)
                     verdict = replace(verdict, problem=problem)
                 self._verdicts.setdefault(_identity(verdict), verdict)
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.runtime.record import Layer
@@ -23,8 +24,7 @@ NOTHING = 1e-11  # a gradient that moves no weight: far below Adam's epsilon, 1e
 _LAST = 16  # sampled steps that make up how it is now
 
 
-@dataclass(frozen=True, slots=True)
-class Rounded:
+class Rounded(Struct, frozen=True):
     """Gradients that were rounded to float16: counts, and sums of magnitudes before that.
 
     `flushed` of the `nonzero` ones became zero; they make up `lost` of `total`.
@@ -49,8 +49,7 @@ class Rounded:
         return self.total > 0 and self.lost >= LOST * self.total
 
 
-@dataclass(slots=True)
-class _Course:
+class _Course(Struct):
     """The sampled steps of one layer: the one that is going on, and all before it."""
 
     step: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from mpaudit.config import known, version
 from mpaudit.default import EXCLUDED
@@ -21,16 +22,14 @@ class WrongValueError(ValueError):
         self.word = word
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """What a key can hold: as a JSON schema, and as the function that reads a value of it."""
 
     schema: Mapping[str, Any]
     read: Callable[[object], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """One key. `default` is what holds without it, as TOML; `about` what it means."""
 
     name: str

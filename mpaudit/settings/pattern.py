@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+
+from msgspec import Struct
 
 _SPECIAL = re.compile(r"[*?\[{]")
 
 
-@dataclass(frozen=True, slots=True)
-class Patterns:
+class Patterns(Struct, frozen=True, dict=True):
     """Patterns that count from a folder.
 
     One without a slash fits every file and folder of that name, and what it names in the folder
@@ -21,18 +21,6 @@ class Patterns:
 
     words: tuple[str, ...]
     folder: str
-    _names: frozenset[str] = field(init=False)
-    _found: re.Pattern[str] | None = field(init=False)
-    _named: re.Pattern[str] | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        plain = {each for each in self.words if not _SPECIAL.search(each) and "/" not in each}
-        object.__setattr__(self, "_names", frozenset(plain))
-        rest = [each.rstrip("/") or "/" for each in self.words if each not in plain]
-        places = [f"(?:{_place(each, self.folder)})" for each in rest]
-        basenames = [f"(?:{regex(each)})" for each in rest if "/" not in each]
-        object.__setattr__(self, "_found", re.compile("|".join(places)) if places else None)
-        object.__setattr__(self, "_named", re.compile("|".join(basenames)) if basenames else None)
 
     def match(self, path: str) -> bool:
         """Whether an absolute path, with forward slashes, fits one of them."""
@@ -40,6 +28,29 @@ class Patterns:
         if name in self._names or (self._named is not None and self._named.fullmatch(name)):
             return True
         return self._found is not None and self._found.fullmatch(path) is not None
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(
+            each for each in self.words if not _SPECIAL.search(each) and "/" not in each
+        )
+
+    @cached_property
+    def _rest(self) -> list[str]:
+        return [each.rstrip("/") or "/" for each in self.words if each not in self._names]
+
+    @cached_property
+    def _found(self) -> re.Pattern[str] | None:
+        return _any(_place(each, self.folder) for each in self._rest)
+
+    @cached_property
+    def _named(self) -> re.Pattern[str] | None:
+        return _any(regex(each) for each in self._rest if "/" not in each)
+
+
+def _any(found: Iterable[str]) -> re.Pattern[str] | None:
+    joined = "|".join(f"(?:{each})" for each in found)
+    return re.compile(joined) if joined else None
 
 
 def patterns(words: Iterable[str], folder: Path) -> Patterns:

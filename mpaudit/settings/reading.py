@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from mpaudit.default import PYPROJECT
 from mpaudit.errors import MpauditError
@@ -20,8 +21,7 @@ _LINE = re.compile(r"\(at line (\d+)")
 _MAX_EXTENDED = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """The values of one file, or of the command line, by key; patterns count from `folder`."""
 
     values: Mapping[str, Any]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mpaudit.config import Selection, Target, fit
 from mpaudit.default import EXCLUDED
@@ -19,8 +21,7 @@ _ALL = Selection(("ALL",), preview=True)
 _NONE = Selection(ignore=("ALL",), preview=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _PerFile:
+class _PerFile(Struct, frozen=True):
     """Rules that are off in the files that a pattern fits, or, `inverted`, in all others."""
 
     pattern: str
@@ -29,8 +30,7 @@ class _PerFile:
     inverted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What holds for some files.
 
     `fixable` selects the rules whose fixes are offered; `safe` and `unsafe` are rules whose fixes

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import tokenize
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from mpaudit.finding import Finding
 from mpaudit.fix import Edit
@@ -15,8 +16,7 @@ from mpaudit.suppress.reading import tokens
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
-@dataclass(slots=True)
-class _Lines:
+class _Lines(Struct):
     """Where comments can go: behind which rows, in which there are, and where statements begin."""
 
     open: set[int] = field(default_factory=set)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+
+from msgspec import Struct
 
 from mpaudit.rule import prefixes
 
@@ -47,8 +48,7 @@ class Kind(Enum):
     NOQA = "noqa"
 
 
-@dataclass(frozen=True, slots=True)
-class Directive:
+class Directive(Struct, frozen=True):
     """One directive; places are offsets in the text that holds its comment.
 
     `words` are the codes and names it lists, `others` the codes of other tools in a `noqa`. `listed`

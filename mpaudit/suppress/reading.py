@@ -6,7 +6,9 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mpaudit.cell import Cell
 from mpaudit.config import nearest
@@ -19,8 +21,7 @@ _EXAMPLE = "name the rules, as in `# mpaudit: {}[missing-scaler-update]`"
 _NO_CODE = {tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
-@dataclass(slots=True, eq=False)
-class Suppression:
+class Suppression(Struct, eq=False):
     """A directive, or one word of a `disable`; its own row, and the rows it speaks for.
 
     On a line of its own (`alone`) it silences what begins in those rows; behind code it silences what
@@ -51,8 +52,7 @@ class Suppression:
         return next((word for word in self.words if word.lower() in names), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Suppressions:
+class Suppressions(Struct, frozen=True):
     """What the comments of one text silence, and `warnings` about those that cannot silence."""
 
     comments: tuple[Suppression, ...] = ()
@@ -86,8 +86,7 @@ def read(text: str, filename: str, cells: Sequence[Cell] = ()) -> Suppressions:
     return Suppressions(tuple(reading.found), tuple(reading.warnings))
 
 
-@dataclass(slots=True)
-class _Range:
+class _Range(Struct):
     """A `disable` that has not been ended, for one of its words."""
 
     suppression: Suppression
@@ -104,8 +103,7 @@ class _Range:
         self.suppression.last = row
 
 
-@dataclass(slots=True)
-class _Reading:
+class _Reading(Struct):
     filename: str
     rows: int
     found: list[Suppression] = field(default_factory=list)

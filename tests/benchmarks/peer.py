@@ -11,7 +11,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PINNED = {
-    "mpaudit": ("click==8.5.1", "hatchling==1.27.0", "libcst==1.9.0", "ruff==0.17.6"),
+    "mpaudit": (
+        "click==8.5.1",
+        "hatchling==1.27.0",
+        "libcst==1.9.0",
+        "msgspec==0.23.0",
+        "ruff==0.17.6",
+    ),
     "torchfix": ("torchfix==0.7.0",),
     "torch-preflight": ("torch-preflight==0.5.0",),
 }

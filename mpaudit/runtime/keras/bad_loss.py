@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.finding import Moment, Problem, Span
 from mpaudit.runtime.keras.origin import Bad, Interval
@@ -14,8 +15,7 @@ from mpaudit.runtime.tracer import Tracer
 RULE = "activation-overflow"
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """A loss of one attempt, as gradients were taken of it: before a loss scale if `scaled`."""
 
     tick: int

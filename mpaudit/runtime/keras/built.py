@@ -70,8 +70,7 @@ class Built:
         with self._patches.guarded("policy"):
             at = place("set_global_policy", "set_dtype_policy", "set_policy")
             if at is not None:
-                moment = self._narration.moment()
-                self._narration.tell(PolicySet(at=at, policy=policy, moment=moment))
+                self._narration.tell(PolicySet(at=at, policy=policy))
                 if policy.startswith("mixed"):
                     self._tracer.asked_for_amp(at, f"the global policy {policy!r}")
 
@@ -111,7 +110,6 @@ class Built:
                     kind=type(layer).__name__,
                     policy=None if own == inherits else own,
                     activation=None if activation == "linear" else activation,
-                    moment=self._narration.moment(),
                 )
             )
 
@@ -130,5 +128,5 @@ class Built:
         elif isinstance(model, family.functional):
             made_by = [family.maker(each) for each in family.flatten(model.outputs)]
             output = tuple(self._register.watched(family, each).ref for each in made_by)
-        ref, moment = self._register.watched(family, model).ref, self._narration.moment()
-        self._narration.tell(ModelMade(at=at, model=ref, layers=refs, output=output, moment=moment))
+        ref = self._register.watched(family, model).ref
+        self._narration.tell(ModelMade(at=at, model=ref, layers=refs, output=output))

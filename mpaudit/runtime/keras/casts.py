@@ -13,9 +13,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
+
+from msgspec.structs import replace
 
 from mpaudit.runtime.keras.family import Casting, Family
 from mpaudit.runtime.keras.patch import Call, Patches

@@ -51,11 +51,8 @@ class Clips:
         after = Ref(("clipped", at, before.key), "gradients")
         for each in clipped:
             tag(each, GRADIENTS, after)
-        moment = self._narration.moment()
         self._narration.tell_once(
-            TapeGradientsClipped(
-                at=at, how=f"tf.{name}", gradients=before, result=after, moment=moment
-            )
+            TapeGradientsClipped(at=at, how=f"tf.{name}", gradients=before, result=after)
         )
 
 

@@ -87,11 +87,8 @@ class Events:
                     tag(result, UNSCALED, loss)
                     ref = self._optimizers.ref(optimizer)
                     tag(result, SCALED, (*getattr(loss, SCALED, ()), ref))
-                    moment = self._narration.moment()
                     before, after = Ref(("loss", at), "loss"), Ref(("scaled", at), "scaled loss")
-                    self._narration.tell(
-                        LossScaled(at=at, scaler=ref, loss=before, result=after, moment=moment)
-                    )
+                    self._narration.tell(LossScaled(at=at, scaler=ref, loss=before, result=after))
             return result
 
         return scale_loss
@@ -106,11 +103,9 @@ class Events:
                     after = Ref(("unscaled", at, before.key), "gradients")
                     for each in result:
                         tag(each, GRADIENTS, after)
-                    ref, moment = self._optimizers.ref(optimizer), self._narration.moment()
+                    ref = self._optimizers.ref(optimizer)
                     self._narration.tell(
-                        TapeGradientsUnscaled(
-                            at=at, optimizer=ref, gradients=before, result=after, moment=moment
-                        )
+                        TapeGradientsUnscaled(at=at, optimizer=ref, gradients=before, result=after)
                     )
             return result
 
@@ -158,7 +153,6 @@ class Events:
                 model=models[0] if models else None,
                 others=tuple(models[1:]),
                 scaled_by=scaled_by if known else None,
-                moment=self._narration.moment(),
             )
         )
 
@@ -180,7 +174,6 @@ class Events:
                 gradients=gradients(grads),
                 made=self._optimizers.made(optimizer),
                 keras=family.number,
-                moment=self._narration.moment(),
             )
         )
         self._narration.ended()

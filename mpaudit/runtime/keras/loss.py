@@ -83,7 +83,6 @@ class Losses:
                 shown=mark.shown,
                 output=mark.layer,
                 by_hand=True,
-                moment=self._narration.moment(),
             )
         )
 
@@ -105,6 +104,5 @@ class Losses:
                 shown=mark.shown,
                 made=self._made.get(loss),
                 output=mark.layer,
-                moment=self._narration.moment(),
             )
         )

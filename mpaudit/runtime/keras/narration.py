@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 
 from mpaudit.event import Event, LayerMade, ModelMade, OptimizerWrapped, PolicySet
 from mpaudit.finding import Moment
@@ -27,29 +26,26 @@ class Narration:
         self._aside = aside
         self.before: Callable[[], None] = lambda: None
         self._tracer = tracer
-        self._iteration: list[Event] = []
+        self._iteration: list[tuple[Event, Moment]] = []
         self._seen: Counter[tuple[Event, ...]] = Counter()
         self._attempts = 0
-
-    def moment(self) -> Moment:
-        """Now."""
-        return Moment(step=self._attempts)
 
     def tell(self, event: Event) -> None:
         """Something happened."""
         if self._aside():
             return
+        now = Moment(step=self._attempts)
         if not isinstance(event, LayerMade | ModelMade):
             self.before()
         if isinstance(event, _BUILT):
             self._feed()
-            self._tracer.feed(event)
+            self._tracer.feed(event, now)
         else:
-            self._iteration.append(event)
+            self._iteration.append((event, now))
 
     def tell_once(self, event: Event) -> None:
         """The same, of what may be done to each tensor of several by itself."""
-        if event not in self._iteration:
+        if all(event != told for told, _ in self._iteration):
             self.tell(event)
 
     def ended(self) -> None:
@@ -65,9 +61,9 @@ class Narration:
         self._feed()
 
     def _feed(self) -> None:
-        events, self._iteration = self._iteration, []
-        shape = tuple(replace(each, moment=None) for each in events)
+        told, self._iteration = self._iteration, []
+        shape = tuple(event for event, _ in told)
         self._seen[shape] += 1
         if self._seen[shape] <= _TWICE:
-            for event in events:
-                self._tracer.feed(event)
+            for event, moment in told:
+                self._tracer.feed(event, moment)

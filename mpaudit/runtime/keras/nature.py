@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from mpaudit.event import Ref
 from mpaudit.finding import Span
@@ -14,8 +15,7 @@ _UNCHANGED = frozenset({"Dropout", "Flatten", "Identity", "Permute", "RepeatVect
 _ACTIVATIONS = frozenset({"softmax", "log_softmax", "sigmoid"})
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """What is known of a tensor: the layer it left, and what it is, as `LossComputed.got` says."""
 
     layer: Ref

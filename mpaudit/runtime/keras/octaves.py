@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy
 import tensorflow as tf
+from msgspec import Struct
 
 from mpaudit.runtime.keras.attempt import Look
 from mpaudit.runtime.keras.clock import Clock
@@ -22,8 +22,7 @@ _MAGNITUDE, _FRACTION, _INFINITY = 0x7FFFFFFF, 0x7FFFFF, 0x7F800000
 _SHIFT = INF - 255  # from the exponent's field of a float32 to its bin
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(Struct, frozen=True):
     """The tensors of one tick: how many, their elements, and a sample's counts (`octaves.BINS`)."""
 
     tick: int

@@ -75,6 +75,5 @@ class Optimizers:
                 inner=self.ref(inner),
                 nested=isinstance(inner, family.scaling),
                 by_hand=by_hand,
-                moment=self._narration.moment(),
             )
         )

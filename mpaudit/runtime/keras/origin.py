@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.runtime.keras.vector import RECENT
@@ -18,8 +20,7 @@ from mpaudit.runtime.record import LARGEST, Incident
 from mpaudit.runtime.tracer import Tracer
 
 
-@dataclass(frozen=True, slots=True)
-class Bad:
+class Bad(Struct, frozen=True):
     """Non-finite values at one layer, forward or backward: ticks, and what there was.
 
     `ticks` are those that are known, see `taps.Numbers.bad`. Of several replicas, `replicas` are those
@@ -85,8 +86,7 @@ class Bad:
         return f" on replica{'s' * (len(self.replicas) > 1)} {numbers}"
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(Struct, frozen=True):
     """What was bad between two reads, by layer path.
 
     `weights` are the gradients of a layer's parameters, as the optimizer gets them; `sources` the

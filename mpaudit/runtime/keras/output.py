@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from msgspec import Struct
 
 from mpaudit.runtime.keras.nature import Mark, mark_of
 from mpaudit.runtime.keras.patch import Call, Patches
@@ -35,8 +35,7 @@ _BACK = frozenset({"mean", "var", "std"})
 """Functions of `keras.ops` that compute in float32, and give what they were given: float16."""
 
 
-@dataclass(slots=True, eq=False)
-class Output:
+class Output(Struct, eq=False):
     """A tensor that left a layer in float16, in a graph (None: in eager mode).
 
     `mark` says what it is, once it has left the outermost of the layers that were being called; `casts` is

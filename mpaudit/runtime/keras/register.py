@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct, field
 
 from mpaudit.event import Ref
 from mpaudit.finding import Span
@@ -26,8 +27,7 @@ COUNTED: dict[Passage, What] = {"forward": "activation", "backward": "gradient"}
 """The taps whose numbers are counted by power of two, and what they are there."""
 
 
-@dataclass(slots=True)
-class Watched:
+class Watched(Struct):
     """A layer of the run; `known` says that the tracer lists it."""
 
     family: Family

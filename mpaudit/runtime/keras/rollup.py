@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from typing import get_args
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mpaudit.runtime.headroom import Headroom
 from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent
@@ -29,8 +31,7 @@ _PHASES: dict[Passage, Phase] = {
 }
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(Struct):
     """What one interval brought, by layer path."""
 
     bad: dict[Passage, dict[str, Bad]] = field(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy
 import tensorflow as tf
+from msgspec import Struct
 
 from mpaudit.runtime.keras.attempt import Look
 from mpaudit.runtime.keras.clock import Clock
@@ -24,8 +24,7 @@ ROUNDED = "_mpaudit_rounded"
 _WIDER = ("float32", "float64")
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """What was rounded in one tick: `elements` of gradients, and what became of them."""
 
     tick: int

@@ -9,11 +9,11 @@ of one sign have the order of their bits, and that is ten times faster than Tens
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
 import tensorflow as tf
+from msgspec import Struct
 
 from mpaudit.runtime.keras.attempt import Look
 from mpaudit.runtime.keras.clock import Clock
@@ -44,8 +44,7 @@ _INFINITY = {
 MEASURABLE = tuple(tf.dtypes.as_dtype(name) for name in _INFINITY)
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(Struct, frozen=True):
     """What a tap measured since it was last read; ticks are those of the `Clock`.
 
     `amax` is the largest finite magnitude, None if nothing was finite; `zeros` are counted in a
@@ -57,6 +56,7 @@ class Numbers:
     amax: float | None
     first_bad: int | None
     bad: frozenset[int]
+    replicas: frozenset[int]
     inf: int
     nan: int
     zeros: int
@@ -65,7 +65,6 @@ class Numbers:
     tensors: int
     calls: int
     others: int
-    replicas: frozenset[int] = field(default=frozenset(), kw_only=True)
 
     @property
     def last_bad(self) -> int | None:
@@ -159,10 +158,8 @@ class Tap:
             None if vector[0] < 0 else float(vector[0]),
             None if vector[FIRST] == NEVER else int(-vector[FIRST]),
             frozenset(int(tick) for tick in vector[TICKS] if tick >= 0),
+            frozenset(n for n, tick in first.items() if n is not None and tick == -vector[FIRST]),
             *(int(each) for each in vector[COUNTS]),
-            replicas=frozenset(
-                n for n, tick in first.items() if n is not None and tick == -vector[FIRST]
-            ),
         )
 
     def _looks(self, value: Any) -> list[Look]:

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec import Struct
 
 from mpaudit.runtime.torch.patch import Patches
 from mpaudit.runtime.torch.policy import CudaPolicy
 
 
-@dataclass(frozen=True, slots=True)
-class _Entered:
+class _Entered(Struct, frozen=True):
     region: Any
     device: str
     enabled: bool

@@ -7,10 +7,10 @@ where that gives out finite numbers: one that is not finite makes its whole chan
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec import Struct
 
 from mpaudit.runtime.account import Accounts
 from mpaudit.runtime.measured import Measured, Place, Values
@@ -28,8 +28,7 @@ _NORMALISATIONS = frozenset(
 """Nodes of the graph that make no finite numbers of what is not finite."""
 
 
-@dataclass(slots=True)
-class _PutOff:
+class _PutOff(Struct):
     """An output that is read only if the normalisation of it is not finite; it lives until then."""
 
     part: Part
@@ -40,8 +39,7 @@ class _PutOff:
     place: Place
 
 
-@dataclass(slots=True)
-class Glance:
+class Glance(Struct):
     """A call of an outermost module in a step that is not looked at: its outputs are read.
 
     `last` is the output that was read last, as of `version`: a container often passes it on. `maker`

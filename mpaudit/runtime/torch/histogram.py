@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
+from msgspec.structs import replace
 
 from mpaudit.runtime.histogram import SCALED, Histogram, What, exponent
 from mpaudit.runtime.octaves import read

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec import Struct
 from torch.nn.modules import module as modules
 
 from mpaudit.event import Forward
@@ -31,8 +31,7 @@ from mpaudit.runtime.torch.unwritten import unwritten
 from mpaudit.runtime.torch.watch import Watch, unwatched
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(Struct):
     """A module call under way."""
 
     module: Any
@@ -184,13 +183,12 @@ class Layers:
         if parameter is not None:
             event = Forward(
                 at=user_span(),
-                moment=Moment(step=step),
                 model=self._watch.ref(module),
                 model_made=None,
                 model_device=self._watch.model_device(parameter),
                 region=self._watch.region,
             )
-            self._watch.tracer.feed(event, threaded=True)
+            self._watch.tracer.feed(event, Moment(step), threaded=True)
 
     def _leave(self, module: Any, args: Any, *rest: Any) -> None:
         if unwatched():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec import Struct
 
 from mpaudit.runtime.account import Account
 from mpaudit.runtime.frame import user_frame
@@ -52,8 +52,7 @@ def _named(outermost: Any, path: str) -> Iterator[str]:
         holder = holder._modules[part]
 
 
-@dataclass(slots=True)
-class Part:
+class Part(Struct):
     """What is known of one module: there is one for every module of a model, and nothing beside it.
 
     `holders` are weak references to the modules that hold it, each with its name there. `account`

@@ -32,9 +32,9 @@ class Narration:
         at, feed = frame_span(frame), self._watch.tracer.feed
         if scaler is not None:
             if self._lanes.get(scaler.key, lane) != lane:  # its order is whole in neither
-                feed(LostSight(at=at, objects=frozenset({scaler.key})), threaded=True)
+                feed(LostSight(at=at, objects=frozenset({scaler.key})), moment, threaded=True)
             self._lanes[scaler.key] = lane
-        feed(make(at=at, moment=moment, **facts), threaded=True)
+        feed(make(at=at, **facts), moment, threaded=True)
 
     def ref(self, thing: object) -> Ref:
         """An object as events name it, spelled as the script does."""

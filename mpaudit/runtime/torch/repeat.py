@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from msgspec import Struct, field
 
 from mpaudit.finding import Moment, Position, Problem, Span
 from mpaudit.runtime.torch.regions import dtype_name
@@ -19,8 +19,7 @@ Scope = tuple[int, int]
 """A step, and the outermost region that is entered: on leaving it autocast forgets its casts."""
 
 
-@dataclass(slots=True)
-class _Again:
+class _Again(Struct):
     """The casts of one layer in one step that repeat an earlier one, and the bytes they write.
 
     `most` is how often the same values were cast; `there_and_back` counts casts of what a cast had
@@ -41,8 +40,7 @@ class _Again:
         return self.most >= (OFTEN if self.what == "parameter" else MANY)
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     """Casts of one tensor within one scope, by what of it was cast to which dtype."""
 
     scope: Scope

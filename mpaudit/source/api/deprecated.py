@@ -8,7 +8,7 @@ GradScaler with 2.3, custom_fwd and the functions that take a device with 2.4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 SINCE = (2, 4)
 
@@ -16,8 +16,7 @@ _AUTOCAST = ("enabled", "dtype", "cache_enabled")
 _SCALER = ("init_scale", "growth_factor", "backoff_factor", "growth_interval", "enabled")
 
 
-@dataclass(frozen=True, slots=True)
-class Api:
+class Api(Struct, frozen=True):
     """One deprecated name.
 
     `keyword` says that its successor takes the device as `device_type=` and not first; `parameters`

@@ -9,7 +9,8 @@ to them, stands in `mpaudit.source.library.torch.dtypes`.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from mpaudit.finding import Related, Span
 from mpaudit.source.engine.path import Path
@@ -48,8 +49,7 @@ MAX_QUESTIONS = 3
 """A dtype that depends on more open questions than this counts as unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dtype:
+class Dtype(Struct, frozen=True):
     """What is known of a tensor: the plain name of its dtype ("float16"), and since where.
 
     `how` says what gave it the dtype: "computed" (by autocast, in `region`), "cast" or "made". A
@@ -58,10 +58,16 @@ class Dtype:
     """
 
     name: str
-    at: Span | None = field(default=None, compare=False)
-    how: str = field(default="made", compare=False)
-    region: Span | None = field(default=None, compare=False)
+    at: Span | None = None
+    how: str = "made"
+    region: Span | None = None
     lone: bool = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dtype) and (self.name, self.lone) == (other.name, other.lone)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.lone))
 
 
 _NOTHING = ("?", "<unset>")

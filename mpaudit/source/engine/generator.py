@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.source.engine.binding import Enter
 from mpaudit.source.engine.flow import Flow
@@ -23,8 +24,7 @@ Resume = Callable[[Path, Value, Frame], list[Path]]
 """Goes on with a yielded value, outside of the generator whose frame is given."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
+class Hole(Struct, frozen=True):
     """Where a generator in progress yields to; `depth` is the number of frames with its own."""
 
     depth: int

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.source.engine.path import Frame, Identities, Path, lookup
 from mpaudit.source.engine.values import (
@@ -38,8 +39,7 @@ OUTSIDE = ("instance", "super")
 """The kinds of objects of which a method that is not in view may do anything to them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """What a function does with `parameter.attributes`: it calls it, hands it to `callee`, or reads it.
 
     `callee` is None where it is handed to who knows whom; `position` counts the callee's arguments,

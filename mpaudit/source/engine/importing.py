@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 from abc import abstractmethod
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from mpaudit.protocols.protocol import Protocol
 from mpaudit.source.api.deprecated import STARS
@@ -27,8 +28,7 @@ SILENT = ("library", "list", "dict", "device", "finfo")
 """The kinds of things of which no protocol notes anything by themselves."""
 
 
-@dataclass(slots=True)
-class _Ending:
+class _Ending(Struct):
     """What an imported module leaves behind besides its names."""
 
     machines: list[Protocol] = field(default_factory=list)
@@ -37,8 +37,7 @@ class _Ending:
     """Whether it makes what a protocol may watch, for all who import it."""
 
 
-@dataclass(slots=True)
-class State:
+class State(Struct):
     """What is shared by all entry points of a run."""
 
     identities: Identities = field(default_factory=Identities)

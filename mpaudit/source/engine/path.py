@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from mpaudit.event import Event, LostSight
 from mpaudit.protocols.protocol import Protocol, Verdict
@@ -33,7 +34,7 @@ SETTINGS: tuple[Hashable, ...] = ("settings",)
 """What owners up to zero stand for."""
 MAX_FRESH = 20_000
 """Descriptions, of some 500 bytes each, between two sweeps."""
-NUMBERLESS = frozenset(["module", "node", "_hash"])
+NUMBERLESS = frozenset(["module", "node"])
 """Attributes of values that hold no number."""
 
 
@@ -113,8 +114,10 @@ def _numbers(item: Hashable) -> Iterator[int]:
         else:
             kind = type(each)
             if kind not in _numbered:
-                parts = fields(kind) if is_dataclass(kind) and kind is not Const else ()
-                _numbered[kind] = [part.name for part in parts if part.name not in NUMBERLESS]
+                names = (
+                    kind.__struct_fields__ if issubclass(kind, Struct) and kind is not Const else ()
+                )
+                _numbered[kind] = [name for name in names if name not in NUMBERLESS]
             waiting += [getattr(each, name) for name in _numbered[kind]]
 
 
@@ -130,8 +133,7 @@ class Fork(Exception):  # noqa: N818 - not an error: the statement goes on once 
         self.condition = condition
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(Struct):
     """One activation of a function, or a module body.
 
     `scopes` are the heap owners in which names are looked up, innermost first; `done` holds the
@@ -242,8 +244,7 @@ class Standing:
         return self if same else Standing(copies)
 
 
-@dataclass(slots=True)
-class Path:
+class Path(Struct):
     """A path in progress.
 
     `exit` says how control leaves the current block ("break", "continue", "return", "raise"), None if

@@ -7,7 +7,8 @@ models cannot emit an event; its result is unknown, and nothing handed to it is 
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.source.engine.narrow import CLOSING, HANDLING
 from mpaudit.source.engine.values import Function
@@ -37,8 +38,7 @@ MAX_IMPORTS = 2
 """How far imports are traced: what is further off matters only by what it mentions itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Relevant:
+class Relevant(Struct, frozen=True):
     """What matters in a file: its functions by (class, name), the names that stand for them, the words."""
 
     functions: frozenset[tuple[str | None, str]] = frozenset()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.event import Event, Ref
 from mpaudit.finding import Span
@@ -19,8 +20,7 @@ _COUNTED = frozenset(["==", "not", "and", "or", "whole", "Lt", "Add", "Sub", "in
 """What may be made of a count of passes and still rest on it: `last or (i + 1) % steps == 0`."""
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct):
     """A call to something a library summary knows.
 
     `name` is the function's full dotted name, or the method's own name; `receiver` what a method is

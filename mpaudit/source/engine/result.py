@@ -7,8 +7,9 @@ waits for is stated where it is registered, and looked up once for each name tha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.source.engine.heap import Place
 from mpaudit.source.engine.values import External, Thing, Value
@@ -21,8 +22,7 @@ Named = Collection[str] | Callable[[str], bool]
 """Names, or what says whether a name is one of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Listener:
+class _Listener(Struct, frozen=True):
     hook: Result
     functions: Named | None
     methods: Named | None

@@ -7,7 +7,8 @@ options all the same: an `__init__`, a `load()` of a configuration, a function t
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.source.engine.member import ANY, BY_NAME, name_of, named
 from mpaudit.source.engine.path import Identities, Path, lookup
@@ -16,8 +17,7 @@ from mpaudit.source.text.memo import by_node
 from mpaudit.source.text.walk import walk
 
 
-@dataclass(frozen=True, slots=True)
-class Sets:
+class Sets(Struct, frozen=True):
     """The attributes that a function sets, of whatever object, and the names of its module."""
 
     attributes: frozenset[str] = frozenset()

@@ -2,17 +2,15 @@
 
 A value is known by its origin, never by its spelling. Everything that has an identity is a `Thing`; what
 is known of it beyond its kind lives in the path's heap, under hidden names that start with "@".
-
-Nobody writes to a value. Those that are made by the hundred thousand are not declared frozen all the same:
-to make one would take four times the time.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from mpaudit.source.text.module import Module
@@ -23,14 +21,11 @@ Iteration = tuple[int, int]
 NOWHERE: Iteration = (0, 0)
 
 
-class Value:
+class Value(Struct, frozen=True):
     """The root of all values."""
 
-    __slots__ = ()
 
-
-@dataclass(slots=True)
-class Const(Value):
+class Const(Value, frozen=True):
     """A literal: None, a truth value, number, string or bytes."""
 
     value: Hashable
@@ -53,8 +48,7 @@ UNKNOWN = Const("?")
 """A hidden fact that cannot be known; no protocol reports on it."""
 
 
-@dataclass(slots=True)
-class Thing(Value):
+class Thing(Value, frozen=True):
     """An object with an identity; two things are the same if and only if their `uid` is.
 
     `kind` names what it is ("GradScaler", "Optimizer", "Module", ...), "" if nothing is known.
@@ -63,30 +57,28 @@ class Thing(Value):
     """
 
     uid: int
-    kind: str = field(default="", compare=False)
-    since: Iteration = field(default=NOWHERE, compare=False)
-    text: str = field(default="", compare=False)
+    kind: str = ""
+    since: Iteration = NOWHERE
+    text: str = ""
 
-    def __eq__(self, other: object) -> bool:  # as would be generated, but without making tuples
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Thing) and other.uid == self.uid
 
     def __hash__(self) -> int:
         return self.uid
 
 
-@dataclass(frozen=True, slots=True)
-class External(Value):
+class External(Value, frozen=True):
     """Something a library defines, by its full dotted name."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Function(Value):
+class Function(Value, frozen=True):
     """A function or lambda of the project, with the scopes it closes over, innermost first."""
 
     node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-    module: Module = field(compare=False, repr=False)
+    module: Module
     scopes: tuple[int, ...]
     owner: Class | None = None
     decorators: tuple[Value, ...] = ()
@@ -97,18 +89,16 @@ class Function(Value):
         return "<lambda>" if isinstance(self.node, ast.Lambda) else self.node.name
 
 
-@dataclass(frozen=True, slots=True)
-class Class(Value):
+class Class(Value, frozen=True):
     """A class of the project; its attributes are in the heap under `uid`."""
 
     node: ast.ClassDef
-    module: Module = field(compare=False, repr=False)
+    module: Module
     uid: int
     bases: tuple[Value, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Bound(Value):
+class Bound(Value, frozen=True):
     """`receiver.name` before it is called: a method of the project (`function`) or of a library."""
 
     receiver: Value
@@ -116,16 +106,14 @@ class Bound(Value):
     function: Function | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Namespace(Value):
+class Namespace(Value, frozen=True):
     """A module of the project that was imported; its globals are in the heap under `uid`."""
 
-    module: Module = field(compare=False, repr=False)
+    module: Module
     uid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Partial(Value):
+class Partial(Value, frozen=True):
     """`functools.partial(function, *arguments, **keywords)`."""
 
     function: Value
@@ -133,53 +121,27 @@ class Partial(Value):
     keywords: tuple[tuple[str, Value], ...]
 
 
-@dataclass(slots=True)
-class Choice(Value):
+class Choice(Value, frozen=True, cache_hash=True):
     """One of two values, depending on a condition that is not known yet."""
 
     condition: Thing
     yes: Value
     no: Value
-    _hash: int = field(init=False, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._hash = hash((self.condition, self.yes, self.no))
-
-    def __eq__(self, other: object) -> bool:  # as would be generated; most that differ do so here
-        return self is other or (
-            isinstance(other, Choice)
-            and self._hash == other._hash
-            and self.condition == other.condition
-            and self.yes == other.yes
-            and self.no == other.no
-        )
-
-    def __hash__(self) -> int:
-        return self._hash
 
 
-@dataclass(slots=True)
-class Pack(Value):
+class Pack(Value, frozen=True, cache_hash=True):
     """A tuple, or the known items of a list, in order."""
 
     items: tuple[Value, ...]
-    _hash: int = field(init=False, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._hash = hash(self.items)
-
-    def __hash__(self) -> int:
-        return self._hash
 
 
-@dataclass(frozen=True, slots=True)
-class Imported(Value):
+class Imported(Value, frozen=True):
     """`from module import attribute` of a project module, looked up when it is first used.
 
     `attribute` is None for the module itself.
     """
 
-    module: Module = field(repr=False)
+    module: Module
     attribute: str | None
 
 

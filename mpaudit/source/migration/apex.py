@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.migration.apex_loop import Loop, loop_of
@@ -23,8 +24,7 @@ _LEVELS = ("O1", "O2")
 _STATE = ("state_dict", "load_state_dict")
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """A place that reads something of apex.amp, by its last name."""
 
     node: ast.Name | ast.Attribute

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.fix import Edit
 from mpaudit.source.repair.registry import (
@@ -28,8 +29,7 @@ INDENT = "    "
 _CLIPS = ("torch.nn.utils.clip_grad_norm_", "torch.nn.utils.clip_grad_value_")
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
+class Loop(Struct, frozen=True):
     """A step of training: the statement that runs backward, and what it is about, as it is written.
 
     `statement` is the `with amp.scale_loss(...)`, or the `if` that chooses between it and a plain

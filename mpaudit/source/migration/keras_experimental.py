@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.migration import migrate_import
@@ -35,16 +36,14 @@ _LOSS_SCALE = {"Policy": ("name", "loss_scale"), "LossScaleOptimizer": ("optimiz
 _DYNAMIC = ("DynamicLossScale",)
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """A place that reads something of a module that is gone, by its full old name."""
 
     node: ast.Name | ast.Attribute
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct, frozen=True):
     """An import of such a module, or of what it holds."""
 
     statement: ast.Import | ast.ImportFrom

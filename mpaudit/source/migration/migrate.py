@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.api.deprecated import DEPRECATED, MODULES, Api
@@ -24,16 +25,14 @@ if TYPE_CHECKING:
     from mpaudit.source.text.module import Module
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """A place that reads a deprecated name: the Name or the whole dotted Attribute."""
 
     node: ast.Name | ast.Attribute
     api: Api
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct, frozen=True):
     """An import of a deprecated name, or (`api` is None) of a module that holds such names."""
 
     statement: ast.Import | ast.ImportFrom

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.api.torch_names import AUTOCASTS, LEGACY_AUTOCASTS

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.finding import Problem, Span
 from mpaudit.fix import Edit, Fix
@@ -16,8 +17,7 @@ from mpaudit.source.text.walk import walk
 _ROOT = re.compile(r"[^\W\d]\w*")
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """A problem, the file it is in, and all problems that stand, of any file (coupled repairs)."""
 
     problem: Problem

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.cell import Cell
 from mpaudit.finding import Position, Span
@@ -32,8 +34,7 @@ class UnreadableConfigError(UnparsableError):
     """The file is a configuration that cannot be read."""
 
 
-@dataclass(frozen=True)
-class ConfigFile:
+class ConfigFile(Struct, frozen=True, dict=True):
     """A JSON or YAML file; it has the members of a script.
 
     `asked` says that it was named to be checked, so that it may be edited.
@@ -41,7 +42,7 @@ class ConfigFile:
 
     filename: str
     text: str
-    encoding: Encoding = Encoding()  # noqa: RUF009 - it is frozen
+    encoding: Encoding = Encoding()
     asked: bool = True
 
     @cached_property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.cell import Cell
 from mpaudit.fix import Edit, rewrite
@@ -14,13 +16,12 @@ from mpaudit.source.text.notebook import Notebook
 from mpaudit.source.text.parsing import Encoding, UnparsableError, decode
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(Struct, frozen=True):
     """A Python file; it has the members of a notebook, but no cells."""
 
     filename: str
     text: str
-    encoding: Encoding = Encoding()  # noqa: RUF009 - it is frozen
+    encoding: Encoding = Encoding()
 
     @property
     def code(self) -> str:

@@ -12,7 +12,6 @@ import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -30,12 +29,13 @@ N = TypeVar("N", bound=ast.AST)
 T = TypeVar("T")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"#[^\r\n]*")
+_UTF8 = Encoding()
+_OPEN = Target()
 
 SPARED = 500_000
 """The trees that were only glanced at are kept for who asks next, for so many characters of text."""
 
 
-@dataclass(eq=False)
 class Module:
     """A source text, parsed when its tree is first asked for.
 
@@ -43,23 +43,29 @@ class Module:
     is for; `project` the files around it, if it was read among them.
     """
 
-    filename: str
-    text: str
-    name: str = "imported"
-    package: str = ""
-    encoding: Encoding = field(default_factory=Encoding)
-    target: Target = field(default_factory=Target)
-    project: Project | None = None
-    kept: bool = False
-    """Whether its tree is not that of the text, but was made otherwise."""
-    problem: UnparsableError | None = field(default=None, init=False)
-    """What Python said of the text, once it was parsed."""
-    _spare: ast.Module | None = field(default=None, init=False, repr=False)
-    _bare: dict[AnyFunction, None] = field(default_factory=dict, init=False, repr=False)
-    """The functions of which parameters and body were dropped."""
-    _laden: list[AnyFunction] | None = field(default=None, init=False, repr=False)
-    """Those that have got them back since, None as long as all have them."""
-    _mentioned: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
+    def __init__(
+        self,
+        filename: str,
+        text: str,
+        name: str = "imported",
+        package: str = "",
+        encoding: Encoding = _UTF8,
+        target: Target = _OPEN,
+        project: Project | None = None,
+    ) -> None:
+        self.filename, self.text = filename, text
+        self.name, self.package = name, package
+        self.encoding, self.target, self.project = encoding, target, project
+        self.kept = False
+        """Whether its tree is not that of the text, but was made otherwise."""
+        self.problem: UnparsableError | None = None
+        """What Python said of the text, once it was parsed."""
+        self._spare: ast.Module | None = None
+        self._bare: dict[AnyFunction, None] = {}
+        """The functions of which parameters and body were dropped."""
+        self._laden: list[AnyFunction] | None = None
+        """Those that have got them back since, None as long as all have them."""
+        self._mentioned: dict[str, bool] = {}
 
     def keep(self, tree: ast.Module) -> None:
         """Take a tree that was made otherwise than by parsing the text."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
+
+from msgspec import Struct, field
 
 from mpaudit.source.api.deprecated import STARS
 from mpaudit.source.text.walk import children
@@ -41,8 +42,7 @@ _BINDING = (
 """What binds names, or says which of the names inside is bound to what."""
 
 
-@dataclass(eq=False, slots=True)
-class Binding:
+class Binding(Struct, eq=False):
     """One place where a name gets a meaning.
 
     `node` is the `ast.alias` of an import, the `ast.Name` that is assigned, or what else binds it.
@@ -57,8 +57,7 @@ class Binding:
     empty: bool = False  # `x = None` or a bare `x: T`: says nothing of what x is when it is used
 
 
-@dataclass(eq=False, slots=True)
-class Scope:
+class Scope(Struct, eq=False):
     """A module, class, function or comprehension, with the names that it binds."""
 
     node: ast.AST

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit.cell import BETWEEN, Cell
 from mpaudit.finding import Position, Span
@@ -21,8 +23,7 @@ MAX_LEAD = 1000
 _INDENTED = re.compile(r"(?:[ \t]*[\r\n])*[ \t]+\S")
 
 
-@dataclass(frozen=True, slots=True)
-class Notebook:
+class Notebook(Struct, frozen=True):
     """A notebook as it is checked and written back.
 
     `text` holds the code cells one after another as they are written, `code` the same with what is

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from mpaudit.finding import Position, Span
 from mpaudit.fix import Edit
@@ -45,8 +46,7 @@ class UnreadableNotebookError(UnparsableError):
     """The file is no notebook that can be read; `span` counts in the file, not in a cell."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """A code cell's source; `number` counts all cells from 1, `place` is that of the JSON value.
 
     `foreign` says that an editor has marked the cell as text of another language.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
 from sys import intern
+
+from msgspec import Struct, field
 
 from mpaudit.source.text.memo import by_node
 from mpaudit.source.text.module import Module
@@ -30,8 +31,7 @@ _NONE: set[str] = set()
 ASKING = ("isinstance", "issubclass")
 
 
-@dataclass(slots=True)
-class Mentions:
+class Mentions(Struct):
     """What a function mentions: names that are not its own variables, attributes, and calls.
 
     `x.step(...)` mentions "step" and "step()", `x.update(y)` mentions "update" and "update(...)":
@@ -58,8 +58,7 @@ class Mentions:
         self.foreign = set(self.foreign) if self.foreign else _NONE
 
 
-@dataclass(slots=True)
-class Outline:
+class Outline(Struct):
     """The names a file's parts mention.
 
     `functions` are all functions by (class, name), the class None outside of one; `classes` map a
@@ -79,8 +78,7 @@ class Outline:
     """The names of functions and methods that can be called without arguments."""
 
 
-@dataclass(slots=True)
-class _Places:
+class _Places(Struct):
     """Nodes of which their surroundings say what they are there for."""
 
     idle: set[ast.expr] = field(default_factory=set)
@@ -101,8 +99,7 @@ class _Places:
             self.types.update(walk(node.returns))
 
 
-@dataclass(slots=True)
-class _Body:
+class _Body(Struct):
     """A function that is walked: which names are its own, and what depends on that."""
 
     mentions: Mentions

@@ -6,7 +6,8 @@ import ast
 import io
 import tokenize
 import warnings
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.finding import Position, Span
 
@@ -30,8 +31,7 @@ class UnparsableError(Exception):
         return UnparsableError(str(self), span, syntax=self.syntax)
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
+class Encoding(Struct, frozen=True):
     """How a file's bytes became text, so that it can be written back as it was."""
 
     name: str = "utf-8"

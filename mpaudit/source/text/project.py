@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from os.path import dirname, exists, join
 from pathlib import Path
 from sys import intern
+
+from msgspec import Struct, field
 
 from mpaudit.config import Target
 from mpaudit.source.text.foreign import foreign
@@ -18,8 +19,7 @@ from mpaudit.source.text.parsing import UnparsableError
 _MAX_LEVELS = 8
 
 
-@dataclass(slots=True)
-class Trail:
+class Trail(Struct):
     """Absolute paths: of modules that were read, of what was only asked for, there or not, and of
     folders of which all scripts were read.
     """

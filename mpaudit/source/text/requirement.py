@@ -7,11 +7,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from mpaudit.source.text.walk import walk
 
@@ -41,8 +42,7 @@ _ANY = 99  # stands for the last minor version of a major one
 _STATES = ("pyproject.toml", "setup.cfg", "setup.py")
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(Struct, frozen=True):
     """The lowest version that is allowed, and the highest; None where nothing bounds it.
 
     Both are (major, minor). `floor` is (0, 0) where only an upper bound is given.

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 _SPACE = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|#[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\\r\n]|\\.)*"')
@@ -50,8 +51,7 @@ class BrokenTextError(ValueError):
         self.at = at
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """A value of a mapping, and the characters of its key and of itself."""
 
     key: tuple[int, int]
@@ -59,8 +59,7 @@ class Entry:
     place: tuple[int, int]
 
 
-@dataclass(slots=True)
-class Tree:
+class Tree(Struct):
     """A mapping."""
 
     entries: dict[str, Entry] = field(default_factory=dict)

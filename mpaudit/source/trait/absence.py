@@ -7,9 +7,10 @@ no file that has to do with it calls `update()` on anything that could be the sc
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
+
+from msgspec import Struct, field
 
 from mpaudit.source.text.surrounding import Known, told
 
@@ -30,8 +31,7 @@ Calls = tuple[tuple[str, str], ...]
 """The methods that a text calls, each with the last name of what it is called on."""
 
 
-@dataclass(slots=True)
-class _Read:
+class _Read(Struct):
     """What was worked out for a project: the answers by file, the calls in each text."""
 
     answers: dict[str, Called | None] = field(default_factory=dict)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.source.api.torch_names import AUTOCASTS, LEGACY_AUTOCASTS
 from mpaudit.source.text.argument import given
@@ -18,8 +19,7 @@ _NEW = ("device_type", "dtype", "enabled")
 _OLD = ("enabled", "dtype")
 
 
-@dataclass(frozen=True, slots=True)
-class Cast:
+class Cast(Struct, frozen=True):
     """A call that makes a region: its device type and dtype as far as the text says them.
 
     `device` is None where it is not a literal; `dtype` is "" where none is given and None where it

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.protocols.autograd_function import problem
 from mpaudit.source.text.names import Names
@@ -32,8 +33,7 @@ MAX_STEPS = 8
 _PRODUCT_METHODS = frozenset(["mm", "bmm", "matmul", "addmm", "addmm_", "baddbmm", "baddbmm_"])
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(Struct, frozen=True):
     """A `custom_fwd` or `custom_bwd` on a method: the decorator, its call if it is one, its name."""
 
     node: ast.expr
@@ -64,8 +64,7 @@ class Guard:
         return "cuda" if self.legacy else None
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+class Method(Struct, frozen=True):
     """A method, the guard on it, and whether decorators stand on it that nobody knows."""
 
     node: ast.FunctionDef
@@ -73,8 +72,7 @@ class Method:
     unknown: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AutogradFunction:
+class AutogradFunction(Struct, frozen=True):
     """A class derived from `torch.autograd.Function`."""
 
     node: ast.ClassDef

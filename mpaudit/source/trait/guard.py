@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from typing import TypeGuard
+
+from msgspec import Struct
 
 from mpaudit.finding import Span
 from mpaudit.source.text.module import Module
@@ -16,8 +17,7 @@ GUARDED = (0, "@guarded")
 """Where a path keeps whether the guard that it met last rests on what changes from pass to pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(Struct, frozen=True):
     """Where control may go around what follows.
 
     `finite` says that the guard asks whether numbers are finite, `beside` that it stands under no other

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from mpaudit.source.text.module import Module
@@ -83,8 +84,7 @@ TRAINER = frozenset(
 """The arguments of Lightning 2's Trainer (2.6); a call with another one is code of Lightning 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Struct, frozen=True):
     """A call that makes a Trainer or a Fabric, and the arguments it is certain to be given."""
 
     call: ast.Call

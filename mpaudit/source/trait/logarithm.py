@@ -9,8 +9,9 @@ the author has thought about it.
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.event.logarithm import CONSEQUENCES, said
 from mpaudit.source.api.keras_names import everywhere
@@ -60,8 +61,7 @@ GREATEST = frozenset(["argmax", "topk", "shape", "size", "dim", "ndim", "device"
 MAX_STEPS = 4
 
 
-@dataclass(frozen=True)
-class Activation:
+class Activation(Struct, frozen=True, dict=True):
     """A softmax or sigmoid in the source; `complement` if it is taken from 1."""
 
     node: ast.Call

@@ -7,9 +7,10 @@ script), so the texts are asked. They need not say which optimizer it is: this o
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
+
+from msgspec import Struct, field
 
 from mpaudit.source.text.surrounding import Known, told
 
@@ -50,8 +51,7 @@ class _Loads(NamedTuple):
     keys: frozenset[str]
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     """What was worked out for a project: the answers by file, what each text loads."""
 
     answers: dict[str, _Loads | None] = field(default_factory=dict)

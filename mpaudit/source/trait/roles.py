@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.source.text.module import Module
 
@@ -19,8 +20,7 @@ ACCELERATOR = frozenset(
 """What besides `backward(loss)` only Hugging Face's Accelerator has, among the engines that have it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Roles:
+class Roles(Struct, frozen=True):
     """The expressions, as spelled, that must hold a GradScaler, an optimizer or an Accelerator."""
 
     scalers: frozenset[str]

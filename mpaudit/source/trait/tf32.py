@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpaudit.source.text.module import Module
 from mpaudit.source.text.names import Names
@@ -35,8 +36,7 @@ OLD_WORDS = {"highest": False, "high": True, "medium": True}
 NEW_WORDS = {"ieee": False, "tf32": True, "bf16": None}
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """A place that reads or writes a switch: the attribute, or the call of the function.
 
     `on` says whether it switches TF32 on, None where that is not known; `word` is the literal.

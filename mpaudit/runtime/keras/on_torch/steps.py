@@ -73,10 +73,7 @@ class Steps:
                 self._watch.scaled_loss(loss, result)
                 if at is not None:
                     before, after = Ref(("loss", at), "loss"), Ref(("scaled", at), "scaled loss")
-                    moment = self._narration.moment()
-                    self._narration.tell(
-                        LossScaled(at=at, scaler=ref, loss=before, result=after, moment=moment)
-                    )
+                    self._narration.tell(LossScaled(at=at, scaler=ref, loss=before, result=after))
         return result
 
     def _backward(self, losses: Sequence[Any]) -> None:
@@ -188,7 +185,6 @@ class Steps:
                     model=models[0] if models else None,
                     others=tuple(models[1:]),
                     scaled_by=taken.scaled_by,
-                    moment=self._narration.moment(),
                 )
             )
         self._narration.tell(
@@ -199,7 +195,6 @@ class Steps:
                 gradients=gradients,
                 made=self._optimizers.made(optimizer),
                 keras=self._family.number,
-                moment=self._narration.moment(),
             )
         )
         self._narration.ended()

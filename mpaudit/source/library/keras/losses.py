@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.event import LossComputed, Ref
 from mpaudit.finding import Span
@@ -48,8 +49,7 @@ WITH_LOGITS = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(Struct, frozen=True):
     """A loss: its name, what it takes (None: not known), where it was built."""
 
     name: str = ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.source.engine.values import NONE, UNKNOWN, Const, Pack, Thing, Value
 
@@ -16,8 +17,7 @@ SEEN = Const("keras")
 UNSCALED = Pack(())
 
 
-@dataclass(frozen=True, slots=True)
-class Outlet:
+class Outlet(Struct, frozen=True):
     """What leaves a layer or model: the layer it left, what it is, and which layer made it that.
 
     `got` is "logits", "softmax", "log_softmax", "sigmoid", None if it is not known.
@@ -28,8 +28,7 @@ class Outlet:
     shown: Thing | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor(Value):
+class Tensor(Value, frozen=True):
     """Where a tensor comes from: the layer or model that was called (if any), and on what."""
 
     inputs: tuple[Value, ...] = ()
@@ -37,8 +36,7 @@ class Tensor(Value):
     left: Outlet = Outlet()
 
 
-@dataclass(frozen=True, slots=True)
-class LayerOf(Value):
+class LayerOf(Value, frozen=True):
     """A layer of Keras: its class, its activation as given (NONE: none), the layer it wraps, `name=`."""
 
     name: str

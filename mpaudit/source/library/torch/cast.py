@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from mpaudit.source.engine.dtypes import Dtype, combined, dtype_named, fact, learned
 from mpaudit.source.engine.registry import attributes, function

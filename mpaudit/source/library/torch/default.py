@@ -6,8 +6,9 @@ is float32.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from mpaudit.source.engine.dtypes import DTYPES, Dtype, combined, dtype_named
 from mpaudit.source.engine.registry import function

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from enum import Enum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpaudit import autocast_lists
 from mpaudit.finding import Span
@@ -21,14 +23,22 @@ class Kind(Enum):
     PROMOTE = "takes the widest dtype of its inputs"
 
 
-@dataclass(frozen=True, slots=True)
-class Mode:
+class Mode(Struct, frozen=True):
     """Whether autocast is on where an operation runs, and in which dtype; None is not known."""
 
     on: bool
     dtype: str | None = None
     device: str | None = None
-    at: Span | None = field(default=None, compare=False)
+    at: Span | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mode) and self._known() == other._known()
+
+    def __hash__(self) -> int:
+        return hash(self._known())
+
+    def _known(self) -> tuple[object, ...]:
+        return self.on, self.dtype, self.device
 
 
 NUMBER = Dtype("number")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from pathlib import Path as File
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mpaudit.event import EngineConfigured
 from mpaudit.finding import Related
@@ -41,8 +42,7 @@ PLAIN_BACKWARD = (0, 18)
 """Since 0.18.3 `loss.backward()` is let through in bf16 under ZeRO."""
 
 
-@dataclass(frozen=True, slots=True)
-class Configured:
+class Configured(Struct, frozen=True):
     """Switches of a configuration, None where they are not known; `at` is where fp16 is asked for."""
 
     fp16: bool | None = None

@@ -6,8 +6,9 @@ With precision "16-mixed" and "bf16-mixed", `training_step`, `validation_step` a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from mpaudit.source.engine.values import FALSE, NONE, TRUE, Const, Function, Thing, Value
 from mpaudit.source.library.torch.device import decided
