@@ -95,6 +95,14 @@ def test_what_has_not_changed_is_not_executed_again(here: Path, audited: list[st
     assert audited == ["b.py"]
 
 
+def test_a_name_that_is_no_text_costs_the_others_nothing(here: Path, audited: list[str]) -> None:
+    strange = os.fsdecode(b"b\xff.py")
+    write("a.py", BAD)
+    write(strange, BAD)
+    assert rules(same()) == [("a.py", "MP104"), (strange, "MP104")]
+    assert audited == ["a.py", strange, "a.py", strange, strange]
+
+
 def test_a_change_in_a_helper_is_seen_in_its_users(here: Path, audited: list[str]) -> None:
     write("helper.py", HELPER)
     write("main.py", USER)

@@ -51,8 +51,8 @@ class Store:
         """Replace the store as a whole; where it cannot be written there is none."""
         try:
             body = json.encode(kept)
-        except UnicodeEncodeError:  # a file name that is no text
-            return
+        except UnicodeEncodeError:
+            body = json.encode(_textual(kept))
         temporary = self.folder / f"{self.file.stem}.{os.getpid()}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +65,20 @@ class Store:
         except OSError:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _textual(kept: Kept) -> Kept:
+    """What JSON can hold of it: nothing is kept of what has to do with a name that is no text."""
+    glances = {path: each for path, each in kept.glances.items() if _is_text((path, each))}
+    return Kept(glances, [each for each in kept.records if _is_text(each)])
+
+
+def _is_text(part: object) -> bool:
+    try:
+        json.encode(part)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _author() -> str:
