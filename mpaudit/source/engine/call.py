@@ -17,6 +17,7 @@ from mpaudit.source.engine.path import Frame, Identities, Path, lookup, unset
 from mpaudit.source.engine.relevance import Relevance
 from mpaudit.source.engine.request import Call
 from mpaudit.source.engine.result import finished
+from mpaudit.source.engine.site import sites, unrecorded
 from mpaudit.source.engine.spending import Spending
 from mpaudit.source.engine.unfollowed import not_followed
 from mpaudit.source.engine.values import (
@@ -239,7 +240,7 @@ class Calls(Spending, Binding):
     def _computed(self, site: ast.expr, inputs: Sequence[Value], path: Path) -> Thing:
         """What a function returns that is not worth following."""
         made = computed(self.made(site, path), inputs, path)
-        return path.learn(made, region=self.region(path))
+        return self.computed_here(made, site, path)
 
     def entered(self, function: Function) -> None:
         """Note that a function is followed, and that its file is more than read."""
@@ -306,8 +307,17 @@ class Calls(Spending, Binding):
             path.learn(made, scaled=UNKNOWN if own or given else Pack(()))
         if any(isinstance(v, Thing) and v.kind == "KerasOptimizer" for v in inputs):
             path.learn(made, scaled=UNKNOWN)
+        return self.computed_here(made, call.node, path)
+
+    def computed_here(self, made: Thing, node: ast.AST, path: Path) -> Thing:
+        """A value, with the region it is computed in if a backward pass comes through it."""
         region = self.region(path)
-        return path.learn(made, region=region) if region else made
+        if region is None:
+            return made
+        if unrecorded(sites(node, path, self.identities)):
+            path.heap.forget((made.uid, "@region"))
+            return made
+        return path.learn(made, region=region)
 
     def lose(
         self, values: Sequence[Value], path: Path, at: Span, *, elsewhere: bool = False

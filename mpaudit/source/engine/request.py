@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from mpaudit.event import Event, Ref
 from mpaudit.finding import Span
-from mpaudit.source.engine.path import Frame, Path
+from mpaudit.source.engine.path import Path
+from mpaudit.source.engine.site import Site, sites
 from mpaudit.source.engine.values import Bound, Choice, Function, Thing, Value
 
 if TYPE_CHECKING:
@@ -66,16 +67,9 @@ class Call(Struct):
         return self.path.frame.module.span(self.node)
 
     @property
-    def sites(self) -> list[tuple[Frame, ast.AST]]:
+    def sites(self) -> list[Site]:
         """The call, and the calls of the functions around it, innermost first."""
-        found: list[tuple[Frame, ast.AST]] = [(self.path.frame, self.node)]
-        frames = [frame for frame in self.path.frames if not frame.in_class]
-        for inner, outer in zip(reversed(frames), reversed(frames[:-1]), strict=False):
-            origin, *rest = self.engine.identities.description(inner.context)
-            if origin != "in" or not isinstance(rest[1], ast.AST):
-                break
-            found.append((outer, rest[1]))
-        return found
+        return sites(self.node, self.path, self.engine.identities)
 
     @property
     def places(self) -> tuple[Span, ...]:

@@ -9,7 +9,7 @@ from mpaudit.source.engine.dtypes import HALF, Dtype, possible, reasons_of
 from mpaudit.source.engine.result import on_result
 from mpaudit.source.engine.values import Const, External, Thing, Value
 from mpaudit.source.library.torch.dtypes import LOSSES, Kind, kind_of_layer
-from mpaudit.source.library.torch.half_input import without_gradients
+from mpaudit.source.engine.site import unrecorded
 from mpaudit.source.library.torch.tensor import certain
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def loss_computed(call: Call, callee: Value, made: Value) -> None:
     if not name or not isinstance(made, Thing) or not possible(made, call.path) & set(HALF):
         return
     output = call.argument(0, "input")
-    if any(region.kind == "autocast" for region in call.path.regions) or without_gradients(call):
+    if any(region.kind == "autocast" for region in call.path.regions) or unrecorded(call.sites[:1]):
         return
     known, result = certain(call.engine, output, call.path), certain(call.engine, made, call.path)
     if known is None or result is None or result.name not in HALF or not _from_region(known):

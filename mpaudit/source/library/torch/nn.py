@@ -192,10 +192,7 @@ def _output(call: Call) -> Thing:
     path = call.path
     made = path.learn(call.derived(*call.arguments), scaled=Pack(()))
     path.heap.forget((made.uid, "@weighted"))
-    region = call.engine.region(path)
-    if region is not None:
-        path.learn(made, region=region)
-    return made
+    return call.engine.computed_here(made, call.node, path)
 
 
 def functional(call: Call, name: str) -> Value | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpaudit.event import CachingForward
+from mpaudit.source.engine.site import unrecorded
 from mpaudit.source.engine.torch_version import torch_of
-from mpaudit.source.library.torch.half_input import gradients_off
 from mpaudit.source.library.torch.layers import multiplies
 from mpaudit.source.library.torch.region import caches, compiled, entry
 
@@ -38,6 +38,6 @@ def caching_forward(call: Call, model: Thing) -> None:
             model=call.ref(model, call.node.func),
             entry=around,
             region=described,
-            gradients=not any(gradients_off(frame, node) for frame, node in call.sites),
+            gradients=not unrecorded(call.sites),
         )
     )

@@ -14,8 +14,8 @@ from mpaudit.finding import Span
 from mpaudit.source.engine.facts import parts
 from mpaudit.source.engine.registry import function, harmless, method, on_operation
 from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.site import unrecorded
 from mpaudit.source.engine.values import NONE, UNKNOWN, Const, External, Thing, Value
-from mpaudit.source.library.torch.half_input import gradients_off
 from mpaudit.source.library.torch.layers import PRODUCTS, multiplies
 from mpaudit.source.library.torch.model_call import model_call
 from mpaudit.source.text.walk import walk
@@ -118,7 +118,7 @@ def _record(call: Call, layer: Thing) -> Value | None:
         return None
     if path.known(layer, "@param_dtype") is not None:
         return None
-    if any(gradients_off(frame, node) for frame, node in call.sites):
+    if unrecorded(call.sites):
         return None
     path.heap[_SEEN] = UNKNOWN
     return Const(model_call(call))
