@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from mpaudit.event import HalfLoss
 from mpaudit.source.engine.dtypes import HALF, Dtype, possible, reasons_of
 from mpaudit.source.engine.result import on_result
+from mpaudit.source.engine.site import unrecorded
 from mpaudit.source.engine.values import Const, External, Thing, Value
 from mpaudit.source.library.torch.dtypes import LOSSES, Kind, kind_of_layer
-from mpaudit.source.engine.site import unrecorded
 from mpaudit.source.library.torch.tensor import certain
 
 if TYPE_CHECKING:
