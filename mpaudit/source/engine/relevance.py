@@ -10,7 +10,7 @@ import ast
 
 from msgspec import Struct
 
-from mpaudit.source.engine.narrow import CLOSING, HANDLING
+from mpaudit.source.engine.narrow import CLOSING, HANDLING, NARROWNESS, TRAINING
 from mpaudit.source.engine.values import Function
 from mpaudit.source.engine.word import (
     ACCELERATE_WORDS,
@@ -33,6 +33,8 @@ from mpaudit.source.text.module import Module
 from mpaudit.source.text.outline import HELD, KEEPS, Mentions, Outline, outline, said
 from mpaudit.source.text.project import Project
 
+NARROW = frozenset([TRAINING, *(each for each in NARROWNESS if each is not None)])
+"""What is looked for where the budget is short."""
 MAX_REEXPORTS = 4
 MAX_IMPORTS = 2
 """How far imports are traced: what is further off matters only by what it mentions itself."""
@@ -158,6 +160,7 @@ class Relevance:
         if near:
             self._level += 1
             names = self._imported(module, least=least) | self._inherited(module, least=least)
+            names |= self._through_modules(module, least=least) if least in NARROW else set()
             self._level -= 1
         names |= {name for name, used in seen.assigned.items() if used & words}
         names |= {name for name, bases in seen.classes.items() if bases & (trainers | names)}
@@ -204,6 +207,24 @@ class Relevance:
                 if self._offers(source, alias.name, least=least):
                     found.add(alias.asname or alias.name)
         return found
+
+    def _through_modules(self, module: Module, *, least: frozenset[str]) -> set[str]:
+        """What is relevant of modules of the project that a file imports as such: `steps.run`, as it says."""
+        seen = self._outline(module)
+        whole = {name: self.project.find(origin, module) for name, origin in seen.whole.items()}
+        for node in seen.imports:
+            base = f"{node.module}." if node.module else ""
+            for alias in node.names:
+                name = alias.asname or alias.name
+                if name in seen.parts and name[:1].islower():
+                    whole[name] = self.project.find(base + alias.name, module, node.level)
+        return {
+            f"{name}.{inner}"
+            for name, source in whole.items()
+            if source is not None
+            for owner, inner in self._relevant(source, least=least).functions
+            if owner is None
+        }
 
     def _inherited(self, module: Module, *, least: frozenset[str]) -> set[str]:
         """The relevant methods of the classes in other files that this file's classes derive from."""
@@ -263,7 +284,8 @@ def _matters(mentions: Mentions, seen: Outline, words: frozenset[str], names: se
         return True
     # `model.train()` is no call of a method of the project that wants arguments.
     return any(
-        each not in foreign and (each in handed or each in seen.plain) for each in mentioned & names
+        "." in each or (each not in foreign and (each in handed or each in seen.plain))
+        for each in mentioned & names
     )
 
 

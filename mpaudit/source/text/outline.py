@@ -7,6 +7,7 @@ from sys import intern
 
 from msgspec import Struct, field
 
+from mpaudit.source.text.foreign import foreign
 from mpaudit.source.text.memo import by_node
 from mpaudit.source.text.module import Module
 from mpaudit.source.text.walk import children, walk
@@ -36,9 +37,9 @@ class Mentions(Struct):
 
     `x.step(...)` mentions "step" and "step()", `x.update(y)` mentions "update" and "update(...)":
     what an ordinary word means shows in how it is called. `nn.Linear` mentions "nn.Class", and
-    `torch.save` of an imported torch "torch.save". What is mentioned only as an attribute of an
-    imported library is in `foreign` as well, and so is what only says of which type something is, in
-    an annotation or to `isinstance`: nothing is done with it.
+    `torch.save` of an imported torch "torch.save"; so does `steps.run` of a module of the project. What is
+    mentioned only as an attribute of an imported module is in `foreign` as well, and so is what only says
+    of which type something is, in an annotation or to `isinstance`: nothing is done with it.
     """
 
     name: str
@@ -64,7 +65,8 @@ class Outline(Struct):
     `functions` are all functions by (class, name), the class None outside of one; `classes` map a
     name to the names of its bases; `assigned` maps the variables of the module body to what their
     values mention; `imports` are all `from ... import` statements, `passed` those at the top, whose names
-    others may import from here.
+    others may import from here. `whole` are the names by which modules are imported as such, `parts` those
+    imported from others that no library is: modules as well, perhaps.
     """
 
     functions: dict[tuple[str | None, str], Mentions] = field(default_factory=dict)
@@ -73,6 +75,8 @@ class Outline(Struct):
     imports: list[ast.ImportFrom] = field(default_factory=list)
     passed: list[ast.ImportFrom] = field(default_factory=list)
     modules: set[str] = field(default_factory=set)
+    whole: dict[str, str] = field(default_factory=dict)
+    parts: set[str] = field(default_factory=set)
     stored: set[str] = field(default_factory=set)
     plain: set[str] = field(default_factory=set)
     """The names of functions and methods that can be called without arguments."""
@@ -134,6 +138,8 @@ def outline(module: Module) -> Outline:
             found.modules |= {alias.asname or alias.name.partition(".")[0] for alias in top.names}
         elif isinstance(top, ast.ImportFrom):
             found.passed.append(top)
+            if top.level or not foreign((top.module or "").partition(".")[0]):
+                found.parts |= {alias.asname or alias.name for alias in top.names}
     for body in _walked(module.tree, found):
         body.mentions.own |= body.bound - body.elsewhere
         body.settle()
@@ -185,6 +191,7 @@ def _walked(tree: ast.Module, found: Outline) -> list[_Body]:
             found.imports.append(node)
         elif isinstance(node, ast.Import):
             found.modules |= {alias.name.partition(".")[0] for alias in node.names}
+            found.whole.update((alias.asname or alias.name, alias.name) for alias in node.names)
         elif isinstance(node, ast.ClassDef):
             found.classes.setdefault(node.name, set()).update(*map(_names, node.bases))
             owner = node.name
@@ -263,7 +270,7 @@ def _note_attribute(node: ast.Attribute, word: str, mentions: Mentions, found: O
     library = isinstance(root, ast.Name) and root.id in found.modules
     mentions.words.add(word)
     (mentions.foreign if library else mentions.local).add(word)
-    if library and isinstance(node.value, ast.Name):
+    if isinstance(node.value, ast.Name) and (library or node.value.id in found.parts):
         mentions.words.add(intern(f"{node.value.id}.{word}"))
 
 
