@@ -118,19 +118,22 @@ class Importing(Compound):
 
     def imported(self, value: Imported, path: Path) -> Value:
         """What an import brings in; the module is executed once, on its own."""
+        return self._brought(value, path, frozenset())
+
+    def _brought(self, value: Imported, path: Path, seen: frozenset[Imported]) -> Value:
         self._absorb(value.module, path)
-        scope = self._scope(value.module)
-        if value.attribute is None:
-            return Namespace(value.module, scope)
-        found = path.heap.get((scope, value.attribute))
-        if found is None:
-            found = self._starred(value.module, value.attribute, path, frozenset())
-        if isinstance(found, Imported) and found != value:
-            return self.imported(found, path)
-        if found is None or isinstance(found, Imported):
-            number = self.identities.number("global", value.module.filename, value.attribute)
-            return Thing(number, text=value.attribute)
-        return found
+        module, name, scope = value.module, value.attribute, self._scope(value.module)
+        if name is None:
+            return Namespace(module, scope)
+        found = path.heap.get((scope, name)) or self._starred(module, name, path, frozenset())
+        if isinstance(found, Imported) and found not in seen:
+            return self._brought(found, path, seen | {value})
+        if found is not None and not isinstance(found, Imported):
+            return found
+        inner = self.project.find(name, module, 1) if module.is_package else None
+        if inner is not None:  # imports in a circle may not have come to that name
+            return Namespace(inner, self._scope(inner))
+        return Thing(self.identities.number("global", module.filename, name), text=name)
 
     def _absorb(self, module: Module, path: Path) -> None:
         """Execute an imported module once, on its own; what it defines is there for every path.

@@ -12,9 +12,12 @@ from msgspec import Struct
 
 from mpaudit.source.engine.member import ANY, BY_NAME, name_of, named
 from mpaudit.source.engine.path import Identities, Path, lookup
-from mpaudit.source.engine.values import TRUE, Class, Const, Function, Thing, Value
+from mpaudit.source.engine.values import TRUE, UNKNOWN, Class, Const, Function, Thing, Value
 from mpaudit.source.text.memo import by_node
 from mpaudit.source.text.walk import walk
+
+CLASS = "__class__"
+"""The attribute that makes another object of one: what was known of it may not hold any more."""
 
 
 class Sets(Struct, frozen=True):
@@ -46,13 +49,17 @@ def not_followed(
 ) -> None:
     """Of what a function sets that is not followed, no plain value is known any more.
 
-    `receiver` is the object whose method it is, or that is made by it.
+    `receiver` is the object whose method it is, that is made by it, or that it is given first.
     """
     told = sets(function.node)
     if told.names and function.scopes:
         for name in told.names:
             _forget((function.scopes[-1], name), path, identities)
-    if function.owner is None or not isinstance(receiver, Thing):
+    if not isinstance(receiver, Thing):
+        return
+    if CLASS in told.attributes:
+        path.heap[(receiver.uid, CLASS)] = UNKNOWN
+    if function.owner is None:
         return
     if ANY in told.attributes:
         forget_held(receiver, path, identities)

@@ -11,7 +11,7 @@ import ast
 import re
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -243,13 +243,15 @@ class Module:
             lambda its: frozenset(n.id for n in walk(its.tree) if isinstance(n, ast.Name))
         )
 
+    @property
+    def is_package(self) -> bool:
+        """Whether it is the `__init__.py` of one."""
+        return self.filename.endswith("__init__.py")
+
     @cached_property
     def _defined(self) -> frozenset[str]:
-        """The functions and classes at the top of the text."""
-        kinds = (ast.FunctionDef, ast.ClassDef)
-        return self.glance(
-            lambda its: frozenset(s.name for s in its.tree.body if isinstance(s, kinds))
-        )
+        """The functions and classes at the top of the text, and what is imported from others there."""
+        return self.glance(lambda its: frozenset(_defined(its.tree.body)))
 
     def defines(self, name: str) -> bool:
         """Whether a name may stand for something in this module; mostly its letters tell."""
@@ -323,6 +325,24 @@ def _place(node: ast.AST) -> tuple[int, int, int, int]:
     if isinstance(node, (ast.expr, ast.stmt, ast.excepthandler, ast.alias, ast.arg, ast.keyword)):
         return node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0
     raise TypeError(f"a {type(node).__name__} stands nowhere in the text")
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[str]:
+    """What statements define, or import from elsewhere; star imports apart."""
+    for each in body:
+        if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield each.name
+        elif isinstance(each, ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in each.names)
+        elif isinstance(each, (ast.If, ast.Try)):
+            for part in (each.body, each.orelse, *_ends(each)):
+                yield from _defined(part)
+
+
+def _ends(node: ast.If | ast.Try) -> Iterator[list[ast.stmt]]:
+    if isinstance(node, ast.Try):
+        yield node.finalbody
+        yield from (handler.body for handler in node.handlers)
 
 
 def bare(text: str) -> str:

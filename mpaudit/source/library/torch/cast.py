@@ -18,6 +18,7 @@ from mpaudit.source.engine.values import (
     Thing,
     Value,
 )
+from mpaudit.source.library.torch.containers import parts_of_model
 from mpaudit.source.library.torch.default import default_dtype, stated_dtype
 
 if TYPE_CHECKING:
@@ -209,14 +210,5 @@ def converted_module(call: Call, module: Thing) -> None:
         stated = found[0] if found else UNKNOWN
     else:
         return
-    waiting, seen = [module], set()
-    while waiting:
-        part = waiting.pop()
-        seen.add(part.uid)
+    for part in parts_of_model(module, call.path):
         call.path.learn(part, param_dtype=stated)
-        items = call.path.known(part, "@items")
-        held = [value for name, value in call.path.heap.of(part.uid) if name[0] != "@"]
-        held += items.items if isinstance(items, Pack) else ()
-        waiting += [
-            v for v in held if isinstance(v, Thing) and v.kind == "Module" and v.uid not in seen
-        ]

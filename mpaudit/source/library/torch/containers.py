@@ -1,4 +1,4 @@
-"""nn.ModuleList and nn.ModuleDict: which modules are in them."""
+"""Modules that hold others: models, nn.ModuleList and nn.ModuleDict."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from mpaudit.source.engine.result import on_result
 from mpaudit.source.engine.values import NONE, Pack, Thing, Value
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpaudit.source.engine.path import Path
     from mpaudit.source.engine.request import Call
 
 CONTAINERS = ("torch.nn.ModuleList", "torch.nn.ModuleDict")
@@ -40,3 +43,18 @@ def append(call: Call) -> Value:
     elif call.arguments:
         call.path.learn(call.thing, each=call.arguments[0])
     return NONE
+
+
+def parts_of_model(model: Thing, path: Path) -> Iterator[Thing]:
+    """A model and the modules that it is known to hold, at any depth."""
+    waiting, seen = [model], {model.uid}
+    while waiting:
+        part = waiting.pop()
+        yield part
+        items = path.known(part, "@items")
+        held = [value for name, value in path.heap.of(part.uid) if name[0] != "@"]
+        held += items.items if isinstance(items, Pack) else ()
+        for each in held:
+            if isinstance(each, Thing) and each.kind == "Module" and each.uid not in seen:
+                seen.add(each.uid)
+                waiting.append(each)

@@ -6,7 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from mpaudit.source.engine.dtypes import HALF, Dtype, dtype, parameter_dtype
+from mpaudit.source.engine.unfollowed import CLASS
 from mpaudit.source.engine.values import Thing, Value
+from mpaudit.source.library.torch.containers import parts_of_model
 
 if TYPE_CHECKING:
     from mpaudit.source.engine.path import Path
@@ -25,12 +27,23 @@ def dtype_of_model(model: Thing, path: Path) -> Dtype | None:
 def cast_by_hand(model: Value | None, path: Path) -> Dtype | None:
     """The 16 bits, with the place, that a script has cast a model's parameters to and that still hold.
 
-    None where the model went where it cannot be followed, or the file takes care of parameters.
+    None where the model, or a part of it, went where it cannot be followed, or the file takes care of
+    parameters.
     """
     known = dtype_of_model(model, path) if isinstance(model, Thing) else None
-    if model is None or known is None or known.name not in HALF or known.how != "cast":
+    if (
+        not isinstance(model, Thing)
+        or known is None
+        or known.name not in HALF
+        or known.how != "cast"
+    ):
         return None
-    if known.at is None or path.known(model, "@strayed"):
+    if known.at is None or any(_changed(part, path) for part in parts_of_model(model, path)):
         return None
     careful = any(_TAKEN_CARE_OF.search(frame.module.text) for frame in path.frames)
     return None if careful else known
+
+
+def _changed(module: Thing, path: Path) -> bool:
+    """Whether code out of sight may have changed a module, or made one of another class of it."""
+    return path.known(module, "@strayed") is not None or (module.uid, CLASS) in path.heap
