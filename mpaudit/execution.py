@@ -28,7 +28,8 @@ FALLEN = 500_000
 class Outcome(Struct):
     """What came of executing a file.
 
-    `exhausted` are the parts of it that could not be followed to their end. `touched` are the files of
+    `exhausted` are the parts of it that could not be followed to their end; `narrowed` says that some was
+    followed for what handles gradients alone. `touched` are the files of
     which more was asked than what their names stand for, itself among them: a function of theirs was
     followed, they make what a protocol watches, or a verdict speaks of them.
     """
@@ -36,6 +37,7 @@ class Outcome(Struct):
     verdicts: list[Verdict]
     exhausted: list[str]
     touched: set[str]
+    narrowed: bool = False
 
 
 class Execution:
@@ -52,7 +54,9 @@ class Execution:
         with registry.blaming():
             verdicts = engine.audit(module)
         spoken = {place.filename for each in verdicts for place in protocol.places(each)}
-        outcome = Outcome(verdicts, list(engine.exhausted), engine.touched | spoken)
+        outcome = Outcome(
+            verdicts, list(engine.exhausted), engine.touched | spoken, engine.narrowed
+        )
         self.outcomes[module.filename] = outcome
 
     def leave(self, module: Module) -> None:

@@ -32,7 +32,7 @@ class Group(Struct):
     own among them, `asked` paths whose existence mattered, `roots` folders of which all scripts
     mattered. `touched` are the absolute paths of those of which more was asked than what their names
     stand for (`mpaudit.execution.Outcome`). `exhausted` are the files that could not be
-    followed to their end, with the parts in question.
+    followed to their end, with the parts in question; without any, those that were followed in part.
     """
 
     names: list[str] = field(default_factory=list)
@@ -105,7 +105,11 @@ class Batch:
                     seen[name].extend(execution.looked(module, advice=self._widened(name)))
                 running.leave(module)
             outcomes = running.outcomes
-            exhausted = {name: each.exhausted for name, each in outcomes.items() if each.exhausted}
+            exhausted = {
+                name: each.exhausted
+                for name, each in outcomes.items()
+                if each.exhausted or each.narrowed
+            }
             touched = {name: each.touched for name, each in outcomes.items()}
             order = [*dict.fromkeys((*seen, *outcomes))]
             for names in self._together(order):

@@ -37,9 +37,9 @@ from mpaudit.survey import Survey
 class _Run(Struct):
     """One pass over files: what was read, and what was found.
 
-    `documents` are the files whose text is at hand, `exhausted` those that could not be followed to
-    their end. `folders` were checked whole; None is for a text that is checked as if there were no
-    others.
+    `documents` are the files whose text is at hand, `exhausted` those that could not be followed whole,
+    with the parts that could not be followed to their end. `folders` were checked whole; None is for a
+    text that is checked as if there were no others.
     """
 
     configuration: Configuration
@@ -228,7 +228,9 @@ def _uncollected() -> Iterator[None]:
 
 
 def _report(run: _Run, looked_at: Sequence[Path]) -> Report:
-    run.warnings += (_too_large(name, parts) for name, parts in sorted(run.exhausted.items()))
+    run.warnings += (
+        _too_large(name, parts) for name, parts in sorted(run.exhausted.items()) if parts
+    )
     standing = _standing([_stamp(each) for each in run.problems], run)
     sources = {name: document.text for name, document in run.documents.items()}
     cells = {name: each.cells for name, each in run.documents.items() if each.cells}
@@ -314,7 +316,7 @@ def _unused(
 ) -> Iterator[Finding]:
     """Comments that silence nothing, where that is certain.
 
-    It is not in a file that was not followed to its end, nor, for what stands in a function, unless
+    It is not in a file that was not followed whole, nor, for what stands in a function, unless
     all files are known that may call it.
     """
     if document.broken or document.filename in run.exhausted:

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from test_fixtures import CLEAN, CLEAN_PROJECTS
 
 from mpaudit.audit import check
 from mpaudit.source import analysis
@@ -13,6 +14,7 @@ from mpaudit.source.engine.allowance import Oversized
 from mpaudit.source.engine.binding import Exhausted
 from mpaudit.source.engine.expression import Expressions
 from mpaudit.source.engine.importing import BUDGET
+from mpaudit.source.engine.narrow import HANDLING, REGIONS
 from mpaudit.source.engine.spending import Spending
 
 HEAD = """import torch
@@ -375,3 +377,92 @@ class Own(Trainer):
     monkeypatch.setattr(analysis, "FILE_BUDGET", 6_000)  # the loop alone takes more
     report = check([own])
     assert [finding.name for finding in report.findings] == ["clip-before-unscale"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [HANDLING, REGIONS])
+def test_correct_code_is_silent_however_narrowly_it_is_followed(
+    monkeypatch: pytest.MonkeyPatch, level: frozenset[str]
+) -> None:
+    monkeypatch.setattr(analysis, "NARROWNESS", (level,))
+    paths = [*CLEAN, *CLEAN_PROJECTS]
+    found = [(finding.name, finding.span) for path in paths for finding in check([path]).findings]
+    assert found == []
+
+
+CAST_BACK = """import torch
+from torch import nn
+
+
+def prepare(model, options):
+    options.log(model)
+    for part in model.children():
+        part.float()
+
+
+def train(loader, options):
+    model = nn.Linear(8, 2).cuda().half()
+    prepare(model, options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for inputs, labels in loader:
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+"""
+ANEW = """import torch
+from torch import nn
+
+
+def epoch(model, optimizer, loader):
+    scaler = torch.amp.GradScaler("cuda")
+    for inputs, labels in loader:
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
+def train(loader, epochs):
+    model = nn.Linear(8, 2).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(epochs):
+        epoch(model, optimizer, loader)
+"""
+KEPT = """import torch
+from torch import nn
+
+model = nn.Linear(8, 2).cuda().half()  # mpaudit: ignore[half-parameters]
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for inputs in torch.randn(4, 16, 8).half().cuda():
+    optimizer.zero_grad()
+    model(inputs).float().sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "wanted"),
+    [
+        (CAST_BACK, HANDLING, []),
+        (KEPT, HANDLING, []),
+        (ANEW, None, ["scaler-in-loop"]),
+        (ANEW, HANDLING, ["scaler-in-loop"]),
+        (ANEW, REGIONS, ["scaler-in-loop"]),
+    ],
+    ids=["cast-back", "kept-comment", "whole", "handling", "regions"],
+)
+def test_what_is_judged_rests_on_what_was_followed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    level: frozenset[str] | None,
+    wanted: list[str],
+) -> None:
+    """A cast may be taken back in passing; of what was not judged, no comment is needless."""
+    monkeypatch.setattr(analysis, "NARROWNESS", (level,))
+    path = tmp_path / "train.py"
+    path.write_text(text, encoding="utf-8")
+    assert [finding.name for finding in check([path]).findings] == wanted

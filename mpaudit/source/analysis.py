@@ -82,6 +82,7 @@ class Engine(Importing):
         verdicts: list[Verdict] = []
         self.ended = []
         self.left, self.exhausted, self.touched = FILE_BUDGET, [], {module.filename}
+        self.narrowed = False
         heap = self._entry("the module's body", lambda: self._body(module, "__main__"), verdicts)
         if not len(heap):  # too much to follow: what it defines is still there to be entered
             skeleton: list[ast.stmt] = [s for s in module.tree.body if isinstance(s, DEFINITIONS)]
@@ -186,6 +187,7 @@ class Engine(Importing):
                     followed
                 )  # what was not followed to the end is entered for itself
             else:
+                self.narrowed |= self.narrow is not None
                 found = within(self.verdicts)
                 verdicts.extend(judged(found, self.narrow))
                 return heap

@@ -60,6 +60,8 @@ class Allowances(Expressions):
     turn: int
     shares: Shares
     oversized: Oversized
+    narrowed = False
+    """Whether less than everything was followed in a file: of some rules, nothing was judged."""
 
     @abstractmethod
     def follow(self, path: Path, call: Enter) -> list[Path]:
@@ -111,6 +113,7 @@ class Allowances(Expressions):
             return None
         else:
             if narrow is not around:
+                self.narrowed = True
                 self.verdicts[verdicts:] = judged(self.verdicts[verdicts:], narrow)
             return ended
         finally:

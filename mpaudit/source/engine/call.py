@@ -35,7 +35,7 @@ from mpaudit.source.engine.values import (
     Thing,
     Value,
 )
-from mpaudit.source.text.outline import generates, left_to_heirs
+from mpaudit.source.text.outline import generates, is_short, left_to_heirs
 from mpaudit.source.trait.roles import Roles
 
 MAX_DEPTH = 12
@@ -236,6 +236,15 @@ class Calls(Spending, Binding):
             return False
         elsewhere = self.building is not None and function.module.filename != self.building
         return not elsewhere or self.relevance.building(function)
+
+    def property_of(
+        self, base: Thing, name: str, getter: Function, node: ast.expr, path: Path
+    ) -> Value:
+        """`base.name` of a property; of one that is not followed, the answer is the same each time."""
+        got = self.enter(node, getter, (base,), {}, path, short=is_short(getter.node))
+        if isinstance(got, Thing) and not got.kind:
+            return computed(self.term(".", base, Const(name)), (base,), path)
+        return got
 
     def _computed(self, site: ast.expr, inputs: Sequence[Value], path: Path) -> Thing:
         """What a function returns that is not worth following."""

@@ -29,7 +29,6 @@ from mpaudit.source.engine.values import (
     Thing,
     Value,
 )
-from mpaudit.source.text.outline import is_short
 from mpaudit.source.text.walk import children
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ class Expressions(Operators):
             if decorator == External("builtins.classmethod"):
                 return Bound(owner, name, found)
             if decorator in (External("builtins.property"), External("functools.cached_property")):
-                return self.enter(node, found, (base,), {}, path, short=is_short(found.node))
+                return self.property_of(base, name, found, node, path)
         return Bound(base, name, found)
 
     def _Subscript(self, node: ast.Subscript, path: Path) -> Value:

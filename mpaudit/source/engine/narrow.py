@@ -20,6 +20,7 @@ HANDLING = frozenset(
         "register_hook",
         "grad",
         "clip_grad_value_",
+        "remove()",
         "state_dict()",
         "torch.save",
     ]
@@ -49,6 +50,7 @@ ORDER = frozenset(
         "mismatched-optimizer",
         "missing-scaler-update",
         "repeated-scaler-update",
+        "scaler-in-loop",
         "scaler-not-checkpointed",
         "step-without-gradients",
         "unscaled-backward",
@@ -71,9 +73,30 @@ REGIONAL = frozenset(
 )
 """The rules that rest on regions besides."""
 JUDGED = {REGIONS: ORDER | REGIONAL, STEPPING: ORDER}
+WHOLE = frozenset(
+    [
+        "adam-epsilon-in-half",
+        "clip-scaled-gradients",
+        "double-loss-scaling",
+        "half-parameters",
+        "keras-loop-without-loss-scaling",
+        "missing-gradient-unscale",
+        "missing-scale-loss",
+        "needless-loss-scale",
+        "output-not-float32",
+        "policy-after-model",
+        "policy-between-layers",
+        "scaler-with-half-parameters",
+        "unwrapped-second-optimizer",
+    ]
+)
+"""The rules for which everything must be followed: casts of a model may be taken back, and what Keras makes
+under which policy, or what a loss and its gradients go through there, is done by any code."""
 
 
 def judged(verdicts: list[Verdict], narrow: frozenset[str] | None) -> list[Verdict]:
     """The verdicts that count where no more was followed than that."""
-    rules = JUDGED.get(narrow) if narrow is not None else None
-    return verdicts if rules is None else [v for v in verdicts if v.rule in rules]
+    if narrow is None:
+        return verdicts
+    rules = JUDGED.get(narrow)
+    return [v for v in verdicts if (v.rule not in WHOLE if rules is None else v.rule in rules)]
