@@ -43,10 +43,21 @@ def is_users(filename: str) -> bool:
     return not (str(path).startswith(_foreign()) or _PACKAGES.intersection(path.parts))
 
 
+@cache
+def _is_own(filename: str) -> bool:
+    return filename.startswith(OWN + os.sep)
+
+
+@cache
+def _is_of(package: str, filename: str) -> bool:
+    """Whether a file is a package's (a folder), or mpaudit's own."""
+    return filename.startswith(package) or _is_own(filename)
+
+
 def asking() -> str:
     """The name of the module that has called mpaudit, in the place of what it meant to call."""
     frame = sys._getframe(1)
-    while frame.f_code.co_filename.startswith(OWN) and frame.f_back is not None:
+    while _is_own(frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
     return str(frame.f_globals.get("__name__", ""))
 
@@ -71,9 +82,7 @@ def entered_by_user(frame: FrameType | None, package: str) -> bool:
     """
     while frame is not None:
         code, back = frame.f_code, frame.f_back
-        through = code.co_name == "__enter__" or code.co_filename.startswith(
-            (package, OWN + os.sep)
-        )
+        through = code.co_name == "__enter__" or _is_of(package, code.co_filename)
         if not (through or code.co_filename == contextlib.__file__):
             behind = None if back is None else back.f_code
             if behind is None or behind.co_filename != contextlib.__file__:
@@ -103,11 +112,12 @@ def frame_span(frame: FrameType | None) -> Span:
     if frame is None:
         return _UNKNOWN
     code = frame.f_code
-    key = id(code), frame.f_lasti
-    found = _spans.get(key)
-    if found is None:
-        found = _spans[key] = code, _span(code, frame.f_lasti, frame.f_lineno)
-    return found[1]
+    try:
+        return _spans[id(code), frame.f_lasti][1]
+    except KeyError:
+        found = _span(code, frame.f_lasti, frame.f_lineno)
+        _spans[id(code), frame.f_lasti] = code, found
+        return found
 
 
 def _span(code: CodeType, instruction: int, row: int) -> Span:

@@ -31,15 +31,17 @@ class Judges:
         self._last: list[Event] = []  # the cycle before
         self._states: list[object] | None = None  # of the protocols at the mark
         self._tries = 0
+        self._length = 0  # of the last cycle, once it is not fed again
         self._again: int | None = (
             None  # so many of the last cycle have come again, and were not fed
         )
 
     def feed(self, event: Event) -> list[Verdict]:
         """What the protocols say of an event that they have not said of the same before."""
-        if self._again is not None:
-            if event == self._last[self._again]:
-                self._again = (self._again + 1) % len(self._last)
+        again = self._again
+        if again is not None:
+            if event == self._last[again]:
+                self._again = again + 1 if again + 1 < self._length else 0
                 return []
             self._catch_up()
         found = self._fed(event)
@@ -81,7 +83,7 @@ class Judges:
             ]
             same, self._states = states == self._states, states
             if same:
-                self._again, self._states = 0, None
+                self._again, self._length, self._states = 0, len(self._last), None
 
     def others(self) -> Judges:
         """Judges of another order of events, who know what is said once of an object."""

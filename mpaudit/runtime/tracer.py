@@ -196,7 +196,10 @@ class Tracer:
 
     def step(self, optimizer: int | None = None) -> int:
         """The attempt that is being prepared now (None: of the first optimizer, 0 before it)."""
-        return self._steps[optimizer or 0] if (optimizer or 0) < len(self._steps) else 0
+        try:
+            return self._steps[optimizer or 0]
+        except IndexError:
+            return 0
 
     def attempted(self, optimizer: int, count: int = 1) -> int:
         """Attempts to step happened: returns the number of the first; later work is of the next one."""

@@ -54,6 +54,8 @@ class Emulation:
         patches.replace(torch, "get_autocast_cpu_dtype", lambda: self._own().dtype)
 
     def _enter(self, original: Callable[..., Any], region: Any) -> Any:
+        if region.device == "cpu" and not (self._thread.entered or self._policy.active):
+            return original(region)  # outside of all cuda regions torch does it as it is
         base = _Entered(None, "cpu", self._is_enabled("cpu"), self._dtype("cpu"))
         result = original(region)
         if region.device in ("cuda", "cpu"):
@@ -69,6 +71,8 @@ class Emulation:
     def _leave(self, original: Callable[..., Any], region: Any, *problem: Any) -> Any:
         result = original(region, *problem)
         entered = self._thread.entered
+        if not entered:
+            return result
         while entered and any(each.region is region for each in entered):
             entered.pop()
         if entered:

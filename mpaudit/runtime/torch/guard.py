@@ -53,7 +53,7 @@ class Guard:
                 hidden, _clock.hidden = _clock.hidden, None
                 hidden.__exit__(None, None, None)
             self._tracer.spent += time.perf_counter() - _clock.began + self._around
-        if not isinstance(error, Exception):
+        if error is None or not isinstance(error, Exception):
             return False
         self._tracer.failed(self._where, error)
         return True

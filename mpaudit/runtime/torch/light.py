@@ -32,6 +32,7 @@ class Light:
         self._owners = Known()  # parameter -> weak reference to its module, and its name there
         self._places = Known()  # parameter -> path of its layer, and its name there
         self.casts = Casts(watch, lambda: None)  # no layer is being called that one could belong to
+        watch.marks = False
         watch.before_step = self._before_step
         watch.attempted = self._look
         watch.after_step = self._origins.settled

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from mpaudit.event import (
     RegionBackward,
     RegionStep,
 )
-from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.runtime.frame import frame_span, user_frame
 from mpaudit.runtime.repetition import may_repeat
 from mpaudit.runtime.torch.edited import Edits
 from mpaudit.runtime.torch.graph import activation, marks_behind, maybe_scaled
@@ -32,7 +33,7 @@ from mpaudit.runtime.torch.narration import Narration, tensors_in
 from mpaudit.runtime.torch.progress import Progress
 from mpaudit.runtime.torch.regions import MADE_IN, Made
 from mpaudit.runtime.torch.scaler import SCALED_BY, Scalers
-from mpaudit.runtime.torch.watch import Known, Watch, unwatched
+from mpaudit.runtime.torch.watch import Watch, unwatched
 
 
 class Loop:
@@ -40,8 +41,11 @@ class Loop:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._built = Known()  # the optimizers there are
-        self._edits = Edits(self._built)
+        self._edits = Edits()
+        self._backward_guard = watch.guard("backward")
+        self._zero_guard = watch.guard("zero_grad")
+        self._loss_guard = watch.guard("cross_entropy")
+        self._step_guard = watch.guard("optimizer step")
         self._progress = Progress(watch)
         watch.scaled_loss = self._progress.scaled
         self._tell = Narration(watch)
@@ -69,14 +73,16 @@ class Loop:
 
     def built_before(self, optimizer: Any) -> None:
         """An optimizer that was there when the watch began."""
-        self._built.set(optimizer, True)
+        self._edits.built(optimizer)
         self._progress.optimized()
 
     def _backward(self, original: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._run_backward([loss], original, loss, *args, **kwargs)
+        return self._run_backward(loss, original, loss, *args, **kwargs)
 
     def _autograd_backward(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._run_backward(tensors_in(tensors), original, tensors, *args, **kwargs)
+        if self._watch.thread.backward:  # it does the work of the method of a tensor
+            return original(tensors, *args, **kwargs)
+        return self._run_backward(tensors, original, tensors, *args, **kwargs)
 
     def _grad(self, original: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
         if not unwatched():
@@ -87,19 +93,18 @@ class Loop:
                 self._watch.thread.derived |= any(SCALED_BY in mark for mark in marks)
         return original(outputs, *args, **kwargs)
 
-    def _run_backward(self, losses: Iterable[Any], original: Any, *args: Any, **kwargs: Any) -> Any:
+    def _run_backward(self, given: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
         thread = self._watch.thread
-        if thread.backward == 0 and not unwatched():
-            with self._watch.guard("backward"):
-                losses = tensors_in(list(losses))
+        outermost = thread.backward == 0 and not unwatched()
+        if outermost:
+            with self._backward_guard:
+                losses, frame = tensors_in(given), user_frame()
                 self._watch.backward(losses)
-                self._progress.backward(losses, user_span())
+                self._progress.backward(losses, frame_span(frame))
                 thread.optimizer.clear()
-                again = bool(kwargs.get("create_graph") or any(args[3:4]))
-                given = (*args[1:2], kwargs.get("gradient"), kwargs.get("grad_tensors"))
-                weighted = any(each is not None for each in given)
+                again, weighted = _how(args, kwargs) if len(args) > 1 or kwargs else (False, False)
                 for loss in losses:
-                    self._about_backward(loss, again, weighted)
+                    self._about_backward(loss, frame, again, weighted)
                 self._edits.backward_begins()
                 thread.derived = False
         thread.backward += 1
@@ -107,58 +112,80 @@ class Loop:
             return original(*args, **kwargs)
         finally:
             thread.backward -= 1
-            if thread.backward == 0 and not unwatched():
-                with self._watch.guard("backward"):
+            if outermost:
+                with self._backward_guard:
                     self._edits.backward_ended()
 
-    def _about_backward(self, loss: Any, again: bool, weighted: bool) -> None:
+    def _about_backward(
+        self, loss: Any, frame: FrameType | None, again: bool, weighted: bool
+    ) -> None:
         """Tell of a backward pass; where it is to be derived `again`, it is part of a forward pass.
 
         Where it is `weighted`, the gradient of the loss is given, and not one.
         """
         scalers: tuple[Ref, ...] | None = None
-        marks = list(marks_behind(loss.grad_fn))
-        found = {mark[SCALED_BY] for mark in marks if SCALED_BY in mark}
+        found, made = self._marked(loss)
         if found or not (weighted or self.scalers.by_hand or maybe_scaled(loss)):
-            scalers = tuple(sorted(found, key=lambda ref: str(ref.key)))
-        made: Made | None = next((mark[MADE_IN] for mark in marks if MADE_IN in mark), None)
+            scalers = tuple(sorted(found, key=_key)) if len(found) > 1 else tuple(found)
         thread = self._watch.thread
         entered = thread.entered[-1] if thread.entered else None  # a library's own is no mistake
-        within = entered is not None and not again and not may_repeat(user_frame(), entered.stack)
+        within = entered is not None and not again and not may_repeat(frame, entered.stack)
         self._tell.feed(
             Backward,
-            loss=self._tell.ref(loss),
+            frame,
+            loss=self._tell.ref(loss, frame),
             scalers=scalers,
             made_in=None if made is None or self.scalers.done_without else made.region,
             inside=self._watch.region if within else None,
             entry=None if entered is None else entered.number,
         )
         if made is not None and made.keeps and thread.regions and made.entry == thread.entries:
-            self._tell.feed(RegionBackward, entry=made.entry, region=made.outermost)
+            self._tell.feed(RegionBackward, frame, entry=made.entry, region=made.outermost)
+
+    def _marked(self, loss: Any) -> tuple[set[Ref], Made | None]:
+        """The scalers that have scaled a loss, and where it was made.
+
+        It is not searched for more scalers than there are that have scaled anything.
+        """
+        found: set[Ref] = set()
+        made: Made | None = None
+        scalers, marks = self.scalers.used, self._watch.marks
+        if scalers or marks:
+            for mark in marks_behind(loss.grad_fn):
+                if SCALED_BY in mark:
+                    found.add(mark[SCALED_BY])
+                if made is None and MADE_IN in mark:
+                    made = mark[MADE_IN]
+                if len(found) == scalers and (made is not None or not marks):
+                    break
+        return found, made
 
     def _copies_forgotten(self, original: Any) -> None:
         original()
-        with self._watch.guard("clear_autocast_cache"):
-            if self._watch.thread.regions and not unwatched():
-                self._tell.feed(CastCacheCleared)
+        if self._watch.thread.regions:
+            with self._watch.guard("clear_autocast_cache"):
+                if not unwatched():
+                    self._tell.feed(CastCacheCleared, user_frame())
 
     def _cross_entropy(self, original: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._watch.guard("cross_entropy"):
+        with self._loss_guard:
             if not unwatched() and args:
                 got = activation(getattr(args[0], "grad_fn", None))
                 through = sys._getframe(3).f_code.co_filename  # who called functional.cross_entropy
                 name = "CrossEntropyLoss" if through.endswith("loss.py") else "cross_entropy"
-                self._tell.feed(LossComputed, loss=name, wants="logits", got=got)
+                frame = user_frame()
+                self._tell.feed(LossComputed, frame, loss=name, wants="logits", got=got)
         return original(*args, **kwargs)
 
     def _zero_grad(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(owner, *args, **kwargs)
-        with self._watch.guard("zero_grad"):
+        with self._zero_guard:
             self._progress.over()
             if not unwatched():
-                ours = None if isinstance(owner, torch.nn.Module) else self._tell.ref(owner)
+                frame = user_frame()
+                ours = None if isinstance(owner, torch.nn.Module) else self._tell.ref(owner, frame)
                 to_none = args[0] if args else kwargs.get("set_to_none", True)
-                self._tell.feed(GradientsZeroed, optimizer=ours, to_none=bool(to_none))
+                self._tell.feed(GradientsZeroed, frame, optimizer=ours, to_none=bool(to_none))
                 self._edits.touched(None if ours is None else [owner])
         return result
 
@@ -169,15 +196,16 @@ class Loop:
             limit = args[0] if args else kwargs.get("max_norm", kwargs.get("clip_value"))
             only_read = limit == math.inf  # the norm is asked for, and nothing is clipped
             if not unwatched() and not self.scalers.by_hand and not only_read:
-                ids = {id(each) for each in tensors_in(parameters)}
+                ids, frame = {id(each) for each in tensors_in(parameters)}, user_frame()
                 owners = tuple(
-                    self._tell.ref(optimizer)
-                    for optimizer in self._built.things()
+                    self._tell.ref(optimizer, frame)
+                    for optimizer in self._edits.optimizers()
                     if any(id(each) in ids for each in _parameters(optimizer))
                 )
                 if owners:  # others are divided by nobody
-                    self._tell.feed(GradientsClipped, how=original.__name__, optimizers=owners)
-            ours = [each for each in self._built.things() if not self._edits.edited(each)]
+                    how = original.__name__
+                    self._tell.feed(GradientsClipped, frame, how=how, optimizers=owners)
+            ours = [each for each in self._edits.optimizers() if not self._edits.edited(each)]
         result = original(parameters, *args, **kwargs)
         with self._watch.guard("clip_grad"):
             self._edits.touched(ours)
@@ -187,18 +215,19 @@ class Loop:
         if unwatched():
             return
         thread = self._watch.thread
-        with self._watch.guard("optimizer step"):
+        with self._step_guard:
             if not thread.stepping and not thread.optimizer:
+                frame = user_frame()
                 self._tell.feed(
                     OptimizerStep,
-                    optimizer=self._tell.ref(optimizer),
-                    apart=bool(self._built.get(optimizer)) and not self._edits.reached(optimizer),
+                    frame,
+                    optimizer=self._tell.ref(optimizer, frame),
+                    apart=self._edits.apart(optimizer),
                     edited=self.scalers.by_hand or self._edits.edited(optimizer),
                 )
-            self._edits.stepped(optimizer)
-            self._built.setdefault(optimizer, True)  # a copy is not built
+            self._edits.stepped(optimizer, built=True)
             if thread.regions and not thread.optimizer and _cast_when_used(optimizer):
-                self._tell.feed(RegionStep, entry=thread.entries)
+                self._tell.feed(RegionStep, user_frame(), entry=thread.entries)
             thread.optimizer.append(id(optimizer))
             self._watch.index(optimizer)
             fused = getattr(optimizer, "grad_scale", None) is not None  # it divides itself
@@ -208,7 +237,7 @@ class Loop:
         if unwatched():
             return
         thread = self._watch.thread
-        with self._watch.guard("optimizer step"):
+        with self._step_guard:
             if id(optimizer) in thread.optimizer:
                 del thread.optimizer[thread.optimizer.index(id(optimizer)) :]
             if not thread.stepping and not thread.optimizer:
@@ -216,6 +245,17 @@ class Loop:
                 step = self._watch.tracer.attempted(index)
                 self._progress.over()
                 self._watch.settled(index, step, True, None)
+
+
+def _how(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether a backward pass is to be derived again, and whether the gradient of the loss is given."""
+    again = bool(kwargs.get("create_graph") or any(args[3:4]))
+    given = (*args[1:2], kwargs.get("gradient"), kwargs.get("grad_tensors"))
+    return again, any(each is not None for each in given)
+
+
+def _key(ref: Ref) -> str:
+    return str(ref.key)
 
 
 def _parameters(optimizer: Any) -> Iterable[Any]:

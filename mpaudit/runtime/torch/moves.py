@@ -77,8 +77,12 @@ class Moves:
         return made
 
     def _to(self, original: Callable[..., Any], tensor: Any, /, *args: Any, **kwargs: Any) -> Any:
-        first = args[0] if args else kwargs.get("device", kwargs.get("tensor"))
+        first = args[0] if args else kwargs.get("device")
+        if first is None and "tensor" in kwargs:
+            first = kwargs["tensor"]
         if first is None or type(first) is torch.dtype:
+            return original(tensor, *args, **kwargs)
+        if type(first) is torch.device and first.type == "cpu" and not self._places.used:
             return original(tensor, *args, **kwargs)
         place: int | None = None
         options = 2  # what may stand in front of `copy`

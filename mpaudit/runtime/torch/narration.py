@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from types import FrameType
 from typing import Any
 
 import torch
 
-from mpaudit.event import LostSight, Ref
+from mpaudit.event import LostSight
 from mpaudit.finding import Moment
-from mpaudit.runtime.frame import frame_span, user_frame
+from mpaudit.runtime.frame import frame_span
 from mpaudit.runtime.torch.guard import unseen_by
 from mpaudit.runtime.torch.watch import Watch
 
@@ -19,26 +20,25 @@ class Narration:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
+        self.ref = watch.ref
+        """Names an object as events do, spelled as in a frame of the script's code."""
         self._lanes: dict[Hashable, int] = {}  # scaler -> the thread that used it last
         self._now = Moment(0)
 
-    def feed(self, make: Callable[..., Any], /, **facts: Any) -> None:
-        """Make an event of what is under way, with these `facts`, and feed it to the protocols."""
-        frame = user_frame()
+    def feed(self, make: Callable[..., Any], frame: FrameType | None, /, **facts: Any) -> None:
+        """Make an event of what is under way, with these `facts`, and feed it to the protocols.
+
+        `frame` is that of the script's code which does it, None if there is none."""
         step, moment = self._watch.tracer.step(), self._now
         if moment.step != step:
             moment = self._now = Moment(step)
-        lane, scaler = self._watch.thread.lane, facts.get("scaler")
         at, feed = frame_span(frame), self._watch.tracer.feed
-        if scaler is not None:
+        if "scaler" in facts:
+            lane, scaler = self._watch.thread.lane, facts["scaler"]
             if self._lanes.get(scaler.key, lane) != lane:  # its order is whole in neither
                 feed(LostSight(at=at, objects=frozenset({scaler.key})), moment, threaded=True)
             self._lanes[scaler.key] = lane
         feed(make(at=at, **facts), moment, threaded=True)
-
-    def ref(self, thing: object) -> Ref:
-        """An object as events name it, spelled as the script does."""
-        return self._watch.spelled(thing) or self._watch.ref(thing, user_frame())
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

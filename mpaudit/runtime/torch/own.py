@@ -89,7 +89,10 @@ class Own:
         found = None if self.foreign is None else self.foreign.stepped(optimizer)
         if found is not None:
             return len(found)
-        return sum(len(group["params"]) for group in optimizer.param_groups)
+        count = 0
+        for group in optimizer.param_groups:
+            count += len(group["params"])
+        return count
 
     def home(self, parameter: torch.Tensor) -> tuple[str, str] | None:
         """As `Foreign.home`."""

@@ -42,22 +42,26 @@ class Progress:
 
     def backward(self, losses: Iterable[torch.Tensor], at: Span) -> None:
         """A backward pass is about to begin at these losses."""
-        losses = list(losses)
-        self._check(losses, at)
         self._place = self._place or at
-        if at != self._place:
-            return
-        self._now = self._watch.tracer.step(), time.monotonic()
-        self._began = self._began or self._now
+        counted = at is self._place or at == self._place
+        if counted:
+            self._now = self._watch.tracer.step(), time.monotonic()
+            self._began = self._began or self._now
         for loss in losses:
-            real = self._unscaled.get(loss)
-            real = loss.detach() if real is None else real
+            scaled = (real := self._unscaled.get(loss)) is not None
+            if real is None:
+                real = loss.detach()
             if real.numel() != 1 or not measurable(real):
+                continue
+            value = number(real) if real.is_cpu else None
+            if value is not None and not math.isfinite(value):
+                self._check(loss, real, value, at, scaled)
+            if not counted:
                 continue
             add = self._losses.join if self._begun else self._losses.add
             self._begun = self._told
-            if real.device.type == "cpu":
-                add(number(real))
+            if value is not None:
+                add(value)
             else:
                 self._watch.numbers.later(real.reshape(1), partial(_first, add))
 
@@ -69,23 +73,18 @@ class Progress:
         """Gradients were used, or dropped: what comes next is another loss."""
         self._begun = False
 
-    def _check(self, losses: Iterable[torch.Tensor], at: Span) -> None:
-        """Tell of losses that were not finite before they were scaled.
+    def _check(
+        self, loss: torch.Tensor, real: torch.Tensor, value: float, at: Span, scaled: bool
+    ) -> None:
+        """Tell of a loss that is not finite, if it was not before it was scaled.
 
         One that was multiplied last may have been scaled by hand: of that nothing is known. Nor of one
         that is made of scaled gradients, as a penalty is: where those overflow, a lower scale helps.
         """
         if self._watch.thread.derived:
             return
-        for loss in losses:
-            real = self._unscaled.get(loss)
-            scaled = real is not None
-            if not scaled and loss.grad_fn is not None and loss.grad_fn.name() != "MulBackward0":
-                real = loss.detach()
-            if real is None or real.numel() != 1 or not measurable(real) or not real.is_cpu:
-                continue
-            if not math.isfinite(value := number(real)):
-                self._watch.lost(at, value, dtype_name(real.dtype), scaled)
+        if scaled or (loss.grad_fn is not None and loss.grad_fn.name() != "MulBackward0"):
+            self._watch.lost(at, value, dtype_name(real.dtype), scaled)
 
     def _note(self) -> None:
         if (fact := self._losses.fact) is not None:

@@ -14,7 +14,7 @@ import torch
 
 from mpaudit.event import Region
 from mpaudit.finding import Span
-from mpaudit.runtime.frame import decorator_span, entered_by_user, user_frame, user_span
+from mpaudit.runtime.frame import decorator_span, entered_by_user, frame_span, user_frame
 from mpaudit.runtime.repetition import stack
 from mpaudit.runtime.torch.watch import Entered, Watch, unwatched
 
@@ -61,10 +61,16 @@ def dtype_name(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+@functools.cache
+def _inside(filename: str) -> bool:
+    """Whether a file is torch's, or mpaudit's own."""
+    return filename.startswith((_OWN, _TORCH))
+
+
 def _decorated() -> Span | None:
     """Where the function is decorated whose call enters a region; None for a `with`."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith((_OWN, _TORCH)):
+    while frame is not None and _inside(frame.f_code.co_filename):
         if frame.f_code.co_name == "decorate_autocast":
             return decorator_span(frame.f_locals.get("func"), "autocast")
         frame = frame.f_back
@@ -73,35 +79,41 @@ def _decorated() -> Span | None:
 
 def watch_regions(watch: Watch) -> None:
     """Follow every autocast region from here on (also the deprecated torch.cuda.amp.autocast)."""
-    numbers = itertools.count(1)
+    numbers, guard, thread = itertools.count(1), watch.guard("autocast"), watch.thread
+    noted: set[bool] = set()  # of regions that were switched on, and off
+
+    def note(span: Span, dtype: str, enabled: bool) -> None:
+        noted.add(enabled)
+        if enabled:
+            watch.tracer.asked_for_amp(span, "autocast")
+            if watch.tracer.fact("precision") is None:
+                watch.tracer.note("precision", f"{dtype} autocast")
+        elif watch.tracer.fact(SWITCHED_OFF) is None:
+            watch.tracer.note(SWITCHED_OFF, True)
 
     def enter(original: Any, region: Any) -> Any:
         result = original(region)
         if not unwatched() and not torch.jit.is_scripting():
-            with watch.guard("autocast"):
-                at = _decorated()
+            with guard:
+                at, frame = _decorated(), user_frame()
                 own = at is not None or entered_by_user(sys._getframe(1), _TORCH)
-                span = at or user_span()
+                span = at or frame_span(frame)
                 enabled = bool(region._enabled)
                 dtype = dtype_name(region.fast_dtype)
-                if not watch.thread.regions:
-                    watch.thread.entries += 1
-                watch.thread.regions.append(Region(span, region.device, dtype, enabled))
-                entered = Entered(next(numbers), stack(user_frame())) if own else None
-                watch.thread.entered.append(entered)
+                if not thread.regions:
+                    thread.entries += 1
+                thread.regions.append(Region(span, region.device, dtype, enabled))
+                thread.entered.append(Entered(next(numbers), stack(frame)) if own else None)
+                if enabled not in noted:
+                    note(span, dtype, enabled)
                 if enabled:
-                    watch.tracer.asked_for_amp(span, "autocast")
-                    if watch.tracer.fact("precision") is None:
-                        watch.tracer.note("precision", f"{dtype} autocast")
                     watch.region_entered()
-                elif watch.tracer.fact(SWITCHED_OFF) is None:
-                    watch.tracer.note(SWITCHED_OFF, True)
         return result
 
     def leave(original: Any, region: Any, *problem: Any) -> Any:
-        if watch.thread.regions and not unwatched():
-            watch.thread.regions.pop()
-            watch.thread.entered.pop()
+        if thread.regions and not unwatched():
+            thread.regions.pop()
+            thread.entered.pop()
         return original(region, *problem)
 
     watch.patches.wrap(torch.amp.autocast_mode.autocast, "__enter__", enter)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
 
-from mpaudit.event import LossScaled, ScalerMade, ScalerStep, ScalerUpdate, Unscaled
-from mpaudit.runtime.frame import user_frame, user_span
+from mpaudit.event import LossScaled, Ref, ScalerMade, ScalerStep, ScalerUpdate, Unscaled
+from mpaudit.runtime.frame import frame_span, user_frame
 from mpaudit.runtime.repetition import stack
 from mpaudit.runtime.torch.edited import Edits
 from mpaudit.runtime.torch.narration import Narration, tensors_in
@@ -27,6 +28,9 @@ class Scalers:
         self._tell = tell
         self._edits = edits
         self._progress = progress
+        self._scaled_by = Known()  # scalers that have scaled something
+        self.used = 0
+        """How many have scaled something so far."""
         self.by_hand = False
         """get_scale() was called since the last update: something is done by hand."""
         self.done_without = False
@@ -35,6 +39,13 @@ class Scalers:
         patches.wrap(scaler, "__init__", self._made)
         patches.wrap(scaler, "step", self._step)
         self._methods = {"scale": self._scale, "unscale_": self._unscale, "update": self._update}
+        self._scale_guard = watch.guard("GradScaler.scale")
+        self._unscale_guard = watch.guard("GradScaler.unscale_")
+        self._step_guard = watch.guard("GradScaler.step")
+        self._update_guard = watch.guard("GradScaler.update")
+        self._wrapped = (
+            Known()
+        )  # optimizer -> how many attributes it has, and the optimizers in them
         self._owned = Known()  # classes of scalers whose own methods are watched
         for name in self._methods:
             patches.wrap(scaler, name, partial(self._once, name))
@@ -52,9 +63,10 @@ class Scalers:
             if not enabled:
                 self._watch.tracer.note(SWITCHED_OFF, True)
             if self._live(scaler):
-                self._watch.scalers.set(scaler, user_span())
-                way = hash(tuple(stack(user_frame()).values()))
-                self._tell.feed(ScalerMade, scaler=self._tell.ref(scaler), way=way)
+                frame = user_frame()
+                self._watch.scalers.set(scaler, frame_span(frame))
+                way = hash(tuple(stack(frame).values()))
+                self._tell.feed(ScalerMade, frame, scaler=self._tell.ref(scaler, frame), way=way)
                 kept = ("init_scale", "growth_factor", "backoff_factor", "growth_interval")
                 given = {name: getattr(scaler, f"_{name}") for name in kept}
                 self._watch.tracer.note("scaler", given)
@@ -71,80 +83,103 @@ class Scalers:
     def _once(self, name: str, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> Any:
         """Tell of a method of a scaler once: it may call the one that it is in place of."""
         inside = self._watch.thread.inside
-
-        def within(*args: Any, **kwargs: Any) -> Any:
-            inside.append(name)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                inside.remove(name)
-
-        around = original if name in inside else partial(self._methods[name], within)
-        return around(scaler, *args, **kwargs)
+        if name in inside:
+            return original(scaler, *args, **kwargs)
+        inside.append(name)
+        try:
+            return self._methods[name](original, scaler, *args, **kwargs)
+        finally:
+            inside.remove(name)
 
     def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
         result = original(scaler, outputs)
-        with self._watch.guard("GradScaler.scale"):
+        with self._scale_guard:
             if self._live(scaler):
-                ours = self._tell.ref(scaler)
+                frame = user_frame()
+                ours = self._tell.ref(scaler, frame)
+                if not self._scaled_by.get(scaler):
+                    self._scaled_by.set(scaler, True)
+                    self.used += 1
+                    made = self._watch.scalers.get(scaler) or frame_span(frame)
+                    self._watch.tracer.asked_for_amp(made, "GradScaler")
                 self._watch.scaled = True
-                made = self._watch.scalers.get(scaler) or user_span()
-                self._watch.tracer.asked_for_amp(made, "GradScaler")
                 for loss, scaled in zip(tensors_in(outputs), tensors_in(result), strict=False):
                     if scaled.grad_fn is not None:
                         scaled.grad_fn.metadata[SCALED_BY] = ours
                     self._progress.scaled(loss, scaled)
                     self._tell.feed(
                         LossScaled,
+                        frame,
                         scaler=ours,
-                        loss=self._tell.ref(loss),
+                        loss=self._tell.ref(loss, frame),
                         result=self._watch.ref(scaled),  # nobody can have named it yet
                     )
         return result
 
     def _unscale(self, original: Any, scaler: Any, optimizer: Any) -> None:
-        edited = True
-        with self._watch.guard("GradScaler.unscale_"):
-            if self._live(scaler) and not self._watch.thread.stepping:
-                self._tell.feed(
-                    Unscaled, scaler=self._tell.ref(scaler), optimizer=self._tell.ref(optimizer)
-                )
-            edited = self._edits.edited(optimizer)
+        thread = self._watch.thread
+        edited = thread.edited if thread.stepping else True
+        if not thread.stepping:
+            with self._unscale_guard:
+                if self._live(scaler):
+                    frame = user_frame()
+                    self._tell.feed(
+                        Unscaled,
+                        frame,
+                        scaler=self._tell.ref(scaler, frame),
+                        optimizer=self._tell.ref(optimizer, frame),
+                    )
+                edited = self._edits.edited(optimizer)
         original(scaler, optimizer)
-        with self._watch.guard("GradScaler.unscale_"):
-            if not edited:
+        if not edited:
+            with self._unscale_guard:
                 self._edits.touched([optimizer])
 
     def _step(self, original: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         if not scaler._enabled:
             return original(scaler, optimizer, *args, **kwargs)
-        with self._watch.guard("GradScaler.step"):
-            held = [v for v in vars(optimizer).values() if isinstance(v, torch.optim.Optimizer)]
+        thread, frame = self._watch.thread, None
+        thread.edited = True
+        with self._step_guard:
+            frame = user_frame()
+            edited = self._edits.edited(optimizer)
             self._tell.feed(
                 ScalerStep,
-                scaler=self._tell.ref(scaler),
-                optimizer=self._tell.ref(optimizer),
-                wraps=tuple(self._tell.ref(each) for each in held),
+                frame,
+                scaler=self._tell.ref(scaler, frame),
+                optimizer=self._tell.ref(optimizer, frame),
+                wraps=self._wraps(optimizer, frame),
                 closure=_closure(optimizer, args, kwargs),
-                edited=self._edits.edited(optimizer),
+                edited=edited,
             )
             self._edits.stepped(optimizer)
-        self._watch.thread.stepping += 1
+            thread.edited = edited
+        thread.stepping += 1
         try:
             result = original(scaler, optimizer, *args, **kwargs)
         finally:
-            self._watch.thread.stepping -= 1
-        with self._watch.guard("GradScaler.step"):
-            self._settle(scaler, optimizer)
+            thread.stepping -= 1
+        with self._step_guard:
+            self._settle(scaler, optimizer, frame)
         return result
 
-    def _settle(self, scaler: Any, optimizer: Any) -> None:
+    def _wraps(self, optimizer: Any, frame: FrameType | None) -> tuple[Ref, ...]:
+        """The optimizers that an optimizer has within it; looked for where it has got other attributes."""
+        kept = vars(optimizer)
+        count, found = self._wrapped.get(optimizer) or (-1, ())
+        if count != len(kept):
+            held = [each for each in kept.values() if isinstance(each, torch.optim.Optimizer)]
+            found = tuple(self._tell.ref(each, frame) for each in held)
+            self._wrapped.set(optimizer, (len(kept), found))
+        return found
+
+    def _settle(self, scaler: Any, optimizer: Any, frame: FrameType | None) -> None:
         """Record how the attempt ended; on a GPU the numbers are read later, without waiting."""
         tracer = self._watch.tracer
         index = self._watch.index(optimizer)
         step = tracer.attempted(index)
         self._progress.over()
-        tracer.stepped(index, user_span())
+        tracer.stepped(index, frame_span(frame))
         found = list(scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
         if scaler._scale.device.type == "cpu":
             applied = not any(map(number, found))
@@ -162,10 +197,11 @@ class Scalers:
         tracer.flush_if_due()
 
     def _update(self, original: Any, scaler: Any, new_scale: Any = None) -> None:
-        with self._watch.guard("GradScaler.update"):
+        with self._update_guard:
             if self._live(scaler):
-                given = new_scale is not None
-                self._tell.feed(ScalerUpdate, scaler=self._tell.ref(scaler), to_given_scale=given)
+                given, frame = new_scale is not None, user_frame()
+                ours = self._tell.ref(scaler, frame)
+                self._tell.feed(ScalerUpdate, frame, scaler=ours, to_given_scale=given)
             self.by_hand = False
         original(scaler, new_scale)
 

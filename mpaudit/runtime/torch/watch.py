@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from types import FrameType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from msgspec import Struct
 
 from mpaudit.event import Ref, Region
 from mpaudit.finding import Span
@@ -75,10 +77,31 @@ class Known:
         self._held.pop(id(thing), None)
         return found
 
+    def items(self) -> list[tuple[Any, Any]]:
+        """The objects that something is kept for and that live, each with that."""
+        found = [(held(), held.value) for held in list(self._held.values())]
+        return [each for each in found if each[0] is not None]
+
     def things(self) -> list[Any]:
         """The objects that something is kept for and that live."""
         found = [held() for held in list(self._held.values())]
         return [thing for thing in found if thing is not None]
+
+
+class _Named(Struct):
+    """How events name an object, and how often it was looked for what the script calls it."""
+
+    ref: Ref
+    looked: int = 0
+
+
+class _Loss(weakref.ref[Any]):
+    """A loss, which nothing keeps, and how events name it."""
+
+    __slots__ = ("number", "ref")
+
+    number: int
+    ref: Ref
 
 
 _VAIN = 8  # times that it is looked for what the script calls a thing: it may be in a list
@@ -100,6 +123,7 @@ class _Thread(threading.local):
         self.entered: list[Entered | None] = []  # of these; None where a library's code enters
         self.entries = 0  # how often an outermost region was entered
         self.stepping = 0  # inside scaler.step
+        self.edited = True  # as that began, the gradients were others than torch left
         self.inside: list[str] = []  # of other methods of a scaler
         self.backward = 0  # inside backward()
         self.derived = (
@@ -136,6 +160,7 @@ class Watch:
         self.eager = False  # nothing that is compiled from here on runs as compiled code
         self.cuda_made = False  # a remapped call made tensors on cuda: who is on it is not known
         self.scaled = False  # a scaler has multiplied a loss
+        self.marks = True  # it is noted in the graph where outputs of layers were made
         self.sent_by: str | None = None  # the hook by which ranks exchange their gradients
         self.scalers = Known()  # live scaler -> where it was made
         self.optimizers = Known()  # optimizer -> its index and how many parameters it has
@@ -167,9 +192,10 @@ class Watch:
         """To be called after an attempt that torch's own optimizers do not make."""
         self.turns = Turns()
         self.glances = False  # outputs of layers are read in the steps between, too
-        self._refs = Known()
-        self._vain = Known()  # how often it was looked in vain for what the script calls a thing
-        self._losses: dict[int, weakref.ref[Any]] = {}  # by number
+        self._named = Known()  # object -> how events name it
+        self._losses: list[_Loss] = []  # by number: the one that had it last
+        self._gone: list[Any] = []  # those of them that are no more
+        self._free: list[int] = []  # their numbers, as a heap
         self._models = (
             Known()
         )  # outermost module -> as of `_changes`, index of its optimizer or None
@@ -193,36 +219,41 @@ class Watch:
 
     def ref(self, thing: object, frame: FrameType | None = None) -> Ref:
         """The object as events name it; equal for the same object, spelled as in `frame`."""
-        found: Ref | None = self._refs.get(thing)
-        kind = type(thing).__name__
-        if found is not None and (frame is None or found.text != kind):
-            return found
-        vain = self._vain.get(thing) or 0
-        if found is not None and vain == _VAIN:
-            return found
-        key: Hashable = found.key if found is not None else self._key(thing)
-        found = Ref(key, spelling(thing, frame))
-        self._refs.set(thing, found)
-        if frame is not None and found.text == kind:
-            self._vain.set(thing, vain + 1)
-        return found
+        named: _Named | None = self._named.get(thing)
+        if named is not None and (frame is None or named.looked == _VAIN):
+            return named.ref
+        text = spelling(thing, frame)
+        if named is None:
+            named = _Named(self._new(thing, text))
+            self._named.set(thing, named)
+        elif text != named.ref.text:
+            named.ref = Ref(named.ref.key, text)
+        if text != type(thing).__name__:
+            named.looked = _VAIN
+        elif frame is not None:
+            named.looked += 1
+        return named.ref
 
-    def _key(self, thing: object) -> Hashable:
+    def _new(self, thing: object, text: str) -> Ref:
         """What names an object among those that live.
 
         A loss has that of one that is gone: what is done with it is then what was done in the step before.
         """
         if not isinstance(thing, torch.Tensor):
-            return next(self._numbers)
-        free = (number for number, held in self._losses.items() if held() is None)
-        number = next(free, len(self._losses))
-        self._losses[number] = weakref.ref(thing)
-        return "loss", number
-
-    def spelled(self, thing: object) -> Ref | None:
-        """The same, if a spelling of the script's own is known already."""
-        found: Ref | None = self._refs.get(thing)
-        return None if found is None or found.text == type(thing).__name__ else found
+            return Ref(next(self._numbers), text)
+        loss = _Loss(thing, self._gone.append)
+        with self.tracer.lock:
+            while self._gone:
+                heappush(self._free, self._gone.pop().number)
+            if self._free:
+                loss.number = heappop(self._free)
+                before, self._losses[loss.number] = self._losses[loss.number].ref, loss
+                loss.ref = before if before.text == text else Ref(before.key, text)
+            else:
+                loss.number = len(self._losses)
+                loss.ref = Ref(("loss", loss.number), text)
+                self._losses.append(loss)
+        return loss.ref
 
     @property
     def region(self) -> Region | None:
