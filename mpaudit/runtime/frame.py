@@ -62,16 +62,31 @@ def asking() -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
+_frame, _modules = sys._getframe, sys.modules
+
+
 def user_frame(frame: FrameType | None = None) -> FrameType | None:
     """The innermost frame of the user's code, from `frame` (default: the caller's) outwards."""
-    found: FrameType | None = frame or sys._getframe(1)
-    main = sys.modules.get("__main__")
+    found: FrameType | None = frame or _frame(1)
+    main = _modules.get("__main__")
     script = None if main is None else main.__dict__
     while found is not None:  # asked some times in each step: no more than a look for each frame
         if found.f_globals is script or is_users(found.f_code.co_filename):
             return found
         found = found.f_back
     return None
+
+
+def enters_plainly(frame: FrameType | None) -> bool:
+    """Whether `frame`, which is of the user's code, enters what is entered in a `with` of its own: then
+    `entered_by_user` has no more to find out."""
+    caller: FrameType | None = _frame(1)
+    while caller is not None and _is_own(caller.f_code.co_filename):
+        caller = caller.f_back
+    if caller is None or caller is not frame or caller.f_code.co_name == "__enter__":
+        return False
+    back = caller.f_back
+    return back is None or back.f_code.co_filename != contextlib.__file__
 
 
 def entered_by_user(frame: FrameType | None, package: str) -> bool:

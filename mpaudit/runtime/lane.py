@@ -10,6 +10,8 @@ from mpaudit.protocols.protocol import Protocol, Verdict
 
 _ENDS = (ScalerUpdate, OptimizerStep)
 """Events of which one is the mark that a cycle ends with: the first that comes."""
+Way = tuple[object, ...]
+"""What an event is made of: its kind, the place in the code, and its facts."""
 _LONG = 64  # events of a cycle that is remembered, at most
 _TRIES = 8  # how often it is looked whether the protocols are where they were
 
@@ -32,15 +34,29 @@ class Judges:
         self._states: list[object] | None = None  # of the protocols at the mark
         self._tries = 0
         self._length = 0  # of the last cycle, once it is not fed again
+        self._ways: list[Way | None] = []  # by which its events were made last
         self._again: int | None = (
             None  # so many of the last cycle have come again, and were not fed
         )
 
-    def feed(self, event: Event) -> list[Verdict]:
-        """What the protocols say of an event that they have not said of the same before."""
+    def repeats(self, way: Way) -> bool:
+        """Whether an event comes that was the next one in the cycle before as well, and was made in this
+        `way`: nothing is said of it, and it need not be made."""
+        again = self._again
+        if again is None or self._ways[again] != way:
+            return False
+        self._again = again + 1 if again + 1 < self._length else 0
+        return True
+
+    def feed(self, event: Event, way: Way | None = None) -> list[Verdict]:
+        """What the protocols say of an event that they have not said of the same before.
+
+        An event that is made in the same `way` is an equal one.
+        """
         again = self._again
         if again is not None:
             if event == self._last[again]:
+                self._ways[again] = way
                 self._again = again + 1 if again + 1 < self._length else 0
                 return []
             self._catch_up()
@@ -84,6 +100,7 @@ class Judges:
             same, self._states = states == self._states, states
             if same:
                 self._again, self._length, self._states = 0, len(self._last), None
+                self._ways = [None] * self._length
 
     def others(self) -> Judges:
         """Judges of another order of events, who know what is said once of an object."""

@@ -253,6 +253,8 @@ class Origins:
         Returns the layers where it began, forward or backward.
         """
         self._suspects = []
+        if not self._undecided and self._bad_step != step:
+            return []
         began = [each.incident.layer for each in self._undecided]
         if self._bad_step == step:
             began = self._begun

@@ -20,7 +20,7 @@ from mpaudit.runtime import unmixed
 from mpaudit.runtime.claim import Claims
 from mpaudit.runtime.histogram import Histogram
 from mpaudit.runtime.incidents import Incidents
-from mpaudit.runtime.lane import Judges, Lane
+from mpaudit.runtime.lane import Judges, Lane, Way
 from mpaudit.runtime.record import (
     LOW_PRECISION,
     Attempts,
@@ -78,7 +78,8 @@ class Tracer:
         self._closed = False
         self._writer = Writer(path)
         self._judges = Judges(list(machines))
-        self._lane = Lane(self._judges, threading.get_ident())
+        self._home = threading.get_ident()
+        self._lane = Lane(self._judges, self._home)
         self._verdicts: dict[Hashable, Verdict] = {}
         self._problems: dict[Hashable, Problem] = {}
         self._facts: dict[str, Any] = {}
@@ -255,11 +256,23 @@ class Tracer:
             self._amp = (at, how)
             self.note("amp", how)
 
-    def feed(self, event: Event, moment: Moment, *, threaded: bool = False) -> None:
-        """Advance every protocol by an event of the run, or of this thread if it is `threaded`."""
+    def repeats(self, way: Way) -> bool:
+        """Whether what happens in this thread is what comes next if all goes on as it went before: then
+        no protocol has more to say of it. `way` says what an event of it would be made of."""
+        with self.lock:
+            judges = self._judges if threading.get_ident() == self._home else self._lane.judges
+            return judges.repeats(way)
+
+    def feed(
+        self, event: Event, moment: Moment, *, threaded: bool = False, way: Way | None = None
+    ) -> None:
+        """Advance every protocol by an event of the run, or of this thread if it is `threaded`.
+
+        Any event that is made in the same `way` is equal to it.
+        """
         with self.lock:
             judges = self._lane.judges if threaded else self._judges
-            for verdict in judges.feed(event):
+            for verdict in judges.feed(event, way):
                 if isinstance(verdict, Broken):
                     problem = replace(verdict.problem, moment=moment)
                     verdict = replace(verdict, problem=problem)

@@ -27,6 +27,7 @@ from mpaudit.runtime.torch.products import products_with_a_dtype
 from mpaudit.runtime.torch.unwritten import as_found
 from mpaudit.runtime.torch.watch import Known, Watch, unwatched
 
+_device = torch.device
 _FACTORIES = """arange empty empty_strided eye full linspace logspace ones rand randint randn randperm
 range tril_indices triu_indices zeros scalar_tensor normal frombuffer empty_permuted
 empty_quantized sparse_coo_tensor sparse_csr_tensor sparse_csc_tensor sparse_bsr_tensor
@@ -73,10 +74,13 @@ class Remap:
         self, original: Callable[..., Any], *args: Any, _like: bool = False, **kwargs: Any
     ) -> Any:
         """A tensor is made; one that is made `_like` another one, or of it, is where that is."""
-        device = kwargs.get("device")
+        device: Any = kwargs.get("device")
+        if type(device) is _device and device.type == "cpu" and torchs_own():
+            kwargs.pop("pin_memory", None)
+            return original(*args, **kwargs)
         given = args[0] if args else None
         place: int | None = None
-        if is_cuda(device):
+        if device is not None and is_cuda(device):
             kwargs["device"] = torch.device("cpu")
             place = self._made_on_cuda(device)
         elif device is None and _like and isinstance(given, torch.Tensor):

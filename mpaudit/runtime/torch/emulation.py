@@ -112,10 +112,14 @@ class Emulation:
         return _Entered(None, "cpu", self._is_enabled("cpu"), self._dtype("cpu"))
 
     def _asked_enabled(self, original: Callable[..., Any], *args: Any) -> bool:
-        return self._own().enabled if args == ("cpu",) else bool(original(*args))
+        if args == ("cpu",) and self._thread.entered:
+            return self._own().enabled
+        return bool(original(*args))
 
     def _asked_dtype(self, original: Callable[..., Any], *args: Any) -> Any:
-        return self._own().dtype if args == ("cpu",) else original(*args)
+        if args == ("cpu",) and self._thread.entered:
+            return self._own().dtype
+        return original(*args)
 
     @staticmethod
     def _cast(original: Callable[..., Any], value: Any, device: str, dtype: Any) -> Any:

@@ -12,8 +12,10 @@ import torch
 from mpaudit.runtime.tracer import Tracer
 
 
-class _Clock(threading.local):
+class _Clock:
     """Times what the probe does in one thread; a block within another one is a part of it."""
+
+    __slots__ = ("began", "depth", "hidden")
 
     def __init__(self) -> None:
         self.depth = 0
@@ -21,7 +23,18 @@ class _Clock(threading.local):
         self.hidden: Any = None  # what keeps the block from the user's classes and modes
 
 
-_clock = _Clock()
+class _Thread(threading.local):
+    """Whatever is asked of such an object is looked up anew: so it is asked for one thing."""
+
+    def __init__(self) -> None:
+        self.clock = _Clock()
+
+
+_thread = _Thread()
+# What comes behind seconds of other work is slow, as nothing of it is in the processor's caches: there it
+# counts how many modules and objects are on the way to a function.
+_seconds = time.perf_counter
+_modes = torch._C._len_torch_function_stack
 
 
 class Guard:
@@ -38,21 +51,23 @@ class Guard:
         self._around = around
 
     def __enter__(self) -> None:
-        if not _clock.depth:
-            _clock.began = time.perf_counter()
-        _clock.depth += 1
-        if torch._C._len_torch_function_stack():
+        clock = _thread.clock
+        if not clock.depth:
+            clock.began = _seconds()
+        clock.depth += 1
+        if _modes():
             _hide()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> bool:
-        _clock.depth -= 1
-        if not _clock.depth:
-            if _clock.hidden is not None:
-                hidden, _clock.hidden = _clock.hidden, None
+        clock = _thread.clock
+        clock.depth -= 1
+        if not clock.depth:
+            if clock.hidden is not None:
+                hidden, clock.hidden = clock.hidden, None
                 hidden.__exit__(None, None, None)
-            self._tracer.spent += time.perf_counter() - _clock.began + self._around
+            self._tracer.spent += _seconds() - clock.began + self._around
         if error is None or not isinstance(error, Exception):
             return False
         self._tracer.failed(self._where, error)
@@ -66,10 +81,11 @@ def unseen_by(kind: type) -> None:
 
 
 def _hide() -> None:
-    if _clock.depth and _clock.hidden is None:
+    clock = _thread.clock
+    if clock.depth and clock.hidden is None:
         hidden = torch._C.DisableTorchFunction()
         hidden.__enter__()
-        _clock.hidden = hidden
+        clock.hidden = hidden
 
 
 _AROUND = 30

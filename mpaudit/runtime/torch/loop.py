@@ -149,9 +149,11 @@ class Loop:
         """
         found: set[Ref] = set()
         made: Made | None = None
-        scalers, marks = self.scalers.used, self._watch.marks
-        if scalers or marks:
-            for mark in marks_behind(loss.grad_fn):
+        scalers, marks, node = self.scalers.used, self._watch.marks, loss.grad_fn
+        if not marks and scalers == 1 and node is not None and SCALED_BY in node.metadata:
+            found.add(node.metadata[SCALED_BY])
+        elif scalers or marks:
+            for mark in marks_behind(node):
                 if SCALED_BY in mark:
                     found.add(mark[SCALED_BY])
                 if made is None and MADE_IN in mark:
@@ -225,6 +227,8 @@ class Loop:
                     apart=self._edits.apart(optimizer),
                     edited=self.scalers.by_hand or self._edits.edited(optimizer),
                 )
+            if thread.unscaled is not None:
+                self.scalers.unscaled(thread)
             self._edits.stepped(optimizer, built=True)
             if thread.regions and not thread.optimizer and _cast_when_used(optimizer):
                 self._tell.feed(RegionStep, user_frame(), entry=thread.entries)
@@ -237,10 +241,10 @@ class Loop:
         if unwatched():
             return
         thread = self._watch.thread
-        with self._step_guard:
-            if id(optimizer) in thread.optimizer:
-                del thread.optimizer[thread.optimizer.index(id(optimizer)) :]
-            if not thread.stepping and not thread.optimizer:
+        if id(optimizer) in thread.optimizer:
+            del thread.optimizer[thread.optimizer.index(id(optimizer)) :]
+        if not thread.stepping and not thread.optimizer:
+            with self._step_guard:
                 index = self._watch.index(optimizer)
                 step = self._watch.tracer.attempted(index)
                 self._progress.over()

@@ -20,6 +20,8 @@ from mpaudit.runtime.torch.ring import Ring
 STAND_INS = (FakeTensor, FunctionalTensor)  # what a compiler calls modules with
 WIDE = frozenset([torch.float32, torch.float64])
 MEASURED = WIDE | {torch.float16, torch.bfloat16}
+_Tensor, _strided = torch.Tensor, torch.strided
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 ROWS = 4096  # measurements kept on the device before they are sent to the host
 COUNTED = 256  # histograms kept there
 
@@ -31,11 +33,11 @@ def measurable(tensor: torch.Tensor) -> bool:
     """
     return (
         tensor.dtype in MEASURED
-        and tensor.layout is torch.strided
+        and tensor.layout is _strided
         and (tensor.is_cpu or tensor.is_cuda)
         and tensor.numel() > 0
-        and (type(tensor) is torch.Tensor or not isinstance(tensor, STAND_INS))
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and (type(tensor) is _Tensor or not isinstance(tensor, STAND_INS))
+        and not _is_wrapped(tensor)
     )
 
 

@@ -23,6 +23,7 @@ _CARRYING = ("torch.nn.modules.module", "torch.nn.utils.rnn")
 """Modules of torch that move tensors where the script says; others go by the device of another one,
 and are told that it is the CPU."""
 _CPU = torch.device("cpu")
+_device, _dtype = torch.device, torch.dtype
 
 
 def torchs_own() -> bool:
@@ -80,9 +81,9 @@ class Moves:
         first = args[0] if args else kwargs.get("device")
         if first is None and "tensor" in kwargs:
             first = kwargs["tensor"]
-        if first is None or type(first) is torch.dtype:
+        if first is None or type(first) is _dtype:
             return original(tensor, *args, **kwargs)
-        if type(first) is torch.device and first.type == "cpu" and not self._places.used:
+        if type(first) is _device and first.type == "cpu" and not self._places.used:
             return original(tensor, *args, **kwargs)
         place: int | None = None
         options = 2  # what may stand in front of `copy`

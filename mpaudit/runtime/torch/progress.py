@@ -38,7 +38,7 @@ class Progress:
     def scaled(self, loss: torch.Tensor, result: torch.Tensor) -> None:
         """A scaler multiplied a loss."""
         if result is not loss:
-            self._unscaled.set(result, loss.detach())
+            self._unscaled.set(result, loss)  # whose graph is a part of that of the result
 
     def backward(self, losses: Iterable[torch.Tensor], at: Span) -> None:
         """A backward pass is about to begin at these losses."""
@@ -49,8 +49,7 @@ class Progress:
             self._began = self._began or self._now
         for loss in losses:
             scaled = (real := self._unscaled.get(loss)) is not None
-            if real is None:
-                real = loss.detach()
+            real = real if scaled else loss
             if real.numel() != 1 or not measurable(real):
                 continue
             value = number(real) if real.is_cpu else None
@@ -63,7 +62,7 @@ class Progress:
             if value is not None:
                 add(value)
             else:
-                self._watch.numbers.later(real.reshape(1), partial(_first, add))
+                self._watch.numbers.later(real.detach().reshape(1), partial(_first, add))
 
     def optimized(self) -> None:
         """There is an optimizer."""
@@ -101,6 +100,6 @@ def _first(add: Callable[[float], None], row: list[float]) -> None:
 def number(tensor: torch.Tensor) -> float:
     """The one number in a tensor on the CPU, as float() has it but without an operation."""
     value = tensor.tolist()
-    while isinstance(value, list):
+    while type(value) is list:
         value = value[0]
     return float(value)

@@ -14,7 +14,13 @@ import torch
 
 from mpaudit.event import Region
 from mpaudit.finding import Span
-from mpaudit.runtime.frame import decorator_span, entered_by_user, frame_span, user_frame
+from mpaudit.runtime.frame import (
+    decorator_span,
+    entered_by_user,
+    enters_plainly,
+    frame_span,
+    user_frame,
+)
 from mpaudit.runtime.repetition import stack
 from mpaudit.runtime.torch.watch import Entered, Watch, unwatched
 
@@ -93,10 +99,13 @@ def watch_regions(watch: Watch) -> None:
 
     def enter(original: Any, region: Any) -> Any:
         result = original(region)
-        if not unwatched() and not torch.jit.is_scripting():
+        if not unwatched():
             with guard:
-                at, frame = _decorated(), user_frame()
-                own = at is not None or entered_by_user(sys._getframe(1), _TORCH)
+                at, frame = None, user_frame()
+                own = enters_plainly(frame)
+                if not own:
+                    at = _decorated()
+                    own = at is not None or entered_by_user(sys._getframe(1), _TORCH)
                 span = at or frame_span(frame)
                 enabled = bool(region._enabled)
                 dtype = dtype_name(region.fast_dtype)

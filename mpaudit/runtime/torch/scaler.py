@@ -15,8 +15,9 @@ from mpaudit.runtime.torch.edited import Edits
 from mpaudit.runtime.torch.narration import Narration, tensors_in
 from mpaudit.runtime.torch.progress import Progress, number
 from mpaudit.runtime.torch.regions import SWITCHED_OFF
-from mpaudit.runtime.torch.watch import Known, Watch, unwatched
+from mpaudit.runtime.torch.watch import Known, Thread, Watch, unwatched
 
+_LBFGS = torch.optim.LBFGS
 SCALED_BY = "mpaudit.scaled_by"
 
 
@@ -117,29 +118,36 @@ class Scalers:
         return result
 
     def _unscale(self, original: Any, scaler: Any, optimizer: Any) -> None:
-        thread = self._watch.thread
-        edited = thread.edited if thread.stepping else True
-        if not thread.stepping:
-            with self._unscale_guard:
-                if self._live(scaler):
-                    frame = user_frame()
-                    self._tell.feed(
-                        Unscaled,
-                        frame,
-                        scaler=self._tell.ref(scaler, frame),
-                        optimizer=self._tell.ref(optimizer, frame),
-                    )
-                edited = self._edits.edited(optimizer)
+        thread, edited = self._watch.thread, True
+        if thread.stepping:
+            original(scaler, optimizer)
+            thread.unscaled = None if thread.edited else optimizer
+            return
+        with self._unscale_guard:
+            if self._live(scaler):
+                frame = user_frame()
+                self._tell.feed(
+                    Unscaled,
+                    frame,
+                    scaler=self._tell.ref(scaler, frame),
+                    optimizer=self._tell.ref(optimizer, frame),
+                )
+            edited = self._edits.edited(optimizer)
         original(scaler, optimizer)
         if not edited:
             with self._unscale_guard:
                 self._edits.touched([optimizer])
 
+    def unscaled(self, thread: Thread) -> None:
+        """A scaler's step has divided gradients, which nobody had edited before it."""
+        optimizer, thread.unscaled = thread.unscaled, None
+        self._edits.touched([optimizer])
+
     def _step(self, original: Any, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         if not scaler._enabled:
             return original(scaler, optimizer, *args, **kwargs)
         thread, frame = self._watch.thread, None
-        thread.edited = True
+        thread.edited, thread.unscaled = True, None
         with self._step_guard:
             frame = user_frame()
             edited = self._edits.edited(optimizer)
@@ -175,21 +183,25 @@ class Scalers:
 
     def _settle(self, scaler: Any, optimizer: Any, frame: FrameType | None) -> None:
         """Record how the attempt ended; on a GPU the numbers are read later, without waiting."""
+        if self._watch.thread.unscaled is not None:
+            self.unscaled(self._watch.thread)
         tracer = self._watch.tracer
         index = self._watch.index(optimizer)
         step = tracer.attempted(index)
         self._progress.over()
         tracer.stepped(index, frame_span(frame))
-        found = list(scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values())
-        if scaler._scale.device.type == "cpu":
-            applied = not any(map(number, found))
+        found = scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
+        if scaler._scale.is_cpu:
+            applied = True
+            for each in found.values():
+                applied = applied and not number(each)
             self._watch.attempted(optimizer, step, applied)
             if not applied:
                 self._watch.skipped(optimizer, step)
             self._watch.settled(index, step, applied, scaler._scale.tolist())
             return
         self._watch.attempted(optimizer, step, None)
-        skipped = torch.stack([each.to(scaler._scale.device) for each in found]).sum()
+        skipped = torch.stack([each.to(scaler._scale.device) for each in found.values()]).sum()
         self._watch.numbers.later(
             torch.stack([skipped, scaler._scale]),
             lambda row: self._watch.settled(index, step, row[0] == 0, row[1]),
@@ -216,4 +228,4 @@ def _closure(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> s
         return "keyword"
     if args and callable(args[0]) and type(optimizer).__module__.startswith("torch.optim"):
         return "positional"
-    return "missing" if not args and isinstance(optimizer, torch.optim.LBFGS) else None
+    return "missing" if not args and isinstance(optimizer, _LBFGS) else None

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -25,10 +25,18 @@ from mpaudit.runtime.torch.patch import Patches
 from mpaudit.runtime.torch.place import HOST, Places
 from mpaudit.runtime.tracer import Tracer
 
+# They are taken out of torch once: what its modules hold has left the processor's caches at each step.
+_Tensor = torch.Tensor
+_compiler = torch.compiler
+_in_dynamo = torch.compiler.is_dynamo_compiling
+_tracing = torch._C._get_tracing_state
+
 
 def unwatched() -> bool:
-    """Whether torch is compiling or tracing: a hook must not look at tensors then."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    """Whether torch is compiling or tracing: a hook must not look at tensors then.
+
+    It is `torch.compiler.is_compiling()`, with fewer functions, as all that is watched asks for it."""
+    return _in_dynamo() or _compiler._is_compiling_flag or _tracing() is not None
 
 
 class _Held(weakref.ref[Any]):
@@ -95,6 +103,14 @@ class _Named(Struct):
     looked: int = 0
 
 
+class _Spelled(Struct):
+    """What a piece of code called the losses that it had in hand, and how often on end."""
+
+    code: CodeType  # which is kept, so that no other has its identity
+    text: str
+    times: int = 1
+
+
 class _Loss(weakref.ref[Any]):
     """A loss, which nothing keeps, and how events name it."""
 
@@ -115,7 +131,7 @@ class Entered(NamedTuple):
     stack: Stack
 
 
-class _Thread(threading.local):
+class Thread(threading.local):
     """What is under way in one thread."""
 
     def __init__(self) -> None:
@@ -124,6 +140,9 @@ class _Thread(threading.local):
         self.entries = 0  # how often an outermost region was entered
         self.stepping = 0  # inside scaler.step
         self.edited = True  # as that began, the gradients were others than torch left
+        self.unscaled: Any = (
+            None  # an optimizer whose gradients it has divided, which is not noted yet
+        )
         self.inside: list[str] = []  # of other methods of a scaler
         self.backward = 0  # inside backward()
         self.derived = (
@@ -151,7 +170,7 @@ class Watch:
         self.around = around(tracer)
         """Seconds that it costs, at most, to call a hook at all, which no guard can time."""
         self.patches = Patches()
-        self.thread = _Thread()
+        self.thread = Thread()
         self.numbers = Numbers(tracer.failed)
         self.own = Own()
         self.places: Places | None = None  # where the CPU stands in for GPUs
@@ -193,6 +212,7 @@ class Watch:
         self.turns = Turns()
         self.glances = False  # outputs of layers are read in the steps between, too
         self._named = Known()  # object -> how events name it
+        self._spellings: dict[tuple[int, int], _Spelled] = {}  # by code and instruction
         self._losses: list[_Loss] = []  # by number: the one that had it last
         self._gone: list[Any] = []  # those of them that are no more
         self._free: list[int] = []  # their numbers, as a heap
@@ -222,9 +242,10 @@ class Watch:
         named: _Named | None = self._named.get(thing)
         if named is not None and (frame is None or named.looked == _VAIN):
             return named.ref
-        text = spelling(thing, frame)
+        loss = isinstance(thing, _Tensor)
+        text = spelling(thing, frame) if frame is None or not loss else self._spelled(thing, frame)
         if named is None:
-            named = _Named(self._new(thing, text))
+            named = _Named(self._new_loss(thing, text) if loss else Ref(next(self._numbers), text))
             self._named.set(thing, named)
         elif text != named.ref.text:
             named.ref = Ref(named.ref.key, text)
@@ -234,13 +255,25 @@ class Watch:
             named.looked += 1
         return named.ref
 
-    def _new(self, thing: object, text: str) -> Ref:
-        """What names an object among those that live.
+    def _spelled(self, loss: object, frame: FrameType) -> str:
+        """What the script calls a loss, which is another object in each step: where it was called the same
+        some times on end, it is not looked for again."""
+        code = frame.f_code
+        found = self._spellings.get((id(code), frame.f_lasti))
+        if found is not None and found.times == _VAIN:
+            return found.text
+        text = spelling(loss, frame)
+        if found is None or found.text != text:
+            self._spellings[id(code), frame.f_lasti] = _Spelled(code, text)
+        else:
+            found.times += 1
+        return text
 
-        A loss has that of one that is gone: what is done with it is then what was done in the step before.
+    def _new_loss(self, thing: object, text: str) -> Ref:
+        """What names a loss among those that live.
+
+        It has that of one that is gone: what is done with it is then what was done in the step before.
         """
-        if not isinstance(thing, torch.Tensor):
-            return Ref(next(self._numbers), text)
         loss = _Loss(thing, self._gone.append)
         with self.tracer.lock:
             while self._gone:
