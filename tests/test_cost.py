@@ -181,7 +181,7 @@ def test_light_calls_as_many_functions_however_many_layers_there_are(
 ) -> None:
     monkeypatch.setattr("mpaudit.runtime.tracer.FLUSH_EVERY", 1e9)
     few, many = (functions(Shape(name, small=True), every=None, light=True) for name in SHAPES)
-    assert max(few, many) < 1000 and abs(few - many) < 100
+    assert max(few, many) < 520 and abs(few - many) < 60
 
 
 @pytest.mark.slow

@@ -132,6 +132,34 @@ def test_the_verdicts_are_those_of_machines_that_are_fed_everything(seed: int) -
     assert settle(said(ours)) == settle(said(theirs))
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_an_event_that_need_not_be_made_changes_no_verdict(seed: int) -> None:
+    judges, plain = Judges(machines()), machines()
+    ours: list[Verdict] = []
+    theirs: list[Verdict] = []
+    for event in stream(seed):
+        way = type(event), event.at.start.row, {"event": repr(event)}
+        if not judges.repeats(way):
+            ours += judges.feed(again(event), way)
+        for machine in plain:
+            if issubclass(type(event), machine.takes):
+                theirs += machine.feed(again(event))
+        assert said(ours) == said(theirs)
+
+
+def test_events_of_a_step_that_comes_again_are_not_made() -> None:
+    judges, made = Judges(machines()), 0
+    step = step_of(random.Random(3), alphabet())
+    for _ in range(100):
+        for number, each in enumerate(step):
+            if not judges.repeats((type(each), number)):
+                made += 1
+                judges.feed(again(each), (type(each), number))
+    assert made <= 8 * len(step)
+    judges.others()
+    assert not judges.repeats((type(step[0]), 0))  # threads know of each other: all is fed
+
+
 class Counting:
     """Machines that are counted as they are fed."""
 

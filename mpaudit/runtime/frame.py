@@ -9,10 +9,12 @@ import os
 import site
 import sys
 import sysconfig
+from collections.abc import Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Any
 
 from mpaudit.finding import Position, Span
 
@@ -181,13 +183,27 @@ def spelling(value: object, frame: FrameType | None) -> str:
 
     What a method calls `self` has another name elsewhere.
     """
+    found = None
     if frame is not None:
-        for scope in (frame.f_locals, frame.f_globals):
-            for name, held in scope.items():
-                if held is value and name != "self" and not name.startswith("__"):
-                    return name
-        holder = frame.f_locals.get("self")
-        for name, held in getattr(holder, "__dict__", {}).items():
-            if held is value:
-                return f"self.{name}"
-    return type(value).__name__
+        local = frame.f_locals
+        found = _name(value, local, frame.f_globals)
+        # Before Python 3.13 these are a copy that stays with the frame: as long as its function runs, it
+        # would keep alive what the script has let go of. It is emptied, unless others have it as well.
+        copied = frame.f_code.co_flags & inspect.CO_OPTIMIZED and type(local) is dict
+        if copied and sys.getrefcount(local) <= _OURS:
+            local.clear()
+    return found or type(value).__name__
+
+
+_OURS = 3  # references: of the frame, of the function that asks, of the one that counts
+
+
+def _name(value: object, local: Mapping[str, Any], others: Mapping[str, Any]) -> str | None:
+    for scope in (local, others):
+        for name, held in scope.items():
+            if held is value and name != "self" and not name.startswith("__"):
+                return name
+    for name, held in getattr(local.get("self"), "__dict__", {}).items():
+        if held is value:
+            return f"self.{name}"
+    return None
