@@ -191,10 +191,12 @@ def _took(started: str | None, ended: str | None) -> str:
 
 
 def _cause(report: RunReport) -> Finding | None:
-    """The finding whose rule quotes the exception that ended the run."""
+    """The finding of the rule behind the exception that ended the run."""
     error = report.meta.get("exception")
     if not error:
         return None
+    if (name := report.meta.get("explained_by")) is not None:
+        return next((each for each in report.findings if each.name == name), None)
     quoting = (f for f in report.findings if any(text in error for text in rule(f.name).messages))
     return next(quoting, None)
 

@@ -26,6 +26,7 @@ META = (
     "started",
     "exit_code",
     "exception",
+    "explanation",
     "world_size",
     "emulated",
     "sampling",

@@ -68,7 +68,12 @@ def _facts(report: RunReport, paint: Paint) -> list[str]:
         "not seen": "; ".join(meta.get("probe_errors") or ()),
     }
     lines = [f"{paint('mpaudit', 'strong')} {shown(str(report.path))}"]
-    return lines + [f"  {name:10} {value}" for name, value in facts.items() if value]
+    for name, value in facts.items():
+        if value:
+            lines.append(f"  {name:10} {value}")
+        if name == "ended by":
+            lines += [f"  {'':10} {line}" for line in meta.get("explanation") or ()]
+    return lines
 
 
 def ranks(meta: Any) -> str | None:

@@ -8,12 +8,35 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from msgspec import Struct
+
 from mpaudit.finding import Finding
 from mpaudit.rule import Rule, catalogue
+from mpaudit.rule import rule as page
 from mpaudit.runtime.frame import is_users
+from mpaudit.runtime.keras.refused import refusal
 
 _OWN = str(Path(__file__).parent)
 _EXTRAS = {"torch": "torch", "tensorflow": "tensorflow", "keras": "tensorflow"}
+
+
+class Cause(Struct, frozen=True):
+    """What is behind an exception: a rule, if there is one, and what is known of this very case.
+
+    `told` are lines that say so; where there are none, the rule explains the exception by itself.
+    """
+
+    rule: Rule | None = None
+    told: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """All of it, for a report."""
+        if (rule := self.rule) is None:
+            return list(self.told)
+        if self.told:
+            return [*self.told, f"  more: mpaudit explain {rule.code}"]
+        return [f"{rule.code} {rule.name} explains this: {rule.summary}"]
 
 
 def show(error: BaseException, *, corrected: bool) -> None:
@@ -41,21 +64,38 @@ def explain(
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
         extra = _EXTRAS[error.name]
         return [f"mpaudit: {error.name} is not installed here: pip install 'mpaudit[{extra}]'"]
-    rule = behind(str(error))
-    if rule is None:
-        return []
+    cause = cause_of(error)
+    lines = [f"mpaudit: {cause.told[0]}", *cause.told[1:]] if cause.told else []
+    if (rule := cause.rule) is None:
+        return lines
+    if not cause.told:
+        lines.append(f"mpaudit: {rule.code} {rule.name} explains this: {rule.summary}")
     where = _place(error)
-    lines = [f"mpaudit: {rule.code} {rule.name} explains this: {rule.summary}"]
     findings = [each for each in static() if each.name == rule.name] if static is not None else []
     for finding in findings:
         place = f"{_short(finding.span.filename)}:{finding.span.start.row}"
+        if cause.told and place != where:
+            continue  # the exception is of another line
         lines.append(f"  {place}: {finding.message}")
         if finding.fix is not None:
             lines.append(f"  fix: {finding.fix.message} (mpaudit run --fix does it)")
-    if not findings and where is not None:
+    if not findings and not cause.told and where is not None:
         lines.append(f"  raised at {where}")
     lines.append(f"  more: mpaudit explain {rule.code}, {rule.url}")
     return lines
+
+
+def cause_of(error: BaseException) -> Cause:
+    """What is behind an exception, as far as it is known."""
+    try:
+        refused = refusal(error)
+    except (
+        Exception
+    ):  # of what a foreign exception holds: the user sees his own error, not one of ours
+        refused = None
+    if refused is not None:
+        return Cause(None if refused.rule is None else page(refused.rule), tuple(refused.lines()))
+    return Cause(behind(str(error)))
 
 
 def behind(message: str) -> Rule | None:

@@ -190,7 +190,7 @@ def say_what_next(
 ) -> None:
     """Tell which traces there are, and what can be done with them; `error` ended the script."""
     tracer = recording.tracer
-    died_of = None if error is None else failure.behind(str(error))
+    died_of = None if error is None else failure.cause_of(error).rule
     rules = [] if died_of is None else [died_of.name]
     rules += [problem.rule for problem in tracer.problems()]
     paths = shlex.join(recording.shown(path) for path in found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,13 @@ def _first_bad(incidents: Sequence[Incident]) -> dict[str, Any] | None:
     }
 
 
+def _explanation(metas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Why the first rank that tells so has died."""
+    keys = ("explanation", "explained_by")
+    told = (each for each in metas if each.get("explanation"))
+    return {key: value for each in islice(told, 1) for key in keys if (value := each.get(key))}
+
+
 def _facts(metas: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     first, *_ = everyone = list(metas.values())
     size = max(int(meta.get("world_size") or 1) for meta in everyone)
@@ -165,6 +173,7 @@ def _facts(metas: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         "complete": all(meta.get("complete") for meta in everyone),
         "exit_code": None if None in codes else next(filter(None, codes), 0),
         "exception": "; ".join(died) or None,
+        **_explanation(everyone),
         "probe_errors": sorted(unseen),
         "cast_steps": sum(meta.get("cast_steps") or 0 for meta in everyone) or None,
         "cast_steps_of": _cast_steps_of(everyone),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mpaudit.protocols import machines
-from mpaudit.runtime import offspring, process
+from mpaudit.runtime import failure, offspring, process
 from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.offspring import Births, Family
 from mpaudit.runtime.probe import Probes
@@ -97,6 +97,10 @@ class Recording:
     def close(self, code: int | None, error: BaseException | None = None) -> None:
         """Finish the trace; where that cannot be written any more, say so."""
         last = traceback.format_exception_only(type(error), error)[-1].strip() if error else None
+        if error is not None:
+            cause = failure.cause_of(error)
+            self.tracer.note("explanation", cause.lines or None)
+            self.tracer.note("explained_by", cause.rule.name if cause.rule else None)
         try:
             self.tracer.close(code, last)
         except sqlite3.Error as problem:  # a full disk is no reason to lose the script's own end

@@ -14,7 +14,7 @@ from mpaudit.finding import Position, Span
 from mpaudit.runtime.frame import OWN, is_users, user_frame, user_span
 from mpaudit.runtime.keras.replica_thread import behind
 
-_REWRITTEN = "__autograph_generated_file"
+REWRITTEN = "__autograph_generated_file"
 
 
 def place(*names: str, frame: FrameType | None = None) -> Span | None:
@@ -24,7 +24,7 @@ def place(*names: str, frame: FrameType | None = None) -> Span | None:
     that autograph has rewritten.
     """
     thread, found = _running(frame or sys._getframe(1))
-    while found is not None and _REWRITTEN in found.f_code.co_filename:
+    while found is not None and REWRITTEN in found.f_code.co_filename:
         original = _before_autograph(found, thread)
         if original is None:
             return None
