@@ -1,4 +1,4 @@
-"""Two floating dtypes that TensorFlow refused to mix: which tensors had them, and what made these.
+"""A tensor in 16 bits that TensorFlow refused: which it was, what it met, and what made it.
 
 The text of the exception has the operation and the dtypes. The tensors are still held by the frames of
 TensorFlow that the exception, and those behind it, went through; what a tensor is called, by the frames of
@@ -7,7 +7,6 @@ the user around them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,24 +14,8 @@ from msgspec import Struct
 
 from mpaudit.runtime.keras.nature import mark_of
 from mpaudit.runtime.keras.upstream import Frame, assigned, made_at, stack, walked, within
+from mpaudit.runtime.keras.wording import HALF, Kind, read
 
-HALF = frozenset({"float16", "bfloat16"})
-_NAMES = {"half": "float16", "float": "float32", "double": "float64"}
-"""Of dtypes, as the core of TensorFlow calls them."""
-_FLOATS = HALF | {"float32", "float64"}
-_FORMS = tuple(
-    map(
-        re.compile,
-        (
-            r"Input '\w+' of '(?P<op>\w+)' Op has type (\w+) that does not match type (\w+) of argument",
-            r"list passed to '\w+' of '(?P<op>\w+)' Op have types \[([\w, ]+)\] that don't all match",
-            r"cannot compute (?:_Mkl)?(?P<op>\w+) as input #\d+\(zero-based\) was expected to be "
-            r"an? (\w+) tensor but is an? (\w+) tensor",
-            r"Tensor conversion requested dtype (\w+) for Tensor with dtype (\w+)",
-            r"TensorArray dtype is (\w+) but Op is trying to write dtype (\w+)",
-        ),
-    )
-)
 _BACK = 200  # tensors that are gone back through, from one to the layer that it comes from
 _OPERANDS = 64  # of an operation, that are looked at
 _CALLED = "Exception encountered when calling "
@@ -64,11 +47,13 @@ class Operand(Struct, frozen=True):
 
 
 class Refusal(Struct, frozen=True):
-    """`operation` (None: a conversion) got a tensor in 16 bits, and another with which it is not mixed.
+    """`operation` (None: it is not known) got a tensor in 16 bits that it does not take.
 
-    `at` is the place in the user's code; `in_layer`: within the `call` of a layer.
+    It is either "mixed" with `other`; or "taken", if at all, in the dtype of `other`; or to be "converted"
+    to that. `at` is the place in the user's code; `in_layer`: within the `call` of a layer.
     """
 
+    kind: Kind
     operation: str | None
     half: Operand
     other: Operand
@@ -79,74 +64,70 @@ class Refusal(Struct, frozen=True):
     def rule(self) -> str | None:
         """The name of the rule whose page has more on it."""
         if self.in_layer:
-            return "hardcoded-layer-dtype"
-        return None if self.half.layer is None else "raw-loss-on-half-output"
+            return None if self.kind == "taken" else "hardcoded-layer-dtype"
+        if self.half.layer is None:
+            return None
+        whole = self.kind == "taken" and self.half.direct
+        return "output-not-float32" if whole else "raw-loss-on-half-output"
 
     def lines(self) -> Iterator[str]:
         """What happened, what made the tensor in 16 bits, and what to do."""
+        half = self.half
+        yield self._happened()
+        if not self.in_layer:
+            subject = f"`{half.name}`" if half.name else "it"
+            made = "" if half.made in (None, self.at) else f", at {half.made}"
+            if half.layer is not None and (half.name or not half.direct):
+                how = "is what" if half.direct else "is computed from what"
+                yield f"  {subject} {how} layer '{half.layer}' gives, in {half.dtype} by its policy{made}"
+            elif made:
+                yield f"  {subject} comes from {half.made}"
+        yield f"  to mend it: {self._remedy()}"
+
+    def _happened(self) -> str:
         half, other = self.half, self.other
         place = "" if self.at is None else f" at {self.at}"
-        if self.operation is None:
-            yield (
-                f"{half.told} was to be used as {other.dtype}{place}: "
-                "TensorFlow converts no tensor by itself"
-            )
-        else:
-            yield (
-                f"{self.operation} got {half.told} and {other.told}{place}: "
-                "TensorFlow does not convert one to the dtype of the other"
-            )
-        subject = f"`{half.name}`" if half.name else "the first"
-        elsewhere = half.made if half.made not in (None, self.at) else None
-        made = "" if elsewhere is None else f", at {elsewhere}"
-        if half.layer is not None and (half.name or not half.direct):
-            how = "is what" if half.direct else "is computed from what"
-            yield f"  {subject} {how} layer '{half.layer}' gives, in {half.dtype} by its policy{made}"
-        elif elsewhere is not None:
-            yield f"  {subject} comes from {elsewhere}"
-        yield f"  to mend it: {self._remedy(there=bool(elsewhere))}"
+        if self.kind == "converted":
+            return f"{half.told} was to become {other.dtype}{place}: TensorFlow converts no tensor by itself"
+        operation = self.operation or "an operation"
+        if self.kind == "taken":
+            return f"{operation} got {half.told}{place}: it takes {other.dtype}, and nothing converts it"
+        return (
+            f"{operation} got {half.told} and {other.told}{place}: "
+            "TensorFlow does not convert one to the dtype of the other"
+        )
 
-    def _remedy(self, *, there: bool) -> str:
+    def _remedy(self) -> str:
         half, other = self.half, self.other
+        if self.in_layer and self.kind == "taken":
+            return f"tf.cast to {other.dtype} before, and the result to `self.compute_dtype`"
         if self.in_layer:
             name = f"`{other.name}`" if other.name else f"the one in {other.dtype}"
             return f"cast {name} to `self.compute_dtype`, with tf.cast"
         name = f"`{half.name}`" if half.name else f"the one in {half.dtype}"
-        cast = f"tf.cast {name} to {other.dtype} {'there' if there else 'first'}"
+        there = "there" if half.made not in (None, self.at) else "first"
+        cast = f"tf.cast {name} to {other.dtype} {there}"
         return f'{cast}, or make that layer with dtype="{other.dtype}"' if half.layer else cast
 
 
 def refusal(error: BaseException) -> Refusal | None:
     """What TensorFlow refused to mix, if that is what an exception says."""
-    if (read := _read(str(error))) is None:
+    if (said := read(str(error))) is None:
         return None
-    operation, dtypes = read
+    kind, operation, dtypes = said
     users = stack(error)
     found = {each.dtype.name: each for each in reversed(list(_tensors(error, dtypes)))}
     half = next(each for each in dtypes if each in HALF)
     other = next(each for each in dtypes if each != half)
     at = users[-1].place if users else None
     return Refusal(
+        kind,
         operation,
         _operand(half, found.get(half), users),
         _operand(other, found.get(other), users),
         at,
         _CALLED in str(error),
     )
-
-
-def _read(text: str) -> tuple[str | None, tuple[str, ...]] | None:
-    """The operation and the dtypes in an error text, if these are floats that differ, and one has 16 bits."""
-    for form in _FORMS:
-        if (found := form.search(text)) is None:
-            continue
-        named = found.groupdict().get("op")
-        rest = [each for each in found.groups() if each != named]
-        words = [word.strip() for each in rest for word in each.split(",")]
-        dtypes = tuple(dict.fromkeys(_NAMES.get(word, word) for word in words))
-        if len(dtypes) == 2 and _FLOATS.issuperset(dtypes) and not HALF.isdisjoint(dtypes):
-            return named, dtypes
-    return None
 
 
 def _operand(dtype: str, tensor: Any, users: Sequence[Frame]) -> Operand:
