@@ -176,4 +176,4 @@ class Events:
                 keras=family.number,
             )
         )
-        self._narration.ended()
+        self._narration.ended(lambda: self._steps.attempts(optimizer))

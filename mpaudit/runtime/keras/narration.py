@@ -26,44 +26,40 @@ class Narration:
         self._aside = aside
         self.before: Callable[[], None] = lambda: None
         self._tracer = tracer
-        self._iteration: list[tuple[Event, Moment]] = []
+        self._iteration: list[Event] = []
         self._seen: Counter[tuple[Event, ...]] = Counter()
-        self._attempts = 0
 
     def tell(self, event: Event) -> None:
         """Something happened."""
         if self._aside():
             return
-        now = Moment(step=self._attempts)
         if not isinstance(event, LayerMade | ModelMade):
             self.before()
         if isinstance(event, _BUILT):
-            self._feed()
-            self._tracer.feed(event, now)
+            self._feed(self._tracer.step)
+            self._tracer.feed(event, Moment(self._tracer.step()))
         else:
-            self._iteration.append((event, now))
+            self._iteration.append(event)
 
     def tell_once(self, event: Event) -> None:
         """The same, of what may be done to each tensor of several by itself."""
-        if all(event != told for told, _ in self._iteration):
+        if event not in self._iteration:
             self.tell(event)
 
-    def ended(self) -> None:
-        """An iteration is over."""
-        if self._aside():
-            return
-        self._attempts += 1
-        self._feed()
+    def ended(self, step: Callable[[], int]) -> None:
+        """An iteration is over, and `step`, asked only if need be, says which attempt it leads to."""
+        if not self._aside():
+            self._feed(step)
 
     def drain(self) -> None:
         """Feed what waits for the end of its iteration."""
         self.before()
-        self._feed()
+        self._feed(self._tracer.step)
 
-    def _feed(self) -> None:
-        told, self._iteration = self._iteration, []
-        shape = tuple(event for event, _ in told)
-        self._seen[shape] += 1
-        if self._seen[shape] <= _TWICE:
-            for event, moment in told:
+    def _feed(self, step: Callable[[], int]) -> None:
+        told, self._iteration = tuple(self._iteration), []
+        self._seen[told] += 1
+        if told and self._seen[told] <= _TWICE:
+            moment = Moment(step())
+            for event in told:
                 self._tracer.feed(event, moment)

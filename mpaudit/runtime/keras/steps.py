@@ -181,6 +181,18 @@ class Steps:
             found = self._indices.put(optimizer, self._tracer.optimizer(type(optimizer).__name__))
         return found
 
+    def attempts(self, optimizer: Any) -> int:
+        """How many attempts of an optimizer there have been. Waits for the device."""
+        index = self.index(optimizer)
+        told = self._tracer.step(index)
+        if self._ledger is None:
+            return told
+        with tf.init_scope():
+            now = self._clock.read()
+            ledger = tf.raw_ops.ReadVariableOp(resource=self._ledger, dtype=tf.float64).numpy()
+        since = numpy.arange(max(self._read, now - ROOM), now) % ROOM
+        return told + int((ledger[since, 0] == index).sum())
+
     def seen(self, now: float) -> None:
         """The host sees, at a time in seconds, that what it started is over."""
         if self._ledger is not None and self._progress.waits:

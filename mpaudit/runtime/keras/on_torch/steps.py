@@ -197,7 +197,8 @@ class Steps:
                 keras=self._family.number,
             )
         )
-        self._narration.ended()
+        watch = self._watch
+        self._narration.ended(lambda: watch.tracer.step(watch.index(optimizer)))
 
 
 def _multiplied(loss: Any) -> bool:
