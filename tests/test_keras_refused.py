@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,24 @@ def test_in_eager_mode_the_line_is_that_of_the_only_assignment(model: Any) -> No
 
 
 def test_what_has_no_name_is_called_by_its_layer(model: Any) -> None:
-    found = refused(lambda: data() - model(data()))
+    found = refused(lambda: tf.stack([data(), model(data())]))
     assert found.half.told == "the output of layer 'model/last' in float16"
     told = list(found.lines())
     assert told[-1].endswith(
         'tf.cast the one in float16 to float32 first, or make that layer with dtype="float32"'
     )
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="no columns of instructions")
+@pytest.mark.parametrize("turned", [True, False])
+def test_the_sides_of_an_operator_are_told_as_they_are_written(model: Any, turned: bool) -> None:
+    losses = [tf.reduce_sum(model(data())), tf.reduce_sum(model(data()))]
+    others = [tf.reduce_sum(data())]
+    if turned:
+        found = refused(lambda: sum(others) + sum(losses))
+    else:
+        found = refused(lambda: 2 * (sum(losses) + sum(others)))
+    assert (found.half.name, found.other.name) == ("sum(losses)", "sum(others)")
 
 
 def test_a_variable_that_is_assigned(model: Any) -> None:

@@ -331,6 +331,12 @@ def test_where_nothing_is_wrong_nothing_is_advised(tmp_path: Path) -> None:
     assert (Advice.read(data["advice"]), data["applied"]) == (Advice(), None)
 
 
+def test_a_loss_scale_that_there_is_not_is_not_said_to_fit(tmp_path: Path) -> None:
+    _, report = watched(tmp_path / "0.mpa", lambda: train(model()))
+    unscaled = replace(report, optimizers=())
+    assert "advice\n  none: no layer overflows\n" in run_text.render(unscaled)
+
+
 def test_where_a_mistake_was_found_the_loss_scale_is_not_said_to_fit(tmp_path: Path) -> None:
     _, report = watched(tmp_path / "0.mpa", lambda: train(model()))
     at = Position(1, 1)

@@ -104,7 +104,7 @@ def render(report: RunReport) -> str:
         pictures=pictures(report),
         advice=advice,
         changes=[] if advice is None else outcome.changes(advice),
-        nothing=outcome.nothing(errors=outcome.errors(report)),
+        nothing=outcome.nothing(errors=outcome.errors(report), scaled=scaled is not None),
         applied=_applied(report),
         losses=report.meta.get("losses") or {},
         courses=[_course(each) for each in report.optimizers],

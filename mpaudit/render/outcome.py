@@ -17,13 +17,14 @@ _FRAME = re.compile(r'File ".*", line \d+, in ')
 _LONGEST = 400
 
 
-def told(advice: Advice, *, errors: bool = False) -> list[str]:
+def told(advice: Advice, *, errors: bool = False, scaled: bool = True) -> list[str]:
     """What to change, each with its reason below it, and what nothing can be done about here.
 
-    `errors` says that there are findings which a training goes wrong by.
+    `errors` says that there are findings which a training goes wrong by, `scaled` that there was a loss
+    scale.
     """
     if advice.empty and not advice.beside:
-        return [f"  none: {nothing(errors=errors)}"]
+        return [f"  none: {nothing(errors=errors, scaled=scaled)}"]
     lines = [f"  {each}" for each in changes(advice)]
     return [*lines, *(f"    {each}" for each in advice.reasons), *(f"  {e}" for e in advice.beside)]
 
@@ -33,11 +34,11 @@ def errors(report: RunReport) -> bool:
     return any(each.severity is Severity.ERROR for each in report.findings)
 
 
-def nothing(*, errors: bool) -> str:
+def nothing(*, errors: bool, scaled: bool) -> str:
     """Why there is no advice."""
     if errors:  # a loss that is never scaled, say: then its scale says nothing
         return "no layer overflows; mend what was found first"
-    return "no layer overflows, and the loss scale fits"
+    return "no layer overflows, and the loss scale fits" if scaled else "no layer overflows"
 
 
 def gist(error: str) -> str:

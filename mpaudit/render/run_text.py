@@ -257,7 +257,7 @@ def _advice(report: RunReport) -> list[str]:
     if advice is None:
         return []
     tried = "  try it: `mpaudit run --apply TRACE`, then the script and its arguments"
-    lines = outcome.told(advice, errors=outcome.errors(report))
+    lines = outcome.told(advice, errors=outcome.errors(report), scaled=report.scaled is not None)
     return [*lines, *([] if advice.empty else [tried])]
 
 

@@ -120,22 +120,25 @@ def refusal(error: BaseException) -> Refusal | None:
     half = next(each for each in dtypes if each in HALF)
     other = next(each for each in dtypes if each != half)
     at = users[-1].place if users else None
+    sides = users[-1].operands if users and kind == "mixed" else None
+    texts = dict(zip(dtypes, sides or (), strict=False))
     return Refusal(
         kind,
         operation,
-        _operand(half, found.get(half), users),
-        _operand(other, found.get(other), users),
+        _operand(half, found.get(half), users, texts.get(half)),
+        _operand(other, found.get(other), users, texts.get(other)),
         at,
         _CALLED in str(error),
     )
 
 
-def _operand(dtype: str, tensor: Any, users: Sequence[Frame]) -> Operand:
+def _operand(dtype: str, tensor: Any, users: Sequence[Frame], text: str | None) -> Operand:
+    """What is known of a tensor, None if it was not found, that `text` computes."""
     if tensor is None:
-        return Operand(dtype)
+        return Operand(dtype, text)
     name = next(
         (name for frame in reversed(users) for name, held in frame.names.items() if held is tensor),
-        None,
+        text,
     )
     layer, direct = _layer(tensor)
     made = made_at(tensor, users) or assigned(tensor, users)

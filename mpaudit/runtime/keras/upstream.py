@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import linecache
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from msgspec import Struct
@@ -22,12 +24,16 @@ _OUTERMOST = "<module>"
 
 
 class Frame(Struct, frozen=True):
-    """A call of the user's that an exception went through; `names` are its local names."""
+    """A call of the user's that an exception went through; `names` are its local names.
+
+    `operands` are the two sides of the binary operation that it went through there, if it was one.
+    """
 
     filename: str
     row: int
     function: str
     names: Mapping[str, Any]
+    operands: tuple[str, str] | None = None
 
     @property
     def place(self) -> str:
@@ -42,12 +48,15 @@ def stack(error: BaseException) -> list[Frame]:
     """
     found: list[Frame] = []
     rewritten: list[FrameType] = []
-    for frame, row in traceback.walk_tb(error.__traceback__):
-        code = frame.f_code
+    at = error.__traceback__
+    while at is not None:
+        frame, code = at.tb_frame, at.tb_frame.f_code
         if REWRITTEN in code.co_filename:
             rewritten.append(frame)
         elif is_users(code.co_filename):
-            found.append(Frame(code.co_filename, row, code.co_name, frame.f_locals))
+            sides = _operands(code, at.tb_lasti)
+            found.append(Frame(code.co_filename, at.tb_lineno, code.co_name, frame.f_locals, sides))
+        at = at.tb_next
     if not rewritten:
         return found
     names = {name: held for each in rewritten for name, held in each.f_locals.items()}
@@ -58,6 +67,25 @@ def stack(error: BaseException) -> list[Frame]:
         held = names if last else own[0] if own else {}
         found.append(Frame(each["file"], int(each["row"]), each["function"], held))
     return found
+
+
+def _operands(code: CodeType, instruction: int) -> tuple[str, str] | None:
+    """The sides of the binary operation at an instruction; none before Python 3.11, which has no places."""
+    if sys.version_info < (3, 11):
+        return None
+    first, last, left, right = next(
+        islice(code.co_positions(), instruction // 2, None), (None,) * 4
+    )
+    if first is None or first != last or left is None or right is None:
+        return None
+    text = linecache.getline(code.co_filename, first).encode()[left:right].decode(errors="ignore")
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (ValueError, SyntaxError, SystemError):
+        return None
+    return (
+        (ast.unparse(node.left), ast.unparse(node.right)) if isinstance(node, ast.BinOp) else None
+    )
 
 
 def walked(error: BaseException) -> Iterator[FrameType]:
