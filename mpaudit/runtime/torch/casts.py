@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mpaudit.autocast_lists import PROMOTE
 from mpaudit.runtime.record import Cast, CastOf, Statistics
 from mpaudit.runtime.torch.guard import Guard
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.regions import dtype_name
 from mpaudit.runtime.torch.repeat import Repeats
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.watch import Watch
 from mpaudit.runtime.underflow import Rounded, Underflow
 
 Current = Callable[[], "tuple[str, int] | None"]

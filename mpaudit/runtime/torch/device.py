@@ -20,12 +20,13 @@ from mpaudit.runtime.frame import asking
 from mpaudit.runtime.torch.casts import Casts
 from mpaudit.runtime.torch.cuda import Chosen, answer_as_gpus
 from mpaudit.runtime.torch.emulation import Emulation
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.moves import Moves, torchs_own
 from mpaudit.runtime.torch.place import HOST, Places, is_cuda, is_host
 from mpaudit.runtime.torch.policy import CudaPolicy
 from mpaudit.runtime.torch.products import products_with_a_dtype
 from mpaudit.runtime.torch.unwritten import as_found
-from mpaudit.runtime.torch.watch import Known, Watch, unwatched
+from mpaudit.runtime.torch.watch import Watch, unwatched
 
 _device = torch.device
 _FACTORIES = """arange empty empty_strided eye full linspace logspace ones rand randint randn randperm

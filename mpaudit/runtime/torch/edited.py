@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from mpaudit.runtime.torch.watch import Known
+from mpaudit.runtime.torch.known import Known
 
 _State = tuple[int, ...]
 

@@ -16,10 +16,11 @@ from mpaudit.runtime.sampling import CALLS, sampled
 from mpaudit.runtime.torch.edge import parts
 from mpaudit.runtime.torch.guard import unseen_by
 from mpaudit.runtime.torch.histogram import Histograms
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.measure import WIDE, measurable
 from mpaudit.runtime.torch.names import Names
 from mpaudit.runtime.torch.regions import dtype_name, mark
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.watch import Watch
 
 _FIRST = 3  # the dtypes of parameter gradients are noted in so many steps
 _CHECK = 50  # and in every so many

@@ -11,10 +11,11 @@ from torch.nn.modules import module as modules
 from mpaudit.runtime.measured import Place, Values
 from mpaudit.runtime.origin import Origins
 from mpaudit.runtime.torch.casts import Casts
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.measure import measurable
 from mpaudit.runtime.torch.names import Names
 from mpaudit.runtime.torch.regions import dtype_name
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.watch import Watch
 
 
 class Light:

@@ -16,8 +16,9 @@ from torch.utils import data
 from torch.utils.data import _utils, dataloader
 
 from mpaudit.runtime.frame import asking
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.place import HOST, Places, is_cuda, is_host
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.watch import Watch
 
 _CARRYING = ("torch.nn.modules.module", "torch.nn.utils.rnn")
 """Modules of torch that move tensors where the script says; others go by the device of another one,

@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from mpaudit.runtime.account import Account
 from mpaudit.runtime.frame import user_frame
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.known import Known
+from mpaudit.runtime.torch.watch import Watch
 
 WRAPPERS = frozenset(
     {

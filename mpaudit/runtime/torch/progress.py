@@ -11,9 +11,10 @@ import torch
 
 from mpaudit.finding import Span
 from mpaudit.runtime.progress import Losses
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.measure import measurable
 from mpaudit.runtime.torch.regions import dtype_name
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.watch import Watch
 
 
 class Progress:

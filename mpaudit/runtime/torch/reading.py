@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from mpaudit.runtime.measured import Measured, Values
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.measure import measurable
 from mpaudit.runtime.torch.regions import dtype_name
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.watch import Watch
 
 Reading = tuple["int | None", Measured]
 """The version of a tensor, None of one that has none, and the numbers it had then."""

@@ -21,8 +21,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 from mpaudit.runtime.frame import user_frame, user_span
 from mpaudit.runtime.rehearsal import Loss, Output, Plan, Record, Sketch, Step, leave
 from mpaudit.runtime.torch.float32 import DIGITS, LOW, Float32, SameNoise
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.names import Names
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.watch import Watch
 
 BUCKETS = 16
 _OUTPUTS = 20_000  # calls whose outputs are kept

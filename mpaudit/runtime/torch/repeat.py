@@ -9,8 +9,9 @@ import torch
 from msgspec import Struct, field
 
 from mpaudit.finding import Moment, Position, Problem, Span
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.regions import dtype_name
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.watch import Watch
 
 OFTEN = 3  # casts of the same weights to the same dtype, or ways there and back, in one step
 MANY = 8  # the same of activations: one input of a query, a key and a value is common

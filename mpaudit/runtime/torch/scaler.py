@@ -12,10 +12,11 @@ from mpaudit.event import LossScaled, Ref, ScalerMade, ScalerStep, ScalerUpdate,
 from mpaudit.runtime.frame import frame_span, user_frame
 from mpaudit.runtime.repetition import stack
 from mpaudit.runtime.torch.edited import Edits
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.narration import Narration, tensors_in
 from mpaudit.runtime.torch.progress import Progress, number
 from mpaudit.runtime.torch.regions import SWITCHED_OFF
-from mpaudit.runtime.torch.watch import Known, Thread, Watch, unwatched
+from mpaudit.runtime.torch.watch import Thread, Watch, unwatched
 
 _LBFGS = torch.optim.LBFGS
 SCALED_BY = "mpaudit.scaled_by"

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import itertools
 import threading
-import weakref
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
-from types import CodeType, FrameType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from msgspec import Struct
 
-from mpaudit.event import Ref, Region
+from mpaudit.event import Region
 from mpaudit.finding import Span
-from mpaudit.runtime.frame import spelling
 from mpaudit.runtime.repetition import Stack
 from mpaudit.runtime.sampling import Turns
 from mpaudit.runtime.torch.guard import Guard, around
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.measure import Numbers
 from mpaudit.runtime.torch.own import Own
 from mpaudit.runtime.torch.patch import Patches
 from mpaudit.runtime.torch.place import HOST, Places
+from mpaudit.runtime.torch.ref import Refs
 from mpaudit.runtime.tracer import Tracer
 
 # They are taken out of torch once: what its modules hold has left the processor's caches at each step.
@@ -39,88 +36,6 @@ def unwatched() -> bool:
     return _in_dynamo() or _compiler._is_compiling_flag or _tracing() is not None
 
 
-class _Held(weakref.ref[Any]):
-    """A reference to an object, with what is kept for it."""
-
-    __slots__ = ("key", "value")
-
-    key: int
-    value: Any
-
-
-class Known:
-    """Values kept for objects by identity, without keeping the objects or marking them."""
-
-    def __init__(self) -> None:
-        self._held: dict[int, _Held] = {}
-        self._forget = self._forgotten  # one for all: there is a reference for every tensor
-
-    def get(self, thing: object) -> Any:
-        """What is kept for `thing`, None if nothing is."""
-        held = self._held.get(id(thing))
-        return held.value if held is not None and held() is thing else None
-
-    def set(self, thing: object, value: Any) -> None:
-        """Keep `value` for as long as `thing` lives."""
-        held = _Held(thing, self._forget)
-        held.key, held.value = id(thing), value
-        self._held[held.key] = held
-
-    def _forgotten(self, held: Any) -> None:
-        # It names no global: at the interpreter's end they are None.
-        key: int = held.key
-        if self._held.get(key) is held:
-            del self._held[key]
-
-    def setdefault(self, thing: object, value: Any) -> Any:
-        """What is kept for `thing`; `value` from now on, if nothing is."""
-        held = self.get(thing)
-        if held is None:
-            self.set(thing, value)
-        return value if held is None else held
-
-    def drop(self, thing: object) -> Any:
-        """Keep nothing for `thing` any more; returns what was kept."""
-        found = self.get(thing)
-        self._held.pop(id(thing), None)
-        return found
-
-    def items(self) -> list[tuple[Any, Any]]:
-        """The objects that something is kept for and that live, each with that."""
-        found = [(held(), held.value) for held in list(self._held.values())]
-        return [each for each in found if each[0] is not None]
-
-    def things(self) -> list[Any]:
-        """The objects that something is kept for and that live."""
-        found = [held() for held in list(self._held.values())]
-        return [thing for thing in found if thing is not None]
-
-
-class _Named(Struct):
-    """How events name an object, and how often it was looked for what the script calls it."""
-
-    ref: Ref
-    looked: int = 0
-
-
-class _Spelled(Struct):
-    """What a piece of code called the losses that it had in hand, and how often on end."""
-
-    code: CodeType  # which is kept, so that no other has its identity
-    text: str
-    times: int = 1
-
-
-class _Loss(weakref.ref[Any]):
-    """A loss, which nothing keeps, and how events name it."""
-
-    __slots__ = ("number", "ref")
-
-    number: int
-    ref: Ref
-
-
-_VAIN = 8  # times that it is looked for what the script calls a thing: it may be in a list
 _lanes = itertools.count()
 
 
@@ -171,6 +86,8 @@ class Watch:
         """Seconds that it costs, at most, to call a hook at all, which no guard can time."""
         self.patches = Patches()
         self.thread = Thread()
+        self.ref = Refs(tracer.lock).ref
+        """How events name an object, spelled as in a frame."""
         self.numbers = Numbers(tracer.failed)
         self.own = Own()
         self.places: Places | None = None  # where the CPU stands in for GPUs
@@ -211,16 +128,10 @@ class Watch:
         """To be called after an attempt that torch's own optimizers do not make."""
         self.turns = Turns()
         self.glances = False  # outputs of layers are read in the steps between, too
-        self._named = Known()  # object -> how events name it
-        self._spellings: dict[tuple[int, int], _Spelled] = {}  # by code and instruction
-        self._losses: list[_Loss] = []  # by number: the one that had it last
-        self._gone: list[Any] = []  # those of them that are no more
-        self._free: list[int] = []  # their numbers, as a heap
         self._models = (
             Known()
         )  # outermost module -> as of `_changes`, index of its optimizer or None
         self._changes = 0  # how often optimizers have come or got other parameters
-        self._numbers = itertools.count(1)
         self._last_index: int | None = None  # of the optimizer of the model that was called last
         self._guards: dict[str, Guard] = {}
         tracer.draining.append(self._drain)
@@ -236,57 +147,6 @@ class Watch:
         if found is None:
             found = self._guards[where] = Guard(self.tracer, where, self.around)
         return found
-
-    def ref(self, thing: object, frame: FrameType | None = None) -> Ref:
-        """The object as events name it; equal for the same object, spelled as in `frame`."""
-        named: _Named | None = self._named.get(thing)
-        if named is not None and (frame is None or named.looked == _VAIN):
-            return named.ref
-        loss = isinstance(thing, _Tensor)
-        text = spelling(thing, frame) if frame is None or not loss else self._spelled(thing, frame)
-        if named is None:
-            named = _Named(self._new_loss(thing, text) if loss else Ref(next(self._numbers), text))
-            self._named.set(thing, named)
-        elif text != named.ref.text:
-            named.ref = Ref(named.ref.key, text)
-        if text != type(thing).__name__:
-            named.looked = _VAIN
-        elif frame is not None:
-            named.looked += 1
-        return named.ref
-
-    def _spelled(self, loss: object, frame: FrameType) -> str:
-        """What the script calls a loss, which is another object in each step: where it was called the same
-        some times on end, it is not looked for again."""
-        code = frame.f_code
-        found = self._spellings.get((id(code), frame.f_lasti))
-        if found is not None and found.times == _VAIN:
-            return found.text
-        text = spelling(loss, frame)
-        if found is None or found.text != text:
-            self._spellings[id(code), frame.f_lasti] = _Spelled(code, text)
-        else:
-            found.times += 1
-        return text
-
-    def _new_loss(self, thing: object, text: str) -> Ref:
-        """What names a loss among those that live.
-
-        It has that of one that is gone: what is done with it is then what was done in the step before.
-        """
-        loss = _Loss(thing, self._gone.append)
-        with self.tracer.lock:
-            while self._gone:
-                heappush(self._free, self._gone.pop().number)
-            if self._free:
-                loss.number = heappop(self._free)
-                before, self._losses[loss.number] = self._losses[loss.number].ref, loss
-                loss.ref = before if before.text == text else Ref(before.key, text)
-            else:
-                loss.number = len(self._losses)
-                loss.ref = Ref(("loss", loss.number), text)
-                self._losses.append(loss)
-        return loss.ref
 
     @property
     def region(self) -> Region | None:

@@ -17,10 +17,11 @@ from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.register import Register, Watched
 from mpaudit.runtime.measured import Values
 from mpaudit.runtime.record import LARGEST
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.measure import measurable
 from mpaudit.runtime.torch.own import Pair
 from mpaudit.runtime.torch.regions import dtype_name
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.watch import Watch
 
 
 class _Thread(threading.local):

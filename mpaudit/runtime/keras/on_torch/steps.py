@@ -18,7 +18,8 @@ from mpaudit.runtime.keras.on_torch.layers import Layers
 from mpaudit.runtime.keras.optimizer import Optimizers
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.place import place
-from mpaudit.runtime.torch.watch import Known, Watch
+from mpaudit.runtime.torch.known import Known
+from mpaudit.runtime.torch.watch import Watch
 
 
 class _Backward(NamedTuple):
