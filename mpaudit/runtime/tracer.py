@@ -42,6 +42,9 @@ FLUSH_EVERY = 1.0  # seconds; what a kill -9 can lose
 SKIPS = 500  # stretches of skipped steps whose culprits are kept
 
 
+_ident = threading.get_ident
+
+
 class Tracer:
     """Collects one run. Every probe of the process shares one, from any thread.
 
@@ -260,7 +263,7 @@ class Tracer:
         """Whether what happens in this thread is what comes next if all goes on as it went before: then
         no protocol has more to say of it. `way` says what an event of it would be made of."""
         with self.lock:
-            judges = self._judges if threading.get_ident() == self._home else self._lane.judges
+            judges = self._judges if _ident() == self._home else self._lane.judges
             return judges.repeats(way)
 
     def feed(

@@ -68,6 +68,12 @@ class Edits:
             if kept is not None and kept.left is not None:
                 kept.left = _state(optimizer)
 
+    def steps(self, optimizer: Any) -> bool:
+        """A scaler is about to have an optimizer use its gradients; returns whether they are edited."""
+        kept = self._of(optimizer)
+        kept.reached = False
+        return kept.left is not None and kept.left != _state(optimizer)
+
     def stepped(self, optimizer: Any, *, built: bool = False) -> None:
         """An optimizer has used its gradients, or a scaler has kept it from that; `built` if it is known
         from now on, as a copy is that was not built."""

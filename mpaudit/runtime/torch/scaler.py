@@ -151,7 +151,7 @@ class Scalers:
         thread.edited, thread.unscaled = True, None
         with self._step_guard:
             frame = user_frame()
-            edited = self._edits.edited(optimizer)
+            edited = self._edits.steps(optimizer)
             self._tell.feed(
                 ScalerStep,
                 frame,
@@ -161,7 +161,6 @@ class Scalers:
                 closure=_closure(optimizer, args, kwargs),
                 edited=edited,
             )
-            self._edits.stepped(optimizer)
             thread.edited = edited
         thread.stepping += 1
         try:

@@ -32,7 +32,8 @@ _tracing = torch._C._get_tracing_state
 def unwatched() -> bool:
     """Whether torch is compiling or tracing: a hook must not look at tensors then.
 
-    It is `torch.compiler.is_compiling()`, with fewer functions, as all that is watched asks for it."""
+    It is `torch.compiler.is_compiling()`, with fewer functions, as all that is watched asks for it.
+    """
     return _in_dynamo() or _compiler._is_compiling_flag or _tracing() is not None
 
 
