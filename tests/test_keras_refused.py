@@ -218,3 +218,25 @@ def test_an_operation_without_a_kernel_for_float16(model: Any, graph: bool) -> N
     assert (found.kind, found.operation) == ("taken", "MatrixDeterminant")
     assert (found.half.dtype, found.other.dtype) == ("float16", "float32")
     assert "tf.cast" in list(found.lines())[-1]
+
+
+class Fourier(keras.layers.Layer):  # type: ignore[misc]
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def call(self, inputs: Any) -> Any:
+        if self.whole:
+            return tf.signal.rfft(inputs)
+        return keras.ops.fft2((inputs, keras.ops.zeros_like(inputs)))[0]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_layer_of_fourier_transforms(model: Any, whole: bool, graph: bool) -> None:
+    layer = Fourier(whole)
+    found = refused(lambda: (tf.function(layer) if graph else layer)(data()))
+    assert (found.kind, found.half.dtype, found.rule) == ("taken", "float16", None)
+    assert list(found.lines())[-1] == (
+        "  to mend it: tf.cast to float32 before, and the result to `self.compute_dtype`"
+    )

@@ -65,6 +65,17 @@ _FORMS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
         ),
     ),
     (
+        "taken",
+        re.compile(r"The `real` and `imag` components have incorrect types: (?P<first>\w+) "),
+    ),
+    (
+        "taken",
+        re.compile(
+            r"(?P<op>\w+) requires tf\.float32 or tf\.float64 inputs, got: .*?\bdtype=(?P<first>\w+)",
+            re.S,
+        ),
+    ),
+    (
         "converted",
         re.compile(
             r"Tensor conversion requested dtype (?P<first>\w+) for Tensor with dtype (?P<second>\w+)"
