@@ -139,3 +139,44 @@ def test_what_shares_a_function_keeps_numbers_of_its_own(tmp_path: Path, mode: s
     for each in sizes:
         row = found[f"net/by{each:.0f}", "forward"]
         assert (row.amax, row.elements, row.zeros) == (each, 3 << 19, 0)
+
+
+class Distiller(keras.Model):  # type: ignore[misc, name-defined]
+    """Learns from what another model gives, which is computed last and gets no gradients."""
+
+    def __init__(self, teacher: Any, student: Any) -> None:
+        super().__init__()
+        self.teacher, self.student = teacher, student
+
+    def call(self, inputs: Any) -> Any:
+        return self.student(inputs)
+
+    def compute_loss(self, x: Any, y: Any, y_pred: Any, *_: Any, **__: Any) -> Any:
+        told = self.teacher(x, training=False)
+        return keras.ops.mean(keras.ops.square(keras.ops.cast(told - y_pred, "float32")))
+
+
+def test_what_is_counted_in_a_parcel_may_be_less_than_what_is_measured_there(
+    tmp_path: Path,
+) -> None:
+    def net(filters: int) -> Any:
+        layers = keras.layers
+        return keras.Sequential(
+            [
+                keras.Input((28, 28, 1)),
+                layers.Conv2D(filters, 3, strides=2),
+                layers.LeakyReLU(),
+                layers.MaxPooling2D(),
+                layers.Flatten(),
+                layers.Dense(3),
+            ]
+        )
+
+    with under("mixed_float16", seed=0), watched(tmp_path):
+        model = Distiller(net(64), net(8))  # more than a parcel has room for, together
+        model.compile(optimizer=keras.optimizers.SGD(0.01))
+        model.fit(samples(4, 28, 28, 1), tf.zeros(4), verbose=0)
+    with read(tmp_path) as reader:
+        assert reader.meta["probe_errors"] == []
+        bad = [each for each in reader.statistics() if each.inf or each.nan]
+    assert not bad

@@ -218,7 +218,8 @@ def _done(
     parts: Sequence[Part], given: Sequence[Any], rows: Any, tick: Any, handles: Sequence[Any]
 ) -> Any:
     """Do what there is in an attempt that is looked at; gives whether something is wrong."""
-    firsts = _each(rows, parts)
+    count = 1 + max(n for part in parts for n in part.rows)
+    firsts = list(tf.unstack(rows, count))
     together: dict[Together, list[Member]] = {}
     sampled: list[Part] = []
     terms, used = Once(), Once()
@@ -234,20 +235,20 @@ def _done(
     wrong = [body.all(tick, members) for body, members in together.items()]
     if sampled:
         dtypes = tuple(each.dtype for each in terms)
-        then = _counting(tuple(sampled), dtypes, len(used))
+        then = _counting(tuple(sampled), dtypes, len(used), count)
         nothing = nothing_of(dtypes, len(used))
         chosen(sampled_at(tick), then, nothing, (*terms, rows, tick, *used))
     return tf.reduce_any(tf.stack(wrong)) if wrong else tf.constant(False)
 
 
 @cache
-def _counting(parts: tuple[Part, ...], dtypes: tuple[Any, ...], handles: int) -> Any:
-    """What is done in sampled attempts only, as one function."""
+def _counting(parts: tuple[Part, ...], dtypes: tuple[Any, ...], handles: int, count: int) -> Any:
+    """What is done in sampled attempts only, as one function; there are `count` rows, of other parts, too."""
     tensors = len(dtypes)
 
     def whole(*given: Any) -> Any:
         rows, tick, *held = given[tensors:]
-        firsts, done = _each(rows, parts), []
+        firsts, done = list(tf.unstack(rows, count)), []
         together: dict[Together, list[Member]] = {}
         for part in parts:
             body, plan = part.body, part.plan
@@ -280,11 +281,6 @@ def nothing_of(dtypes: tuple[Any, ...], handles: int) -> Any:
 def _specs(dtypes: Iterable[Any], handles: int) -> list[Any]:
     tensors = (tf.TensorSpec(None, dtype) for dtype in dtypes)
     return [*tensors, _ROWS, _TICK, *[_HANDLE] * handles]
-
-
-def _each(rows: Any, parts: Sequence[Part]) -> list[Any]:
-    """The rows that parts name."""
-    return list(tf.unstack(rows, 1 + max(n for part in parts for n in part.rows)))
 
 
 @cache
