@@ -130,6 +130,30 @@ def test_each_cast_is_told_of_the_layer_that_makes_it(tmp_path: Path) -> None:
     assert "the layer casts to it itself" in as_text(report)
 
 
+class Around(keras.Model):  # type: ignore[misc]
+    """Casts what it is given to float16, which the model within it casts back to its `Input`."""
+
+    def __init__(self) -> None:
+        super().__init__(name="around", dtype="mixed_float16")
+        head = keras.layers.Dense(2, dtype="mixed_float16", name="head")
+        layers = [keras.Input((4,)), head]
+        self.inner = keras.Sequential(layers, name="inner")
+        self.inner.dtype_policy = "mixed_float16"
+
+    def call(self, inputs: Any) -> Any:
+        return self.inner(inputs)
+
+
+def test_what_a_model_casts_for_its_input_is_not_its_policys_doing(tmp_path: Path) -> None:
+    with watched(tmp_path):
+        model = Around()
+        model.compile("sgd", "mse")
+        model.fit(samples(4, 4), numpy.zeros((4, 2)), verbose=0)
+    meta = read(tmp_path).meta
+    inner = meta["float32_operations"]["inner"]
+    assert inner == {"Sequential": {"layer": meta["cast_steps"]}}
+
+
 def test_in_eager_mode_some_steps_are_counted(tmp_path: Path) -> None:
     model, data = network(), samples(BATCH, 6, 6, 3)
     with watched(tmp_path):

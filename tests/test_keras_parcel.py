@@ -121,7 +121,7 @@ def test_what_shares_a_function_keeps_numbers_of_its_own(tmp_path: Path, mode: s
     """Tensors beyond a MiB are looked at by themselves, all by the same function."""
     sizes: list[float] = [3.0, 5.0, 7.0, 11.0]
 
-    class Net(keras.Model):  # type: ignore[misc]
+    class Net(keras.Model):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__(name="net")
             self.parts = [keras.layers.Rescaling(each, name=f"by{each:.0f}") for each in sizes]

@@ -78,6 +78,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.calls: list[Watched | None] = []  # None: only to find out shapes
         self.what: Casting | None = None  # that is cast; None: by a layer itself
+        self.policy: str | None = None  # what the policy that casts computes in
         self.step = _Step()
 
 
@@ -167,11 +168,13 @@ class Casts:
 
     def _around(self, what: Casting, original: Call) -> Call:
         def call(*args: Any, **kwargs: Any) -> Any:
-            before, self._thread.what = self._thread.what, what
+            thread = self._thread
+            before = thread.what, thread.policy
+            thread.what, thread.policy = what, getattr(args[0], "compute_dtype", None)
             try:
                 return original(*args, **kwargs)
             finally:
-                self._thread.what = before
+                thread.what, thread.policy = before
 
         return call
 
@@ -203,7 +206,9 @@ class Casts:
         what: CastOf = "parameter" if thread.what == "parameter" else "activation"
         step.casts.append((Cast(watched.path, what, source, target, 1, 0), size))
         if what == "activation" and source in LOW_PRECISION and target not in LOW_PRECISION:
-            why = "policy" if thread.what == "input" else "layer"
+            # a model may cast to the dtype of its `Input`, whatever its policy says
+            by_policy = thread.what == "input" and thread.policy in (None, target)
+            why = "policy" if by_policy else "layer"
             step.fallen.append((watched.path, watched.kind, why))
 
 
