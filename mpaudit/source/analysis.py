@@ -104,6 +104,8 @@ class Engine(Importing):
             if not self.relevance.entering(module, name, node.name):
                 continue
             passed_by = self._passed_by(node) if node in self.followed else None
+            if node in self.for_heirs and owner is not None and self._overridden(module, owner):
+                passed_by = None
             if passed_by is None and owner is None and self._passes_on(module, heap, node):
                 continue
             if passed_by is None or passed_by:
@@ -130,6 +132,7 @@ class Engine(Importing):
         for node in statements(module.tree):
             self.followed.pop(node, None)
             self.executed.pop(node, None)
+            self.for_heirs.discard(node)
             self.oversized.forget(node)
         self.relevance.leave(module)
         self.fallen += len(module.text)
@@ -150,6 +153,15 @@ class Engine(Importing):
             if any(isinstance(n, ast.Attribute) and n.attr in GRADIENTS for n in walk(node))
             for row in range(node.lineno, (node.end_lineno or node.lineno) + 1)
         }
+
+    def _overridden(self, module: Module, owner: ast.ClassDef) -> bool:
+        """Whether a class has a method that matters and nobody in view calls: heirs have their own."""
+        return any(
+            isinstance(node, AnyFunction)
+            and node not in self.followed
+            and self.relevance.entering(module, owner.name, node.name)
+            for node in owner.body
+        )
 
     def _passes_on(self, module: Module, heap: Heap, node: AnyFunction) -> bool:
         """Whether a function leads to nothing but what was followed from elsewhere."""

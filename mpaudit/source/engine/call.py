@@ -58,6 +58,8 @@ class Calls(Spending, Binding):
         self.fruitless: dict[ast.AST, int] = {}
         self.told = 0
         self.followed: dict[ast.AST, None] = {}
+        self.for_heirs: set[ast.AST] = set()
+        """The methods that were followed, but for objects of classes that inherit them alone."""
         self.touched: set[str] = set()
         self.building: str | None = None  # the file of the class that an object is made of
         self.declaring = False  # in a block that is there for type checkers alone
@@ -224,9 +226,22 @@ class Calls(Spending, Binding):
         if generates(function.node):
             begun = Partial(function, arguments, tuple(keywords.items()))
             return path.learn(self.made(site, path, kind="generator"), generator=begun)
+        if not self._inherits(function, arguments, path):
+            self.for_heirs.discard(function.node)
+        elif function.node not in self.followed:
+            self.for_heirs.add(function.node)
         inner = self.activation(site, function, path)
         self.bind(function, inner, arguments, keywords, path)
         raise Enter(site, function, inner, result)
+
+    def _inherits(self, function: Function, arguments: tuple[Value, ...], path: Path) -> bool:
+        """Whether a method is called for an object of a class that inherits it."""
+        owner = path.known(arguments[0], "@class") if function.owner and arguments else None
+        return (
+            isinstance(owner, Class)
+            and function.owner is not None
+            and owner.uid != function.owner.uid
+        )
 
     def _worth(self, function: Function, inputs: Sequence[Value], path: Path) -> bool:
         """Whether a call can matter to a protocol."""
