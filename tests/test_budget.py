@@ -110,6 +110,18 @@ def test_a_training_is_followed_whatever_is_asked_beside_it(
     assert report.warnings == ()
 
 
+def test_what_is_left_for_a_file_suffices_for_a_narrower_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the rest of a large file has used up leaves less; wider attempts must not take it all."""
+    monkeypatch.setattr(analysis, "FILE_BUDGET", 80_000)
+    path = tmp_path / "train.py"
+    path.write_text(program(24, "pass", "scaler.update()"), encoding="utf-8")
+    report = check([path])
+    assert "clip-before-unscale" in {finding.name for finding in report.findings}
+    assert report.warnings == ()
+
+
 CHOSEN = """        if args.optimizer == "adamw":
             optimizer = torch.optim.AdamW(self.model.parameters(), lr=args.lr)
         elif args.optimizer == "sgd":

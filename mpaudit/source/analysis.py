@@ -38,6 +38,8 @@ from mpaudit.source.text.walk import statements, walk
 
 NARROW_BUDGET = 50_000
 """The same, once only what handles scalers, regions and gradients is followed."""
+KEPT = 12_000
+"""What is kept for narrower attempts, of which few need more."""
 FILE_BUDGET = 300_000
 """Evaluation steps for all entry points of a file, some seconds."""
 OWN = 0.5
@@ -181,11 +183,13 @@ class Engine(Importing):
         """Execute one entry point; its verdicts count only if it could be followed to its end.
 
         Where the budget does not allow to follow everything that matters, less is followed, as
-        `mpaudit.source.engine.narrow` says, and only what that allows is judged.
+        `mpaudit.source.engine.narrow` says, and only what that allows is judged. Each attempt leaves
+        something to the narrower ones.
         """
         for self.narrow in NARROWNESS:
             bound = NARROW_BUDGET if self.narrow else BUDGET
-            allowed, followed = min(bound, self.left), self.followed.copy()
+            kept = 0 if self.narrow is NARROWNESS[-1] else min(KEPT, self.left // 4)
+            allowed, followed = min(bound, self.left - kept), self.followed.copy()
             self.verdicts, self.escaped, self.guards, self.budget = [], [], 0, allowed
             self.holes = []
             attempt = self.attempt_within(0)
