@@ -20,6 +20,12 @@ class ScalerMade(Event, frozen=True, kw_only=True):
     for_bfloat16: Span | None = None
 
 
+class ScalerLoaded(Event, frozen=True, kw_only=True):
+    """`scaler.load_state_dict(...)`: it goes on with the scale of another one."""
+
+    scaler: Ref
+
+
 class LossScaled(Event, frozen=True, kw_only=True):
     """`scaler.scale(loss)`; `loss` is the argument, `result` what came back.
 

@@ -20,6 +20,7 @@ from mpaudit.event import (
     LostSight,
     OptimizerStep,
     Ref,
+    ScalerLoaded,
     ScalerMade,
     ScalerStep,
     ScalerUpdate,
@@ -39,6 +40,7 @@ class GradScalerProtocol(Protocol):
     optimizer) -> the scaler that last stepped it; ("updated", scaler) -> the last update(), if
     nothing was stepped since; ("applied", optimizer) -> its step through a scaler, until something
     new comes to its gradients; "early" -> a clip of gradients that came from out of sight;
+    ("loaded", scaler) -> whether it was given the state of another one;
     "raised" -> the breach after which a real run is over, so that no further breach on this path is
     evidence. Facts: ("made", scaler) -> where it was built; ("way", scaler) -> by which calls.
     """
@@ -47,6 +49,7 @@ class GradScalerProtocol(Protocol):
 
     takes = (
         ScalerMade,
+        ScalerLoaded,
         LossScaled,
         Backward,
         Unscaled,
@@ -83,6 +86,8 @@ class GradScalerProtocol(Protocol):
             case ScalerMade():
                 self.facts[("made", event.scaler)] = event.at
                 self.facts[("way", event.scaler)] = event.way
+            case ScalerLoaded():
+                self.state[("loaded", event.scaler)] = True
             case LossScaled():
                 self.state[("scaled", event.scaler)] = event
             case Backward():
@@ -222,6 +227,9 @@ class GradScalerProtocol(Protocol):
         made = self.facts.get(("made", event.scaler))
         earlier = self.state.get(("stepper", event.optimizer))
         if not isinstance(made, Span) or earlier in (None, event.scaler):
+            return
+        if ("loaded", event.scaler) in self.state:  # it goes on where another one was
+            yield Kept("scaler-in-loop", made)
             return
         came = self.facts.get(("way", event.scaler)) == self.facts.get(("way", earlier))
         if self.facts.get(("made", earlier)) == made and came:

@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 
-from mpaudit.event import LossScaled, Ref, ScalerMade, ScalerStep, ScalerUpdate, Unscaled
+from mpaudit.event import (
+    LossScaled,
+    Ref,
+    ScalerLoaded,
+    ScalerMade,
+    ScalerStep,
+    ScalerUpdate,
+    Unscaled,
+)
 from mpaudit.runtime.frame import frame_span, user_frame
 from mpaudit.runtime.repetition import stack
 from mpaudit.runtime.torch.edited import Edits
@@ -52,6 +60,7 @@ class Scalers:
         for name in self._methods:
             patches.wrap(scaler, name, partial(self._once, name))
         patches.wrap(scaler, "get_scale", self._get_scale)
+        patches.wrap(scaler, "load_state_dict", self._loaded)
 
     def _live(self, scaler: Any) -> bool:
         return bool(scaler._enabled) and not unwatched()
@@ -216,6 +225,13 @@ class Scalers:
                 self._tell.feed(ScalerUpdate, frame, scaler=ours, to_given_scale=given)
             self.by_hand = False
         original(scaler, new_scale)
+
+    def _loaded(self, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> None:
+        original(scaler, *args, **kwargs)
+        with self._watch.guard("GradScaler.load_state_dict"):
+            if self._live(scaler):
+                frame = user_frame()
+                self._tell.feed(ScalerLoaded, frame, scaler=self._tell.ref(scaler, frame))
 
     def _get_scale(self, original: Any, scaler: Any) -> Any:
         self.by_hand |= self._live(scaler)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mpaudit.event import (
     LossScaled,
     Ref,
+    ScalerLoaded,
     ScalerMade,
     ScalerStep,
     ScalerUpdate,
@@ -334,7 +335,17 @@ def is_enabled(call: Call) -> Value:
     return FALSE if _off(call) else TRUE
 
 
-@method("GradScaler", "load_state_dict", "set_growth_interval", "to")
+@method("GradScaler", "load_state_dict")
+def load_state_dict(call: Call) -> Value:
+    """`scaler.load_state_dict(state)`."""
+    if not _off(call):
+        call.emit(
+            ScalerLoaded(at=call.span, occasional=call.occasional, scaler=call.ref(call.thing))
+        )
+    return call.made()
+
+
+@method("GradScaler", "set_growth_interval", "to")
 def untouched(call: Call) -> Value:
     """Methods that change nothing a protocol watches."""
     return call.made()
