@@ -25,6 +25,7 @@ from mpaudit.runtime.tracer import Tracer
 # They are taken out of torch once: what its modules hold has left the processor's caches at each step.
 _Tensor = torch.Tensor
 _compiler = torch.compiler
+_flagged = hasattr(torch.compiler, "_is_compiling_flag")
 _in_dynamo = torch.compiler.is_dynamo_compiling
 _tracing = torch._C._get_tracing_state
 
@@ -34,7 +35,8 @@ def unwatched() -> bool:
 
     It is `torch.compiler.is_compiling()`, with fewer functions, as all that is watched asks for it.
     """
-    return _in_dynamo() or _compiler._is_compiling_flag or _tracing() is not None
+    compiling = _compiler._is_compiling_flag if _flagged else _compiler.is_compiling()
+    return _in_dynamo() or compiling or _tracing() is not None
 
 
 _lanes = itertools.count()
