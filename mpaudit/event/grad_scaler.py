@@ -21,9 +21,12 @@ class ScalerMade(Event, frozen=True, kw_only=True):
 
 
 class ScalerLoaded(Event, frozen=True, kw_only=True):
-    """`scaler.load_state_dict(...)`: it goes on with the scale of another one."""
+    """`scaler.load_state_dict(...)`: it goes on with the scale of another one.
 
-    scaler: Ref
+    `scaler` is None if it cannot be told which one it is.
+    """
+
+    scaler: Ref | None
 
 
 class LossScaled(Event, frozen=True, kw_only=True):

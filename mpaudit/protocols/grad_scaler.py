@@ -40,7 +40,7 @@ class GradScalerProtocol(Protocol):
     optimizer) -> the scaler that last stepped it; ("updated", scaler) -> the last update(), if
     nothing was stepped since; ("applied", optimizer) -> its step through a scaler, until something
     new comes to its gradients; "early" -> a clip of gradients that came from out of sight;
-    ("loaded", scaler) -> whether it was given the state of another one;
+    ("loaded", scaler) -> whether it was given the state of another one (None: one of them was);
     "raised" -> the breach after which a real run is over, so that no further breach on this path is
     evidence. Facts: ("made", scaler) -> where it was built; ("way", scaler) -> by which calls.
     """
@@ -228,7 +228,8 @@ class GradScalerProtocol(Protocol):
         earlier = self.state.get(("stepper", event.optimizer))
         if not isinstance(made, Span) or earlier in (None, event.scaler):
             return
-        if ("loaded", event.scaler) in self.state:  # it goes on where another one was
+        loaded = {("loaded", event.scaler), ("loaded", None)}
+        if not loaded.isdisjoint(self.state):  # it goes on where another one was
             yield Kept("scaler-in-loop", made)
             return
         came = self.facts.get(("way", event.scaler)) == self.facts.get(("way", earlier))

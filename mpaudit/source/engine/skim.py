@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mpaudit.event import ScalerStateTaken
+from mpaudit.event import ScalerLoaded, ScalerStateTaken
 from mpaudit.source.api.torch_names import LIKE_SCALER, SAVES, makes_optimizer
 from mpaudit.source.engine.facts import computed
 from mpaudit.source.engine.handover import handed_by
@@ -26,6 +26,8 @@ PASSED = (ast.If, ast.For, ast.While, ast.Try)
 """The statements that are worth passing over: those whose branches and passes multiply paths."""
 TAKING = frozenset(["state_dict", "dump", *SAVES])
 """What is called where a checkpoint is made."""
+LOADING = frozenset(["load_state_dict"])
+"""What is called where training is resumed."""
 LEAVING = {ast.Return: "return", ast.Break: "break", ast.Continue: "continue"}
 HINDERING = (
     ast.FunctionDef,
@@ -88,10 +90,12 @@ def _ways(node: ast.stmt) -> frozenset[str]:
 
 
 def _forget(engine: Calls, node: ast.stmt, path: Path) -> None:
-    """Forget what a block may change; what it saves of a scaler is not seen."""
+    """Forget what a block may change; what it saves of a scaler, or loads into it, is not seen."""
     frame = path.frame
-    if _saves(node):
+    if _of_scaler(node, TAKING):
         engine.emit(ScalerStateTaken(at=frame.module.span(node), scaler=None), path)
+    if _of_scaler(node, LOADING):
+        engine.emit(ScalerLoaded(at=frame.module.span(node), scaler=None), path)
     bound = {name: value for name in _loaded(node) if (value := _held(name, path)) is not None}
     lost = handed_by(node, frame, bound, path, engine.identities)
     engine.lose(lost, path, frame.module.span(node))
@@ -117,11 +121,11 @@ def _forget(engine: Calls, node: ast.stmt, path: Path) -> None:
 
 
 @for_a_while(8192)
-def _saves(node: ast.stmt) -> bool:
-    """Whether a block takes states, or writes something, and speaks of what may be a scaler."""
+def _of_scaler(node: ast.stmt, calls: frozenset[str]) -> bool:
+    """Whether a block makes one of these calls, and speaks of what may be a scaler."""
     called = (part.func for part in walk(node) if isinstance(part, ast.Call))
     names = {getattr(each, "attr", getattr(each, "id", "")) for each in called}
-    return not names.isdisjoint(TAKING) and LIKE_SCALER.search(ast.unparse(node)) is not None
+    return not names.isdisjoint(calls) and LIKE_SCALER.search(ast.unparse(node)) is not None
 
 
 def _optimizer(node: ast.stmt, name: str, path: Path) -> bool:
