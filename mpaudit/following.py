@@ -48,6 +48,20 @@ class Group(Struct):
         return self.asked
 
 
+class Turns:
+    """Which files of a batch are followed: all, unless some are left to another process."""
+
+    def takes(self, name: str) -> bool:  # noqa: ARG002
+        """Whether a file is followed, whose turn has come; also asked once all are through."""
+        return True
+
+    def touched(self, files: set[str]) -> None:
+        """Be told what following a file has touched."""
+
+
+ALONE = Turns()
+
+
 class Batch:
     """Files that are followed by one engine; `widened` says where rules off by default may be on."""
 
@@ -57,7 +71,13 @@ class Batch:
         self._widened = widened
         self._broken: dict[str, list[Problem]] = {}
         self._modules: list[Module] = []
-        self._importers: list[Module] = []
+
+    def anew(self, roles: Iterable[tuple[str, str]]) -> Batch:
+        """A batch of some files (names, with what each is audited as), of which nothing was read yet."""
+        batch = Batch(self.project.anew(), self._widened)
+        for name, role in roles:
+            take(batch, name, role)
+        return batch
 
     def add(self, document: Document) -> None:
         """Take a file to be audited, whether it can be read or not."""
@@ -76,25 +96,27 @@ class Batch:
         module = _unparsed(document)
         self.documents[document.filename] = document.light()
         self.project.add(Path(document.filename), module)
-        self._importers.append(module)
+        self._modules.append(module)
 
     def reject(self, name: str, problem: Problem) -> None:
         """Note a file that is no text, or no notebook."""
         self._broken[name] = [problem]
 
-    def follow(self) -> list[Group]:
+    def follow(self, turns: Turns = ALONE) -> list[Group]:
         """Execute the files abstractly, and look at each: what is wrong, and how it is mended."""
         seen: dict[str, list[Found]] = {
             name: [(problem, None) for problem in found] for name, found in self._broken.items()
         }
-        order, told = list(seen), dict[str, list[Found]]()
+        told: dict[str, list[Found]] = {}
         exhausted, touched = dict[str, list[str]](), dict[str, set[str]]()
-        if self._modules or self._importers:
+        if self._modules:
             from mpaudit import execution
 
             running = execution.Execution(self.project)
-            for module in (*self._modules, *self._importers):
+            for module in self._modules:
                 audited, name = module.filename in seen, module.filename
+                if not turns.takes(name):
+                    continue
                 problem = _problem(module)
                 if problem is not None:
                     if audited:
@@ -104,6 +126,7 @@ class Batch:
                 if audited:
                     seen[name].extend(execution.looked(module, advice=self._widened(name)))
                 running.leave(module)
+                turns.touched(running.outcomes[name].touched)
             outcomes = running.outcomes
             exhausted = {
                 name: each.exhausted
@@ -111,11 +134,13 @@ class Batch:
                 if each.exhausted or each.narrowed
             }
             touched = {name: each.touched for name, each in outcomes.items()}
-            order = [*dict.fromkeys((*seen, *outcomes))]
+            order = [*dict.fromkeys((*filter(turns.takes, seen), *outcomes))]
             for names in self._together(order):
                 here = [outcomes[name] for name in names if name in outcomes]
                 standing = execution.settle([v for each in here for v in each.verdicts])
                 told[names[0]] = list(execution.mended(standing, self.project))
+        else:
+            order = list(filter(turns.takes, seen))
         groups: list[Group] = []
         for names in self._together(order):  # a repair may have read further files
             read = self._reached(names)

@@ -22,7 +22,7 @@ from msgspec import Struct, field
 
 from mpaudit.extension import registry
 from mpaudit.extension.loading import load
-from mpaudit.following import Batch, Group, take
+from mpaudit.following import Batch, Group
 from mpaudit.meeting import concerned, joined
 from mpaudit.settings import Configuration
 from mpaudit.source.text.foreign import foreign
@@ -41,7 +41,7 @@ Roles = Sequence[tuple[str, str]]
 
 def cut(roles: Roles, folders: Sequence[str]) -> list[list[tuple[str, str]]]:
     """The parts of files that lie in `folders` (absolute), each in the order of the files."""
-    homes = {name: _home(os.path.abspath(name), folders) for name, _ in roles}  # noqa: PTH100
+    homes = {name: home(os.path.abspath(name), folders) for name, _ in roles}  # noqa: PTH100
     leader = {home: home for home in homes.values()}
 
     def found(home: str) -> str:
@@ -53,7 +53,7 @@ def cut(roles: Roles, folders: Sequence[str]) -> list[list[tuple[str, str]]]:
     there = _There()
     for name, _ in roles:
         for path in there.imported(os.path.abspath(name)):  # noqa: PTH100
-            other = _home(path, folders)
+            other = home(path, folders)
             if other in leader:
                 leader[found(other)] = found(homes[name])
     parts: dict[str, list[tuple[str, str]]] = {}
@@ -62,7 +62,7 @@ def cut(roles: Roles, folders: Sequence[str]) -> list[list[tuple[str, str]]]:
     return list(parts.values())
 
 
-def _home(path: str, folders: Sequence[str]) -> str:
+def home(path: str, folders: Sequence[str]) -> str:
     """The folder below a checked one that a file lies in, or the file itself."""
     for folder in folders:
         if path.startswith(folder + os.sep):
@@ -127,24 +127,22 @@ class Work:
     def groups(self, roles: Roles) -> list[Group]:
         """The groups of some files; `begin` comes first."""
         assert self._project is not None
-        batch = Batch(self._project.anew(), lambda name: self._configuration.rules(name).widened)
-        for name, role in roles:
-            take(batch, name, role)
-        return batch.follow()
+        batch = Batch(self._project, lambda name: self._configuration.rules(name).widened)
+        return batch.anew(roles).follow()
 
 
 def followed(parts: Sequence[Roles], work: Work, processes: int) -> list[Group]:
     """The groups of all parts, in the order of their files."""
     roles = dict(pair for part in parts for pair in part)
     position = {name: number for number, name in enumerate(roles)}
-    method = _method()
+    method = "fork" if forks() else "spawn"
     if method == "fork":  # each process has at once what is there now; another begins by itself
         _begin(work)
     begin = None if method == "fork" else partial(_begin, work)
     context = multiprocessing.get_context(method)
     crew = min(processes, len(parts))
     groups: list[Group] = []
-    waiting = bundled(sorted(parts, key=_size, reverse=True))
+    waiting = bundled(sorted(parts, key=size, reverse=True))
     with context.Pool(crew, begin, maxtasksperchild=1) as pool:  # then its memory is free
         while waiting:
             groups += (each for found in pool.imap(_run, waiting, chunksize=1) for each in found)
@@ -180,16 +178,17 @@ def bundled(parts: Sequence[Roles]) -> list[Roles]:
     bundles: list[list[tuple[str, str]]] = []
     filled = BUNDLE
     for part in parts:
-        size = _size(part)
-        if filled + size > BUNDLE:
+        more = size(part)
+        if filled + more > BUNDLE:
             bundles.append([])
             filled = 0
         bundles[-1].extend(part)
-        filled += size
+        filled += more
     return list(bundles)
 
 
-def _size(part: Roles) -> int:
+def size(part: Roles) -> int:
+    """The bytes of the files of a part."""
     total = 0
     for name, _ in part:
         try:
@@ -199,7 +198,6 @@ def _size(part: Roles) -> int:
     return total
 
 
-def _method() -> str:
-    """A fork has all modules loaded already; where threads run it is not safe."""
-    alone = threading.active_count() == 1 and sys.platform.startswith("linux")
-    return "fork" if alone else "spawn"
+def forks() -> bool:
+    """Whether a process begins as a copy, all modules loaded; where threads run that is not safe."""
+    return threading.active_count() == 1 and sys.platform.startswith("linux")

@@ -24,8 +24,10 @@ from mpaudit.source.text.project import Project
 from mpaudit.source.text.requirement import statements
 from mpaudit.source.text.surrounding import scripts
 
-LEAST = 100
-"""Files to be audited below which nothing is gained by more processes."""
+LEAST = 10
+"""Files to be audited below which nothing is gained by a second process."""
+LEAST_APART = 100
+"""The same, for processes that begin by themselves and know nothing."""
 MAX_ROUNDS = 3
 """Rounds in which files that are followed anew may reach files of records; then all are followed."""
 
@@ -76,6 +78,7 @@ class Survey:
         gated = sorted(Path(name) for name, role in self.roles.items() if role == MODULE)
         for path in importers(gated, others, self._imports):
             self.roles[str(path)] = IMPORTER
+        self.roles = {name: self.roles[name] for name in map(str, found) if name in self.roles}
 
     def _sort(self, path: Path, others: list[Path], *, named: bool) -> None:
         name = str(path)
@@ -156,7 +159,7 @@ class Survey:
 
     def _follow(self, fresh: Sequence[tuple[str, str]], started: Started) -> Followed:
         """The groups of files that nothing is known of: in several processes, where that is worth it."""
-        if self.jobs > 1 and len(fresh) >= LEAST:
+        if self.jobs > 1 and len(fresh) >= LEAST_APART:
             from mpaudit import parts
 
             cuts = parts.cut(fresh, self.folders)
@@ -167,6 +170,10 @@ class Survey:
         batch = Batch(started.project(self.found), started.widened)
         for name, role in fresh:
             take(batch, name, role, self.glances.fresh.pop(self.absolute[name], None))
+        if self.jobs > 1 and len(fresh) >= LEAST:
+            from mpaudit import beside
+
+            return beside.followed(fresh, batch), batch.documents
         return batch.follow(), batch.documents
 
     def _save(self, records: Sequence[Record], groups: Sequence[Group], world: World) -> None:

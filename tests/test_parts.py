@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "tree"
     (root / ".git").mkdir(parents=True)
     monkeypatch.chdir(root)
-    monkeypatch.setattr("mpaudit.survey.LEAST", 2)
+    monkeypatch.setattr("mpaudit.survey.LEAST_APART", 2)
     return root
 
 
