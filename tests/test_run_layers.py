@@ -10,11 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
+from test_html import read as parsed  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
 from mpaudit import cli  # noqa: E402
-from mpaudit.render import run_json, run_text  # noqa: E402
+from mpaudit.render import html, run_json, run_text  # noqa: E402
 from mpaudit.runtime.summary import RunReport, summarise  # noqa: E402
 from tests.watched import batches, model, trace, train  # noqa: E402
 
@@ -78,9 +79,9 @@ def section(text: str, title: str) -> list[str]:
     return part.splitlines()[1:]
 
 
-def averaged(folder: Path, *, loud: bool, trained: bool = False) -> tuple[str, str, float]:
-    """The report of a training beside which another model of its kind is called, in short and whole;
-    and the largest number that this one gives out."""
+def averaged(folder: Path, *, loud: bool, trained: bool = False) -> tuple[RunReport, float]:
+    """The report of a training beside which another model of its kind is called, and the largest number
+    that this one gives out."""
     network = large(loud=False)
     other = AveragedModel(large(loud=loud) if loud else network)
     largest: list[float] = []
@@ -94,24 +95,40 @@ def averaged(folder: Path, *, loud: bool, trained: bool = False) -> tuple[str, s
         if trained:
             nn.functional.cross_entropy(result, labels).backward()
 
-    report = summarise(trace(folder, loop)[1])
-    return run_text.render(report), run_text.render(report, whole=True), max(largest)
+    return summarise(trace(folder, loop)[1]), max(largest)
 
 
 def test_a_copy_of_the_model_that_is_not_trained_has_one_row(tmp_path: Path) -> None:
-    short, whole, largest = averaged(tmp_path, loud=False)
-    rows = [line for line in short.splitlines() if "other.module" in line]
+    report, largest = averaged(tmp_path, loud=False)
+    rows = [line for line in run_text.render(report).splitlines() if "other.module" in line]
     layers = len(list(large(loud=False).modules()))
     told = f"{layers} layers as in the model, not trained (outputs float32, amax {largest:.3g})"
     assert rows == [f"  other.module: {told}: `--all`"]
-    assert "  other.module.7.inside.1 " in whole
+    assert "  other.module.7.inside.1 " in run_text.render(report, whole=True)
+
+
+def test_the_page_shows_the_layers_of_a_copy_where_that_is_asked_for(tmp_path: Path) -> None:
+    report, _ = averaged(tmp_path, loud=False)
+    page = parsed(html.render(report))
+    rows = page.one("table", "layers").all("tr")[2:]
+    layers = len(list(large(loud=False).modules()))
+    copied = [row for row in rows if row.attributes["class"].split()[-1:] == ["copy"]]
+    assert [row.attributes["data-layer"].partition(".")[0] for row in copied] == ["other"] * (
+        layers - 1
+    )
+    (whole,) = [row for row in rows if "not trained" in row.text]
+    assert whole.attributes["data-layer"] == "other.module"
+    assert f"{layers} layers as in the model, not trained" in whole.text
+    assert not {"copy", "container"} & set(whole.attributes["class"].split())
+    assert len(page.all("input", id="copies")) == 1
 
 
 @pytest.mark.parametrize("how", [{"loud": True}, {"loud": False, "trained": True}])
 def test_one_that_is_trained_or_goes_wrong_keeps_its_rows(
     tmp_path: Path, how: dict[str, bool]
 ) -> None:
-    short, _, _ = averaged(tmp_path, **how)
+    report, _ = averaged(tmp_path, **how)
+    short = run_text.render(report)
     assert "as in the model" not in short
     assert "  other.module" in short
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from mpaudit.render.copies import copies
 from mpaudit.render.run_json import layer as layer_data
 from mpaudit.runtime.record import Incident
 from mpaudit.runtime.summary import LayerFlow, Numbers, RunReport
@@ -19,7 +20,9 @@ class Line(Struct, frozen=True):
     """A layer of the table: `data` is its JSON; `container` says that other layers are in it.
 
     `risks` say by phase how near its range is to the end of float16, see `risk`; `origins` are the
-    phases in which inf or NaN that nothing excuses began here.
+    phases in which inf or NaN that nothing excuses began here. `copy` is the path of the copy of the model
+    that nobody trains in which the layer is, if it is in one, and `copied` how many layers it has itself
+    as such a copy.
     """
 
     flow: LayerFlow
@@ -29,6 +32,8 @@ class Line(Struct, frozen=True):
     risks: Mapping[str, str]
     origins: Container[str]
     trouble: bool
+    copy: str | None = None
+    copied: int = 0
 
 
 def lines(report: RunReport, *, scaled: bool) -> Iterator[Line]:
@@ -37,6 +42,9 @@ def lines(report: RunReport, *, scaled: bool) -> Iterator[Line]:
     inner = {path[: match.start()] for path in paths for match in re.finditer(r"[./]", path)}
     urgent, _ = sorted_incidents(report.incidents)
     origins = {(each.layer, _phase(each)) for each in urgent}
+    folded = list(copies(report))
+    copied = {copy.path: len(copy.layers) for copy in folded}
+    within = {each.layer.path: copy.path for copy in folded for each in copy.layers}
     for number, flow in enumerate(report.layers):
         path = flow.layer.path
         risks = {
@@ -53,6 +61,8 @@ def lines(report: RunReport, *, scaled: bool) -> Iterator[Line]:
             risks=risks,
             origins=begun,
             trouble=bool(begun) or not {"near", "edge"}.isdisjoint(risks.values()),
+            copy=within.get(path) if path not in copied else None,
+            copied=copied.get(path, 0),
         )
 
 
