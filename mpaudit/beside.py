@@ -28,6 +28,9 @@ from mpaudit.parts import BUNDLE, Roles, forks, home, size
 PATIENCE = 0.5
 """For how much of the time that it has worked the first process waits for what the second has begun."""
 
+HELD = 1.0
+"""Seconds after which the second process has ended with the table in its hands."""
+
 
 def followed(roles: Roles, batch: Batch) -> list[Group]:
     """The groups of the files of a batch, which are `roles`, in their order."""
@@ -64,19 +67,22 @@ class _Table:
     """Where both see which folders are taken: the first ones by one process, the last by the other."""
 
     def __init__(self, context: ForkContext, folders: int) -> None:
-        self._taken = context.Array("i", [0, folders])
+        self._lock = context.Lock()
+        self._taken = context.RawArray("i", [0, folders])
 
     def first(self, number: int) -> bool:
-        """Take a folder from the front; whether the other has not taken it before."""
-        with self._taken.get_lock():
-            free: bool = number < self._taken[1]
-            if free:
-                self._taken[0] = number + 1
-            return free
+        """Take a folder from the front; whether the other has not taken it before, or holds the table."""
+        if not self._lock.acquire(timeout=HELD):
+            return False
+        free: bool = number < self._taken[1]
+        if free:
+            self._taken[0] = number + 1
+        self._lock.release()
+        return free
 
     def last(self) -> int | None:
         """Take the last folder that is free; None if none is."""
-        with self._taken.get_lock():
+        with self._lock:
             if self._taken[1] <= self._taken[0]:
                 return None
             self._taken[1] -= 1
@@ -113,7 +119,8 @@ class _First(Turns):
         """Whether a file is followed here, when its turn comes."""
         number = self._number[name]
         if number not in self._decided:
-            self._decided[number] = self._table.first(number) or not self._accepted(number)
+            free = self._hearing and self._table.first(number)
+            self._decided[number] = free or not self._accepted(number)
         return self._decided[number]
 
     def touched(self, files: set[str]) -> None:

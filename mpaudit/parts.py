@@ -198,6 +198,15 @@ def size(part: Roles) -> int:
     return total
 
 
+def possible() -> bool:
+    """Whether processes can share a lock: they cannot where there is no shared memory."""
+    try:
+        multiprocessing.Lock()
+    except (ImportError, OSError):
+        return False
+    return True
+
+
 def forks() -> bool:
     """Whether a process begins as a copy, all modules loaded; where threads run that is not safe."""
     return threading.active_count() == 1 and sys.platform.startswith("linux")

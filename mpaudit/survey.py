@@ -159,9 +159,12 @@ class Survey:
 
     def _follow(self, fresh: Sequence[tuple[str, str]], started: Started) -> Followed:
         """The groups of files that nothing is known of: in several processes, where that is worth it."""
-        if self.jobs > 1 and len(fresh) >= LEAST_APART:
-            from mpaudit import parts
+        several = self.jobs > 1 and len(fresh) >= LEAST
+        if several:
+            from mpaudit import beside, parts
 
+            several = parts.possible()
+        if several and len(fresh) >= LEAST_APART:
             cuts = parts.cut(fresh, self.folders)
             if len(cuts) > 1:
                 work = parts.Work(list(map(str, self.found)), started.configuration)
@@ -170,11 +173,8 @@ class Survey:
         batch = Batch(started.project(self.found), started.widened)
         for name, role in fresh:
             take(batch, name, role, self.glances.fresh.pop(self.absolute[name], None))
-        if self.jobs > 1 and len(fresh) >= LEAST:
-            from mpaudit import beside
-
-            return beside.followed(fresh, batch), batch.documents
-        return batch.follow(), batch.documents
+        groups = beside.followed(fresh, batch) if several else batch.follow()
+        return groups, batch.documents
 
     def _save(self, records: Sequence[Record], groups: Sequence[Group], world: World) -> None:
         if self.store is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(root)
     monkeypatch.setattr("mpaudit.survey.LEAST", 2)
     monkeypatch.setattr(beside, "BUNDLE", 0)
-    monkeypatch.setattr(beside, "PATIENCE", 1000)
+    monkeypatch.setattr(beside, "PATIENCE", 30)
     return root
 
 
@@ -128,6 +129,21 @@ def test_the_second_may_fail(taken: list[str], monkeypatch: pytest.MonkeyPatch) 
     write("z/train.py", BAD)
     assert any(each.span.filename == "z/train.py" for each in same().findings)
     assert taken == []
+
+
+def test_the_second_may_end_with_the_table_in_its_hands(
+    taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def last(self: beside._Table) -> int | None:
+        self._lock.acquire()
+        os._exit(1)
+
+    monkeypatch.setattr(beside._Table, "last", last)
+    monkeypatch.setattr(
+        beside._First, "touched", lambda self, _: self._accepted(-1)
+    )  # wait for that
+    write("z/train.py", BAD)
+    assert any(each.span.filename == "z/train.py" for each in same().findings)
 
 
 def test_nobody_waits_for_long(taken: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

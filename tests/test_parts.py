@@ -25,7 +25,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "tree"
     (root / ".git").mkdir(parents=True)
     monkeypatch.chdir(root)
-    monkeypatch.setattr("mpaudit.survey.LEAST_APART", 2)
+    for least in ("LEAST", "LEAST_APART"):
+        monkeypatch.setattr(f"mpaudit.survey.{least}", 2)
     return root
 
 
@@ -181,6 +182,21 @@ def test_an_object_that_two_parts_share_is_theirs_together(again: list[list[str]
     assert not same().findings
     assert again
     assert {"keep.py", "train.py"} <= set(again[0])
+
+
+@pytest.mark.parametrize(
+    "problem", [OSError(38, "Function not implemented"), ImportError("sem_open")]
+)
+def test_one_process_does_it_where_there_is_no_shared_memory(
+    here: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refused)
+    for name in ("one/a.py", "two/a.py", "three/a.py"):
+        write(name, BAD)
+    assert len(audit.check([Path()], jobs=2).findings) == 3
 
 
 def test_the_option(here: Path) -> None:

@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +44,7 @@ from . import (  # noqa: F401
     update_mutations,
 )
 from .mutation import Mutant, mutants
-from .real import MOST, SECONDS
+from .real import MOST, spread
 from .roles import Program
 from .script import Script
 
@@ -132,19 +131,15 @@ def examine(original: Original, words: Collection[str] = ()) -> Result:
     look = Look(original)
     own = look.findings(None)
     broken = {finding.name for finding in own if _counts(finding)}
-    outcomes = []
-    tried: Counter[str] = Counter()
+    chosen: list[Mutant] = []
     if original.real or not broken:
         rules = [name for name, rule in catalogue().items() if "source" in rule.seen_by]
-        for mutant in mutants(program, rules):
-            if words and mutant.rule not in words and mutant.operator not in words:
-                continue
-            if original.real:
-                tried[mutant.operator] += 1
-                late = time.process_time() - began > SECONDS
-                if tried[mutant.operator] > MOST or late or mutant.rule in broken:
-                    continue
-            outcomes.append(_outcome(original, mutant, own, look))
+        made = mutants(program, rules)
+        chosen = [m for m in made if not words or m.rule in words or m.operator in words]
+    if original.real:
+        one_of_each = {m.operator: m for m in reversed(chosen) if m.rule not in broken}
+        chosen = spread(list(reversed(one_of_each.values())), MOST)
+    outcomes = [_outcome(original, mutant, own, look) for mutant in chosen]
     shown = tuple(_shown(f) for f in own)
     return Result(original.name, original.real, shown, tuple(outcomes), time.process_time() - began)
 

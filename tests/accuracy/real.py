@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 FILES = 3
 """So many training files of a package are taken, spread evenly over its files in order."""
-MOST = 1
-"""Mutants of one operator in one file; the fixtures take them all."""
-SECONDS = 25
-"""After so much processor time, no further mutant of a file is tried."""
+MOST = 12
+"""Mutants of a file, each of another operator, spread evenly over them; the fixtures take them all."""
 AROUND = 2
 """So many files that import a training file are checked with it: its callers may decide."""
 LARGEST = 200_000
@@ -33,7 +34,7 @@ def training_files(
                 continue
             texts = dict(_texts(package))
             training = [path for path, text in texts.items() if TRAINS.search(text)]
-            for path in _spread(training, most):
+            for path in spread(training, most):
                 yield path.relative_to(folder).as_posix(), path, _around(path, texts)
 
 
@@ -47,10 +48,11 @@ def _texts(package: Path) -> Iterator[tuple[Path, str]]:
             yield path, text
 
 
-def _spread(paths: list[Path], most: int) -> list[Path]:
-    if len(paths) <= most:
-        return paths
-    return [paths[index * len(paths) // most] for index in range(most)]
+def spread(things: list[T], most: int) -> list[T]:
+    """So many of some things, evenly over all."""
+    if len(things) <= most:
+        return things
+    return [things[index * len(things) // most] for index in range(most)]
 
 
 def _around(path: Path, texts: dict[Path, str]) -> tuple[Path, ...]:
