@@ -27,8 +27,6 @@ HANDLING = frozenset(
 )
 """What a function must mention that is followed even where the budget is short."""
 
-CLOSING = frozenset(["step(...)", "update()"])
-"""Or what closes an iteration for callers out of sight."""
 REGIONS = HANDLING - {"state_dict()", "torch.save"}
 """What is left of it where that is too much: regions, and what makes gradients, changes and applies them."""
 STEPPING = REGIONS - {"autocast"}

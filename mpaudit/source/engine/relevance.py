@@ -10,7 +10,7 @@ import ast
 
 from msgspec import Struct
 
-from mpaudit.source.engine.narrow import CLOSING, HANDLING, NARROWNESS, TRAINING
+from mpaudit.source.engine.narrow import HANDLING, NARROWNESS, TRAINING
 from mpaudit.source.engine.values import Function
 from mpaudit.source.engine.word import (
     ACCELERATE_WORDS,
@@ -30,7 +30,7 @@ from mpaudit.source.engine.word import (
     WORDS,
 )
 from mpaudit.source.text.module import Module
-from mpaudit.source.text.outline import HELD, KEEPS, Mentions, Outline, outline, said
+from mpaudit.source.text.outline import CLOSES, HELD, KEEPS, Mentions, Outline, outline, said
 from mpaudit.source.text.project import Project
 
 NARROW = frozenset([TRAINING, *(each for each in NARROWNESS if each is not None)])
@@ -66,7 +66,7 @@ class Relevance:
         if (owner, name) in self._relevant(module, least=least).functions:
             return True
         mentions = self._outline(module).functions.get((owner, name))
-        return mentions is not None and mentions.words >= CLOSING
+        return mentions is not None and CLOSES in mentions.words
 
     def through(self, module: Module, name: str) -> frozenset[str]:
         """The names by which alone a function outside of a class matters; none if it matters by itself."""

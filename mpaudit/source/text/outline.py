@@ -17,6 +17,8 @@ HELD = "(calls what it holds)"
 
 KEEPS = "(keeps what it is given)"
 """Stands for storing a variable in an attribute, or in a container that is held in one."""
+CLOSES = "(steps and updates it)"
+"""Stands for calling `step(...)` and `update()` of one thing: a scaler that closes an iteration, perhaps."""
 PRECISION = "(a precision in a dict)"
 """Stands for a dict with a precision's name among its keys: a configuration."""
 KEEPERS = ("append", "add", "insert", "extend")
@@ -114,6 +116,9 @@ class _Body(Struct):
     types: set[str] = field(default_factory=set)
     called: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
+    stepped: set[str] = field(default_factory=set)
+    updated: set[str] = field(default_factory=set)
+    """What `step` and `update` are called of, as the text of that."""
 
     def settle(self) -> None:
         """Add to what is mentioned what only the whole function shows."""
@@ -128,6 +133,8 @@ class _Body(Struct):
             mentions.words.add(HELD)
         if not mentions.own.isdisjoint(self.kept):
             mentions.words.add(KEEPS)
+        if not self.stepped.isdisjoint(self.updated):
+            mentions.words.add(CLOSES)
 
 
 def outline(module: Module) -> Outline:
@@ -244,6 +251,10 @@ def _note(node: ast.AST, body: _Body, found: Outline, places: _Places) -> None:
         elif isinstance(function, ast.Attribute):
             if function.attr in KEEPERS:
                 _note_kept(node.args, body)
+            elif function.attr == "step" and node.args:
+                body.stepped.add(ast.dump(function.value))
+            elif function.attr == "update" and not node.args:
+                body.updated.add(ast.dump(function.value))
             mentions.called.add(function.attr)
             called = intern(f"{function.attr}({'...' if node.args else ''})")
             _note_attribute(function, called, mentions, found)
