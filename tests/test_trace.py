@@ -230,6 +230,7 @@ def test_amp_without_low_precision_is_a_finding(path: Path, dtype: str, found: b
     tracer = Tracer(path)
     tracer.asked_for_amp(SPAN, "autocast")
     tracer.layer("0", "Linear")
+    tracer.saw("0", "parameter", "float32")
     tracer.saw("0", "output", dtype)
     tracer.close(0)
     with Reader(path) as trace:

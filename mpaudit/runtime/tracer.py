@@ -21,6 +21,7 @@ from mpaudit.runtime.claim import Claims
 from mpaudit.runtime.histogram import Histogram
 from mpaudit.runtime.incidents import Incidents
 from mpaudit.runtime.lane import Judges, Lane, Way
+from mpaudit.runtime.measuring import measures
 from mpaudit.runtime.record import (
     LOW_PRECISION,
     Attempts,
@@ -98,6 +99,7 @@ class Tracer:
         self._tally = Tally()
         self._amp: tuple[Span, str] | None = None
         self._dtypes: set[str] = set()
+        self._weights: set[str] = set()  # dtypes of the parameters of layers that were called
         self._stale_facts: set[str] = set()
         self.flushed = time.monotonic()
         self.note("complete", False)
@@ -168,6 +170,8 @@ class Tracer:
         with self.lock:
             self._tally.saw(layer, flow, dtype, count)
             self._dtypes.add(dtype)
+            if flow == "parameter":
+                self._weights.add(dtype)
 
     def measured(self, numbers: Statistics) -> None:
         """Add what was measured; it joins the numbers of the same layer, phase and dtype."""
@@ -296,15 +300,25 @@ class Tracer:
 
     def problems(self) -> list[Problem]:
         """The findings so far: of the protocols, of the probes, of the run as a whole."""
-        found = [*settle(list(self._verdicts.values())), *self._problems.values()]
+        settled = settle(list(self._verdicts.values()))
+        found = [each for each in settled if not self._loses_nothing(each)]
+        found += self._problems.values()
         seen = len(self._tally) > 0 and not self._facts.get("compiled") and not self.sampling.light
         widened = ((self._facts.get("applied") or {}).get("advice") or {}).get("float32")
-        if self._amp is not None and seen and not (widened or self._dtypes & LOW_PRECISION):
+        in_float32 = "float32" in self._weights and not (widened or self._dtypes & LOW_PRECISION)
+        if self._amp is not None and seen and in_float32:
             found.append(unmixed.problem(len(self._tally), *self._amp))
         for judge in self.judging:
             found += judge()
         found += self._incidents.problems(self._runs, self._tally, self._stepped_at)
         return found
+
+    def _loses_nothing(self, problem: Problem) -> bool:
+        """Whether a scaler is missed where autocast casts nothing, or where nothing is trained."""
+        if problem.rule != "missing-grad-scaler":
+            return False
+        wide = self._weights == {"float64"} and not self._dtypes & LOW_PRECISION
+        return wide or measures(problem, self._stepped_at, self._steps)
 
     def forget(self) -> bool:
         """Forget all layers so far, unless something went wrong; returns whether it did."""

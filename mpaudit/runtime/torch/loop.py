@@ -247,6 +247,8 @@ class Loop:
             with self._step_guard:
                 index = self._watch.index(optimizer)
                 step = self._watch.tracer.attempted(index)
+                if not step:
+                    self._watch.tracer.stepped(index, frame_span(user_frame()))
                 self._progress.over()
                 self._watch.settled(index, step, True, None)
 

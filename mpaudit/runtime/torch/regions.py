@@ -21,6 +21,7 @@ from mpaudit.runtime.frame import (
     frame_span,
     user_frame,
 )
+from mpaudit.runtime.record import LOW_PRECISION
 from mpaudit.runtime.repetition import stack
 from mpaudit.runtime.torch.watch import Entered, Watch, unwatched
 
@@ -86,11 +87,11 @@ def _decorated() -> Span | None:
 def watch_regions(watch: Watch) -> None:
     """Follow every autocast region from here on (also the deprecated torch.cuda.amp.autocast)."""
     numbers, guard, thread = itertools.count(1), watch.guard("autocast"), watch.thread
-    noted: set[bool] = set()  # of regions that were switched on, and off
+    noted: set[bool] = set()  # of regions that lower the precision, and of those that do not
 
-    def note(span: Span, dtype: str, enabled: bool) -> None:
-        noted.add(enabled)
-        if enabled:
+    def note(span: Span, dtype: str, lowers: bool) -> None:
+        noted.add(lowers)
+        if lowers:
             watch.tracer.asked_for_amp(span, "autocast")
             if watch.tracer.fact("precision") is None:
                 watch.tracer.note("precision", f"{dtype} autocast")
@@ -113,8 +114,9 @@ def watch_regions(watch: Watch) -> None:
                     thread.entries += 1
                 thread.regions.append(Region(span, region.device, dtype, enabled))
                 thread.entered.append(Entered(next(numbers), stack(frame)) if own else None)
-                if enabled not in noted:
-                    note(span, dtype, enabled)
+                lowers = enabled and dtype in LOW_PRECISION
+                if lowers not in noted:
+                    note(span, dtype, lowers)
                 if enabled:
                     watch.region_entered()
         return result
