@@ -434,6 +434,8 @@ def _said_by_torch(torch) -> set[str]:
         lambda: torch.autocast(True),
         lambda: torch.autocast(enabled=True),
         lambda: torch.autocast(device="cpu"),
+        lambda: torch.cuda.amp.autocast(device="cuda"),
+        lambda: torch.cuda.amp.autocast(device_type="cuda"),
         lambda: torch.autocast("cpu", True).__enter__(),
         lambda: torch.autocast("cpu", dtype="float16").__enter__(),
         lambda: torch.autocast("cpu", enabled=torch.float16).__enter__(),
