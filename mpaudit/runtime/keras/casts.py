@@ -104,16 +104,20 @@ class Casts:
         self._fallen: dict[str, dict[str, dict[str, int]]] = {}
         self._light = patches.tracer.sampling.light
 
-    def follow(self, family: Family) -> None:
-        """Watch the casts of one Keras from now on, by whatever name modules know their function."""
+    def follow(self, family: Family, patches: Patches | None = None) -> None:
+        """Watch the casts of one Keras from now on, by whatever name modules know their function.
+
+        What is wrapped is put back by `patches`, where these are others than the probe's.
+        """
+        patches = patches or self._patches
         cast = family.cast()
         if inspect.unwrap(cast) not in self._watched:
             self._watched.append(inspect.unwrap(cast))
             for module in list(sys.modules.values()):
                 if getattr(module, "__dict__", {}).get("cast") is cast:
-                    self._patches.wrap(module, "cast", self._around_cast)
+                    patches.wrap(module, "cast", self._around_cast)
         for (owner, name), what in family.casting.items():
-            self._patches.wrap(owner, name, partial(self._around, what))
+            patches.wrap(owner, name, partial(self._around, what))
 
     @contextmanager
     def called(self, watched: Watched | None) -> Iterator[None]:

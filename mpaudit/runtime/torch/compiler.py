@@ -30,6 +30,8 @@ class Compiler:
             self._watch.compiles = True
             with self._watch.guard("torch.compile"):
                 self._watch.patches.hide_from_compiler()
+                for told in self._watch.on_compile:
+                    told()
                 if self._watch.eager:
                     self._set_stance()
         return original(*args, **kwargs)

@@ -31,8 +31,11 @@ def follow(watch: Watch, remedy: Advice | None = None) -> Callable[[], None]:
         Register(),
         Narration(tracer),
     )
+    # Wrapped casts, which are in every layer, have torch compile in other parts, with other rounding.
+    around_casts = Patches(tracer, torch.compiler.is_compiling)
+    watch.on_compile.append(around_casts.restore)
     casts = Casts(patches, Sizes())
-    casts.follow(family)
+    casts.follow(family, around_casts)
     layers = Layers(patches, register, family, watch, casts)
     built = Built(patches, register, narration, layers.mark)
     layers.on_call = built.called
@@ -55,6 +58,7 @@ def follow(watch: Watch, remedy: Advice | None = None) -> Callable[[], None]:
         for drain in (narration.drain, casts.drain):
             drain()
             tracer.draining.remove(drain)
+        around_casts.restore()
         patches.restore()
 
     return end
