@@ -14,6 +14,7 @@ from mpaudit.errors import MpauditError
 from mpaudit.runtime.histogram import What
 from mpaudit.runtime.keras import input_range
 from mpaudit.runtime.keras.attempt import Look
+from mpaudit.runtime.keras.carried import carried
 from mpaudit.runtime.keras.casts import Casts
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.family import Family
@@ -104,7 +105,7 @@ class Layers:
         if not passed_on:
             self._flowed(layer, watched, leaves, tensors)
             outputs = self._measure(watched, leaves, tensors, outputs)
-            self._mark(layer, watched, leaves, outputs)
+            self._mark(layer, watched, leaves, outputs, [carried(each) for each in tensors])
         self.on_call(family, layer, outputs)
         return outputs
 
@@ -282,13 +283,23 @@ class Layers:
             found = watched.octaves[what, dtype, unscaled] = Octaves(self._clock)
         return found
 
-    def _mark(self, layer: Any, watched: Watched, inputs: list[Any], outputs: Any) -> None:
+    def _mark(
+        self,
+        layer: Any,
+        watched: Watched,
+        inputs: list[Any],
+        outputs: Any,
+        origins: list[Mark | None],
+    ) -> None:
+        """Of each output `origins` tells what it was computed from by a function, inside of the layer."""
         before = next((getattr(t, MARK) for t in inputs if hasattr(t, MARK)), None)
-        what = nature(layer, watched.kind, watched.made, before)
-        mark = Mark(watched.ref, watched.path, *what)
-        for tensor in watched.family.flatten(outputs):
-            if isinstance(tensor, tf.Tensor):
-                setattr(tensor, MARK, mark)
+        got, shown = nature(layer, watched.kind, watched.made, before)
+        model = isinstance(layer, watched.family.model)
+        tensors = [each for each in watched.family.flatten(outputs) if isinstance(each, tf.Tensor)]
+        for tensor, origin in zip(tensors, origins, strict=True):
+            what = (got, shown) if got or origin is None else (origin.got, origin.shown)
+            of = origin.layer if model and origin is not None else watched.ref
+            setattr(tensor, MARK, Mark(of, watched.path, *what))
 
 
 def _rehearsed(loop: CodeType) -> bool:

@@ -30,6 +30,11 @@ def mark_of(tensor: object) -> Mark | None:
     return found if isinstance(found, Mark) else None
 
 
+def nature_of(function: str) -> str | None:
+    """What an activation of this name gives, None if that is not known."""
+    return function if function in _ACTIVATIONS else None
+
+
 def nature(
     layer: Any, kind: str, made: Span | None, before: Mark | None
 ) -> tuple[str | None, Span | None]:

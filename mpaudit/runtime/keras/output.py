@@ -79,6 +79,10 @@ class Outputs:
         self._thread.depth += 1
         take(tensors)
 
+    def inside(self) -> bool:
+        """Whether a layer is being called."""
+        return self._thread.depth > 0
+
     def left(self) -> None:
         """The call is over, whatever came of it."""
         self._thread.depth -= 1
@@ -133,6 +137,13 @@ def take(tensors: Iterable[Any]) -> None:
     for each in tensors:
         if (output := getattr(each, OUTPUT, None)) is not None:
             output.taken = True
+
+
+def carry(given: Any, result: Any) -> None:
+    """One was computed from the other, and stands for it from now on: gradients of it are gradients of
+    that."""
+    if (output := getattr(given, OUTPUT, None)) is not None:
+        setattr(result, OUTPUT, output)
 
 
 def _graph() -> object:

@@ -13,6 +13,7 @@ from mpaudit.runtime.advice import Advice
 from mpaudit.runtime.keras.attempt import Ends, timeless
 from mpaudit.runtime.keras.batch import Batch
 from mpaudit.runtime.keras.built import Built
+from mpaudit.runtime.keras.carried import Carriers
 from mpaudit.runtime.keras.casts import Casts
 from mpaudit.runtime.keras.clock import Clock
 from mpaudit.runtime.keras.events import Events
@@ -20,7 +21,7 @@ from mpaudit.runtime.keras.family import Family
 from mpaudit.runtime.keras.layers import Layers
 from mpaudit.runtime.keras.message import Messages
 from mpaudit.runtime.keras.narration import Narration
-from mpaudit.runtime.keras.output import Outputs
+from mpaudit.runtime.keras.output import Outputs, carry
 from mpaudit.runtime.keras.patch import Call, Patches
 from mpaudit.runtime.keras.peaks import ROOM
 from mpaudit.runtime.keras.recorder import Recorder
@@ -86,7 +87,14 @@ class Watch:
             self._parts.append(self._recorder)
             steps.on_start = self._recorder.began
         by_itself = (Roundings, Ends, ReplicaThreads, Messages)
-        for part in (events, outputs, *(each(patches) for each in by_itself), self._drain):
+        carriers = Carriers(patches, outputs.inside, carry)
+        for part in (
+            events,
+            outputs,
+            carriers,
+            *(each(patches) for each in by_itself),
+            self._drain,
+        ):
             with patches.guarded("installing the Keras probe"):
                 part.install()
         tracer.draining.append(self._drain)
