@@ -180,7 +180,7 @@ def test_a_softmax_by_a_function_is_none_for_a_loss_of_logits(tmp_path: Path) ->
 def test_keras_2_is_watched_alike(tmp_path: Path) -> None:
     old = pytest.importorskip("tf_keras")
 
-    class Old(old.Model):  # type: ignore[misc]
+    class Old(old.Model):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.head = old.layers.Dense(KINDS)  # the head
