@@ -19,6 +19,7 @@ from torch.utils.checkpoint import DefaultDeviceType
 from mpaudit.runtime.frame import asking
 from mpaudit.runtime.torch.casts import Casts
 from mpaudit.runtime.torch.cuda import Chosen, answer_as_gpus
+from mpaudit.runtime.torch.device_class import number_gpus
 from mpaudit.runtime.torch.emulation import Emulation
 from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.moves import Moves, torchs_own
@@ -57,6 +58,7 @@ class Remap:
         self._factories()
         self._distributed()
         answer_as_gpus(watch.patches, chosen)
+        number_gpus(watch.patches)
         Emulation(watch.patches, policy, self._used)
 
     def _used(self) -> None:

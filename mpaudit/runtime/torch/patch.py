@@ -47,12 +47,20 @@ class Patches:
             return around(original, *args, **kwargs)
 
         self.set(owner, name, replacement)
+        operation = self.known_to_torchscript(original, replacement)
+        self._functions.append((owner, name, replacement, operation))
+
+    def known_to_torchscript(self, original: Any, replacement: Any) -> bool:
+        """Have TorchScript take a replacement for what it replaces, if that is one of its operations.
+
+        It knows those by the object.
+        """
         operation = _builtins._find_builtin(original)
-        self._functions.append((owner, name, replacement, operation is not None))
-        if operation is not None:  # TorchScript knows its operations by the function object
+        if operation is not None:
             table = _builtins._get_builtin_table()
             table[id(replacement)] = operation
             self._undo.append(lambda: table.pop(id(replacement)))
+        return operation is not None
 
     def replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
         """Replace the function `owner.name`; a name that `owner` lacks is passed over."""

@@ -24,9 +24,17 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _FEW = 128  # memories that are kept before those are dropped that are no more
 
 
+_device = torch.device  # torch's own: another class may be in its place
+
+
+def is_device(value: object) -> bool:
+    """Whether something is a `torch.device`."""
+    return isinstance(value, _device)
+
+
 def is_cuda(device: object) -> bool:
     """Whether a device argument names a GPU ("cuda", "cuda:0", a torch.device, an index)."""
-    if isinstance(device, torch.device):
+    if isinstance(device, _device):
         return str(device.type) == "cuda"
     if isinstance(device, str):
         return device.split(":")[0] == "cuda"
@@ -35,7 +43,7 @@ def is_cuda(device: object) -> bool:
 
 def is_host(device: object) -> bool:
     """Whether a device argument names the CPU."""
-    if isinstance(device, torch.device):
+    if isinstance(device, _device):
         return str(device.type) == "cpu"
     return isinstance(device, str) and device.split(":")[0] == "cpu"
 
