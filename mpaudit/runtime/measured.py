@@ -95,7 +95,10 @@ class Measured:
 
 
 class Place(Struct):
-    """One call of a layer: `turn` counts the calls of the outermost module it belongs to."""
+    """One call of a layer: `turn` counts the calls of the outermost module it belongs to, from 1.
+
+    It is 0 of a call that is made again in the backward pass.
+    """
 
     path: str
     step: int

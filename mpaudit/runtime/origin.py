@@ -20,11 +20,13 @@ _ASKED = 3  # times that a layer under suspicion is looked at closely
 class _Undecided(Struct):
     """What went wrong in gradients until it is known what became of them.
 
-    `made_in` is the dtype if a layer made it; `finite` are optimizers whose gradients are finite.
+    `made_in` is the dtype if a layer made it; `turn` is that of the outermost call whose gradients went
+    wrong, 0 if only the parameters' were looked at; `finite` are optimizers whose gradients are finite.
     """
 
     incident: Incident
     made_in: str | None
+    turn: int = 0
     finite: list[int] = field(default_factory=list)
 
 
@@ -44,6 +46,7 @@ class Origins:
         """Layers behind which gradients went bad, and how often each may yet be asked whether it
         was the layer, or something beside it."""
         self._proved: set[str] = set()
+        self._came: dict[str, int] = {}  # layer -> the last step in which a gradient came to it bad
         self._low: set[str] = set()  # layers at which gradients in float16 went bad
         self._suspects: list[Incident] = []  # of them, what the last attempt applied unscaled
         self._ruined: Incident | None = None  # the one that went into the parameters
@@ -168,6 +171,7 @@ class Origins:
 
     def gradient(self, gradient: Gradient, values: Values) -> None:
         """A gradient arrived and is not finite."""
+        self._came[gradient.place.path] = gradient.place.step
         if gradient.place.step == self._bad_step:  # the forward pass was wrong already
             return
         after = [consumer.measured.values for consumer in gradient.consumers]
@@ -192,11 +196,23 @@ class Origins:
                 message += dtypes
         else:
             place = gradient.place
+            if self._passed_on(place):
+                return
             message = f"{what} in what comes back to {_title(place.path)} from behind the layers"
         found = self._incident("gradient-overflow", kind, place, values, message, "defect")
         if gradient.dtype == "float16":
             self._low.add(place.path)
-        self._undecided.append(_Undecided(found, made_in))
+        self._undecided.append(_Undecided(found, made_in, gradient.place.turn))
+
+    def _passed_on(self, place: Place) -> bool:
+        """Whether a gradient that no layer gave has gone wrong nearer to the loss, in the same pass.
+
+        There are operations between layers, such as a residual sum, and they pass it on.
+        """
+        return any(
+            each.turn == place.turn if place.turn else each.incident.first_step == place.step
+            for each in self._undecided
+        )
 
     def _new(self, path: str) -> bool:
         return path not in self.suspected and path not in self._proved
@@ -209,6 +225,10 @@ class Origins:
     def known(self, step: int) -> bool:
         """Whether it is known already where the numbers of an attempt went wrong."""
         return bool(self._undecided) or self._bad_step == step
+
+    def came_bad(self, path: str, step: int) -> bool:
+        """Whether what came back to a layer was not finite, so that its parameters have it from there."""
+        return self._came.get(path) == step
 
     def weights(self, place: Place, values: Values, name: str, since: str = "") -> None:
         """The gradient of a layer's parameter `name` is not finite; those of the outputs are.

@@ -158,7 +158,10 @@ class Gradients:
                 self._histograms.add(first, "weight_gradient", step, grad, unscaled=unscaled)
 
     def _skipped(self, optimizer: Any, step: int) -> None:
-        """A step was skipped: if no layer passed bad gradients on, find whose own overflowed."""
+        """A step was skipped: if no layer passed bad gradients on, find whose own overflowed.
+
+        That they were passed on may have been told already, as one of the attempt of another optimizer.
+        """
         if self._origins.known(step):
             return
         bad: list[tuple[Place, str, Values]] = []
@@ -167,6 +170,8 @@ class Gradients:
         for parameter, gradient in pairs:
             having = homes.get(id(parameter))
             if having is None or gradient is None or not measurable(gradient):
+                continue
+            if any(self._origins.came_bad(path, step) for path, _ in having):
                 continue
             path, name = having[0]
             place = Place(path, step, 0, 0, self._accounts.dtype(path), True)

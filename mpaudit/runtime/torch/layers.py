@@ -238,9 +238,9 @@ class Layers:
                     if weight is not None:
                         self._histograms.add(account.path, "weight", call.step, weight)
         before = self._gradients.known(inputs)
-        made = []
+        made, turn = [], 0 if call.recomputed else self._thread.turn
         for tensor in outputs:
-            place = self._outputs.place(account, call.step, number, self._thread.turn, tensor)
+            place = self._outputs.place(account, call.step, number, turn, tensor)
             if not call.recomputed:
                 self._outputs.came(account, place)
                 self._measure(call, place, tensor, inputs)
