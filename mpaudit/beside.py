@@ -176,10 +176,8 @@ class _First(Turns):
                     told.groups = said
                 else:
                     told.touched |= said
-        except (
-            EOFError,
-            OSError,
-        ):  # it is through; or it failed, at what this one will meet as well
+        except (EOFError, OSError):
+            # It is through; or it failed, at what this one will meet as well.
             self._hearing = False
         return heard
 

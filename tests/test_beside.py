@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from test_cache import FIXTURES, HELPER, USER, said
+from test_cache import FIXTURES, HELPER, USER
 from test_cli import BAD
-from test_parts import write
+from test_parts import same, write
 
 from mpaudit import audit, beside
 from mpaudit.beside import _First
 from mpaudit.following import Group
-from mpaudit.report import Report
 
 BIG = sorted((FIXTURES / "scripts").glob("*.py"))[:40]
 
@@ -47,14 +46,6 @@ def taken(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(_First, "_accepted", seen)
     return found
-
-
-def same() -> Report:
-    """Check in one process and in two, with a cache and without: the same is said."""
-    one = audit.check([Path()])
-    assert said(audit.check([Path()], jobs=2)) == said(one)
-    assert said(audit.check([Path()], cache=Path("cache"), jobs=2)) == said(one)
-    return one
 
 
 def test_files_are_cut_where_the_folder_changes(here: Path) -> None:
@@ -139,9 +130,8 @@ def test_the_second_may_end_with_the_table_in_its_hands(
         os._exit(1)
 
     monkeypatch.setattr(beside._Table, "last", last)
-    monkeypatch.setattr(
-        beside._First, "touched", lambda self, _: self._accepted(-1)
-    )  # wait for that
+    # Wait for that.
+    monkeypatch.setattr(beside._First, "touched", lambda self, _: self._accepted(-1))
     write("z/train.py", BAD)
     assert any(each.span.filename == "z/train.py" for each in same().findings)
 

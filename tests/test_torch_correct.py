@@ -238,6 +238,35 @@ def test_a_loss_that_is_only_divided_is_not_scaled(tmp_path: Path) -> None:
     assert found(tmp_path, loop) == ["missing-grad-scaler"]
 
 
+def test_a_script_of_two_optimizers_that_is_tried_for_a_step_trains(tmp_path: Path) -> None:
+    def loop() -> None:
+        network = model().cuda()
+        optimizers = [
+            torch.optim.SGD(each.parameters(), lr=0.1) for each in (network[0], network[2])
+        ]
+        for samples, labels in batches(1):
+            with torch.autocast("cuda"):
+                loss = cross_entropy(network(samples.cuda()), labels.cuda())
+            loss.backward()
+            for each in optimizers:
+                each.step()
+
+    assert found(tmp_path, loop) == ["missing-grad-scaler"]
+
+
+def test_optimizers_made_one_after_another_for_a_step_measure(tmp_path: Path) -> None:
+    def loop() -> None:
+        for samples, labels in batches(2):
+            network = model().cuda()
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+            with torch.autocast("cuda"):
+                loss = cross_entropy(network(samples.cuda()), labels.cuda())
+            loss.backward()
+            optimizer.step()
+
+    assert found(tmp_path, loop) == []
+
+
 def test_a_scaler_that_the_script_switches_off_is_not_missed(tmp_path: Path) -> None:
     def loop() -> None:
         network = model().cuda()

@@ -20,9 +20,8 @@ class Line(Struct, frozen=True):
     """A layer of the table: `data` is its JSON; `container` says that other layers are in it.
 
     `risks` say by phase how near its range is to the end of float16, see `risk`; `origins` are the
-    phases in which inf or NaN that nothing excuses began here. `copy` is the path of the copy of the model
-    that nobody trains in which the layer is, if it is in one, and `copied` how many layers it has itself
-    as such a copy.
+    phases in which inf or NaN that nothing excuses began here. `copy` says that the layer is in a copy of the
+    model that nobody trains; `copied` is how many layers it has itself as such a copy.
     """
 
     flow: LayerFlow
@@ -32,7 +31,7 @@ class Line(Struct, frozen=True):
     risks: Mapping[str, str]
     origins: Container[str]
     trouble: bool
-    copy: str | None = None
+    copy: bool = False
     copied: int = 0
 
 
@@ -44,7 +43,7 @@ def lines(report: RunReport, *, scaled: bool) -> Iterator[Line]:
     origins = {(each.layer, _phase(each)) for each in urgent}
     folded = list(copies(report))
     copied = {copy.path: len(copy.layers) for copy in folded}
-    within = {each.layer.path: copy.path for copy in folded for each in copy.layers}
+    within = {each.layer.path for copy in folded for each in copy.layers}
     for number, flow in enumerate(report.layers):
         path = flow.layer.path
         risks = {
@@ -61,7 +60,7 @@ def lines(report: RunReport, *, scaled: bool) -> Iterator[Line]:
             risks=risks,
             origins=begun,
             trouble=bool(begun) or not {"near", "edge"}.isdisjoint(risks.values()),
-            copy=within.get(path) if path not in copied else None,
+            copy=path in within and path not in copied,
             copied=copied.get(path, 0),
         )
 

@@ -21,7 +21,7 @@ from mpaudit.runtime.claim import Claims
 from mpaudit.runtime.histogram import Histogram
 from mpaudit.runtime.incidents import Incidents
 from mpaudit.runtime.lane import Judges, Lane, Way
-from mpaudit.runtime.measuring import measures
+from mpaudit.runtime.measuring import FirstSteps
 from mpaudit.runtime.record import (
     LOW_PRECISION,
     Attempts,
@@ -94,7 +94,7 @@ class Tracer:
         self._optimizers: list[Optimizer] = []
         self._steps: list[int] = []
         self._runs: list[list[Attempts]] = []
-        self._stepped_at: dict[int, Span] = {}
+        self._first_steps = FirstSteps()
         self._skips: list[list[Any]] = []
         self._tally = Tally()
         self._amp: tuple[Span, str] | None = None
@@ -253,9 +253,9 @@ class Tracer:
         over = [a for runs in self._runs for a in reversed(runs) if a.first <= step <= a.last]
         return bool(over), next((a.scale for a in over if a.scale), None)
 
-    def stepped(self, optimizer: int, at: Span) -> None:
-        """Where the script steps an optimizer; the first place counts."""
-        self._stepped_at.setdefault(optimizer, at)
+    def stepped(self, optimizer: int, at: Span, made_after: int | None = None) -> None:
+        """Where the script steps an optimizer, which was made after so many others were stepped."""
+        self._first_steps.add(optimizer, at, made_after)
 
     def asked_for_amp(self, at: Span, how: str) -> None:
         """The script asked for mixed precision at `at`; `how` begins a sentence ("autocast")."""
@@ -310,7 +310,7 @@ class Tracer:
             found.append(unmixed.problem(len(self._tally), *self._amp))
         for judge in self.judging:
             found += judge()
-        found += self._incidents.problems(self._runs, self._tally, self._stepped_at)
+        found += self._incidents.problems(self._runs, self._tally, self._first_steps.at)
         return found
 
     def _loses_nothing(self, problem: Problem) -> bool:
@@ -318,7 +318,7 @@ class Tracer:
         if problem.rule != "missing-grad-scaler":
             return False
         wide = self._weights == {"float64"} and not self._dtypes & LOW_PRECISION
-        return wide or measures(problem, self._stepped_at, self._steps)
+        return wide or self._first_steps.measure(problem, self._steps)
 
     def forget(self) -> bool:
         """Forget all layers so far, unless something went wrong; returns whether it did."""

@@ -29,6 +29,7 @@ from mpaudit.runtime.frame import frame_span, user_frame
 from mpaudit.runtime.repetition import may_repeat
 from mpaudit.runtime.torch.edited import Edits
 from mpaudit.runtime.torch.graph import activation, marks_behind, maybe_scaled
+from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.narration import Narration, tensors_in
 from mpaudit.runtime.torch.progress import Progress
 from mpaudit.runtime.torch.regions import MADE_IN, Made
@@ -48,6 +49,8 @@ class Loop:
         self._step_guard = watch.guard("optimizer step")
         self._progress = Progress(watch)
         watch.scaled_loss = self._progress.scaled
+        self._made_after = Known()  # an optimizer -> how many others had been stepped
+        self._stepped = 0
         self._tell = Narration(watch)
         self.scalers = Scalers(watch, self._tell, self._edits, self._progress)
         patches = watch.patches
@@ -74,6 +77,7 @@ class Loop:
     def built_before(self, optimizer: Any) -> None:
         """An optimizer that was there when the watch began."""
         self._edits.built(optimizer)
+        self._made_after.set(optimizer, self._stepped)
         self._progress.optimized()
 
     def _backward(self, original: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
@@ -248,7 +252,9 @@ class Loop:
                 index = self._watch.index(optimizer)
                 step = self._watch.tracer.attempted(index)
                 if not step:
-                    self._watch.tracer.stepped(index, frame_span(user_frame()))
+                    after = self._made_after.drop(optimizer)
+                    self._watch.tracer.stepped(index, frame_span(user_frame()), after)
+                    self._stepped += 1
                 self._progress.over()
                 self._watch.settled(index, step, True, None)
 

@@ -96,9 +96,8 @@ class Watch:
         self.places: Places | None = None  # where the CPU stands in for GPUs
         self.unwritten = Known()  # there too: tensors that are made of memory as it is
         self.compiles = False  # torch.compile was called
-        self.on_compile: list[
-            Callable[[], object]
-        ] = []  # called once, before the first torch.compile
+        self.on_compile: list[Callable[[], object]] = []
+        """Called once, before the first torch.compile."""
         self.eager = False  # nothing that is compiled from here on runs as compiled code
         self.cuda_made = False  # a remapped call made tensors on cuda: who is on it is not known
         self.scaled = False  # a scaler has multiplied a loss
