@@ -19,9 +19,10 @@ from mpaudit.source.engine.heap import Heap, Layer
 from mpaudit.source.engine.importing import BUDGET, Importing, State
 from mpaudit.source.engine.member import left_open
 from mpaudit.source.engine.narrow import NARROWNESS, judged
-from mpaudit.source.engine.path import Frame, Path, Standing, lookup
+from mpaudit.source.engine.path import Frame, Path, lookup
 from mpaudit.source.engine.relevance import Relevance
 from mpaudit.source.engine.share import Shares
+from mpaudit.source.engine.standing import Standing
 from mpaudit.source.engine.values import (
     Class,
     Const,
@@ -224,7 +225,7 @@ class Engine(Importing):
     def _start(self, module: Module, heap: Heap, *, later: bool = False) -> Path:
         frame = Frame(module, (self._scope(module),), 0)
         machines = [machine.later() for machine in self.ended] if later else []
-        standing = Standing(machines or protocols.machines())
+        standing = Standing.of(machines or protocols.machines())
         return Path(standing, heap.copy(), frames=[frame])
 
     def _function(

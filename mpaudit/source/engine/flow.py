@@ -40,7 +40,7 @@ class Flow(Allowances):
 
     def emit(self, event: Event, path: Path) -> None:
         """Feed an event to the path's protocols."""
-        self.spend(EVENT)
+        self.spend(EVENT * len(path.standing))
         self.told += not isinstance(event, LostSight)
         path.standing, verdicts = path.standing.after(event)
         self.verdicts.extend(verdicts)
@@ -97,7 +97,8 @@ class Flow(Allowances):
     def split(self, path: Path, condition: Thing) -> list[Path]:
         """The path with the condition answered by yes, and by no."""
         other = path.copy()
-        path.facts[condition], other.facts[condition] = True, False
+        self.logic.answer(condition, True, path)
+        self.logic.answer(condition, False, other)
         return [other, path]
 
     def follow(self, path: Path, call: Enter) -> list[Path]:

@@ -22,19 +22,20 @@ Telling = Callable[[Value], bool]
 def merge(paths: list[Path], limit: int, identities: Identities, telling: Telling) -> list[Path]:
     """Join paths that no protocol can tell apart; what differs becomes a `Choice`.
 
-    Two paths are joined if they leave the same way, in the same regions and protocol states, and either
-    hold the same everywhere or differ in the answer to one condition. At most `limit` paths are
-    kept: beyond it, paths are dropped rather than guessed at.
+    Two paths are joined if they leave the same way, in the same regions and, but for places, in the same
+    protocol states, and either hold the same everywhere or differ in the answer to one condition. At most
+    `limit` paths are kept: beyond it, paths are dropped rather than guessed at.
     """
     if len(paths) < 2:
         return paths
     groups: dict[Hashable, list[Path]] = {}
     for path in paths:
-        key = (path.exit, path.regions, path.standing.state, len(path.frames))
+        key = (path.exit, path.regions, path.standing.shape, len(path.frames))
         group = groups.setdefault(key, [])
         for other in group:
-            if _join(other, path, identities, telling):
-                other.standing = other.standing.joined(path.standing)
+            standing = other.standing.joined(path.standing)
+            if standing is not None and _join(other, path, identities, telling):
+                other.standing = standing
                 break
         else:
             group.append(path)

@@ -106,6 +106,30 @@ class Logic:
             if known is not None:
                 path.facts[value] = known
 
+    def answer(self, question: Thing, answer: bool, path: Path) -> None:
+        """Note an answer, and what follows from it for questions of which the whole was answered before."""
+        path.facts[question] = answer
+        for asked, whole in list(path.facts.items()):
+            operation, *parts = self.identities.description(asked.uid)
+            if operation not in COMPOSED:
+                continue
+            short = operation == "or"
+            known = {part: self.truth(_value(part), path) for part in parts}
+            undecided = [_value(part) for part, truth in known.items() if truth is None]
+            if whole is not short or (len(undecided) == 1 and short not in known.values()):
+                for part in undecided:
+                    turned = self._positive(part)
+                    if isinstance(turned, Thing):
+                        path.facts[turned] = whole is self._even(part)
+
+    def _even(self, value: Value) -> bool:
+        """Whether a question is not turned round by `not`."""
+        if isinstance(value, Thing):
+            operation, *operands = self.identities.description(value.uid)
+            if operation == "not":
+                return not self._even(_value(operands[0]))
+        return True
+
     def _positive(self, value: Value) -> Value:
         """The question that `not` turns round: it is the one that is asked again."""
         while isinstance(value, Thing):

@@ -123,11 +123,21 @@ class Operators(Calls):
         return parts[0] if len(parts) == 1 else self.term("and", *parts)
 
     def _compare(self, op: ast.cmpop, left: Value, right: Value, path: Path) -> Value:
-        left = self.logic.settled(left, path) or left
-        right = self.logic.settled(right, path) or right
+        """The result of a comparison; what is open is asked of the operands as they stand.
+
+        They are settled by what else is answered, and the next time that is more: it is the same question.
+        """
+        one = self.logic.settled(left, path) or left
+        two = self.logic.settled(right, path) or right
+        answer = self._compared(op, one, two, path)
+        if (one is left and two is right) or self.logic.truth(answer, path) is not None:
+            return answer
+        return self._compared(op, left, right, path)
+
+    def _compared(self, op: ast.cmpop, left: Value, right: Value, path: Path) -> Value:
         if isinstance(op, (ast.IsNot, ast.NotEq, ast.NotIn)):
             positive = {ast.IsNot: ast.Is, ast.NotEq: ast.Eq, ast.NotIn: ast.In}[type(op)]
-            return self.logic.negate(self._compare(positive(), left, right, path))
+            return self.logic.negate(self._compared(positive(), left, right, path))
         if isinstance(op, (ast.Is, ast.Eq)):
             if right == NONE:
                 return self.logic.is_none(left)
@@ -143,11 +153,11 @@ class Operators(Calls):
             if same is not None:
                 return TRUE if same else FALSE
             if isinstance(left, Choice) and isinstance(right, (Const, External)):
-                yes = self._compare(op, left.yes, right, path)
-                return Choice(left.condition, yes, self._compare(op, left.no, right, path))
+                yes = self._compared(op, left.yes, right, path)
+                return Choice(left.condition, yes, self._compared(op, left.no, right, path))
             return self.term("==", left, right)
         if isinstance(op, ast.In) and isinstance(right, Pack) and dtype_named(left):
-            answers = [self._compare(ast.Eq(), left, item, path) for item in right.items]
+            answers = [self._compared(ast.Eq(), left, item, path) for item in right.items]
             if TRUE in answers or all(answer == FALSE for answer in answers):
                 return TRUE if TRUE in answers else FALSE
         if type(op) in _ORDER and (asked := self._of_release(op, left, right, path)) is not None:

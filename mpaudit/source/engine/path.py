@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from mpaudit.event import Event, LostSight
-from mpaudit.protocols.protocol import Protocol, Verdict
 from mpaudit.source.engine.heap import Heap
+from mpaudit.source.engine.standing import Standing
 from mpaudit.source.engine.values import (
     NOWHERE,
     Choice,
@@ -166,82 +165,6 @@ class Frame(Struct):
             self.occasional,
             self.in_class,
         )
-
-
-class Standing:
-    """Where the protocols stand on a path; shared by all paths that have seen the same events."""
-
-    __slots__ = ("_busy", "_frozen", "_state", "_takers", "machines")
-
-    def __init__(
-        self,
-        machines: list[Protocol],
-        frozen: list[Hashable | None] | None = None,
-        takers: dict[type[Event], list[int]] | None = None,
-    ) -> None:
-        self.machines = machines
-        self._frozen = frozen or [None] * len(machines)  # each machine's state, once it was asked
-        self._takers = {} if takers is None else takers  # the machines that take a kind of event
-        self._state: tuple[Hashable, ...] | None = None
-        self._busy: bool | None = None
-
-    @property
-    def state(self) -> tuple[Hashable, ...]:
-        """All machines' states: paths that agree here may be merged."""
-        if self._state is None:
-            for index, machine in enumerate(self.machines):
-                if self._frozen[index] is None:
-                    self._frozen[index] = frozenset(machine.state.items())
-            self._state = tuple(self._frozen)
-        return self._state
-
-    @property
-    def busy(self) -> bool:
-        """Whether any protocol is under way."""
-        if self._busy is None:
-            self._busy = any(machine.state for machine in self.machines)
-        return self._busy
-
-    def after(self, event: Event) -> tuple[Standing, list[Verdict]]:
-        """Where the protocols stand once they have seen `event`, and what they say to it."""
-        taking = self._takers.get(type(event))
-        if taking is None:
-            taking = [i for i, each in enumerate(self.machines) if isinstance(event, each.takes)]
-            self._takers[type(event)] = taking
-        if isinstance(event, LostSight):  # a machine that knows nothing can lose nothing
-            taking = [i for i in taking if self.machines[i].state or self.machines[i].facts]
-            if not taking:
-                return self, []
-        machines, frozen = self.machines.copy(), self._frozen.copy()
-        verdicts: list[Verdict] = []
-        for index in taking:
-            machines[index] = moved = machines[index].copy()
-            frozen[index] = None
-            verdicts.extend(moved.feed(event))
-        return Standing(machines, frozen, self._takers), verdicts
-
-    def joined(self, other: Standing) -> Standing:
-        """This state, with the facts that the machines of both paths have gathered."""
-        for machine, twin in zip(self.machines, other.machines, strict=True):
-            if machine is not twin and machine.facts != twin.facts:
-                break
-        else:
-            return self
-        machines = [machine.copy() for machine in self.machines]
-        for machine, twin in zip(machines, other.machines, strict=True):
-            machine.facts = {**twin.facts, **machine.facts}
-        return Standing(machines)
-
-    def importing(self, machines: list[Protocol]) -> Standing:
-        """This state, with what the protocols have seen in an imported module."""
-        copies = [machine.copy() for machine in self.machines]
-        for machine, other in zip(copies, machines, strict=True):
-            machine.imported(other)
-        same = all(
-            m.state == o.state and m.facts == o.facts
-            for m, o in zip(self.machines, copies, strict=True)
-        )
-        return self if same else Standing(copies)
 
 
 class Path(Struct):
