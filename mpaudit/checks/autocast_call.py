@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 from mpaudit.source.api.torch_names import AUTOCASTS, LEGACY_AUTOCASTS, LEGACY_SCALERS, SCALERS
 from mpaudit.source.text.names import Names
-from mpaudit.source.trait.compat import expected, guarded
+from mpaudit.source.trait.compat import attempted, expected
 
 if TYPE_CHECKING:
     from mpaudit.source.text.module import Module
 
 
 def mentions(module: Module) -> Iterator[tuple[ast.Name | ast.Attribute, str]]:
-    """Every place that reads autocast, with its full name; not where the version of torch is asked."""
+    """Every place that reads autocast, with its full name; not where it is tried whether torch has it.
+
+    What it takes is the same in every release.
+    """
     if not (module.mentions("autocast") and module.mentions("torch")):
         return
     names = Names.of(module)
@@ -24,7 +27,7 @@ def mentions(module: Module) -> Iterator[tuple[ast.Name | ast.Attribute, str]]:
             continue
         meaning = names.resolve(node)
         if meaning in AUTOCASTS or meaning in LEGACY_AUTOCASTS:
-            if not guarded(node, module) and not expected(node, module):
+            if not attempted(node, module) and not expected(node, module):
                 yield node, meaning
 
 

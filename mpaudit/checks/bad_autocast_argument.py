@@ -20,6 +20,7 @@ from mpaudit.source.engine.torch_version import torch_of
 from mpaudit.source.text.names import Names
 from mpaudit.source.text.place import root_of
 from mpaudit.source.text.walk import walk
+from mpaudit.source.trait.compat import guarded
 from mpaudit.source.trait.sort import Sort, sort_of, stands_for
 
 if TYPE_CHECKING:
@@ -163,7 +164,8 @@ class _Arguments:
     def _takes_numbers(self) -> bool:
         """Whether only releases are meant that take "cuda:0"."""
         floor = torch_of(self.module).floor
-        return floor is not None and floor >= NUMBERS_TAKEN
+        known = floor is not None and floor >= NUMBERS_TAKEN
+        return known or guarded(self.call, self.module)
 
     def _misnamed(self, keyword: ast.keyword) -> Found:
         start, _ = self.module.range(keyword)

@@ -2,7 +2,8 @@
 
 `torch.amp.GradScaler(device, init_scale, ...)` begins with the device, the old `torch.cuda.amp.GradScaler(
 init_scale, ...)` does not, and neither checks what it is given. Reported is what the text decides
-(`mpaudit.source.trait.sort`).
+(`mpaudit.source.trait.sort`), also where the version of torch is asked: what they take was the same in every
+release.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mpaudit.finding import Problem
 from mpaudit.fix import Edit, Fix, Safety
 from mpaudit.source.api.torch_names import LEGACY_SCALERS, SCALERS, SHARDED_SCALERS
 from mpaudit.source.text.names import Names
-from mpaudit.source.trait.compat import expected, guarded
+from mpaudit.source.trait.compat import attempted, expected
 from mpaudit.source.trait.sort import Sort, sort_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def check(module: Module) -> Iterator[Found]:
             continue
         order = _ORDERS.get(names.resolve(node) or "")
         starred = any(isinstance(each, ast.Starred) for each in call.args)
-        if order is None or starred or guarded(node, module) or expected(node, module):
+        if order is None or starred or attempted(node, module) or expected(node, module):
             continue
         yield from _Arguments(module, call, order).check()
 

@@ -46,6 +46,17 @@ def guarded(node: ast.AST, module: Module) -> bool:
     return False
 
 
+def attempted(node: ast.AST, module: Module) -> bool:
+    """Whether a `try` around `node`, or a handler of one, expects that something is not there."""
+    child, parent = node, module.parents.get(node)
+    while parent is not None:
+        if isinstance(parent, ast.Try) and (child in parent.body or child in parent.handlers):
+            if _is_attempt(parent):
+                return True
+        child, parent = parent, module.parents.get(parent)
+    return False
+
+
 def expected(node: ast.AST, module: Module) -> bool:
     """Whether a test says that this fails."""
     while node in module.parents:

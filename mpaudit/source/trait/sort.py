@@ -47,6 +47,7 @@ _CALLS = {
     "torch.cuda.is_available": Sort.BOOL,
     "torch.cuda.is_bf16_supported": Sort.BOOL,
 }
+_DEVICE_TYPES = frozenset(["cpu", "cuda", "mps", "xpu", "npu", "hpu"])
 _FLUENT = frozenset(["to", "cuda", "cpu", "eval", "train", "half", "float", "bfloat16"])
 """Methods of models and tensors that return one."""
 _PRETRAINED = ("from_pretrained", "from_config", "pipeline")
@@ -77,10 +78,68 @@ def sort_of(node: ast.expr, module: Module, steps: int = MAX_STEPS) -> Sort | No
         case ast.Call(func=function):
             return _CALLS.get(Names.of(module).resolve(function) or "")
         case ast.Name():
-            return _name(node, module, steps)
+            return _name(node, module, steps) or _by_its_type(node, module)
         case ast.Attribute():
-            return _attribute(node, module, steps)
+            return _attribute(node, module, steps) or _by_its_type(node, module)
     return None
+
+
+def _by_its_type(node: ast.Name | ast.Attribute, module: Module) -> Sort | None:
+    """A device object is what has a `type` that is compared with the type of a device.
+
+    That holds for a name that is bound once, and an attribute of `self` to which its class assigns nothing
+    but such objects and names, where nobody asks what it is.
+    """
+    text = ast.unparse(node)
+    alike = [each for each in _with_device_types(module) if ast.unparse(each) == text]
+    if not alike or any(
+        Names.of(module).resolve(call.func) in _ASKING and ast.unparse(call.args[0]) == text
+        for call in module.every(ast.Call)
+        if call.args
+    ):
+        return None
+    if isinstance(node, ast.Name):
+        bound = Names.of(module).bindings(node)
+        same = any(
+            Names.of(module).bindings(each) == bound for each in alike if isinstance(each, ast.Name)
+        )
+        return Sort.DEVICE if len(bound) == 1 and same else None
+    owner = _class_around(node, module)
+    if (
+        owner is None
+        or not isinstance(node.value, ast.Name)
+        or node.value.id != _receiver(node, module)
+    ):
+        return None
+    same = any(_class_around(each, module) is owner for each in alike)
+    given = _assigned(owner, node.attr, module)
+    fitting = all(
+        isinstance(g, ast.Name) or (g and sort_of(g, module) is Sort.DEVICE) for g in given
+    )
+    return Sort.DEVICE if same and fitting else None
+
+
+def _with_device_types(module: Module) -> list[ast.expr]:
+    """What is written before `.type == "cuda"` in a file."""
+    return module.recall(("device types",), lambda: list(_compared_types(module)))
+
+
+def _compared_types(module: Module) -> Iterator[ast.expr]:
+    for node in module.every(ast.Compare):
+        match node:
+            case ast.Compare(
+                left=ast.Attribute(attr="type", value=ast.Name() | ast.Attribute() as owner),
+                ops=[ast.Eq() | ast.NotEq() | ast.In() | ast.NotIn()],
+                comparators=[
+                    ast.Constant()
+                    | ast.Tuple(elts=[ast.Constant(), *_])
+                    | ast.List(elts=[ast.Constant(), *_])
+                    | ast.Set(elts=[ast.Constant(), *_]) as found
+                ],
+            ):
+                each = found if isinstance(found, ast.Constant) else found.elts[0]
+                if isinstance(each, ast.Constant) and each.value in _DEVICE_TYPES:
+                    yield owner
 
 
 def stands_for(node: ast.expr, module: Module, steps: int = MAX_STEPS) -> ast.expr:
