@@ -55,7 +55,8 @@ class KerasProtocol(Protocol):
         If it builds a model, that says nothing about those that were trained before.
         """
         machine = type(self)(self.state.copy(), self.facts.copy())
-        machine.state["before"] = self.state.get("policy")
+        if "policy" in self.state:  # without one, nothing is under way
+            machine.state["before"] = self.state["policy"]
         return machine
 
     def imported(self, other: Protocol) -> None:
