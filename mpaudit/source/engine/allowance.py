@@ -30,17 +30,20 @@ class Oversized:
     """
 
     def __init__(self) -> None:
-        self._known: dict[ast.AST, tuple[int, int, int]] = {}
+        self._known: dict[ast.AST, dict[int, tuple[int, int]]] = {}
 
     def note(self, node: ast.AST, level: int, allowed: int, turn: int) -> None:
         """A function followed as narrowly as `level` (an index of NARROWNESS) used up what it was allowed."""
-        _, before, _ = self._known.get(node, (0, 0, 0))
-        self._known[node] = level, max(allowed, before), turn
+        known = self._known.setdefault(node, {})
+        before, _ = known.get(level, (0, 0))
+        known[level] = max(allowed, before), turn
 
     def hopeless(self, node: ast.AST, level: int, allowed: int, turn: int) -> bool:
-        """Whether it need not be tried."""
-        known, before, then = self._known.get(node, (-1, 0, turn))
-        return level <= known and (then == turn or allowed <= before * MORE)
+        """Whether it need not be tried: neither so narrowly nor more so did that much suffice."""
+        return any(
+            level <= known and (then == turn or allowed <= before * MORE)
+            for known, (before, then) in self._known.get(node, {}).items()
+        )
 
     def forget(self, node: ast.AST) -> None:
         """Nobody will meet that function again."""
@@ -88,37 +91,55 @@ class Allowances(Expressions):
                     self.fruitless[node] = self.fruitless.get(node, 0) + 1
                 return ended
             self.oversized.note(node, level, allowed, self.turn)
+            if (
+                narrow is ladder[0] and len(ladder) > 2
+            ):  # is there any use in trying what lies between?
+                if (
+                    self._allowed(allowed, path.copy(), call, STEPPING, trains=True, trial=True)
+                    is None
+                ):
+                    self.oversized.note(node, NARROWNESS.index(STEPPING), allowed, self.turn)
         self.steady = self.steady and not trains
         return [self.given_up(path, call)]
 
     def _allowed(
-        self, allowed: int, path: Path, call: Enter, narrow: frozenset[str] | None, *, trains: bool
+        self,
+        allowed: int,
+        path: Path,
+        call: Enter,
+        narrow: frozenset[str] | None,
+        *,
+        trains: bool,
+        trial: bool = False,
     ) -> list[Path] | None:
-        """Follow a call as narrowly as told; None if what it is allowed of the budget does not suffice."""
+        """Follow a call as narrowly as told; None if what it is allowed of the budget does not suffice.
+
+        Nothing is left behind by what did not suffice, nor by a `trial`.
+        """
         around, escaped = self.narrow, self.escaped.copy()
         verdicts, followed, guards = len(self.verdicts), len(self.followed), self.guards
         budget, floor = self.budget, self.floor
         attempt, self.narrow = self.attempt_within(budget - allowed), narrow
+        ended: list[Path] | None = None
         try:
             ended = self.follow(path, call)
         except Exhausted:
             if self.budget < floor:
                 raise
+        finally:
+            self.attempted(attempt)
+            self.narrow = around
+        if ended is None or trial:
             self.escaped, self.guards = escaped, guards
             del self.verdicts[verdicts:]
             for node in list(self.followed)[followed:]:
                 del self.followed[node]
-            if trains and narrow is not STEPPING:
+            if trains and (trial or narrow is not STEPPING):
                 self.refund(budget - self.budget)
-            return None
-        else:
-            if narrow is not around:
-                self.narrowed = True
-                self.verdicts[verdicts:] = judged(self.verdicts[verdicts:], narrow)
-            return ended
-        finally:
-            self.attempted(attempt)
-            self.narrow = around
+        elif narrow is not around:
+            self.narrowed = True
+            self.verdicts[verdicts:] = judged(self.verdicts[verdicts:], narrow)
+        return ended
 
     def _idle(self, call: Enter, before: Path, ended: list[Path]) -> bool:
         """Whether nothing came of a call that told no protocol anything, nor can come of it later."""
