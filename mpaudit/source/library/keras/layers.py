@@ -14,6 +14,7 @@ from mpaudit.source.library.keras.input_range import given
 from mpaudit.source.library.keras.names import computed, flat, keras, settled, text
 from mpaudit.source.library.keras.policy import FLOATX_IN_FORCE, built, in_force
 from mpaudit.source.library.keras.policy_name import compute_dtype, policy_name, refuse, stated
+from mpaudit.source.library.keras.training_mode import training_handed_on
 from mpaudit.source.library.keras.values import (
     OPAQUE,
     LayerOf,
@@ -183,6 +184,7 @@ def entering(call: Call) -> None:
     given(call, call.thing, call.argument(0))
     build(call)
     cast_inputs(call)
+    training_handed_on(call)
 
 
 def outlet(layer: Thing, call: Call, before: Outlet) -> Outlet:

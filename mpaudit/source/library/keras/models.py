@@ -18,6 +18,7 @@ from mpaudit.source.library.keras.policy import in_force
 from mpaudit.source.library.keras.policy_name import policy_name
 from mpaudit.source.library.keras.scaling import born
 from mpaudit.source.library.keras.sequence import passed
+from mpaudit.source.library.keras.training_mode import training_handed_on
 from mpaudit.source.library.keras.values import Outlet, Tensor, left, origin, read
 
 if TYPE_CHECKING:
@@ -295,6 +296,7 @@ def entering(call: Call) -> None:
     given(call, call.thing, call.argument(0))
     tell(call, call.thing)
     cast_inputs(call)
+    training_handed_on(call)
 
 
 @called("KerasModel")

@@ -11,6 +11,7 @@ from mpaudit.source.library.keras.autocast import build, cast_inputs, leaves
 from mpaudit.source.library.keras.dtype import SEEN, held, keep
 from mpaudit.source.library.keras.layers import outlet
 from mpaudit.source.library.keras.names import site
+from mpaudit.source.library.keras.training_mode import training_handed_on
 from mpaudit.source.library.keras.values import Tensor, left, read
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def _through(call: Call, model: Thing, layer: Thing, given: Value) -> Value:
         asked = Call(engine, path, call.node, "call", layer, (given,), {})
         build(asked)
         cast_inputs(asked)
-        done[place] = engine.enter(place, method, (layer, *asked.arguments), {}, path)
+        training_handed_on(asked)
+        done[place] = engine.enter(place, method, (layer, *asked.arguments), asked.keywords, path)
     return done[place]
 
 
