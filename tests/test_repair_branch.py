@@ -1,4 +1,6 @@
-"""unscale_ goes where there is a scaler, and where an accumulation steps: under the step's condition."""
+"""unscale_ goes where there is a scaler, and where an accumulation steps: under the step's condition.
+
+Of two precisions that exclude each other that one stays which the script is written for."""
 
 from __future__ import annotations
 
@@ -249,3 +251,80 @@ def test_a_norm_that_is_asked_for_in_every_pass_stays_where_it_is() -> None:
     assert finding.fix is not None
     assert finding.fix.safety is Safety.SUGGESTION
     assert fix_text(text, "train.py", unsafe=True) == text
+
+
+GUARDED = """
+import torch
+from torch import nn
+
+model = nn.Linear(8, 8).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+scaler = torch.amp.GradScaler("cuda")
+for x in torch.randn(10, 4, 8, device="cuda"):
+    optimizer.zero_grad()
+    with torch.autocast("cuda", dtype=torch.float16):
+        loss = nn.functional.mse_loss(model(x), x)
+    {backward}
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    if {test}:
+        print("left out")
+        continue
+    scaler.step(optimizer)
+    scaler.update()
+"""
+
+
+@pytest.mark.parametrize("backward", ["scaler.scale(loss).backward()", "loss.backward()"])
+@pytest.mark.parametrize(
+    "test", ["not torch.isfinite(norm)", "norm > 10.0", "torch.isnan(loss) or torch.isinf(loss)"]
+)
+def test_a_guard_behind_an_unscale_that_is_put_in_updates(backward: str, test: str) -> None:
+    text = GUARDED.format(backward=backward, test=test)
+    fixed = fix_text(text, "train.py", unsafe=True)
+    scaled = text.replace("    loss.backward()", "    scaler.scale(loss).backward()")
+    unscaled = scaled.replace("    norm =", f"    {UNSCALE}\n    norm =")
+    assert fixed == unscaled.replace("    continue", "    scaler.update()\n        continue")
+    assert check_text(fixed, "train.py") == []
+
+
+def test_what_leaves_otherwise_is_left_alone() -> None:
+    test = "not torch.isfinite(norm)"
+    text = GUARDED.format(backward="scaler.scale(loss).backward()", test=test)
+    for other in ("scaler.update()\n        continue", "raise FloatingPointError"):
+        guarded = text.replace("continue", other)
+        fixed = fix_text(guarded, "train.py", unsafe=True)
+        assert fixed == guarded.replace("    norm =", f"    {UNSCALE}\n    norm =")
+
+
+ENGINE = """
+import deepspeed
+import torch
+from torch import nn
+
+net = nn.Linear(16, 4)
+engine, *_ = deepspeed.initialize(
+    model=net,
+    model_parameters=net.parameters(),
+    config={"train_batch_size": 8, "fp16": {"enabled": FP16}, "bf16": {"enabled": BF16}},
+)
+print(engine(INPUTS))
+"""
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kept"),
+    [
+        ("torch.randn(8, 16).half()", "FP16"),
+        ("torch.randn(8, 16, dtype=torch.float16)", "FP16"),
+        ("torch.randn(8, 16).to(next(net.parameters()).dtype)", "BF16"),
+        (
+            "torch.randn(8, 16).to(torch.float16 if engine.fp16_enabled() else torch.bfloat16)",
+            "BF16",
+        ),
+    ],
+)
+def test_the_precision_stays_that_the_inputs_are_made_in(inputs: str, kept: str) -> None:
+    text = ENGINE.replace("INPUTS", inputs)
+    both = text.replace("FP16", "True").replace("BF16", "True")
+    right = text.replace(kept, "True").replace("BF16" if kept == "FP16" else "FP16", "False")
+    assert fix_text(both, "train.py", unsafe=True) == right

@@ -7,20 +7,40 @@ from __future__ import annotations
 
 import ast
 
-from mpaudit.source.repair.registry import indentation
+from mpaudit.fix import Edit
+from mpaudit.source.repair.registry import insert_before, unit
 from mpaudit.source.text.module import Module
 from mpaudit.source.text.walk import walk
+from mpaudit.source.trait.guard import left_without_update
 
 
 class UnaskableError(Exception):
     """It cannot be asked, or gone through, a second time, or somewhere else."""
 
 
-def unscaling(module: Module, clip: ast.stmt, step: ast.Call) -> list[str] | None:
-    """The lines to put above a clip: `scaler.unscale_(optimizer)` under what `step` stands under.
+def unscaled(module: Module, clip: ast.stmt, step: ast.Call) -> list[Edit] | None:
+    """`scaler.unscale_(optimizer)` above a clip, under what `scaler.step(optimizer)` stands under.
 
-    `step` is `scaler.step(optimizer)`. None where the step's condition or loop cannot be repeated.
+    A guard that leaves the pass between the two, because the norm is not finite, has to update the scaler
+    then: the next `unscale_` raises else. None where the step's condition or loop cannot be repeated, or
+    a line has no room.
     """
+    lines = unscaling(module, clip, step)
+    if lines is None:
+        return None
+    edits = [insert_before(module, clip, *lines)]
+    above = [line for line in lines[:-1] if line.startswith("if ")]
+    assert isinstance(step.func, ast.Attribute)
+    update = f"{ast.unparse(step.func.value)}.update()"
+    for leaves in left_without_update(module, clip):
+        pad = unit(module, leaves) if above else ""
+        edits.append(insert_before(module, leaves, *above, f"{pad}{update}"))
+    made = [each for each in edits if each is not None]
+    return made if len(made) == len(edits) else None
+
+
+def unscaling(module: Module, clip: ast.stmt, step: ast.Call) -> list[str] | None:
+    """The lines of `scaler.unscale_(optimizer)` above a clip (see `unscaled`)."""
     assert isinstance(step.func, ast.Attribute)
     scaler, optimizer = ast.unparse(step.func.value), ast.unparse(step.args[0])
     try:
@@ -30,11 +50,8 @@ def unscaling(module: Module, clip: ast.stmt, step: ast.Call) -> list[str] | Non
         return None
     heads = [f"if {condition}:"] if condition is not None else []  # else there may be no scaler
     heads += [f"for {optimizer} in {optimizers}:"] if optimizers is not None else []
-    around, parent = indentation(module, clip), module.parents[clip]
-    outer = indentation(module, parent) if isinstance(parent, ast.stmt) else ""
-    unit = around.removeprefix(outer) or "    "
     lines = [*heads, f"{scaler}.unscale_({optimizer})"]
-    return [f"{unit * depth}{line}" for depth, line in enumerate(lines)]
+    return [f"{unit(module, clip) * depth}{line}" for depth, line in enumerate(lines)]
 
 
 def amp_branch(module: Module, step: ast.Call, optimizer: str, before: ast.stmt) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 
 from mpaudit.fix import Edit
-from mpaudit.source.repair.branch import unscaling
-from mpaudit.source.repair.registry import block_of, insert_before
+from mpaudit.source.repair.branch import unscaled
+from mpaudit.source.repair.registry import block_of
 from mpaudit.source.text.module import Module
 from mpaudit.source.text.walk import walk
 
@@ -43,9 +43,7 @@ def unscaled_clips(module: Module, backward: ast.stmt, scaler: str) -> list[Edit
     steps = [p for p in parts if isinstance(p, ast.Call) and _steps_through(p, scaler)]
     if len(clips) > 1 or len({ast.unparse(step.args[0]) for step in steps}) != 1:
         return None
-    lines = unscaling(module, clips[0], steps[0])
-    edit = insert_before(module, clips[0], *lines) if lines is not None else None
-    return None if edit is None else [edit]
+    return unscaled(module, clips[0], steps[0])
 
 
 def _until_step(module: Module, backward: ast.stmt, scaler: str) -> list[ast.stmt] | None:

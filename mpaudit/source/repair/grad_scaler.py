@@ -6,7 +6,7 @@ import ast
 from typing import TypeGuard
 
 from mpaudit.fix import Edit, Fix, Safety
-from mpaudit.source.repair.branch import unscaling
+from mpaudit.source.repair.branch import unscaled
 from mpaudit.source.repair.clipping import is_clip, is_count, unscaled_clips
 from mpaudit.source.repair.registry import (
     Context,
@@ -14,7 +14,6 @@ from mpaudit.source.repair.registry import (
     block_of,
     indentation,
     insert_after,
-    insert_before,
     lines_of,
     reindent,
     repairs,
@@ -133,18 +132,15 @@ def unscale_first(context: Context) -> Fix | None:
         return None
     (((scaler, optimizer), step),) = steps.items()
     clip = _around_parameters(module, clip)
-    lines = unscaling(module, clip, step)
-    if lines is None:
+    edits = unscaled(module, clip, step)
+    if edits is None:
         return None
     block = block_of(module, clip)
     guard = next(iter(block[block.index(clip) + 1 :]), None)
     if isinstance(guard, ast.If) and is_count(guard.test) and _steps(guard, scaler):
         return _clip_in_guard(module, clip, guard, f"{scaler}.unscale_({optimizer})")
     late = [s for s in block[block.index(clip) + 1 :] if _is_call(s, scaler, "unscale_")]
-    edit = insert_before(module, clip, *lines)
-    if edit is None:
-        return None
-    edits = [edit, *(Edit(*lines_of(module, s), "") for s in late if alone(module, s))]
+    edits += [Edit(*lines_of(module, s), "") for s in late if alone(module, s)]
     return Fix(f"Unscale the gradients of `{optimizer}` first", tuple(edits), Safety.SAFE)
 
 

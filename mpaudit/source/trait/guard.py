@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from typing import TypeGuard
 
 from msgspec import Struct
@@ -66,6 +67,26 @@ def left_if_infinite(module: Module, node: ast.AST) -> tuple[Span, Span] | None:
     if any(_calls(each, "update") for each in test.body):
         return None
     return module.span(test.test), module.span(last)
+
+
+def left_without_update(module: Module, clip: ast.stmt) -> Iterator[ast.stmt]:
+    """The `continue` and `return` of guards below a clip that ask what it returned, or for finite numbers.
+
+    Those that leave the pass without a step, and the scaler not updated.
+    """
+    targets = clip.targets if isinstance(clip, ast.Assign) else []
+    kept = {each.id for target in targets for each in walk(target) if _is_name(each)}
+    node: ast.AST = clip
+    while (guard := guard_after(module, node)) is not None:
+        node = module.parents[guard.test]
+        if not isinstance(node, ast.If):
+            return
+        asked = {each.id for each in walk(guard.test) if _is_name(each)}
+        for block in (node.body, node.orelse):
+            acts = any(_calls(each, name) for each in block for name in ("step", "update"))
+            if block and isinstance(block[-1], _LEAVES) and not acts:
+                if guard.finite or not kept.isdisjoint(asked):
+                    yield block[-1]
 
 
 def _is_name(node: ast.AST) -> TypeGuard[ast.Name]:
