@@ -24,8 +24,23 @@ def through_engine(context: Context) -> Fix | None:
 
 @repairs("deepspeed-config-conflict")
 def one_precision(context: Context) -> Fix | None:
-    """`"fp16": {"enabled": True}` -> `False` beside bf16, where both are literals."""
-    module, node = context.module, context.node()
+    """`"fp16": {"enabled": True}` -> `False` beside bf16, where both are literals; or the other way round.
+
+    fp16 stays where the script is written for it: a network in bfloat16 refuses inputs in float16.
+    """
+    module, node, off, on = context.module, context.node(), "fp16", "bf16"
+    others = [each.span for each in context.problem.related]
+    if _made_for_float16(module) and len(others) == 1 and others[0].filename == module.filename:
+        node, off, on = module.node_at(others[0]), on, off
+    switch = _switch(module, node)
+    if switch is None:
+        return None
+    edit = Edit(*module.range(switch), "False")
+    return Fix(f"Switch `{off}` off, keep `{on}`", (edit,), Safety.UNSAFE)
+
+
+def _switch(module: Module, node: ast.AST | None) -> ast.Constant | None:
+    """The `True` of what stands under a key, or is given as a keyword: `{"enabled": True}`."""
     parent = module.parents.get(node) if node is not None else None
     if isinstance(node, ast.keyword):
         part: ast.AST = node.value
@@ -38,9 +53,18 @@ def one_precision(context: Context) -> Fix | None:
     for key, value in zip(part.keys, part.values, strict=True):
         if isinstance(key, ast.Constant) and key.value == "enabled":
             if isinstance(value, ast.Constant) and value.value is True:
-                edit = Edit(*module.range(value), "False")
-                return Fix("Switch `fp16` off, keep `bf16`", (edit,), Safety.UNSAFE)
+                return value
     return None
+
+
+def _made_for_float16(module: Module) -> bool:
+    """Whether a file casts to float16, and knows nothing of bfloat16."""
+    named = {each.attr for each in walk(module.tree) if isinstance(each, ast.Attribute)}
+    return not named.isdisjoint(_FLOAT16) and named.isdisjoint(_BFLOAT16)
+
+
+_FLOAT16 = {"half", "float16", "HalfTensor", "fp16_enabled"}
+_BFLOAT16 = {"bfloat16", "BFloat16Tensor", "bfloat16_enabled", "get_data_types"}
 
 
 def _step(context: Context, owner: str | None) -> Edit | None:
