@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -79,6 +80,30 @@ def test_bce_is_refused_as_by_cuda(tmp_path: Path) -> None:
             nn.functional.binary_cross_entropy(torch.rand(3), torch.ones(3))
 
     trace(tmp_path, loop)
+
+
+def test_what_is_counted_is_no_part_of_a_traced_graph(tmp_path: Path) -> None:
+    class Traced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+        def forward(self, samples: Any) -> Any:
+            with torch.no_grad(), torch.autocast("cuda", cache_enabled=False):
+                self.layers(samples)
+                return torch.jit.trace(self.layers, samples).inlined_graph
+
+    def forward() -> Any:
+        return Traced().cuda()(torch.randn(5, 8, device="cuda"))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit itself
+        graph, run = trace(tmp_path, forward)
+    kinds = {each.kind() for each in graph.nodes()}
+    assert {"aten::to", "aten::linear", "aten::relu"} <= kinds
+    assert kinds.isdisjoint({"aten::numel", "prim::NumToTensor", "aten::mul", "aten::add"})
+    assert run.casts()
+    assert run.meta["probe_errors"] == []
 
 
 def test_a_script_that_asks_for_the_cpu_is_not_altered(tmp_path: Path) -> None:

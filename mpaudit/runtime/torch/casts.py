@@ -16,7 +16,7 @@ from mpaudit.runtime.torch.guard import Guard
 from mpaudit.runtime.torch.known import Known
 from mpaudit.runtime.torch.regions import dtype_name
 from mpaudit.runtime.torch.repeat import Repeats
-from mpaudit.runtime.torch.watch import Watch
+from mpaudit.runtime.torch.watch import Watch, unwatched
 from mpaudit.runtime.underflow import Rounded, Underflow
 
 Current = Callable[[], "tuple[str, int] | None"]
@@ -103,9 +103,12 @@ class Casts:
         return step in self._chosen
 
     def _counted(self) -> tuple[str, int] | None:
-        """The layer that is being called, if its step is one whose casts are counted."""
+        """The layer that is being called, if its step is one whose casts are counted.
+
+        What is asked of a tensor under `torch.jit.trace`, as its size is, becomes a part of the graph.
+        """
         layer = self._current()
-        if layer is None or not self._due(layer[1]):
+        if layer is None or unwatched() or not self._due(layer[1]):
             return None
         if layer[1] not in self._steps:
             self._steps.add(layer[1])
@@ -148,7 +151,7 @@ class Casts:
             tensor.register_hook(gone)
 
     def _sampled(self, tensor: torch.Tensor) -> tuple[str, int] | None:
-        layer = self._current() if tensor.requires_grad else None
+        layer = self._current() if tensor.requires_grad and not unwatched() else None
         if layer is None or (layer[1] >= _FLUSHED_EVERY and layer[1] % _FLUSHED_EVERY):
             return None
         return layer
