@@ -182,3 +182,59 @@ def test_each_process_has_a_trace_of_its_own(tmp_path: Path, kind: str) -> None:
             flows = trace.dtypes().values()
             assert {d for flow in flows for d in flow.get("parameter_grad", ())} == {"float32"}
             assert trace.problems() == []
+
+
+SHARDED = """
+import json
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import CPUOffload, FullyShardedDataParallel as FSDP, MixedPrecision
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+dist.init_process_group("nccl")
+rank = dist.get_rank()
+torch.cuda.set_device(rank)
+
+
+def train(wrap):
+    torch.manual_seed(0)
+    model = wrap(nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = ShardedGradScaler()
+    generator = torch.Generator().manual_seed(rank)
+    for _ in range(4):
+        inputs = torch.randn(8, 12, generator=generator).cuda()
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = nn.functional.cross_entropy(model(inputs), (inputs[:, 0] > 0).long())
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return loss.item()
+
+
+precision = MixedPrecision(param_dtype=torch.float16, reduce_dtype=torch.float32)
+losses = [
+    train(lambda net: nn.parallel.DistributedDataParallel(net.to(rank), device_ids=[rank])),
+    train(lambda net: FSDP(net, device_id=rank)),
+    train(lambda net: FSDP(net.to(rank))),
+    train(lambda net: FSDP(net, device_id=torch.cuda.current_device(), sync_module_states=True)),
+    train(lambda net: FSDP(net, None, None, CPUOffload(True), device_id=torch.device("cuda", rank))),
+    train(lambda net: FSDP(net, device_id=rank, mixed_precision=precision)),
+]
+with open(f"told{rank}.json", "w") as file:
+    json.dump(losses, file)
+dist.destroy_process_group()
+"""
+
+
+def test_what_is_sharded_over_gpus_is_sharded_over_processes_of_the_cpu(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SHARDED)
+    torchrun(tmp_path, "-m", "mpaudit", "run", "--device", "cpu", "train.py")
+    for rank in range(2):
+        whole, *sharded = json.loads((tmp_path / f"told{rank}.json").read_text())
+        assert sharded == pytest.approx([whole] * 5, abs=1e-3)
+        assert whole < 1.4

@@ -26,6 +26,7 @@ from mpaudit.runtime.torch.moves import Moves, torchs_own
 from mpaudit.runtime.torch.place import HOST, Places, is_cuda, is_host
 from mpaudit.runtime.torch.policy import CudaPolicy
 from mpaudit.runtime.torch.products import products_with_a_dtype
+from mpaudit.runtime.torch.sharded import shard_on_the_cpu
 from mpaudit.runtime.torch.unwritten import as_found
 from mpaudit.runtime.torch.watch import Watch, unwatched
 
@@ -172,6 +173,7 @@ class Remap:
         wrap(torch.nn.DataParallel, "forward", _whole)
         wrap(torch.distributed, "init_process_group", start)
         wrap(torch.nn.parallel.DistributedDataParallel, "__init__", parallel)
+        shard_on_the_cpu(self._watch.patches, self._moves.sent)
 
 
 def _whole(_: Callable[..., Any], owner: Any, *args: Any, **kwargs: Any) -> Any:
