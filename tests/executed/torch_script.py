@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def prepared(arithmetic: Arithmetic) -> Iterator[Callable[[], list[list[float]]]
 
     torch.optim.Optimizer.add_param_group = add  # type: ignore[method-assign]
     for name in NAMES:
-        setattr(torch.optim, name, _plain(torch.optim.SGD, name))
+        setattr(torch.optim, name, plain := _plain(torch.optim.SGD, name))
+        _shared_by_deepspeed(plain)
     if arithmetic == "plain":
         at_one(torch.amp.GradScaler, "init_scale")
     with Float32() if arithmetic != "as written" else contextlib.nullcontext():
@@ -64,6 +66,13 @@ def _sums(value: torch.Tensor, start: torch.Tensor) -> list[float]:
         start = torch.zeros_like(value)
     pair = (value, value - start)
     return [number for each in pair for number in (each.sum().item(), each.square().sum().item())]
+
+
+def _shared_by_deepspeed(optimizer: Any) -> None:
+    """ZeRO takes Adam and its kind, and what stands for them."""
+    zero = sys.modules.get("deepspeed.runtime.zero.utils")
+    if zero is not None:
+        zero.ZERO_SUPPORTED_OPTIMIZERS.append(optimizer)
 
 
 def _plain(sgd: Any, name: str) -> Any:
