@@ -108,10 +108,10 @@ def proven(record_property: Callable[[str, object], None]) -> Proven:
     return lambda what, how: record_property("proven", f"{what}: {how}")
 
 
-def reason(end: End, path: Path) -> str:
-    """Why a script cannot run here, or ""."""
+def reason(error: str, path: Path) -> str:
+    """Why a script that ends with an error cannot run here, or ""."""
     for pattern, why in EXCUSES.items():
-        if re.search(pattern, end.error) and path.stem in ONLY.get(why, path.stem).split():
+        if re.search(pattern, error) and path.stem in ONLY.get(why, path.stem).split():
             return why
     return ""
 
@@ -129,7 +129,7 @@ def test_a_repaired_fixture_runs(path: Path, proven: Proven) -> None:
     if fixed == text:
         return  # nothing to prove: what is only shown changes nothing
     after = run(fixed, path)
-    if why := reason(after, path):
+    if why := reason(after.error, path):
         assert run(text, path).error  # it is no fix that stops it
         proven("fixtures", f"not run: {why}")
         return
@@ -199,8 +199,8 @@ def test_repaired_mutants_are_the_correct_script(path: Path, proven: Proven) -> 
             continue
         right = right or run(text, path)
         if right.error:
-            assert reason(right, path), (path.stem, right.error)
-            proven("mutants", f"not run: {reason(right, path)}")
+            assert reason(right.error, path), (path.stem, right.error)
+            proven("mutants", f"not run: {reason(right.error, path)}")
             continue
         how, fault = proof(mutant, fixed, right, path)
         if fault:
