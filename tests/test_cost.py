@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,10 +21,11 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from mpaudit.protocols import machines  # noqa: E402
+from mpaudit.runtime.frame import OWN  # noqa: E402
 from mpaudit.runtime.headroom import Headroom  # noqa: E402
 from mpaudit.runtime.measured import Values  # noqa: E402
 from mpaudit.runtime.record import Layer  # noqa: E402
-from mpaudit.runtime.sampling import AFTER, FIRST, Sampling, Turns  # noqa: E402
+from mpaudit.runtime.sampling import AFTER, FIRST, Sampling, Turns, due  # noqa: E402
 from mpaudit.runtime.torch import probe as torch_probe  # noqa: E402
 from mpaudit.runtime.torch.lying import gapless, once  # noqa: E402
 from mpaudit.runtime.torch.measure import Numbers  # noqa: E402
@@ -159,6 +162,9 @@ def test_between_the_steps_that_are_looked_at_outputs_are_read_once() -> None:
         assert watched.read["backward"] == plain.read["backward"]
 
 
+OURS = 186  # functions of mpaudit that --light calls in such a step, at most
+
+
 def functions(shape: Shape, **asked: Any) -> int:
     """The functions that a step in between calls more where mpaudit watches."""
 
@@ -182,6 +188,41 @@ def test_light_calls_as_many_functions_however_many_layers_there_are(
     monkeypatch.setattr("mpaudit.runtime.tracer.FLUSH_EVERY", 1e9)
     few, many = (functions(Shape(name, small=True), every=None, light=True) for name in SHAPES)
     assert max(few, many) < 520 and abs(few - many) < 60
+
+
+def called(loop: Any) -> Counter[str]:
+    """The functions of mpaudit that a step calls, each as often as it does; lists that are made in one are
+    functions of their own before Python 3.12, and left out."""
+    found: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(OWN) and code.co_name[0] != "<":
+            found[f"{Path(code.co_filename).name}:{code.co_name}"] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        loop.step()
+    finally:
+        sys.setprofile(before)
+    return found
+
+
+def test_what_light_calls_of_its_own_in_a_step_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than it did when this was written: who adds one says what for."""
+    monkeypatch.setattr("mpaudit.runtime.tracer.FLUSH_EVERY", 1e9)
+    with mpaudit(every=None, light=True):
+        loop = Shape("resnet", small=True).loop()
+        for _ in range(BETWEEN):
+            loop.step()
+        found = called(loop)
+    assert found.total() <= OURS, found
+    once = ("scaler.py", "loop.py", "light.py", "measuring.py", "sampling.py", "progress.py")
+    several = {name for name, count in found.items() if count > 1 and name.startswith(once)}
+    assert several == {"progress.py:number", "progress.py:over"}
+    assert found["sampling.py:due"] == 1  # of Turns: what is due was found out once
+    assert not {"scaler.py:_once", "measuring.py:add", "sampling.py:following"} & found.keys()
 
 
 @pytest.mark.slow
@@ -513,6 +554,19 @@ def test_what_watching_took_is_counted_once_and_with_what_is_around_it(tmp_path:
         pass
     assert tracer.spent > before  # it is an outermost one again
     tracer.close(0)
+
+
+@pytest.mark.parametrize("every", [1, 3, 10, 33, 64, 100, 150, 1000])
+def test_what_is_due_is_the_same_in_any_order_of_steps(every: int) -> None:
+    """It is kept from when on none is: several optimizers make their steps at numbers of their own."""
+    turns = Turns(every)
+    for step in range(1500):
+        for number in (step, 2 * step, step // 7):
+            assert turns.due(number) == due(number, every)
+            assert turns.looked(number) or not due(number, every)
+    turns.alarm()
+    assert all(turns.due(number) for number in range(step // 7 + 1 + AFTER))
+    assert not turns.due(1017) or due(1017, every)
 
 
 def test_a_step_after_one_that_went_wrong_is_looked_at() -> None:

@@ -33,8 +33,15 @@ class Losses:
         """Another one."""
         self._seen += 1
         self._last = value
-        self._take(value)
-        self._end_if_due()
+        if not math.isfinite(value):
+            self._nonfinite += 1
+        else:
+            if self._filled in (0, self._width):
+                self._begin()
+            self._filled += 1
+            self._means[-1] += (value - self._means[-1]) / self._filled
+        if self._seen == self._end:
+            self._end_if_due()
 
     def join(self, value: float) -> None:
         """A part of the last one: a loss may be gone back from in parts, which add up."""
@@ -62,19 +69,14 @@ class Losses:
             self._means.pop()
             self._filled = self._width if self._means else 0
 
-    def _take(self, value: float) -> None:
-        if not math.isfinite(value):
-            self._nonfinite += 1
-            return
-        if self._filled in (0, self._width):
-            if len(self._means) == _KEPT:
-                pairs = zip(self._means[::2], self._means[1::2], strict=True)
-                self._means = [(a + b) / 2 for a, b in pairs]
-                self._width *= 2
-            self._means.append(0.0)
-            self._filled = 0
-        self._filled += 1
-        self._means[-1] += (value - self._means[-1]) / self._filled
+    def _begin(self) -> None:
+        """The next one begins another mean."""
+        if len(self._means) == _KEPT:
+            pairs = zip(self._means[::2], self._means[1::2], strict=True)
+            self._means = [(a + b) / 2 for a, b in pairs]
+            self._width *= 2
+        self._means.append(0.0)
+        self._filled = 0
 
     @property
     def fact(self) -> dict[str, Any] | None:

@@ -52,6 +52,15 @@ def due(step: int, every: int) -> bool:
     return step < FIRST or step % every == 0 or sampled(step)
 
 
+def following(step: int, every: int) -> int:
+    """The first step behind one that is looked at, whatever happens in those before it."""
+    if step < FIRST - 1:
+        return step + 1
+    often = (every, COUNTED) if step + 1 >= COUNTED else (every,)
+    found = min(step - step % each + each for each in often)
+    return found if step + 1 >= COUNTED else min(found, 1 << step.bit_length(), COUNTED)
+
+
 def told(fact: Any) -> str | None:
     """What a trace's fact says, in words; None where there is none."""
     if not isinstance(fact, dict):
@@ -76,11 +85,17 @@ class Turns:
         self._asked = 0
         self._looked = 0
         self._until = FIRST
+        self._quiet = 0, 0  # between these steps none is due, unless something goes wrong
 
     def due(self, step: int) -> bool:
         """Whether the layers are looked at in this step."""
         self._asked = step
-        if looks := step < self._until or due(step, self.every):
+        after, before = self._quiet
+        looks = step < self._until
+        if not looks and not after < step < before:
+            looks = due(step, self.every)
+            self._quiet = step, following(step, self.every)
+        if looks:
             self._looked = step
         return looks
 

@@ -55,7 +55,7 @@ class Loop:
         self.scalers = Scalers(watch, self._tell, self._edits, self._progress)
         patches = watch.patches
         patches.wrap(torch.optim.Optimizer, "__init__", self._optimizer_built)
-        patches.wrap(torch.Tensor, "backward", self._backward)
+        patches.wrap(torch.Tensor, "backward", self._run_backward)
         patches.wrap(torch.autograd, "backward", self._autograd_backward)
         patches.wrap(torch.autograd, "grad", self._grad)
         patches.wrap(torch.optim.Optimizer, "zero_grad", self._zero_grad)
@@ -80,13 +80,10 @@ class Loop:
         self._made_after.set(optimizer, self._stepped)
         self._progress.optimized()
 
-    def _backward(self, original: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._run_backward(loss, original, loss, *args, **kwargs)
-
     def _autograd_backward(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
         if self._watch.thread.backward:  # it does the work of the method of a tensor
             return original(tensors, *args, **kwargs)
-        return self._run_backward(tensors, original, tensors, *args, **kwargs)
+        return self._run_backward(original, tensors, *args, **kwargs)
 
     def _grad(self, original: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
         if not unwatched():
@@ -97,7 +94,7 @@ class Loop:
                 self._watch.thread.derived |= any(SCALED_BY in mark for mark in marks)
         return original(outputs, *args, **kwargs)
 
-    def _run_backward(self, given: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
+    def _run_backward(self, original: Any, given: Any, *args: Any, **kwargs: Any) -> Any:
         thread = self._watch.thread
         outermost = thread.backward == 0 and not unwatched()
         if outermost:
@@ -106,14 +103,14 @@ class Loop:
                 self._watch.backward(losses)
                 self._progress.backward(losses, frame_span(frame))
                 thread.optimizer.clear()
-                again, weighted = _how(args, kwargs) if len(args) > 1 or kwargs else (False, False)
+                again, weighted = _how(args, kwargs) if args or kwargs else (False, False)
                 for loss in losses:
                     self._about_backward(loss, frame, again, weighted)
                 self._edits.backward_begins()
                 thread.derived = False
         thread.backward += 1
         try:
-            return original(*args, **kwargs)
+            return original(given, *args, **kwargs)
         finally:
             thread.backward -= 1
             if outermost:
@@ -130,7 +127,7 @@ class Loop:
         scalers: tuple[Ref, ...] | None = None
         found, made = self._marked(loss)
         if found or not (weighted or self.scalers.by_hand or maybe_scaled(loss)):
-            scalers = tuple(sorted(found, key=_key)) if len(found) > 1 else tuple(found)
+            scalers = found
         thread = self._watch.thread
         entered = thread.entered[-1] if thread.entered else None  # a library's own is no mistake
         within = entered is not None and not again and not may_repeat(frame, entered.stack)
@@ -146,17 +143,17 @@ class Loop:
         if made is not None and made.keeps and thread.regions and made.entry == thread.entries:
             self._tell.feed(RegionBackward, frame, entry=made.entry, region=made.outermost)
 
-    def _marked(self, loss: Any) -> tuple[set[Ref], Made | None]:
+    def _marked(self, loss: Any) -> tuple[tuple[Ref, ...], Made | None]:
         """The scalers that have scaled a loss, and where it was made.
 
         It is not searched for more scalers than there are that have scaled anything.
         """
-        found: set[Ref] = set()
-        made: Made | None = None
         scalers, marks, node = self.scalers.used, self._watch.marks, loss.grad_fn
         if not marks and scalers == 1 and node is not None and SCALED_BY in node.metadata:
-            found.add(node.metadata[SCALED_BY])
-        elif scalers or marks:
+            return (node.metadata[SCALED_BY],), None
+        found: set[Ref] = set()
+        made: Made | None = None
+        if scalers or marks:
             for mark in marks_behind(node):
                 if SCALED_BY in mark:
                     found.add(mark[SCALED_BY])
@@ -164,7 +161,7 @@ class Loop:
                     made = mark[MADE_IN]
                 if len(found) == scalers and (made is not None or not marks):
                     break
-        return found, made
+        return tuple(sorted(found, key=_key)), made
 
     def _copies_forgotten(self, original: Any) -> None:
         original()
@@ -260,9 +257,12 @@ class Loop:
 
 
 def _how(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Whether a backward pass is to be derived again, and whether the gradient of the loss is given."""
-    again = bool(kwargs.get("create_graph") or any(args[3:4]))
-    given = (*args[1:2], kwargs.get("gradient"), kwargs.get("grad_tensors"))
+    """Whether a backward pass is to be derived again, and whether the gradient of the loss is given.
+
+    `args` are those behind the loss.
+    """
+    again = bool(kwargs.get("create_graph") or any(args[2:3]))
+    given = (*args[:1], kwargs.get("gradient"), kwargs.get("grad_tensors"))
     return again, any(each is not None for each in given)
 
 

@@ -50,6 +50,7 @@ class Refs:
     def __init__(self, lock: AbstractContextManager[Any]) -> None:
         self._lock = lock
         self._named = Known()  # object -> how events name it
+        self._held = self._named.held
         self._spellings: dict[tuple[int, int], _Spelled] = {}  # by code and instruction
         self._losses: list[_Loss] = []  # by number: the one that had it last
         self._gone: list[Any] = []  # those of them that are no more
@@ -58,7 +59,8 @@ class Refs:
 
     def ref(self, thing: object, frame: FrameType | None = None) -> Ref:
         """The object as events name it; equal for the same object, spelled as in `frame`."""
-        named: _Named | None = self._named.get(thing)
+        held = self._held.get(id(thing))
+        named: _Named | None = held.value if held is not None and held() is thing else None
         if named is not None and (frame is None or named.looked == _VAIN):
             return named.ref
         loss = isinstance(thing, _Tensor)

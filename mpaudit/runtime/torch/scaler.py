@@ -27,6 +27,7 @@ from mpaudit.runtime.torch.regions import SWITCHED_OFF
 from mpaudit.runtime.torch.watch import Thread, Watch, unwatched
 
 _LBFGS = torch.optim.LBFGS
+_GradScaler = torch.amp.grad_scaler.GradScaler
 SCALED_BY = "mpaudit.scaled_by"
 
 
@@ -45,7 +46,7 @@ class Scalers:
         """get_scale() was called since the last update: something is done by hand."""
         self.done_without = False
         """The script has switched a scaler off: it wants no scale."""
-        patches, scaler = watch.patches, torch.amp.grad_scaler.GradScaler
+        patches, scaler = watch.patches, _GradScaler
         patches.wrap(scaler, "__init__", self._made)
         patches.wrap(scaler, "step", self._step)
         self._methods = {"scale": self._scale, "unscale_": self._unscale, "update": self._update}
@@ -57,8 +58,8 @@ class Scalers:
             Known()
         )  # optimizer -> how many attributes it has, and the optimizers in them
         self._owned = Known()  # classes of scalers whose own methods are watched
-        for name in self._methods:
-            patches.wrap(scaler, name, partial(self._once, name))
+        for name, method in self._methods.items():
+            patches.wrap(scaler, name, method)
         patches.wrap(scaler, "get_scale", self._get_scale)
         patches.wrap(scaler, "load_state_dict", self._loaded)
 
@@ -85,27 +86,37 @@ class Scalers:
     def built_before(self, scaler: Any) -> None:
         """Watch the methods that the class of a scaler has in place of torch's, as for shards."""
         kinds = type(scaler).__mro__
-        for kind in kinds[: kinds.index(torch.amp.grad_scaler.GradScaler)]:
+        for kind in kinds[: kinds.index(_GradScaler)]:
             if self._owned.get(kind) is None:
                 self._owned.set(kind, True)
                 for name in self._methods.keys() & vars(kind).keys():
                     self._watch.patches.wrap(kind, name, partial(self._once, name))
 
     def _once(self, name: str, original: Any, scaler: Any, *args: Any, **kwargs: Any) -> Any:
-        """Tell of a method of a scaler once: it may call the one that it is in place of."""
-        inside = self._watch.thread.inside
-        if name in inside:
+        """Tell of a class's own method once: it may call the one that it is in place of."""
+        if self._inside(name):
             return original(scaler, *args, **kwargs)
+        within = partial(self._within, name, original)
+        return self._methods[name](within, scaler, *args, **kwargs)
+
+    def _within(self, name: str, original: Any, *args: Any, **kwargs: Any) -> Any:
+        inside = self._watch.thread.inside
         inside.append(name)
         try:
-            return self._methods[name](original, scaler, *args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             inside.remove(name)
 
+    def _inside(self, name: str) -> bool:
+        """Whether the class's own method of this name calls the one that it is in place of."""
+        return name in self._watch.thread.inside
+
     def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
         result = original(scaler, outputs)
+        if type(scaler) is not _GradScaler and self._inside("scale"):
+            return result
         with self._scale_guard:
-            if self._live(scaler):
+            if scaler._enabled and not unwatched():
                 frame = user_frame()
                 ours = self._tell.ref(scaler, frame)
                 if not self._scaled_by.get(scaler):
@@ -129,6 +140,9 @@ class Scalers:
 
     def _unscale(self, original: Any, scaler: Any, optimizer: Any) -> None:
         thread, edited = self._watch.thread, True
+        if type(scaler) is not _GradScaler and self._inside("unscale_"):
+            original(scaler, optimizer)
+            return
         if thread.stepping:
             original(scaler, optimizer)
             thread.unscaled = None if thread.edited else optimizer
@@ -198,7 +212,8 @@ class Scalers:
         index = self._watch.index(optimizer)
         step = tracer.attempted(index)
         self._progress.over()
-        tracer.stepped(index, frame_span(frame))
+        if not step:
+            tracer.stepped(index, frame_span(frame))
         found = scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
         if scaler._scale.is_cpu:
             applied = True
@@ -218,8 +233,11 @@ class Scalers:
         tracer.flush_if_due()
 
     def _update(self, original: Any, scaler: Any, new_scale: Any = None) -> None:
+        if type(scaler) is not _GradScaler and self._inside("update"):
+            original(scaler, new_scale)
+            return
         with self._update_guard:
-            if self._live(scaler):
+            if scaler._enabled and not unwatched():
                 given, frame = new_scale is not None, user_frame()
                 ours = self._tell.ref(scaler, frame)
                 self._tell.feed(ScalerUpdate, frame, scaler=ours, to_given_scale=given)
