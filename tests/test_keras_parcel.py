@@ -14,7 +14,7 @@ keras = pytest.importorskip("keras")
 
 from mpaudit.runtime.keras.parcel import whole_of  # noqa: E402
 from mpaudit.runtime.keras.recipe import OURS  # noqa: E402
-from mpaudit.runtime.sampling import Sampling  # noqa: E402
+from mpaudit.runtime.sampling import FIRST, Sampling  # noqa: E402
 
 
 def trained(shape: str) -> None:
@@ -99,6 +99,53 @@ def test_nor_does_one_of_a_network_in_which_each_tensor_is_looked_at_by_itself(
     assert more["If"] == 2
     assert more.total() <= 30, more
     read(tmp_path)
+
+
+def test_what_is_only_counted_is_passed_over_in_a_step_in_which_nothing_is(tmp_path: Path) -> None:
+    """The gradients of weights are looked at by themselves there, too."""
+    with watched(tmp_path, sampling=Sampling()):
+        nodes = graph("residual")
+    named = {node.name: node for node in nodes}
+    switched = {node.name for node in nodes if node.op == "Switch"}
+    ticks = [
+        next(name for each in node.input if (name := each.split(":")[0].strip("^")) in switched)
+        for node in nodes
+        if node.op == "StatelessIf"
+    ]
+    by_switch = Counter(ticks)
+    assert set(by_switch) <= set(named)
+    measured, counted = sorted(by_switch.values(), reverse=True)
+    assert measured > 20
+    assert counted > 10
+    read(tmp_path)
+
+
+def test_a_network_trains_to_the_same_weights_in_steps_in_which_all_looks_are_passed_over(
+    tmp_path: Path,
+) -> None:
+    """What is passed over there lets nothing else be so; each look is done in its own steps only."""
+    steps = FIRST + 8
+
+    def weights() -> list[bytes]:
+        layers = keras.layers
+        with under("float32", seed=0):
+            given = keras.Input((8, 8, 3))
+            first = layers.Conv2D(4, 3, padding="same")(given)
+            x = layers.Add()([first, layers.BatchNormalization()(layers.Conv2D(4, 1)(first))])
+            model = keras.Model(given, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+            model.compile(keras.optimizers.SGD(0.01), "mse")
+            data = tf.data.Dataset.from_tensors((samples(8, 8, 8, 3), samples(8, 3))).repeat(steps)
+            model.fit(data, verbose=0)
+            return [each.tobytes() for each in model.get_weights()]
+
+    plain = weights()
+    with watched(tmp_path, sampling=Sampling()):
+        assert weights() == plain
+    with read(tmp_path) as reader:
+        found = {name: row.calls for name, row in numbers(reader).items()}
+        counted = [each for of_layer in reader.histograms().values() for each in of_layer]
+    assert set(found.values()) == {FIRST + 2}  # at 10 and 16
+    assert {each.tensors for each in counted if each.what == "weight_gradient"} == {12}
 
 
 def test_what_differs_by_its_rows_only_is_traced_once(tmp_path: Path) -> None:

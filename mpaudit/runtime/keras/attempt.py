@@ -30,7 +30,7 @@ from mpaudit.runtime.keras.recipe import OURS, ingredients, sums_many
 from mpaudit.runtime.keras.shelf import Held
 from mpaudit.runtime.keras.store import noted
 from mpaudit.runtime.keras.switch import Switch, switches
-from mpaudit.runtime.keras.tick import tick_of
+from mpaudit.runtime.keras.tick import sampled_at, tick_of
 
 _ATTEMPTS = "_mpaudit_attempts"
 _MOST = 1 << 20  # bytes of tensors that wait for each other
@@ -101,17 +101,31 @@ class Attempt:
     def _apart(self, parcels: list[list[Look]]) -> Any:
         """Each made such that it waits for no other but those of the same places: a tensor that it waits
         for would live longer. Gives whether something is wrong in one of them."""
-        switch = Switch(self._asked) if self._switches else None
+        if not self._switches:
+            return tf.reduce_any(tf.stack(self._each(parcels, None)))
+        measured, counted = _by_how_often(parcels)
+        switch = Switch(self._asked)
+        wrong = switch.joined(self._each(measured, switch)) if measured else None
+        if not counted:
+            return wrong
+        # each switch is joined in each attempt: what is passed over makes nothing else be so
+        asked = self._asked._replace(looks=switch.joined([sampled_at(switch.asked.tick)]))
+        counts = Switch(asked)
+        found = counts.joined(self._each(counted, counts))
+        return found if wrong is None else found | wrong
+
+    def _each(self, parcels: list[list[Look]], switch: Switch | None) -> list[Any]:
+        """Whether something is wrong in each."""
         last: dict[object, Any] = {}
         wrong = []
         for together in parcels:
-            places = [(id(h.resource), h.first) for look in together for h in look.handles]
+            places = _places(together)
             with tf.control_dependencies([last[each] for each in places if each in last]):
                 found = self._made(together, None, switch)
             _reads_only(found.op)
             last.update((each, found.op) for each in places)
             wrong.append(found)
-        return tf.reduce_any(tf.stack(wrong)) if switch is None else switch.joined(wrong)
+        return wrong
 
     def look_now(self, looks: list[Look]) -> None:
         """Have this done before what the graph does next."""
@@ -249,6 +263,32 @@ def _parcels(looks: list[Look]) -> Iterator[list[Look]]:
         size += large
     if together:
         yield together
+
+
+def _places(looks: Iterable[Look]) -> list[tuple[int, Any]]:
+    """Where they keep what they find."""
+    return [(id(held.resource), held.first) for look in looks for held in look.handles]
+
+
+def _by_how_often(parcels: list[list[Look]]) -> tuple[list[list[Look]], list[list[Look]]]:
+    """Those of each attempt that is looked at, and those in which there is nothing but numbers to count: a
+    function that finds nothing to do takes as long as a small tensor.
+
+    What keeps something at the same place is done in turn, and goes with the first ones.
+    """
+    measured, counted = list[list[Look]](), list[list[Look]]()
+    for each in parcels:
+        (counted if all(_counts(look.body) for look in each) else measured).append(each)
+    taken = {place for each in measured for place in _places(each)}
+    apart = list[list[Look]]()
+    for each in counted:
+        (apart if taken.isdisjoint(_places(each)) else measured).append(each)
+    return measured, apart
+
+
+def _counts(body: Body | Together) -> bool:
+    """Whether it does something in attempts only in which numbers are counted."""
+    return callable(body) or body.sampled
 
 
 def _size(tensor: Any) -> int:

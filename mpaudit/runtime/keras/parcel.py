@@ -163,16 +163,27 @@ def _stored(body: Together, dtype: Any) -> Any:
     return traced(stored, [_HANDLE], inlined=True)
 
 
-def _of_member(part: Part, given: Sequence[Any], handles: Sequence[Held]) -> Member:
-    """One of what is looked at together; `handles` are its own."""
-    body: Any = part.body
-    if part.plan is None:
-        *handles, variable = handles
-        value, *found = _stored(body, part.dtype)(variable.resource)
-    else:
-        own = [given[n] for n in part.terms]
-        value, *found = _member(body, part.dtype, len(own), part.plan)(*own)
-    return Member(value, found, handles)
+class _Members:
+    """The tensors that are looked at together: what is found in one is there once, of however many places
+    it is looked at for. The gradient of an addition is that of all its terms."""
+
+    def __init__(self, given: Sequence[Any]) -> None:
+        self._given = given
+        self._found: dict[object, Sequence[Any]] = {}
+
+    def of(self, part: Part, handles: Sequence[Held]) -> Member:
+        """One of them; `handles` are its own."""
+        body: Any = part.body
+        if part.plan is None:
+            *handles, variable = handles
+            value, *found = _stored(body, part.dtype)(variable.resource)
+            return Member(value, found, handles)
+        key = body, part.terms, part.plan
+        if key not in self._found:
+            own = [self._given[n] for n in part.terms]
+            self._found[key] = _member(body, part.dtype, len(own), part.plan)(*own)
+        value, *found = self._found[key]
+        return Member(value, found, handles)
 
 
 @cache
@@ -222,7 +233,7 @@ def _done(
     firsts = list(tf.unstack(rows, count))
     together: dict[Together, list[Member]] = {}
     sampled: list[Part] = []
-    terms, used = Once(), Once()
+    terms, used, members = Once(), Once(), _Members(given)
     for part in parts:
         own = [given[n] for n in part.terms]
         numbered = zip(part.handles, part.rows, strict=True)
@@ -231,8 +242,8 @@ def _done(
             numbers = terms.numbers(own), used.numbers(each.resource for each in taken)
             sampled.append(part._replace(terms=numbers[0], handles=numbers[1]))
         else:
-            together.setdefault(part.body, []).append(_of_member(part, given, taken))
-    wrong = [body.all(tick, members) for body, members in together.items()]
+            together.setdefault(part.body, []).append(members.of(part, taken))
+    wrong = [body.all(tick, all_) for body, all_ in together.items()]
     if sampled:
         dtypes = tuple(each.dtype for each in terms)
         then = _counting(tuple(sampled), dtypes, len(used), count)
@@ -250,6 +261,7 @@ def _counting(parts: tuple[Part, ...], dtypes: tuple[Any, ...], handles: int, co
         rows, tick, *held = given[tensors:]
         firsts, done = list(tf.unstack(rows, count)), []
         together: dict[Together, list[Member]] = {}
+        members = _Members(given)
         for part in parts:
             body, plan = part.body, part.plan
             taken = [
@@ -263,8 +275,8 @@ def _counting(parts: tuple[Part, ...], dtypes: tuple[Any, ...], handles: int, co
                     one(*own, tick, *(h.resource for h in taken), *(h.first for h in taken))
                 )
             else:
-                together.setdefault(body, []).append(_of_member(part, given, taken))
-        done += [body.all(tick, members) for body, members in together.items()]
+                together.setdefault(body, []).append(members.of(part, taken))
+        done += [body.all(tick, all_) for body, all_ in together.items()]
         with tf.control_dependencies(done):
             return tf.constant(False)
 
