@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cProfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ keras = pytest.importorskip("keras")
 
 from tensorflow.python.eager.context import context  # noqa: E402
 
+from mpaudit.runtime.keras.clock import Clock  # noqa: E402
 from mpaudit.runtime.keras.recipe import OURS  # noqa: E402
-from mpaudit.runtime.sampling import Sampling  # noqa: E402
+from mpaudit.runtime.keras.sweep import at_once  # noqa: E402
+from mpaudit.runtime.keras.taps import Tap  # noqa: E402
+from mpaudit.runtime.sampling import EVERY, FIRST, Sampling  # noqa: E402
 
 NOTHING = {"Const", "NoOp", "Identity", "Placeholder"}
 LAYERS = 3  # that one model has more than the other
@@ -40,6 +44,15 @@ def operations(name: str, *, sampled: bool) -> int:
         inside = functions_of(node, sampled=sampled)
         found += sum(operations(each, sampled=sampled) for each in inside)
         found += not inside and node.op not in NOTHING
+    return found
+
+
+def kinds_of(name: str) -> Counter[str]:
+    """The operations of a function that is looked with, by type, where nothing is bad or counted."""
+    found = Counter[str]()
+    for node in context().get_function_def(name).node_def:
+        inside = functions_of(node, sampled=False)
+        found += sum(map(kinds_of, inside), Counter()) if inside else Counter([node.op])
     return found
 
 
@@ -75,6 +88,51 @@ def calls(work: Callable[[], Any]) -> int:
     profile = cProfile.Profile()
     profile.runcall(work)
     return sum(each.callcount for each in profile.getstats())
+
+
+def test_a_tensor_that_several_layers_have_is_read_once(tmp_path: Path) -> None:
+    """The gradient of an addition is that of all its terms; each is read twice for its largest magnitude,
+    and one more operation puts the two together."""
+    before = set(context().list_function_names())
+    with under("float32", seed=0), watched(tmp_path, sampling=Sampling()):
+        given = keras.Input((8,), batch_size=8)
+        terms = [keras.layers.Dense(8)(given) for _ in range(4)]
+        model = keras.Model(given, keras.layers.Dense(2)(keras.layers.Add()(terms)))
+        model.compile(keras.optimizers.SGD(0.01), "mse")
+        model.fit(tf.data.Dataset.from_tensors((samples(8, 8), samples(8, 2))), verbose=0)
+    looks = [
+        node.attr["then_branch"].func.name
+        for name in set(context().list_function_names()) - before
+        for node in context().get_function_def(name).node_def
+        if node.op in ("If", "StatelessIf") and node.name.startswith(OURS)
+    ]
+    given_and_made = 1 + len(terms) + 2
+    gradients = 1 + 1  # of the sum and all its terms, and of what is made
+    assert sum(kinds_of(each)["Max"] for each in looks) <= 3 * (given_and_made + gradients)
+
+
+def test_reading_what_was_not_looked_at_costs_few_calls_on_the_host() -> None:
+    """A large model has hundreds of taps, and they are read each second."""
+    clock = Clock(every=EVERY)
+    taps = [Tap(clock, "float32") for _ in range(20)]
+
+    @tf.function(autograph=False)
+    def step(value: Any) -> None:
+        for number, tap in enumerate(taps):
+            tap.note(value * float(number), calls=1)
+        clock.advance()
+
+    def swept() -> list[Any]:
+        with at_once():
+            return [tap.read() for tap in taps]
+
+    for _ in range(FIRST + 1):
+        step(tf.ones([4]))
+    assert {each.tensors for each in swept()} == {FIRST + 1}
+    step(tf.ones([4]))
+    assert {(each.tensors, each.calls) for each in swept()} == {(0, 1)}
+    step(tf.ones([4]))
+    assert calls(swept) / len(taps) <= 24
 
 
 def test_a_function_that_ends_costs_few_calls_on_the_host(

@@ -47,6 +47,8 @@ class Run:
     @property
     def over(self) -> bool:
         """Whether there will be no more: the graph is gone, and so are those around it."""
+        if self._graphs and self._graphs[0]() is not None:  # as a rule: asked for each tap
+            return False
         return all(each() is None for each in self._graphs)
 
 

@@ -24,10 +24,12 @@ from mpaudit.runtime.keras.runs import Calls
 from mpaudit.runtime.keras.store import one_of_several
 from mpaudit.runtime.keras.vector import (
     BITS,
+    CALLED,
     COUNTS,
     FIRST,
     NEVER,
     RECENT,
+    TENSORS,
     TICKS,
     TOGETHER,
     start,
@@ -41,6 +43,7 @@ _INFINITY = {
     "float32": 0x7F800000,
     "float64": 0x7FF0000000000000,
 }
+_NOTHING = frozenset[int]()
 MEASURABLE = tuple(tf.dtypes.as_dtype(name) for name in _INFINITY)
 
 
@@ -134,26 +137,27 @@ class Tap:
     def count(self, *, calls: int = 0, others: int = 0) -> None:
         """Count a call that has nothing to measure."""
         if tf.executing_eagerly():
-            self._host[-2:] += (calls, others)
+            self._host[CALLED] += (calls, others)
         else:
             self._calls.add(calls, others)
 
     def read(self) -> Numbers | None:
         """What came since the last read, None if nothing did. Waits for the device."""
+        swept = self._place.swept(started)
+        if not self._host[TENSORS] and not any(seen[TENSORS] for (seen,) in swept):
+            return self._called()
         vector = self._host
         vector[0] = _float(self._top, self._dtype)
         self._host, self._top = start(), -1
         first, self._bad = self._bad, {}
         replicas = self._place.replicas
-        for number, (seen,) in zip(replicas, self._place.swept(started), strict=True):
+        for number, (seen,) in zip(replicas, swept, strict=True):
             if seen[FIRST] > NEVER:
                 which = number if len(replicas) > 1 else None
                 first[which] = min(first.get(which, -int(seen[FIRST])), -int(seen[FIRST]))
             greatest = numpy.maximum(vector[: COUNTS.start], seen[: COUNTS.start])
             vector = numpy.concatenate([greatest, vector[COUNTS] + seen[COUNTS]])
-        vector[-2:] += self._calls.read()
-        if not vector[-3:].any():
-            return None
+        vector[CALLED] += self._calls.read()
         return Numbers(
             None if vector[0] < 0 else float(vector[0]),
             None if vector[FIRST] == NEVER else int(-vector[FIRST]),
@@ -161,6 +165,16 @@ class Tap:
             frozenset(n for n, tick in first.items() if n is not None and tick == -vector[FIRST]),
             *(int(each) for each in vector[COUNTS]),
         )
+
+    def _called(self) -> Numbers | None:
+        """The same where nothing was measured, as in most steps: calls alone."""
+        calls, others = self._calls.read()
+        if self._host[-1] or self._host[-2]:
+            calls, others = (int(each) for each in self._host[CALLED] + (calls, others))
+            self._host = start()
+        if not calls and not others:
+            return None
+        return Numbers(None, None, _NOTHING, _NOTHING, 0, 0, 0, 0, 0, 0, calls, others)
 
     def _looks(self, value: Any) -> list[Look]:
         """What is to be done with a tensor in a graph."""
@@ -171,7 +185,7 @@ class Tap:
     def _note_on_host(self, value: Any, calls: int, others: int) -> None:
         host = self._host
         if not self._clock.looks():
-            host[-2:] += (calls, others)
+            host[CALLED] += (calls, others)
             return
         integer, _, mask = BITS[value.dtype.size]
         bits = numpy.asarray(memoryview(tf.bitcast(value, integer)))

@@ -26,6 +26,7 @@ NEVER = -1.0e300
 RECENT = 32
 """Bad ticks that are known one by one, at least the last ones of them that lie so close to each other."""
 FIRST, TICKS, COUNTS = 1, slice(2, 2 + RECENT), slice(2 + RECENT, None)
+TENSORS, CALLED = -3, slice(-2, None)
 """Where in a vector is what."""
 BITS = {
     2: (tf.int16, tf.uint16, 0x7FFF),
