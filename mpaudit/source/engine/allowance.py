@@ -91,13 +91,10 @@ class Allowances(Expressions):
                     self.fruitless[node] = self.fruitless.get(node, 0) + 1
                 return ended
             self.oversized.note(node, level, allowed, self.turn)
-            if (
-                narrow is ladder[0] and len(ladder) > 2
-            ):  # is there any use in trying what lies between?
-                if (
-                    self._allowed(allowed, path.copy(), call, STEPPING, trains=True, trial=True)
-                    is None
-                ):
+            if narrow is ladder[0] and len(ladder) > 2:
+                # Where the narrowest does not suffice, there is no use in trying what lies between.
+                least = self._allowed(allowed, path.copy(), call, STEPPING, trains=True, trial=True)
+                if least is None:
                     self.oversized.note(node, NARROWNESS.index(STEPPING), allowed, self.turn)
         self.steady = self.steady and not trains
         return [self.given_up(path, call)]
